@@ -1,0 +1,45 @@
+# Every target does its own set-up: `make demo` on a fresh machine is enough.
+.DEFAULT_GOAL := help
+.PHONY: demo test readme docs clean help
+
+# The pins in constraints.txt were tried with 3.11, so it comes first.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+# An environment whose Python is gone, or which belongs to a copy of this folder elsewhere, is stale.
+ifneq ($(wildcard .venv),)
+  ifneq ($(shell .venv/bin/python -I -c 'import mlkit; print(mlkit.__file__)' 2>/dev/null),$(CURDIR)/mlkit/__init__.py)
+    $(shell rm -rf .venv)
+  endif
+endif
+
+demo: .venv/.demo  ## train on real data as a SageMaker job would, load the model back, ask it for a prediction
+	@mlkit demo
+
+test: .venv/.dev  ## run every test: the notebooks', and those in tests/
+	@python tests/run.py
+
+readme: .venv/.dev  ## write README.md from nbs/index.ipynb
+	@python .ci/docs.py readme
+
+docs: .venv/.dev  ## build the site from the notebooks, in _docs/site
+	@python .ci/docs.py site
+
+clean:  ## remove the environment and everything that was generated
+	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
+
+help:  ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.demo: settings.ini setup.py constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "mlkit needs Python 3.11 or newer, with its venv module (on Debian: python3-venv)" >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON): a minute, once"
+	@$(PYTHON) -m venv .venv
+	@python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+.venv/.dev: .venv/.demo
+	@echo "Installing what the tests need into .venv: two to three minutes, once"
+	@python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
