@@ -1,0 +1,303 @@
+"""How fast mlkit trains beside the plain loop and six other libraries, on the CPU: one fresh process a measurement.
+
+    make bench
+    .venv-bench/bin/python benchmarks/training.py [--quick] [--tasks mlp conv] [--only mlkit lightning] [--rounds 3] [--json FILE]
+
+Everybody starts from the same weights and trains on the same shuffled samples for the same epochs, with batches of the same
+size, with Adam at one learning rate. A line of a table has, as medians of the rounds:
+
+    samples/s    of the median epoch after the first: the time from one call of the contestant's end-of-epoch hook to the next
+    x plain      samples/s over those of the plain loop in the same round, with the lowest and the highest of the rounds
+    start s      what the first epoch took above a later one: setting up, and compiling with an empty cache; without imports
+    peak MB      the most memory the process had resident while training, with its imports and data; without its workers
+    loss         of the trained model, in eval mode, over the training set: all should agree; '!' is 20 % off the median
+"""
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
+
+LR = 1e-3
+
+
+# The tasks: each returns a function that makes the model, and the data
+
+def make_data(dataset, x, y, batch_size, workers=0):
+    "What a contestant is given; `x` and `y` are the whole training set as the model sees it, for the loss at the end"
+    loader = lambda: DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=workers)
+    return SimpleNamespace(dataset=dataset, x=x, y=y, batch_size=batch_size, workers=workers, loader=loader)
+
+
+def mlp(samples=64_000):
+    "Two linear layers, batches of 32: what a step costs besides arithmetic"
+    from mlkit.model import MyCustomModel
+    x = torch.randn(samples, 10, generator=torch.Generator().manual_seed(0))
+    y = (torch.sin(2*x[:, 0]) + x[:, 1]*x[:, 2] + x[:, 3:].sum(1)/3 > 0).long()
+    return lambda: MyCustomModel(10, 50, 2), make_data(TensorDataset(x, y), x, y, 32)
+
+
+def images(samples):
+    "28x28 float images of noise that hides one of ten patterns, and which one"
+    rng = np.random.default_rng(0)
+    y = rng.integers(10, size=samples)
+    return (rng.normal(size=(10, 28, 28))[y]/6 + rng.normal(size=(samples, 28, 28))).astype(np.float32), y
+
+
+def conv(samples=8_192):
+    "A small convolutional net, batches of 256: mostly arithmetic"
+    x, y = map(torch.from_numpy, images(samples))
+    x = x[:, None]
+    net = lambda: nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                                nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32*7*7, 10))
+    return net, make_data(TensorDataset(x, y), x, y, 256)
+
+
+def prepare(image):
+    "What each sample goes through in a worker: contrast cut at two quantiles, standardized, flattened"
+    low, high = np.quantile(image, [.01, .99])
+    image = np.clip(image, low, high)
+    return ((image-image.mean()) / image.std()).ravel()
+
+
+class Prepared(Dataset):
+    def __init__(self, images, labels): self.images, self.labels = images, labels
+    def __len__(self): return len(self.images)
+    def __getitem__(self, i):
+        if get_worker_info() is None: raise RuntimeError('a sample was loaded outside of the workers')
+        return torch.from_numpy(prepare(self.images[i])), int(self.labels[i])
+
+
+def workers(samples=16_384):
+    "Samples prepared by two worker processes, batches of 64: mostly waiting for them"
+    raw, y = images(samples)
+    x = torch.from_numpy(np.stack([prepare(image) for image in raw]))
+    net = lambda: nn.Sequential(nn.Linear(28*28, 32), nn.ReLU(), nn.Linear(32, 10))
+    return net, make_data(Prepared(raw, y), x, torch.from_numpy(y), 64, workers=2)
+
+
+TASKS = {'mlp': (mlp, 1), 'conv': (conv, os.cpu_count()), 'workers': (workers, 1)}  # and on how many threads each is run
+
+
+# The contestants: each trains the model in place, as its users would write it, and calls `tick` at the end of every epoch
+
+def plain(model, data, epochs, tick):
+    loader = data.loader()
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    for epoch in range(epochs):
+        running_loss = 0.
+        for xb, yb in loader:
+            optimizer.zero_grad()
+            loss = criterion(model(xb), yb)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+        tick()
+
+
+def mlkit(model, data, epochs, tick, **more):
+    from mlkit.training import train_model
+    every_epoch = SimpleNamespace(after_epoch=lambda trainer: tick())
+    train_model(model, data.loader(), epochs, LR, device='cpu', verbose=False, callbacks=[every_epoch], **more)
+
+
+def mlkit_compiled(model, data, epochs, tick):
+    try: mlkit(model, data, epochs, tick, compile='step')
+    except TypeError as e:
+        if "unexpected keyword argument 'compile'" not in str(e): raise
+        sys.exit('not available')
+
+
+def hooked(callback, event, tick):
+    setattr(callback, event, lambda *args, **kwargs: tick())
+    return callback
+
+
+def lightning(model, data, epochs, tick):
+    import pytorch_lightning as pl
+
+    class Classifier(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return nn.functional.cross_entropy(self.model(x), y)
+
+        def configure_optimizers(self): return torch.optim.Adam(self.parameters(), lr=LR)
+
+    # barebones: no logger, checkpoints, progress bar, model summary nor sanity check
+    trainer = pl.Trainer(max_epochs=epochs, accelerator='cpu', barebones=True,
+                         callbacks=[hooked(pl.Callback(), 'on_train_epoch_end', tick)])
+    trainer.fit(Classifier(), data.loader())
+
+
+def accelerate(model, data, epochs, tick):
+    from accelerate import Accelerator
+    accelerator = Accelerator(cpu=True)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, data.loader())
+    for epoch in range(epochs):
+        running_loss = 0.
+        for xb, yb in loader:
+            optimizer.zero_grad()
+            loss = criterion(model(xb), yb)
+            accelerator.backward(loss)
+            optimizer.step()
+            running_loss += loss.item()
+        tick()
+
+
+def fastai(model, data, epochs, tick):
+    from fastai.basics import Callback, DataLoaders, Learner, OptimWrapper, partial
+    dls = DataLoaders(data.loader(), [], device='cpu')  # nothing to validate on
+    learn = Learner(dls, model, loss_func=nn.CrossEntropyLoss(), opt_func=partial(OptimWrapper, opt=torch.optim.Adam),
+                    cbs=hooked(Callback(), 'after_epoch', tick))
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, LR)
+
+
+def skorch(model, data, epochs, tick):
+    from skorch import NeuralNetClassifier
+    from skorch.callbacks import Callback
+    net = NeuralNetClassifier(model, criterion=nn.CrossEntropyLoss, optimizer=torch.optim.Adam, lr=LR, max_epochs=epochs,
+                              batch_size=data.batch_size, iterator_train__shuffle=True, iterator_train__num_workers=data.workers,
+                              train_split=None, verbose=0, callbacks=[hooked(Callback(), 'on_epoch_end', tick)])
+    net.fit(data.dataset, y=None)
+
+
+def ignite(model, data, epochs, tick):
+    from ignite.engine import Events, create_supervised_trainer
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss())
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, tick)
+    trainer.run(data.loader(), max_epochs=epochs)
+
+
+def huggingface(model, data, epochs, tick):
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Classifier(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            x, y = inputs
+            return nn.functional.cross_entropy(model(x), y)
+
+    # The default optimizer is AdamW, fused: with no weight decay, which is the default too, it computes what Adam does
+    args = TrainingArguments('out', num_train_epochs=epochs, per_device_train_batch_size=data.batch_size, learning_rate=LR,
+                             lr_scheduler_type='constant', max_grad_norm=0, dataloader_num_workers=data.workers, use_cpu=True,
+                             save_strategy='no', logging_strategy='no', report_to='none', disable_tqdm=True)
+    Classifier(model, args, train_dataset=data.dataset, data_collator=torch.utils.data.default_collate,
+               callbacks=[hooked(TrainerCallback(), 'on_epoch_end', tick)]).train()
+
+
+CONTESTANTS = {  # the function, the module to import before the clock starts, and the package whose version is printed
+    'plain': (plain, 'torch', 'torch'), 'mlkit': (mlkit, 'mlkit.training', 'mlkit'),
+    'mlkit-compiled': (mlkit_compiled, 'mlkit.training', 'mlkit'), 'lightning': (lightning, 'pytorch_lightning', 'pytorch-lightning'),
+    'accelerate': (accelerate, 'accelerate', 'accelerate'), 'fastai': (fastai, 'fastai.basics', 'fastai'),
+    'skorch': (skorch, 'skorch.callbacks', 'skorch'), 'ignite': (ignite, 'ignite.engine', 'pytorch-ignite'),
+    'huggingface': (huggingface, 'transformers.trainer', 'transformers')}
+
+
+# A measurement, in a process of its own
+
+def measure(name, task, round, threads, quick):
+    train, module, package = CONTESTANTS[name]
+    try: importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        if e.name != module.split('.')[0]: raise
+        sys.exit('not installed')
+    make_task, epochs = TASKS[task][0], 3 if quick else 6
+    make_model, data = make_task(make_task.__defaults__[0]//8) if quick else make_task()
+    torch.set_num_threads(threads)
+    torch.manual_seed(round)
+    model, ticks = make_model(), []
+    start = time.perf_counter()
+    train(model, data, epochs, lambda: ticks.append(time.perf_counter()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if len(ticks) != epochs or torch.get_num_threads() != threads:
+        sys.exit(f'{len(ticks)} of {epochs} epochs seen, {torch.get_num_threads()} of {threads} threads left')
+    model.eval()
+    with torch.no_grad():
+        losses = [nn.functional.cross_entropy(model(x), y, reduction='sum') for x, y in zip(data.x.split(256), data.y.split(256))]
+    first, *later = (b-a for a, b in zip([start]+ticks, ticks))
+    epoch = statistics.median(later)
+    return dict(version=importlib.metadata.version(package), rate=len(data.y)/epoch, start=first-epoch, seconds=[first]+later,
+                peak=peak / (2**20 if sys.platform=='darwin' else 2**10), loss=sum(losses).item()/len(data.y))
+
+
+def run(**what):
+    "`measure(**what)` in a fresh process, in a fresh folder with nothing cached; a dict with 'error' where it fails"
+    with tempfile.TemporaryDirectory() as folder:
+        env = os.environ | dict(TORCHINDUCTOR_CACHE_DIR=f'{folder}/inductor', CUDA_VISIBLE_DEVICES='', TOKENIZERS_PARALLELISM='false')
+        command = [sys.executable, os.path.abspath(__file__), '--measure', json.dumps(what)]
+        try: done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=1800)
+        except subprocess.TimeoutExpired: return dict(error='took over 30 minutes')
+    if done.returncode: return dict(error=(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# The report
+
+def summarize(runs, base):
+    "Medians of the rounds of one contestant; `base` has the rounds of the plain loop"
+    good = [r for r in runs if 'error' not in r]
+    if not good: return dict(error=runs[-1]['error'])
+    ratios = [r['rate']/b['rate'] for r, b in zip(runs, base) if 'error' not in r and 'error' not in b]
+    medians = {k: statistics.median(r[k] for r in good) for k in ('rate', 'start', 'peak', 'loss')}
+    return medians | dict(version=good[0]['version'], ratios=ratios, failed=[r['error'] for r in runs if 'error' in r])
+
+
+def print_table(title, rows):
+    losses = [r['loss'] for r in rows.values() if 'loss' in r]
+    middle = statistics.median(losses) if losses else 0.
+    print(f"\n{title}\n{'':24}{'samples/s':>10}  {'x plain':<19}{'start s':>8}{'peak MB':>9}{'loss':>9}")
+    for name, r in rows.items():
+        if 'error' in r: print(f"{name:<24}  {r['error']}"); continue
+        low, mid, high = (f(r['ratios'] or [float('nan')]) for f in (min, statistics.median, max))
+        mark = '!' if abs(r['loss']-middle) > .2*middle else ''.join(f'  failed once: {e}' for e in r['failed'])
+        print(f"{name+' '+r['version']:<24}{r['rate']:>10,.0f}  {f'{mid:.2f} ({low:.2f}-{high:.2f})':<19}{r['start']:>8.1f}"
+              f"{r['peak']:>9,.0f}{r['loss']:>9.4f}{mark}")
+    if losses: print(f'losses from {min(losses):.4f} to {max(losses):.4f}, median {middle:.4f}', flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS), metavar='TASK', help='%(choices)s')
+    parser.add_argument('--only', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS), metavar='NAME', help='%(choices)s')
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--threads', type=int, help='of torch; 1, and for conv one a core, unless given')
+    parser.add_argument('--quick', action='store_true', help='an eighth of the samples, 3 epochs in place of 6: does it run?')
+    parser.add_argument('--json', metavar='FILE', help='write every measurement there')
+    parser.add_argument('--measure', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure: return print(json.dumps(measure(**json.loads(args.measure))))
+    print(f'torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, {args.rounds} rounds', flush=True)
+    names, results = list(dict.fromkeys(['plain'] + args.only)), []  # the ratios need plain
+    for task in args.tasks:
+        threads = args.threads or TASKS[task][1]
+        for round in range(args.rounds):
+            for name in names:
+                result = run(name=name, task=task, round=round, threads=threads, quick=args.quick)
+                results.append(dict(task=task, round=round, name=name, threads=threads) | result)
+                print(f'round {round+1}, {task}, {name}:', result.get('error') or f"{result['rate']:,.0f} samples/s", file=sys.stderr, flush=True)
+        runs = {name: [r for r in results if (r['task'], r['name'])==(task, name)] for name in names}
+        print_table(f'{task}: {TASKS[task][0].__doc__} ({threads} threads)', {n: summarize(runs[n], runs['plain']) for n in names})
+    if args.json:
+        with open(args.json, 'w', encoding='utf-8') as f: json.dump(results, f, indent=1)
+
+
+if __name__ == '__main__': main()
