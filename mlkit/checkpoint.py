@@ -155,25 +155,20 @@ class Checkpoints:
     def busy(self) -> bool: return self._thread is not None and self._thread.is_alive()
 
     def save(self, state: Any, step: int, score: float | None = None, # lower is better, say a validation loss
-             wait: bool = False, # until it is on disk
+             patient: bool = False, # wait for the write under way, rather than give up
             ) -> bool: # False when a write was under way, and nothing was done
         "Copy `state` and write the copy in the background; what went wrong in the last write is raised here"
-        if wait: self.wait()
-        if self.busy: return False
-        self._raise()
+        if self.busy and not patient: return False
+        self.wait()
         tree,tensors = flatten_state(state)
         copy = unflatten_state(tree, {n: self._copy(n, t) for n,t in tensors.items()})
         self._thread = threading.Thread(target=self._write, args=(copy, step, score), name='checkpoint')
         self._thread.start()
-        if wait: self.wait()
         return True
 
     def wait(self) -> None:
-        "Until nothing is being written"
+        "Until nothing is being written; what went wrong in the last write is raised here, except an OSError, which was said"
         if self._thread: self._thread.join()
-        self._raise()
-
-    def _raise(self):
         error,self._error = self._error,None
         if error: raise error
 

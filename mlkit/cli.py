@@ -64,7 +64,7 @@ def demo_job(name: str, bunch, config, folder: Path) -> float: # accuracy on the
     "Write the channels, run the job, load the model back, ask it about the samples held out, and draw the losses"
     import torch
     from mlkit.model import load_model
-    from mlkit.training import load_history
+    from mlkit.history import load_history
     test_x,test_y = write_channels(bunch, folder/'channels')
     print(f'\n{name}: {bunch.data.shape[0]} samples, {bunch.data.shape[1]} features, {len(bunch.target_names)} classes; {len(test_y)} are held out')
     given,default = to_hyperparameters(config),to_hyperparameters(type(config)())

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['readers', 'SAMPLERS', 'Samples', 'read_channel', 'split', 'TensorBatches', 'is_plain', 'LoaderBatches',
-           'make_batches']
+           'make_batches', 'to_device', 'batch_size']
 
 # %% ../nbs/10_data.ipynb #0f265575
 import csv, random, warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -234,10 +234,11 @@ class TensorBatches:
     def __len__(self): return len(self.loader)
     def __iter__(self): return self.start()
 
-    def start(self, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
-        "An epoch without its first `skip` batches, which are not gathered"
+    def start(self, skip: int = 0, ready: Callable = lambda: None) -> Iterator[tuple[Tensor, ...]]:
+        "An epoch without its first `skip` batches, which are not gathered; `ready` is called when the order is drawn, before the first batch"
         torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)  # DataLoader draws a seed for workers here
         self.order = torch.from_numpy(np.fromiter(self.loader.sampler, np.int64))
+        ready()
         end = len(self.order) - (len(self.order) % self.size if self.drop_last else 0)
         for a in range(skip*self.size, end, self.block):
             rows = self.order[a:min(a+self.block, end)]
@@ -268,11 +269,16 @@ class LoaderBatches:
     def __len__(self): return len(self.loader)
     def __iter__(self): return self.start()
 
-    def start(self, skip: int = 0) -> Iterator:
-        "An epoch without its first `skip` batches"
-        if self.source: self.source.skip = skip
-        elif skip: warnings.warn(f'a {type(self.loader).__name__} cannot skip: loading {skip} batches to get to where the run was stopped')
-        return iter(self.loader) if self.source else islice(self.loader, skip, None)
+    def start(self, skip: int = 0, ready: Callable = lambda: None) -> Iterator:
+        "An epoch without its first `skip` batches; `ready` is called when their order is drawn, before the first of them is loaded"
+        if self.source:
+            self.source.skip,self.source.ready = skip,ready
+            return iter(self.loader)
+        if skip: warnings.warn(f'a {type(self.loader).__name__} cannot skip: loading {skip} batches to get to where the run was stopped')
+        batches = iter(self.loader)
+        for _ in range(skip): next(batches, None)
+        ready()
+        return batches
 
     def indices(self, batch: int) -> list[int] | None:
         "The samples in one of the latest batches; None where the loader does not say"
@@ -285,17 +291,20 @@ _KEPT = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn',
 class _SeededBatches:
     "A batch sampler that can skip, remembers the last batches it gave, and can put a seed before each"
     def __init__(self, batch_sampler, seeded):
-        self.batch_sampler,self.seeded,self.skip,self.recent = batch_sampler,seeded,0,{}
+        self.batch_sampler,self.seeded,self.skip,self.ready,self.recent = batch_sampler,seeded,0,None,{}
 
     def __len__(self): return len(self.batch_sampler)
     def __iter__(self):
         seed = torch.randint(2**31, (), generator=torch.Generator().set_state(torch.get_rng_state())).item()  # looks ahead, draws nothing
         self.recent.clear()
-        for i,batch in enumerate(self.batch_sampler):
-            if i<self.skip: continue
+        i,batches = self.skip,iter(self.batch_sampler)
+        batch = next(islice(batches, i, None), None)
+        self.ready()
+        while batch is not None:
             self.recent[i] = list(batch)
             self.recent.pop(i-1000, None)
             yield (seed+i, batch) if self.seeded else batch
+            i,batch = i+1,next(batches, None)
 
 # %% ../nbs/10_data.ipynb #a921d150
 class _SeededDataset(Dataset):
@@ -316,3 +325,17 @@ class _SeededDataset(Dataset):
 def make_batches(loader: Iterable) -> TensorBatches | LoaderBatches:
     "What gives the batches of `loader` fastest, with `start(skip)` to begin anywhere in an epoch"
     return TensorBatches(loader) if is_plain(loader) else LoaderBatches(loader)
+
+# %% ../nbs/10_data.ipynb #60a90650
+def to_device(batch: Any, device: torch.device) -> Any:
+    "`batch` with its tensors, in lists, tuples and dicts of any depth, on `device`"
+    if device.type=='cpu': return batch
+    if isinstance(batch, Tensor): return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict): return {k: to_device(v, device) for k,v in batch.items()}
+    return type(batch)(to_device(v, device) for v in batch) if isinstance(batch, (list, tuple)) else batch
+
+# %% ../nbs/10_data.ipynb #39a2dea9
+def batch_size(y: Any) -> int:
+    "The first dimension of the first tensor in `y`"
+    if isinstance(y, Tensor): return len(y) if y.ndim else 1
+    return batch_size(next(iter(y.values() if isinstance(y, dict) else y)))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MyCustomModel', 'load_object', 'create_model', 'Standardized', 'describe_model', 'build_model', 'save_model',
-           'signature', 'load_model', 'load_weights', 'summary']
+           'signature', 'differences', 'load_model', 'load_weights', 'summary']
 
 # %% ../nbs/00_model.ipynb #2e0962f4
 import inspect, json, warnings
@@ -149,7 +149,7 @@ def save_model(model: nn.Module,
     model = getattr(model, '_orig_mod', model)  # what torch.compile wraps
     description = describe_model(model, arguments)
     tensors,shared = _distinct(model.state_dict())
-    if problems := _differences(_build_without_memory(description), {n: tuple(t.shape) for n,t in model.state_dict().items()}):
+    if problems := differences(_build_without_memory(description), {n: tuple(t.shape) for n,t in model.state_dict().items()}):
         raise ValueError(f"{json.dumps(description)} would not rebuild this model:\n" + '\n'.join(problems))
     if description['model'].startswith('__main__:'):
         warnings.warn(f"{type(model).__name__} is defined in this notebook or script: only this process can load it back. Put it into a "
@@ -193,7 +193,7 @@ def _build_without_memory(description):
     return {n: None if nn.parameter.is_lazy(t) else tuple(t.shape) for n,t in model.state_dict().items()}
 
 # %% ../nbs/00_model.ipynb #c183de6c
-def _differences(model, saved):
+def differences(model, saved):
     "What keeps the tensors `saved` out of `model`, both `{name: shape}`, a line each; a lazy parameter (None) takes any shape"
     return ([f"  missing: {n}" for n in model if n not in saved] + [f"  unexpected: {n}" for n in saved if n not in model]
             + [f"  {n}: the model has {model[n]}, saved is {s}" for n,s in saved.items() if model.get(n) not in (None, s)])
@@ -229,7 +229,7 @@ def load_weights(model: nn.Module, # changed in place
     tensors = load_file(path)
     tensors |= {name: tensors[kept] for name,kept in about.get('shared', {}).items()}
     there = model.state_dict(keep_vars=True)
-    if problems := _differences({n: None if nn.parameter.is_lazy(t) else tuple(t.shape) for n,t in there.items()},
+    if problems := differences({n: None if nn.parameter.is_lazy(t) else tuple(t.shape) for n,t in there.items()},
                                 {n: tuple(t.shape) for n,t in tensors.items()}):
         raise ValueError(f'the weights in {folder} do not fit this {type(model).__name__}:\n' + '\n'.join(problems))
     for n,t in there.items():

@@ -18,7 +18,8 @@ from .container import Container, write_failure
 from .data import read_channel
 from .hyperparameters import read_config
 from .model import Standardized, create_model, save_model
-from .training import History, save_history, train_model
+from .training import train_model
+from .history import History, save_history
 
 # %% ../nbs/22_sagemaker_entry.ipynb #2e373319
 @dataclass
@@ -65,7 +66,7 @@ def metrics_line(metrics: dict) -> str:
 
 class PrintMetrics:
     "A callback that prints `metrics_line` after each epoch"
-    def after_epoch(self, trainer): print(metrics_line(trainer.metrics), flush=True)
+    def after_epoch(self, trainer): print(metrics_line(trainer.last_metrics), flush=True)
 
 # %% ../nbs/22_sagemaker_entry.ipynb #b2471630
 def train(config: Config, container: Container) -> History:
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None, # None is this process's
         traceback.print_exc()
         write_failure(container, traceback.format_exc())
         return 1
-    return 130 if history.interrupted else 0
+    return 130 if history.stopped=='Ctrl-C' else 0
 
 # %% ../nbs/22_sagemaker_entry.ipynb #b1529214
 if __name__=='__main__' and globals().get('__spec__'): sys.exit(main())  # a notebook is __main__ too, but has no spec
