@@ -11,9 +11,9 @@ cfg = parser['DEFAULT']
 
 def listed(key): return cfg[key].split()
 
-extras = {name: listed(f'{name}_requirements') for name in ('serve', 'sagemaker', 'notebook', 'demo')}
+extras = {name: listed(f'{name}_requirements') for name in ('serve', 'sagemaker', 'notebook', 'demo', 'loggers')}
 extras['studio'] = sorted({r for name in ('serve', 'sagemaker', 'notebook') for r in extras[name]})
-extras['dev'] = extras['studio'] + extras['demo'] + listed('dev_requirements')
+extras['dev'] = extras['studio'] + extras['demo'] + extras['loggers'] + listed('dev_requirements')
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=listed('keywords'),

@@ -7,7 +7,7 @@ __all__ = ['flatten_state', 'unflatten_state', 'random_state', 'set_random_state
            'list_checkpoints', 'read_latest', 'Checkpoints']
 
 # %% ../nbs/11_checkpoint.ipynb #ac3acfd6
-import hashlib, json, os, random, re, shutil, threading, warnings
+import _thread, hashlib, json, os, random, re, shutil, threading, warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +65,17 @@ def set_random_state(state: dict) -> None:
     torch.set_rng_state(state['torch'])
     if state['cuda'] and len(state['cuda'])==torch.cuda.device_count(): torch.cuda.set_rng_state_all(state['cuda'])
 
-# %% ../nbs/11_checkpoint.ipynb #3b8f66cb
+# %% ../nbs/11_checkpoint.ipynb #f34e031e
 def write_checkpoint(state: Any, # see `flatten_state`
                      folder: str | Path, # of all checkpoints; made if it is not there
                      step: int, # the optimizer step that it is of
                      score: float | None = None, # lower is better; noted in the manifest
                     ) -> Path: # the checkpoint's own folder, `step-000000042`
     "Write `state` so that it is there whole or not at all; an OSError leaves the older ones as they are"
-    tree,tensors = flatten_state(state)
-    folder = Path(folder)
+    return _write(*flatten_state(state), Path(folder), step, score)
+
+# %% ../nbs/11_checkpoint.ipynb #d8bd09b4
+def _write(tree, tensors, folder, step, score):
     folder.mkdir(parents=True, exist_ok=True)
     final = _free_name(folder, step)
     filling = folder/f'.{final.name}.{os.getpid()}.{threading.get_ident()}'
@@ -149,10 +151,10 @@ class Checkpoints:
                  keep: int = 3): # how many of the newest
         if keep<1: raise ValueError(f'keep: expected at least 1, got {keep}')
         self.folder,self.keep,self.last = Path(folder),keep,None
-        self._thread,self._error,self._copies = None,None,{}
+        self._writing,self._error,self._copies = threading.Lock(),None,{}
 
     @property
-    def busy(self) -> bool: return self._thread is not None and self._thread.is_alive()
+    def busy(self) -> bool: return self._writing.locked()
 
     def save(self, state: Any, step: int, score: float | None = None, # lower is better, say a validation loss
              patient: bool = False, # wait for the write under way, rather than give up
@@ -161,15 +163,14 @@ class Checkpoints:
         if self.busy and not patient: return False
         self.wait()
         tree,tensors = flatten_state(state)
-        copy = unflatten_state(tree, {n: self._copy(n, t) for n,t in tensors.items()})
-        self._thread = threading.Thread(target=self._write, args=(copy, step, score), name='checkpoint')
-        self._thread.start()
+        copies = {n: self._copy(n, t) for n,t in tensors.items()}
+        self._writing.acquire()
+        _thread.start_new_thread(self._run, (tree, copies, step, score))  # threading.Thread would wait for it to begin
         return True
 
     def wait(self) -> None:
         "Until nothing is being written; what went wrong in the last write is raised here, except an OSError, which was said"
-        if self._thread: self._thread.join()
-        error,self._error = self._error,None
+        with self._writing: error,self._error = self._error,None
         if error: raise error
 
     def _copy(self, name, tensor):
@@ -177,12 +178,13 @@ class Checkpoints:
         if kept is None or kept.shape!=tensor.shape or kept.dtype!=tensor.dtype: kept = self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
         return kept.copy_(tensor)
 
-    def _write(self, state, step, score):
+    def _run(self, tree, tensors, step, score):
         try:
-            self.last = write_checkpoint(state, self.folder, step, score)
+            self.last = _write(tree, tensors, self.folder, step, score)
             self._prune()
         except OSError as e: warnings.warn(f'no checkpoint of step {step}: {e}. Training goes on; the last good one is {self.last}')
         except BaseException as e: self._error = e
+        finally: self._writing.release()
 
     def _prune(self):
         "Delete what is whole, neither new nor the best; what is torn is left for a person to look at"

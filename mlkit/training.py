@@ -149,6 +149,8 @@ class Trainer:
                 explain(self, e)
                 self.notify('on_exception')
                 raise
+            finally:
+                if self.checkpoints: self.checkpoints.wait()
         if self.stopping=='SIGTERM': raise SystemExit(128+signal.SIGTERM)
         return self.history
 
@@ -258,9 +260,7 @@ def finish(trainer):
     "What is left to do when the run ends, in whatever way"
     t = trainer
     t.history.stopped = t.stopping
-    if t.checkpoints:
-        if t.saved!=(t.epoch, t.batch): save(t, patient=True)
-        t.checkpoints.wait()
+    if t.checkpoints and t.saved!=(t.epoch, t.batch): save(t, patient=True)
 
 # %% ../nbs/13_training.ipynb #79b37ee7
 @contextmanager
