@@ -1,6 +1,6 @@
 # Every target does its own set-up: `make demo` on a fresh machine is enough.
 .DEFAULT_GOAL := help
-.PHONY: demo test readme docs clean help
+.PHONY: demo test bench readme docs clean help
 
 # The pins in constraints.txt were tried with 3.11, so it comes first.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -20,6 +20,9 @@ demo: .venv/.demo  ## train on real data as a SageMaker job would, load the mode
 test: .venv/.dev  ## run every test: the notebooks', and those in tests/
 	@python tests/run.py
 
+bench: .venv-bench/.done  ## measure the training loop against its peers, in an environment of their own (6.5 GB); ARGS='--help'
+	@.venv-bench/bin/python benchmarks/training.py $(ARGS)
+
 readme: .venv/.dev  ## write README.md from nbs/index.ipynb
 	@python .ci/docs.py readme
 
@@ -27,7 +30,7 @@ docs: .venv/.dev  ## build the site from the notebooks, in _docs/site
 	@python .ci/docs.py site
 
 clean:  ## remove the environment and everything that was generated
-	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,4 +45,11 @@ help:  ## show this
 .venv/.dev: .venv/.demo
 	@echo "Installing what the tests need into .venv: two to three minutes, once"
 	@python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-bench/.done: benchmarks/peers.txt setup.py
+	@echo "Installing the peers into .venv-bench: some minutes, once"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -49,16 +49,16 @@ def mlp(samples=64_000):
     return lambda: MyCustomModel(10, 50, 2), make_data(TensorDataset(x, y), x, y, 32)
 
 
-def images(samples):
+def images(samples, strength):
     "28x28 float images of noise that hides one of ten patterns, and which one"
     rng = np.random.default_rng(0)
     y = rng.integers(10, size=samples)
-    return (rng.normal(size=(10, 28, 28))[y]/6 + rng.normal(size=(samples, 28, 28))).astype(np.float32), y
+    return (strength*rng.normal(size=(10, 28, 28))[y] + rng.normal(size=(samples, 28, 28))).astype(np.float32), y
 
 
 def conv(samples=8_192):
     "A small convolutional net, batches of 256: mostly arithmetic"
-    x, y = map(torch.from_numpy, images(samples))
+    x, y = map(torch.from_numpy, images(samples, .25))
     x = x[:, None]
     net = lambda: nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
                                 nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32*7*7, 10))
@@ -82,7 +82,7 @@ class Prepared(Dataset):
 
 def workers(samples=16_384):
     "Samples prepared by two worker processes, batches of 64: mostly waiting for them"
-    raw, y = images(samples)
+    raw, y = images(samples, .08)
     x = torch.from_numpy(np.stack([prepare(image) for image in raw]))
     net = lambda: nn.Sequential(nn.Linear(28*28, 32), nn.ReLU(), nn.Linear(32, 10))
     return net, make_data(Prepared(raw, y), x, torch.from_numpy(y), 64, workers=2)

@@ -322,8 +322,9 @@ class _SeededDataset(Dataset):
         return together(indices) if together else [self.dataset[i] for i in indices]
 
 # %% ../nbs/10_data.ipynb #59bb038a
-def make_batches(loader: Iterable) -> TensorBatches | LoaderBatches:
-    "What gives the batches of `loader` fastest, with `start(skip)` to begin anywhere in an epoch"
+def make_batches(loader: Iterable) -> Any: # has `start(skip, ready)`, `indices(batch)` and, if the loader has one, a length
+    "What gives the batches of `loader` fastest, and can begin anywhere in an epoch; a loader that can by itself is returned as it is"
+    if hasattr(loader, 'start') and hasattr(loader, 'indices'): return loader
     return TensorBatches(loader) if is_plain(loader) else LoaderBatches(loader)
 
 # %% ../nbs/10_data.ipynb #60a90650
