@@ -9,6 +9,7 @@ size, with Adam at one learning rate. A line of a table has, as medians of the r
     samples/s    of the median epoch after the first: the time from one call of the contestant's end-of-epoch hook to the next
     x plain      samples/s over those of the plain loop in the same round, with the lowest and the highest of the rounds
     start s      what the first epoch took above a later one: setting up, and compiling with an empty cache; without imports
+    busy         processor seconds a second, without its workers: with none, less than 1 a thread is a machine that was busy
     peak MB      the most memory the process had resident while training, with its imports and data; without its workers
     loss         of the trained model, in eval mode, over the training set: all should agree; '!' is 10 % off the median
 """
@@ -88,7 +89,7 @@ def workers(samples=16_384):
     return net, make_data(Prepared(raw, y), x, torch.from_numpy(y), 64, workers=2)
 
 
-TASKS = {'mlp': (mlp, 1), 'conv': (conv, os.cpu_count()), 'workers': (workers, 1)}  # and on how many threads each is run
+TASKS = {'mlp': mlp, 'conv': conv, 'workers': workers}
 
 
 # The contestants: each trains the model in place, as its users would write it, and calls `tick` at the end of every epoch
@@ -224,22 +225,24 @@ def measure(name, task, round, threads, quick):
     except ModuleNotFoundError as e:
         if e.name != module.split('.')[0]: raise
         sys.exit('not installed')
-    make_task, epochs = TASKS[task][0], 3 if quick else 6
+    make_task, epochs = TASKS[task], 3 if quick else 6
     make_model, data = make_task(make_task.__defaults__[0]//8) if quick else make_task()
     torch.set_num_threads(threads)
     torch.manual_seed(round)
     model, ticks = make_model(), []
+    tick = lambda: ticks.append((time.perf_counter(), time.process_time()))
     start = time.perf_counter()
-    train(model, data, epochs, lambda: ticks.append(time.perf_counter()))
+    train(model, data, epochs, tick)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if len(ticks) != epochs or torch.get_num_threads() != threads:
         sys.exit(f'{len(ticks)} of {epochs} epochs seen, {torch.get_num_threads()} of {threads} threads left')
     model.eval()
     with torch.no_grad():
         losses = [nn.functional.cross_entropy(model(x), y, reduction='sum') for x, y in zip(data.x.split(256), data.y.split(256))]
-    first, *later = (b-a for a, b in zip([start]+ticks, ticks))
-    epoch = statistics.median(later)
-    return dict(version=importlib.metadata.version(package), rate=len(data.y)/epoch, start=first-epoch, seconds=[first]+later,
+    later = [b-a for (a, _), (b, _) in zip(ticks, ticks[1:])]
+    first, epoch = ticks[0][0]-start, statistics.median(later)
+    busy = (ticks[-1][1]-ticks[0][1]) / sum(later)
+    return dict(version=importlib.metadata.version(package), rate=len(data.y)/epoch, start=first-epoch, busy=busy, seconds=[first]+later,
                 peak=peak / (2**20 if sys.platform=='darwin' else 2**10), loss=sum(losses).item()/len(data.y))
 
 
@@ -261,21 +264,21 @@ def summarize(runs, base):
     good = [r for r in runs if 'error' not in r]
     if not good: return dict(error=runs[-1]['error'])
     ratios = [r['rate']/b['rate'] for r, b in zip(runs, base) if 'error' not in r and 'error' not in b]
-    medians = {k: statistics.median(r[k] for r in good) for k in ('rate', 'start', 'peak', 'loss')}
+    medians = {k: statistics.median(r[k] for r in good) for k in ('rate', 'start', 'busy', 'peak', 'loss')}
     return medians | dict(version=good[0]['version'], ratios=ratios, failed=[r['error'] for r in runs if 'error' in r])
 
 
 def print_table(title, rows):
     losses = [r['loss'] for r in rows.values() if 'loss' in r]
     middle = statistics.median(losses) if losses else 0.
-    print(f"\n{title}\n{'':24}{'samples/s':>10}  {'x plain':<19}{'start s':>8}{'peak MB':>9}{'loss':>9}")
+    print(f"\n{title}\n{'':24}{'samples/s':>10}  {'x plain':<19}{'start s':>8}{'busy':>7}{'peak MB':>9}{'loss':>9}")
     for name, r in rows.items():
         if 'error' in r: print(f"{name:<24}  {r['error']}"); continue
         low, mid, high = (f(r['ratios'] or [float('nan')]) for f in (min, statistics.median, max))
         mark = '!' * (abs(r['loss']-middle) > .1*middle) + ''.join(f'  a round failed: {e}' for e in r['failed'])
         label = name if name=='plain' else f"{name} {r['version']}"
         print(f"{label:<24}{r['rate']:>10,.0f}  {f'{mid:.2f} ({low:.2f}-{high:.2f})':<19}{r['start']:>8.1f}"
-              f"{r['peak']:>9,.0f}{r['loss']:>9.4f}{mark}")
+              f"{r['busy']:>7.2f}{r['peak']:>9,.0f}{r['loss']:>9.4f}{mark}")
     if losses: print(f'losses from {min(losses):.4f} to {max(losses):.4f}, median {middle:.4f}', flush=True)
 
 
@@ -284,24 +287,23 @@ def main():
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS), metavar='TASK', help='%(choices)s')
     parser.add_argument('--only', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS), metavar='NAME', help='%(choices)s')
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--threads', type=int, help='of torch; 1, and for conv one a core, unless given')
+    parser.add_argument('--threads', type=int, default=1, help='of torch; with more, whatever else runs on the machine shows in the times')
     parser.add_argument('--quick', action='store_true', help='an eighth of the samples, 3 epochs in place of 6: does it run?')
     parser.add_argument('--json', metavar='FILE', help='write every measurement there')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure: return print(json.dumps(measure(**json.loads(args.measure))))
-    print(f'torch {torch.__version__}, Python {platform.python_version()}, cores: {os.cpu_count()}, rounds: {args.rounds}', flush=True)
+    print(f'torch {torch.__version__}, Python {platform.python_version()}, cores: {os.cpu_count()}, threads: {args.threads}, rounds: {args.rounds}', flush=True)
     names, results = list(dict.fromkeys(['plain'] + args.only)), []  # the ratios need plain
     for task in args.tasks:
-        threads = args.threads or TASKS[task][1]
         for round in range(args.rounds):
             for name in names:
-                result = run(name=name, task=task, round=round, threads=threads, quick=args.quick)
-                results.append(dict(task=task, round=round, name=name, threads=threads) | result)
+                result = run(name=name, task=task, round=round, threads=args.threads, quick=args.quick)
+                results.append(dict(task=task, round=round, name=name, threads=args.threads) | result)
                 found = result.get('error') or f"{result['rate']:,.0f} samples/s"
                 print(f'{task}, round {round+1} of {args.rounds}, {name}: {found}', file=sys.stderr, flush=True)
         runs = {name: [r for r in results if (r['task'], r['name'])==(task, name)] for name in names}
-        print_table(f'{task}: {TASKS[task][0].__doc__} (threads: {threads})', {n: summarize(runs[n], runs['plain']) for n in names})
+        print_table(f'{task}: {TASKS[task].__doc__}', {n: summarize(runs[n], runs['plain']) for n in names})
     if args.json:
         with open(args.json, 'w', encoding='utf-8') as f: json.dump(results, f, indent=1)
 
