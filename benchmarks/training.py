@@ -242,8 +242,8 @@ def measure(name, task, round, threads, quick):
     later = [b-a for (a, _), (b, _) in zip(ticks, ticks[1:])]
     first, epoch = ticks[0][0]-start, statistics.median(later)
     busy = (ticks[-1][1]-ticks[0][1]) / sum(later)
-    return dict(version=importlib.metadata.version(package), rate=len(data.y)/epoch, start=first-epoch, busy=busy, seconds=[first]+later,
-                peak=peak / (2**20 if sys.platform=='darwin' else 2**10), loss=sum(losses).item()/len(data.y))
+    return dict(version=importlib.metadata.version(package), seconds=[first]+later, rate=len(data.y)/epoch, start=first-epoch,
+                busy=busy, peak=peak / (2**20 if sys.platform=='darwin' else 2**10), loss=sum(losses).item()/len(data.y))
 
 
 def run(**what):
@@ -287,13 +287,14 @@ def main():
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS), metavar='TASK', help='%(choices)s')
     parser.add_argument('--only', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS), metavar='NAME', help='%(choices)s')
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--threads', type=int, default=1, help='of torch; with more, whatever else runs on the machine shows in the times')
+    parser.add_argument('--threads', type=int, default=1, help='of torch; with several, other work on the machine weighs more')
     parser.add_argument('--quick', action='store_true', help='an eighth of the samples, 3 epochs in place of 6: does it run?')
     parser.add_argument('--json', metavar='FILE', help='write every measurement there')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure: return print(json.dumps(measure(**json.loads(args.measure))))
-    print(f'torch {torch.__version__}, Python {platform.python_version()}, cores: {os.cpu_count()}, threads: {args.threads}, rounds: {args.rounds}', flush=True)
+    print(f'torch {torch.__version__}, Python {platform.python_version()}, cores: {os.cpu_count()}, threads: {args.threads}, '
+          f'rounds: {args.rounds}', flush=True)
     names, results = list(dict.fromkeys(['plain'] + args.only)), []  # the ratios need plain
     for task in args.tasks:
         for round in range(args.rounds):

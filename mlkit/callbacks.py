@@ -77,10 +77,13 @@ class EarlyStopping:
         self.metric,self.patience,self.min_delta,self.sign = metric,patience,min_delta,1 if lower else -1
         self.best,self.since = math.inf,0
 
+    def before_epoch(self, trainer):  # a run that had ended so and is started again has nothing to do
+        if self.since>=self.patience: trainer.stop(f'{self.metric} has not improved for {self.patience} epochs')
+
     def after_epoch(self, trainer):
         value = self.sign*_metric(trainer, self.metric)
         self.best,self.since = (value, 0) if value<self.best-self.min_delta else (self.best, self.since+1)
-        if self.since>=self.patience: trainer.stop(f'{self.metric} has not improved for {self.patience} epochs')
+        self.before_epoch(trainer)
 
     def state_dict(self) -> dict: return dict(best=self.best, since=self.since)
     def load_state_dict(self, state: dict): self.best,self.since = state['best'],state['since']

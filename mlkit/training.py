@@ -128,6 +128,7 @@ class Trainer:
     def run_epoch(self):
         self.model.train()
         self.notify('before_epoch')
+        if self.stopping: return
         self.started,self.waiting = time.perf_counter(),0
         batches = iter(start_epoch(self))
         while group := list(islice(batches, self.group)):
