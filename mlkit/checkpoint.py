@@ -82,7 +82,9 @@ def _write(tree, tensors, folder, step, score):
     shutil.rmtree(filling, ignore_errors=True)
     try:
         filling.mkdir()
-        save_file({n: t.clone(memory_format=torch.contiguous_format) for n,t in tensors.items()} if _shares(tensors) else tensors, filling/'tensors.safetensors')
+        if _shares(tensors): tensors = {n: t.clone(memory_format=torch.contiguous_format) for n,t in tensors.items()}
+        try: save_file(tensors, filling/'tensors.safetensors')
+        except SafetensorError as e: raise OSError(str(e)) from None  # which is what a full disk is to everybody else
         (filling/'state.json').write_text(json.dumps(tree), encoding='utf-8')
         manifest = dict(step=step, score=score, files={f.name: _fingerprint(f) for f in sorted(filling.iterdir())})
         (filling/'manifest.json').write_text(json.dumps(manifest), encoding='utf-8')
