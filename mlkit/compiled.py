@@ -27,10 +27,16 @@ def why_not_compiled(model: nn.Module, optimizer: torch.optim.Optimizer) -> str 
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules): return 'hooks of a module'
 
 # %% ../nbs/12_compiled.ipynb #c2423650
-def _new_state(optimizer, group, p):
-    "The state that the optimizer itself would begin with"
-    if isinstance(optimizer, torch.optim.SGD): return {'momentum_buffer': torch.zeros_like(p)} if group['momentum'] else {}
-    return {'step': torch.tensor(0.), 'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
+def _slots(group):
+    "The names of the tensors that the optimizer keeps for a parameter of this group"
+    if 'betas' in group: return ['exp_avg', 'exp_avg_sq']
+    return ['momentum_buffer'] if group['momentum'] else []
+
+def _state(optimizer, group, p):
+    "What the optimizer keeps for `p`, or what it would begin with"
+    kept = optimizer.state.get(p) or {}
+    if kept and all(kept.get(k) is not None for k in _slots(group)): return kept
+    return {k: torch.zeros_like(p) for k in _slots(group)} | ({'step': torch.tensor(0.)} if 'betas' in group else {})
 
 # %% ../nbs/12_compiled.ipynb #888cba84
 def _numbers(optimizer, pairs, states, k):
@@ -58,54 +64,53 @@ def _updated(optimizer, group, p, grad, state, numbers):
 # %% ../nbs/12_compiled.ipynb #7496233f
 class _Step:
     "A training step without side effects: `step(*values, numbers, x, y)` gives the loss, then the new values of `values[i] for i in changed`"
-    def __init__(self, model, loss_fn, optimizer, pairs, held):
+    def __init__(self, model, loss_fn, optimizer, pairs):
         self.model,self.loss_fn,self.optimizer,self.pairs = model,loss_fn,optimizer,pairs
-        names = {id(p): n for n,p in model.named_parameters()}
-        self.at,self.buffers,self.changed = {n: i for i,n in enumerate(held)},[n for n,_ in model.named_buffers() if n in held],[]
+        names,self.buffers = {id(p): n for n,p in model.named_parameters()},[n for n,_ in model.named_buffers()]
+        self.at = {n: i for i,n in enumerate([*names.values(), *self.buffers])}
         self.trained = [names[id(p)] for _,p in pairs]
+        kept = sum(len(_slots(g)) for g,_ in pairs)
+        self.changed = [*(self.at[n] for n in self.trained+self.buffers), *range(len(self.at), len(self.at)+kept)]
 
     def __call__(self, *values):
         *values,numbers,x,y = values
         own = {n: values[i].clone() if n in self.buffers else values[i].detach() for n,i in self.at.items()}
-        before,ps = dict(own),[own[n].requires_grad_() for n in self.trained]
+        ps = [own[n].requires_grad_() for n in self.trained]
         with torch.enable_grad(): loss = self.loss_fn(functional_call(self.model, own, (x,)), y)
-        grads = torch.autograd.grad(loss, ps)
-        states,each = values[len(self.at):],(len(values)-len(self.at))//len(ps)
+        kept,grads = iter(values[len(self.at):]),torch.autograd.grad(loss, ps)
         with torch.no_grad():
-            new = [_updated(self.optimizer, g, p.detach(), d, states[i*each:(i+1)*each], numbers[i])
-                   for i,((g,_),p,d) in enumerate(zip(self.pairs, ps, grads))]
-        moved,self.own = [n for n in self.buffers if own[n] is not before[n] or own[n]._version],own
-        self.changed = [*(self.at[n] for n in self.trained+moved), *range(len(self.at), len(values))]
-        return [loss.detach(), *(p for p,*_ in new), *(own[n].detach() for n in moved), *(s for _,*ss in new for s in ss)]
+            new = [_updated(self.optimizer, g, p.detach(), d, [next(kept) for _ in _slots(g)], c) for (g,_),p,d,c in zip(self.pairs, ps, grads, numbers)]
+        return [loss.detach(), *(p for p,*_ in new), *(own[n].detach() for n in self.buffers), *(s for _,*ss in new for s in ss)]
 
-    def check_buffers(self, values):
-        "After an eager call: has a buffer changed that does not look changed? Batch norm's statistics do"
-        for n in self.buffers:
-            if self.at[n] not in self.changed and not torch.equal(self.own[n], values[self.at[n]]):
-                raise RuntimeError(f'the buffer {n} changes in a way that a graph does not see (as batch norm does in training)')
-
-# %% ../nbs/12_compiled.ipynb #d43577f6
+# %% ../nbs/12_compiled.ipynb #47bb8e31
 def _compile(step, args):
     "`args` are the values, then how many batches, the numbers, xs and ys; the result updates the values in place and gives the losses"
     from torch._higher_order_ops.while_loop import while_loop_op
     from torch._inductor.compile_fx import compile_fx
     from torch.fx.experimental.proxy_tensor import make_fx
-    trace = lambda f, args: make_fx(f, tracing_mode='fake', _allow_non_fake_inputs=True)(*args)
-    *values,_,numbers,xs,ys = args
-    one = trace(step, (*values, numbers[0], xs[0], ys[0]))
+    *values,n,numbers,xs,ys = args
+    one = make_fx(step, tracing_mode='fake', _allow_non_fake_inputs=True)(*values, numbers[0], xs[0], ys[0])
+    constants = {node.target: getattr(one, node.target) for node in one.graph.find_nodes(op='get_attr')}  # such as the weights of classes
+    m,values = len(values),[*values, *constants.values()]
     changed,still = step.changed,[i for i in range(len(values)) if i not in step.changed]
     def body(i, losses, *rest):
         now,(_,*rows) = dict(zip(changed+still, rest)),rest[len(values):]
-        loss,*new = one(*(now[j] for j in range(len(values))), *(t.index_select(0, i[None])[0] for t in rows))
+        for j,name in enumerate(constants): setattr(one, name, now[m+j])
+        loss,*new = one(*(now[j] for j in range(m)), *(t.index_select(0, i[None])[0] for t in rows))
         return i+1, torch.where(torch.arange(len(losses))==i, loss.to(losses.dtype), losses), *new
     def loop(*args):
         *values,n,numbers,xs,ys = args
         start = torch.zeros((), dtype=torch.long),torch.zeros(len(numbers)),*(values[j] for j in changed)
-        more = (*(values[j] for j in still), n, numbers, xs, ys)
-        _,losses,*new = while_loop_op(lambda i, *rest: i<rest[len(values)+1], body, start, more)
+        _,losses,*new = while_loop_op(lambda i, *rest: i<rest[len(values)+1], body, start, (*(values[j] for j in still), n, numbers, xs, ys))
         for j,t in zip(changed, new): values[j].copy_(t)
         return [losses]
-    return compile_fx(trace(loop, args), args, config_patches=dict(cpp_wrapper=True, fallback_random=True))
+    args = [*values, n, numbers, xs, ys]
+    graph = compile_fx(make_fx(loop, tracing_mode='fake')(*args), args, config_patches=_FLAGS)
+    return lambda *args: graph(*args[:m], *constants.values(), *args[m:])[0]
+
+# %% ../nbs/12_compiled.ipynb #42216da7
+_FLAGS = {'cpp_wrapper': True, 'fallback_random': True,  # the loop in C++; eager's own random numbers
+          'cpp.vec_isa_ok': True, 'cpp_cache_precompile_headers': False}  # seconds less at the first compile
 
 # %% ../nbs/12_compiled.ipynb #cc702a95
 class CompiledSteps:
@@ -120,10 +125,11 @@ class CompiledSteps:
                 ) -> Tensor | None: # the n losses; None where nothing was done, because of `reason`
         "An optimizer step on each batch in turn; the first call with a new shape compiles, for some seconds"
         if self.reason: return None
+        if not 0<len(xs)<=self.steps: raise ValueError(f'{len(xs)} batches: a call takes 1 to {self.steps}')
         pairs,states,args,key = self._arguments(xs, ys)
         if key not in self.graphs: self._build(key, pairs, args)
         if self.reason: return None
-        with torch.no_grad(): losses = self.graphs[key](*args)[0][:len(xs)]
+        with torch.no_grad(): losses = self.graphs[key](*args)[:len(xs)]
         for (_,p),s in zip(pairs, states):
             if 'step' in s: s['step'] += len(xs)
             if s: self.optimizer.state[p] = s
@@ -133,10 +139,10 @@ class CompiledSteps:
     def _arguments(self, xs, ys):
         "What the graph takes, and the key of the graph that takes it: shapes, options, modes"
         pairs = [(g, p) for g in self.optimizer.param_groups for p in g['params'] if p.requires_grad]
-        states = [self.optimizer.state.get(p) or _new_state(self.optimizer, g, p) for g,p in pairs]
+        states = [_state(self.optimizer, g, p) for g,p in pairs]
         held = [t.detach() for named in (self.model.named_parameters, self.model.named_buffers) for _,t in named()]
         fill = lambda t: torch.cat([t, t.new_zeros(self.steps-len(t), *t.shape[1:])]) if len(t)<self.steps else t.contiguous()
-        args = [*held, *(t for s in states for k,t in s.items() if k!='step'), torch.tensor(len(xs)),
+        args = [*held, *(s[k] for s,(g,_) in zip(states, pairs) for k in _slots(g)), torch.tensor(len(xs)),
                 _numbers(self.optimizer, pairs, states, self.steps), fill(xs), fill(ys)]
         options = 'betas eps weight_decay momentum nesterov maximize decoupled_weight_decay'.split()
         key = repr(([(t.shape, t.stride(), t.dtype) for t in args], [id(p) for _,p in pairs], [[g.get(o) for o in options] for g,_ in pairs],
@@ -145,14 +151,12 @@ class CompiledSteps:
 
     def _build(self, key, pairs, args):
         "Compile, and compare one step on copies with the same step done eagerly"
-        names = [n for named in (self.model.named_parameters, self.model.named_buffers) for n,_ in named()]
-        step,copies = _Step(self.model, self.loss_fn, self.optimizer, pairs, names),lambda: [a.clone() for a in args[:-4]]
+        step,copies = _Step(self.model, self.loss_fn, self.optimizer, pairs),lambda: [a.clone() for a in args[:-4]]
         try:
             with torch.no_grad(): graph = _compile(step, args)
             with torch.random.fork_rng(devices=[]): want = step(*copies(), *(a[0] for a in args[-3:]))
-            step.check_buffers(args)
             after = copies()
-            with torch.random.fork_rng(devices=[]), torch.no_grad(): loss = graph(*after, torch.tensor(1), *args[-3:])[0][0]
+            with torch.random.fork_rng(devices=[]), torch.no_grad(): loss = graph(*after, torch.tensor(1), *args[-3:])[0]
             got = [loss, *(after[i] for i in step.changed)]
             for g,w in zip(got, want): torch.testing.assert_close(g, w.to(g.dtype), rtol=1e-3, atol=1e-5, equal_nan=True)
             self.graphs[key] = graph
