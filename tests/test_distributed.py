@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,37 +43,44 @@ def check(out, processes, expected, tolerance=1e-6):
 def expected(tmp_path_factory):
     "What a single process finds, by the kind of its dataset"
     folder = tmp_path_factory.mktemp('alone')
-    for kind in ('tensors', 'map'): train(1, '-', folder/kind, kind)
+    with ThreadPoolExecutor(2) as pool: list(pool.map(lambda kind: train(1, '-', folder/kind, kind), ('tensors', 'map')))
     return {kind: load_file(folder/f'{kind}-0') for kind in ('tensors', 'map')}
 
 
-@pytest.mark.parametrize('processes', [2, 4])
-@pytest.mark.parametrize('kind', ['tensors', 'map'])
-def test_weights_and_history_are_those_of_one_process(kind, processes, expected, tmp_path):
-    printed = train(processes, '-', tmp_path/'out', kind)
-    check(tmp_path/'out', processes, expected[kind])
-    lines = [line.split(',')[0] for line in printed.splitlines() if not line.startswith('Tensors in memory')]
-    assert lines == ['callback of rank 0', *(f'Epoch {i}/6' for i in range(1, 7))], 'only the main process prints'
+def test_weights_and_history_are_those_of_one_process(expected, tmp_path):
+    cases = [('tensors', 4), ('map', 2), ('tensors', 2), ('map', 3)]
+    with ThreadPoolExecutor(2) as pool: printed = list(pool.map(lambda case: train(case[1], '-', tmp_path/'-'.join(map(str, case)), case[0]), cases))
+    for (kind, processes), out in zip(cases, printed):
+        check(tmp_path/f'{kind}-{processes}', processes, expected[kind])
+        lines = [line.split(',')[0] for line in out.splitlines() if not line.startswith('Tensors in memory')]
+        assert lines == ['callback of rank 0', *(f'Epoch {i}/6' for i in range(1, 7))], 'only the main process prints'
 
 
 def test_fsdp_goes_on_with_another_number_of_processes(expected, tmp_path):
-    train(1, tmp_path/'checkpoints', tmp_path/'half', 'stop')
+    train(1, tmp_path/'checkpoints', tmp_path/'half', 'tensors')
     printed = train(2, tmp_path/'checkpoints', tmp_path/'sharded', 'tensors', 'fsdp')
     assert printed.count('Going on from ') == 1 and 'epoch 3, batch 3, step 7' in printed
     check(tmp_path/'sharded', 2, expected['tensors'], 1e-5)
 
 
 def test_sharded_weights_and_checkpoints_are_read_by_one_process(expected, tmp_path):
-    train(2, tmp_path/'checkpoints', tmp_path/'half', 'stop', 'fsdp')
+    train(2, tmp_path/'checkpoints', tmp_path/'half', 'tensors', 'fsdp')
     printed = train(1, tmp_path/'checkpoints', tmp_path/'out', 'tensors')
     assert 'epoch 3, batch 3, step 7' in printed, 'a wish to stop is heard by all before the next step, as each read of the losses has been one step here'
     check(tmp_path/'out', 1, expected['tensors'], 1e-5)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(expected, tmp_path):
-    train(4, tmp_path/'checkpoints', tmp_path/'half', 'stop')
+    train(3, tmp_path/'checkpoints', tmp_path/'half', 'tensors')
     train(2, tmp_path/'checkpoints', tmp_path/'out', 'tensors')
     check(tmp_path/'out', 2, expected['tensors'])
+
+
+def test_as_many_processes_go_on_with_their_own_random_numbers(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda out: train(2, tmp_path/f'checkpoints of {out}', tmp_path/out, 'dropout'), ('whole', 'half')))
+    train(2, tmp_path/'checkpoints of half', tmp_path/'out', 'dropout')
+    check(tmp_path/'out', 2, load_file(tmp_path/'whole-0'), 0)
 
 
 def test_one_killed_ends_all_and_is_named(tmp_path):
