@@ -133,6 +133,7 @@ class EMA:
 # %% ../nbs/14_callbacks.ipynb #da1d28eb
 class JSONLines:
     "Append a JSON object for each epoch to a file"
+    rank_zero_only = True
     def __init__(self, path: str | Path): self.path = Path(path)
 
     def after_epoch(self, trainer):
@@ -142,6 +143,7 @@ class JSONLines:
 # %% ../nbs/14_callbacks.ipynb #0be26856
 class CSVLog:
     "Append a row for each epoch to a file; the header is written with the first"
+    rank_zero_only = True
     def __init__(self, path: str | Path): self.path = Path(path)
 
     def after_epoch(self, trainer):
@@ -155,6 +157,7 @@ class CSVLog:
 # %% ../nbs/14_callbacks.ipynb #90e601a7
 class TensorBoard:
     "Write the metrics of each epoch, and the loss now and then in between, as TensorBoard events"
+    rank_zero_only = True
     def __init__(self, folder: str | Path): self.folder,self.writer = Path(folder),None
 
     def before_fit(self, trainer):
@@ -174,6 +177,7 @@ class TensorBoard:
 # %% ../nbs/14_callbacks.ipynb #0d3c4f75
 class MLflow:
     "Log the metrics of each epoch to an MLflow run; by default to an SQLite file in the current folder, which `mlflow ui` shows"
+    rank_zero_only = True
     def __init__(self, experiment: str = 'mlkit', uri: str = 'sqlite:///mlflow.db', params: dict | None = None): # noted with the run
         self.experiment,self.uri,self.params,self.run_id,self.client = experiment,uri,params or {},None,None
 

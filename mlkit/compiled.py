@@ -172,16 +172,16 @@ def compile_steps(trainer, base: type, # the class whose steps are known; a subc
     t = trainer
     inside = [e for e in ('before_loss', 'after_loss', 'before_backward', 'after_backward', 'before_step') if t.listeners[e]]
     replaced = [n for n in ('train_batch', 'update', 'predict', 'compute_loss', 'backward', 'optimizer_step') if getattr(type(t), n)!=getattr(base, n)]
-    reason = (f'a callback listens to {inside[0]}' if inside else f'{type(t).__name__} replaces {replaced[0]}' if replaced else
+    reason = ('there are several processes' if t.group else f'a callback listens to {inside[0]}' if inside else f'{type(t).__name__} replaces {replaced[0]}' if replaced else
               f'accumulate={t.accumulate}' if t.accumulate>1 else f'precision={t.precision!r}' if t.precision!='fp32' else None)
     compiled = CompiledSteps(t.model, t.compute_loss, t.optimizer, steps)
     _train_eagerly(t, reason or compiled.reason)
     if not (reason or compiled.reason):
-        t.compiled,t.group = compiled,1 if any(t.listeners[e] for e in ('before_batch', 'after_step', 'after_batch')) else steps
+        t.compiled,t.chunk = compiled,1 if any(t.listeners[e] for e in ('before_batch', 'after_step', 'after_batch')) else steps
 
 def _train_eagerly(trainer, reason):
     if reason: print(f'Steps are not compiled, but trained one by one: {reason}', flush=True)
-    trainer.compiled,trainer.group = None,1
+    trainer.compiled,trainer.chunk = None,1
 
 # %% ../nbs/12_compiled.ipynb #b527fda3
 def train_compiled(trainer, group: list) -> int: # how many of the group were trained; the rest has another shape, or is to be trained eagerly
@@ -193,7 +193,7 @@ def train_compiled(trainer, group: list) -> int: # how many of the group were tr
     if not t.step or not t.compiled: return 0  # the very first batch is trained eagerly, where a mistake is told best
     pairs = list(takewhile(lambda p: (p[0].shape, p[1].shape)==t.shapes, pairs))
     if not pairs: return 0
-    if t.listeners['before_batch']:  # the group is this one batch
+    if t.listeners['before_batch']:  # the chunk is this one batch
         t.x,t.y = pairs[0]
         try: t.notify('before_batch')
         except SkipBatch: t.batch += 1; return 1

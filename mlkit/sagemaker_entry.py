@@ -66,6 +66,7 @@ def metrics_line(metrics: dict) -> str:
 
 class PrintMetrics:
     "A callback that prints `metrics_line` after each epoch"
+    rank_zero_only = True
     def after_epoch(self, trainer): print(metrics_line(trainer.last_metrics), flush=True)
 
 # %% ../nbs/22_sagemaker_entry.ipynb #b2471630

@@ -1,0 +1,113 @@
+"Many processes train what one does, end together, and go on from each other's checkpoints; gloo over loopback"
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+child = Path(__file__).parent/'distributed_child.py'
+
+
+def start(processes, *args, options=()):
+    "The child under torchrun or, as the only process, without it"
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes), *options] if processes > 1 else []
+    return subprocess.Popen([sys.executable, *launcher, child, *map(str, args)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env=os.environ | {'OMP_NUM_THREADS': '1'})
+
+
+def train(processes, *args, options=()):
+    "What the child printed; it has to succeed"
+    process = start(processes, *args, options=options)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return printed
+
+
+def check(out, processes, expected, tolerance=1e-6):
+    "The weights and the history of every process are the expected ones"
+    for rank in range(processes):
+        found = load_file(f'{out}-{rank}')
+        assert found.keys() == expected.keys()
+        for name, t in expected.items(): torch.testing.assert_close(found[name], t, rtol=0, atol=tolerance, msg=lambda m: f'{name} of rank {rank}: {m}')
+        if rank:
+            for name, t in load_file(f'{out}-0').items(): assert torch.equal(found[name], t), f'{name} of rank {rank} is not that of rank 0'
+
+
+@pytest.fixture(scope='module')
+def expected(tmp_path_factory):
+    "What a single process finds, by the kind of its dataset"
+    folder = tmp_path_factory.mktemp('alone')
+    with ThreadPoolExecutor(2) as pool: list(pool.map(lambda kind: train(1, '-', folder/kind, kind), ('tensors', 'map')))
+    return {kind: load_file(folder/f'{kind}-0') for kind in ('tensors', 'map')}
+
+
+def test_weights_and_history_are_those_of_one_process(expected, tmp_path):
+    cases = [('tensors', 4), ('map', 2), ('tensors', 2), ('map', 3)]
+    with ThreadPoolExecutor(2) as pool: printed = list(pool.map(lambda case: train(case[1], '-', tmp_path/'-'.join(map(str, case)), case[0]), cases))
+    for (kind, processes), out in zip(cases, printed):
+        check(tmp_path/f'{kind}-{processes}', processes, expected[kind])
+        lines = [line.split(',')[0] for line in out.splitlines() if not line.startswith('Tensors in memory')]
+        assert lines == ['callback of rank 0', *(f'Epoch {i}/6' for i in range(1, 7))], 'only the main process prints'
+
+
+def test_fsdp_goes_on_with_another_number_of_processes(expected, tmp_path):
+    train(1, tmp_path/'checkpoints', tmp_path/'half', 'tensors')
+    printed = train(2, tmp_path/'checkpoints', tmp_path/'sharded', 'tensors', 'fsdp')
+    assert printed.count('Going on from ') == 1 and 'epoch 3, batch 3, step 7' in printed
+    check(tmp_path/'sharded', 2, expected['tensors'], 1e-5)
+
+
+def test_sharded_weights_and_checkpoints_are_read_by_one_process(expected, tmp_path):
+    train(2, tmp_path/'checkpoints', tmp_path/'half', 'tensors', 'fsdp')
+    printed = train(1, tmp_path/'checkpoints', tmp_path/'out', 'tensors')
+    assert 'epoch 3, batch 3, step 7' in printed, 'a wish to stop is heard by all before the next step, as each read of the losses has been one step here'
+    check(tmp_path/'out', 1, expected['tensors'], 1e-5)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(expected, tmp_path):
+    train(3, tmp_path/'checkpoints', tmp_path/'half', 'tensors')
+    train(2, tmp_path/'checkpoints', tmp_path/'out', 'tensors')
+    check(tmp_path/'out', 2, expected['tensors'])
+
+
+def test_as_many_processes_go_on_with_their_own_random_numbers(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda out: train(2, tmp_path/f'checkpoints of {out}', tmp_path/out, 'dropout'), ('whole', 'half')))
+    train(2, tmp_path/'checkpoints of half', tmp_path/'out', 'dropout')
+    check(tmp_path/'out', 2, load_file(tmp_path/'whole-0'), 0)
+
+
+def test_one_killed_ends_all_and_is_named(tmp_path):
+    process = start(2, tmp_path/'checkpoints', tmp_path/'out', 'tensors', 'ddp', 4, 1)
+    for line in process.stdout:
+        if line.startswith('Epoch 1/'): break
+    began = time.monotonic()
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode != 0 and time.monotonic()-began < 15
+    assert 'rank 1 of 2 does not answer' in errors and 'Signal 9 (SIGKILL) received' in errors
+
+
+def test_torchrun_restarts_and_goes_on(expected, tmp_path):
+    printed = train(2, tmp_path/'checkpoints', tmp_path/'out', 'tensors', 'ddp', 8, 1, options=['--max-restarts', '1'])
+    assert printed.count('Going on from ') == 1
+    check(tmp_path/'out', 2, expected['tensors'])
+
+
+def test_sigterm_saves_and_ends_all(expected, tmp_path):
+    process = start(2, tmp_path/'checkpoints', tmp_path/'out', 'slow')
+    for line in process.stdout:
+        if line.startswith('Epoch 1/'): break
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=60)[1]
+    assert time.monotonic()-began < 15 and process.returncode != 0, errors
+    assert not (tmp_path/'out-0').exists() and 'does not answer' not in errors
+    printed = train(1, tmp_path/'checkpoints', tmp_path/'out', 'tensors')
+    assert 'Going on from ' in printed
+    check(tmp_path/'out', 1, expected['tensors'])
