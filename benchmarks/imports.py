@@ -2,6 +2,7 @@
 
     python benchmarks/imports.py [PAIRS]
 """
+import os
 import statistics
 import subprocess
 import sys
@@ -10,7 +11,8 @@ statement = "import time; start = time.perf_counter(); import {}; print(time.per
 
 
 def seconds(module):
-    return float(subprocess.run([sys.executable, '-c', statement.format(module)], text=True, capture_output=True, check=True).stdout)
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONDONTWRITEBYTECODE'}  # an installed package has its bytecode
+    return float(subprocess.run([sys.executable, '-c', statement.format(module)], env=env, text=True, capture_output=True, check=True).stdout)
 
 
 def main(pairs=15):

@@ -7,7 +7,7 @@ __all__ = ['PARALLEL', 'rank', 'world_size', 'is_main', 'join_processes', 'from_
            'parallelize', 'gathered', 'as_held', 'optimizer_as_held', 'SharedCheckpoints', 'Group', 'explain_lost']
 
 # %% ../nbs/12_distributed.ipynb #198d0b57
-import os, random, time, uuid
+import os, random, time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
@@ -49,7 +49,7 @@ def join_processes(timeout: float = 600): # seconds that any process may keep th
 # %% ../nbs/12_distributed.ipynb #cb83fd5d
 def _meeting(store, number, world, timeout):
     "A name that those who are alive have in common"
-    name,until,missing = uuid.uuid4().hex,time.monotonic()+timeout,set(range(1, world))
+    name,until,missing = os.urandom(16).hex(),time.monotonic()+timeout,set(range(1, world))
     if number:
         store.set(f'mlkit/hello/{number}', name)
         meeting = store.get(f'mlkit/welcome/{name}').decode()

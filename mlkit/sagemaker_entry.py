@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .container import Container, write_failure
 from .data import read_channel
+from .distributed import is_main
 from .hyperparameters import read_config
 from .model import Standardized, create_model, save_model
 from .training import train_model
@@ -81,6 +82,7 @@ def train(config: Config, container: Container) -> History:
     valid_loader = DataLoader(data['validation'], batch_size=1024) if 'validation' in data else None
     history = train_model(model, DataLoader(data['training'], config.batch_size, shuffle=True), config.epochs, config.learning_rate,
                           valid_loader=valid_loader, callbacks=[PrintMetrics()], verbose=False)
+    if not is_main(): return history
     save_model(model, container.model_dir, sample=x[:1])
     container.output_data_dir.mkdir(parents=True, exist_ok=True)
     save_history(history, container.output_data_dir/'history.jsonl')
