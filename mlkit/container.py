@@ -42,8 +42,8 @@ class Container:
     def channel(self, name: str) -> Path:
         "The folder of a channel that the job cannot do without; a FileNotFoundError says which channels there are"
         if name in self.channels: return self.channels[name]
-        raise FileNotFoundError(f'no channel {name!r}; {did_you_mean(name, self.channels)}. A channel is given to the job at launch'
-                                + ('' if self.job_name else f"; by hand it is the folder data/{name}, or the one that SM_CHANNEL_{name.upper()} names"))
+        raise FileNotFoundError(f'no channel {name!r}; {did_you_mean(name, self.channels)} (channels are given to a job at launch'
+                                + (')' if self.job_name else f"; by hand one is the folder data/{name}, or what SM_CHANNEL_{name.upper()} names)"))
 
 # %% ../nbs/21_container.ipynb #7f54d159
 def from_env(environ: Mapping[str, str] | None = None, # None is this process's
