@@ -10,10 +10,9 @@ __all__ = ['Schedule', 'total_steps', 'cosine', 'one_cycle', 'ClipGradients', 'E
 import csv, json, math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 

@@ -139,7 +139,7 @@ class Trainer:
         if self.stopping: return
         self.started,self.waiting,self.next_read,self.next_save = time.perf_counter(),0,_next_read(self),self.step+(self.save_every or 0)
         batches = iter(start_epoch(self))
-        while chunk := list(islice(batches, self.chunk)):
+        while chunk := list(islice(batches, self.chunk if self.step else 1)):  # the very first alone, where a mistake is told best
             for batch in chunk[train_compiled(self, chunk) if self.compiled else 0:]:
                 try: self.train_batch(batch)
                 except SkipBatch: pass
