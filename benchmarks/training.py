@@ -2,6 +2,7 @@
 
     make bench
     .venv-bench/bin/python benchmarks/training.py [--quick] [--tasks mlp conv] [--only mlkit lightning] [--rounds 3] [--json FILE]
+    .venv-bench/bin/python benchmarks/training.py --processes 2 [--tasks conv] [--rounds 3]
 
 Everybody starts from the same weights and trains on the same shuffled samples for the same epochs, with batches of the same
 size, with Adam at one learning rate: torch's fused one where that is a library's default (mlkit, huggingface). The columns,
@@ -13,6 +14,9 @@ each a median of the rounds:
     busy         processor seconds a second, without its workers: with none, less than 1 a thread is a machine that was busy
     peak MB      the most memory the process had resident while training, with its imports and data; without its workers
     loss         of the trained model, in eval mode, over the training set: all should agree; '!' is 10 % off the median
+
+With --processes N it prints scaling in place of that table: the plain loop with torch's DistributedDataParallel, written by
+hand, and mlkit, each alone and under torchrun with N processes that share the batch. `x alone` is over itself in one process.
 """
 import argparse
 import importlib.metadata
@@ -30,7 +34,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset, get_worker_info
 
 LR = 1e-3
 
@@ -108,6 +112,25 @@ def plain(model, data, epochs, tick):
             optimizer.step()
             running_loss += loss.item()
         tick()
+
+
+def plain_ddp(model, data, epochs, tick):
+    torch.distributed.init_process_group('gloo')
+    sampler = DistributedSampler(data.dataset)
+    loader = DataLoader(data.dataset, data.batch_size//torch.distributed.get_world_size(), sampler=sampler, num_workers=data.workers)
+    criterion, model = nn.CrossEntropyLoss(), nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        running_loss = 0.
+        for xb, yb in loader:
+            optimizer.zero_grad()
+            loss = criterion(model(xb), yb)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+        tick()
+    torch.distributed.destroy_process_group()
 
 
 def mlkit(model, data, epochs, tick, **more):
@@ -222,6 +245,7 @@ CONTESTANTS = {  # the function, the module to import before the clock starts, a
 
 def measure(name, task, round, threads, quick):
     train, module, package = CONTESTANTS[name]
+    if name == 'plain' and 'WORLD_SIZE' in os.environ: train = plain_ddp
     try: importlib.import_module(module)
     except ModuleNotFoundError as e:
         if e.name != module.split('.')[0]: raise
@@ -247,15 +271,16 @@ def measure(name, task, round, threads, quick):
                 busy=busy, peak=peak / (2**20 if sys.platform=='darwin' else 2**10), loss=sum(losses).item()/len(data.y))
 
 
-def run(**what):
+def run(processes=1, **what):
     "`measure(**what)` in a fresh process, in a fresh folder with nothing cached; a dict with 'error' where it fails"
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}'] if processes > 1 else []
     with tempfile.TemporaryDirectory() as folder:
         env = os.environ | dict(TORCHINDUCTOR_CACHE_DIR=f'{folder}/inductor', CUDA_VISIBLE_DEVICES='')
-        command = [sys.executable, os.path.abspath(__file__), '--measure', json.dumps(what)]
+        command = [sys.executable, *torchrun, os.path.abspath(__file__), '--measure', json.dumps(what)]
         try: done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=1800)
         except subprocess.TimeoutExpired: return dict(error='took over 30 minutes')
     if done.returncode: return dict(error=(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1])
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{')))
 
 
 # The report
@@ -283,19 +308,40 @@ def print_table(title, rows):
     if losses: print(f'losses from {min(losses):.4f} to {max(losses):.4f}, median {middle:.4f}', flush=True)
 
 
+def print_scaling(task, processes, rounds, **how):
+    runs = [(n, p, r) for r in range(rounds) for n in ('plain', 'mlkit') for p in (1, processes)]
+    found = {(n, p, r): run(name=n, task=task, round=r, processes=p, **how) for n, p, r in runs}
+    print(f"\n{task}: {TASKS[task].__doc__}\n{'':12}{'alone':>10}{f'{processes} processes':>14}  {'x alone':<19}{'loss alone':>11}{'loss':>9}")
+    for name in ('plain', 'mlkit'):
+        pairs = [(found[name, 1, r], found[name, processes, r]) for r in range(rounds)]
+        if errors := [x['error'] for pair in pairs for x in pair if 'error' in x]: print(f'{name:<12}{errors[0]}'); continue
+        a, b = ([pair[i] for pair in pairs] for i in (0, 1))
+        ratios = [y['rate']/x['rate'] for x, y in pairs]
+        low, mid, high = (f(ratios) for f in (min, statistics.median, max))
+        rate, loss = ([statistics.median(x[k] for x in xs) for xs in (a, b)] for k in ('rate', 'loss'))
+        print(f"{name:<12}{rate[0]:>10,.0f}{rate[1]:>14,.0f}  {f'{mid:.2f} ({low:.2f}-{high:.2f})':<19}{loss[0]:>11.4f}{loss[1]:>9.4f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS), metavar='TASK', help='%(choices)s')
     parser.add_argument('--only', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS), metavar='NAME', help='%(choices)s')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--threads', type=int, default=1, help='of torch; with several, other work on the machine weighs more')
+    parser.add_argument('--processes', type=int, default=1, help='print the scaling to that many')
     parser.add_argument('--quick', action='store_true', help='an eighth of the samples, 3 epochs in place of 6: does it run?')
     parser.add_argument('--json', metavar='FILE', help='write every measurement there')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure: return print(json.dumps(measure(**json.loads(args.measure))))
+    if args.measure:
+        found = measure(**json.loads(args.measure))
+        if os.environ.get('RANK', '0') == '0': print(json.dumps(found))
+        return
     print(f'torch {torch.__version__}, Python {platform.python_version()}, cores: {os.cpu_count()}, threads: {args.threads}, '
           f'rounds: {args.rounds}', flush=True)
+    if args.processes > 1:
+        for task in args.tasks: print_scaling(task, args.processes, args.rounds, threads=args.threads, quick=args.quick)
+        return
     names, results = list(dict.fromkeys(['plain'] + args.only)), []  # the ratios need plain
     for task in args.tasks:
         for round in range(args.rounds):
