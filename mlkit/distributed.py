@@ -7,7 +7,7 @@ __all__ = ['PARALLEL', 'rank', 'world_size', 'is_main', 'join_processes', 'from_
            'parallelize', 'gathered', 'as_held', 'optimizer_as_held', 'SharedCheckpoints', 'Group', 'explain_lost']
 
 # %% ../nbs/12_distributed.ipynb #198d0b57
-import os, random, time
+import atexit, os, random, sys, time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
@@ -45,6 +45,7 @@ def join_processes(timeout: float = 600): # seconds that any process may keep th
     store,number,world = next(dist.rendezvous('env://', timeout=timedelta(seconds=timeout)))
     store = dist.PrefixStore(_meeting(store, number, world, timeout), store)
     dist.init_process_group(store=store, rank=number, world_size=world, timeout=timedelta(seconds=timeout))  # gloo for the CPU, NCCL for CUDA
+    atexit.register(_leave)
 
 # %% ../nbs/12_distributed.ipynb #cb83fd5d
 def _meeting(store, number, world, timeout):
@@ -62,6 +63,10 @@ def _meeting(store, number, world, timeout):
         missing = {n for n in missing if not store.check([f'mlkit/here/{name}/{n}'])}
         time.sleep(.01)
     return name
+
+# %% ../nbs/12_distributed.ipynb #10c8de17
+def _leave():
+    if dist.is_initialized() and not hasattr(sys, 'last_value'): dist.destroy_process_group()
 
 # %% ../nbs/12_distributed.ipynb #d6c9d572
 def from_main(value: Any = None) -> Any: # see `flatten_state`
