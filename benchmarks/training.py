@@ -280,7 +280,7 @@ def run(processes=1, **what):
         try: done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=1800)
         except subprocess.TimeoutExpired: return dict(error='took over 30 minutes')
     if done.returncode: return dict(error=(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1])
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{')))
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"')))
 
 
 # The report

@@ -285,6 +285,7 @@ def signals(trainer):
         if t.asked: raise KeyboardInterrupt
         t.stop('Ctrl-C')
     def on_term(number, frame):
+        if timers: os._exit(128+number)  # told twice
         t.stop('SIGTERM')
         timers.append(threading.Timer(t.grace, os._exit, (128+number,)))
         timers[-1].daemon = True
