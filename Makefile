@@ -30,7 +30,7 @@ docs: .venv/.dev  ## build the site from the notebooks, in _docs/site
 	@python .ci/docs.py site
 
 clean:  ## remove the environment and everything that was generated
-	rm -rf .venv .venv-bench _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-conformance _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
