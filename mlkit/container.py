@@ -7,6 +7,7 @@ __all__ = ['Container', 'stop', 'from_env', 'lay_out', 'to_environ', 'metrics_li
 
 # %% ../nbs/21_container.ipynb #ef12c633
 import json, os, re
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ class Container:
     output_data_dir: Path # kept beside the model, as output.tar.gz
     checkpoint_dir: Path # copied to S3 during the run, if the job was launched with a checkpoint location
     channels: dict[str, Path] = field(default_factory=dict)
-    hyperparameters: dict = field(default_factory=dict) # as they came, before a config reads them
+    hyperparameters: Mapping = field(default_factory=dict) # as they came, before a config reads them; a ChainMap of `SM_HPS` and the file where both are there
     hosts: tuple[str, ...] = ('localhost',)
     current_host: str = 'localhost'
     num_cpus: int = 1
@@ -73,7 +74,7 @@ def from_env(environ: Mapping[str, str] | None = None, # None is this process's
     return Container(
         model_dir=model_dir, output_dir=output, output_data_dir=Path(env.get('SM_OUTPUT_DATA_DIR') or output/'data'),
         checkpoint_dir=Path(env.get('MLKIT_CHECKPOINT_DIR') or model_dir.parent/'checkpoints'), channels=_channels(env, root),
-        hyperparameters=_json(env.get('SM_HPS'), 'SM_HPS') or _config(root, 'hyperparameters'), hosts=hosts,
+        hyperparameters=_hyperparameters(env, root), hosts=hosts,
         current_host=env.get('SM_CURRENT_HOST') or resources.get('current_host') or hosts[0],
         num_cpus=int(env.get('SM_NUM_CPUS') or os.cpu_count() or 1),
         num_gpus=int(env.get('SM_NUM_GPUS') or 0), job_name=env.get('TRAINING_JOB_NAME') or '', instance_groups=groups,
@@ -82,6 +83,10 @@ def from_env(environ: Mapping[str, str] | None = None, # None is this process's
 Container.from_env = staticmethod(from_env)
 
 # %% ../nbs/21_container.ipynb #cc1660f8
+def _hyperparameters(env, root):
+    both = _json(env.get('SM_HPS'), 'SM_HPS'),_config(root, 'hyperparameters')
+    return ChainMap(*both) if all(both) else both[0] or both[1]
+
 def _root():
     return Path('/opt/ml') if Path('/opt/ml/input/config').is_dir() else Path.cwd()
 
@@ -129,7 +134,7 @@ def to_environ(container: Container) -> dict[str, str]:
     "The `SM_*` variables that describe `container`; `from_env` reads them back"
     c,dirs = container,dict(MODEL_DIR='model_dir', OUTPUT_DIR='output_dir', OUTPUT_DATA_DIR='output_data_dir')
     return {**{f'SM_{k}': str(getattr(c, v)) for k,v in dirs.items()}, **{f'SM_CHANNEL_{n.upper()}': str(f) for n,f in c.channels.items()},
-            'SM_CHANNELS': json.dumps(list(c.channels)), 'SM_HPS': json.dumps(c.hyperparameters), 'SM_HOSTS': json.dumps(c.hosts),
+            'SM_CHANNELS': json.dumps(list(c.channels)), 'SM_HPS': json.dumps(dict(c.hyperparameters)), 'SM_HOSTS': json.dumps(c.hosts),
             'SM_CURRENT_HOST': c.current_host, 'SM_NUM_CPUS': str(c.num_cpus), 'SM_NUM_GPUS': str(c.num_gpus),
             'MLKIT_CHECKPOINT_DIR': str(c.checkpoint_dir), 'TRAINING_JOB_NAME': c.job_name,
             'SM_RESOURCE_CONFIG': json.dumps(dict(hosts=c.hosts, instance_groups=[dict(instance_group_name=g) for g in c.instance_groups])),

@@ -20,7 +20,7 @@ from .container import Container, metrics_line
 from .data import read_channel
 from .distributed import is_main
 from .failure import failure_text, write_failure
-from .hyperparameters import read_config
+from .hyperparameters import find_conflicts, read_config
 from .launcher import follow_launcher, is_rank, launch, processes_here, signal_processes_apart, told_to_end
 from .model import Standardized, create_model, load_object, save_model
 from .training import fast_adam, train_model
@@ -80,7 +80,10 @@ def _run(f, container, argv, processes, grace, parser):
     given,wanted = {},_wanted(f)
     for name,kind in wanted.items():
         given[name] = container if kind is Container else read_config(kind, argv, container.hyperparameters, **parser)
-        if kind is not Container: processes = processes or getattr(given[name], 'processes', None)
+        if kind is Container: continue
+        processes = processes or getattr(given[name], 'processes', None)
+        if is_main() and 'MLKIT_LAUNCHER' not in os.environ:
+            for said in find_conflicts(kind, argv, container.hyperparameters): print(said, file=sys.stderr, flush=True)
     count = processes_here(container, processes)
     if is_rank() or count*len(container.hosts)==1:
         f(**given)
