@@ -296,7 +296,7 @@ class LoaderBatches:
         self.loader,self.source = loader,None
         if type(loader) is DataLoader and loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset):
             self.source = _SeededBatches(loader.batch_sampler, loader.num_workers>0, rank, world)
-            kwargs = {k: getattr(loader, k) for k in _KEPT if k!='prefetch_factor' or loader.num_workers}
+            kwargs = {k: getattr(loader, k) for k in (_KEPT if loader.num_workers else _KEPT[:4])}
             self.loader = DataLoader(_SeededDataset(loader.dataset) if loader.num_workers else loader.dataset, batch_sampler=self.source, **kwargs)
 
     def __len__(self): return len(self.loader)
@@ -322,8 +322,8 @@ class LoaderBatches:
         return own_part(self.source.recent[batch], self.source.rank, self.source.world)[1:]
 
 # %% ../nbs/10_data.ipynb #8e4341dd
-_KEPT = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context', 'generator', 'prefetch_factor',
-         'persistent_workers')
+_KEPT = ('num_workers', 'collate_fn', 'pin_memory', 'generator', 'timeout', 'worker_init_fn', 'multiprocessing_context', 'prefetch_factor',
+         'persistent_workers')  # from the fifth on what there is only with workers
 
 class _SeededBatches:
     "A batch sampler that can skip, remembers the last batches it gave, and can put a seed before each"

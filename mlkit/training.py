@@ -23,7 +23,7 @@ from .data import TensorBatches, batch_size, make_batches, to_device
 from .distributed import Group, SharedCheckpoints, from_main, heard, is_main, join_processes, rank, world_size
 from .history import History
 from .metrics import default_metrics, fit_target, weighted_mean
-from .mistakes import check_first_batch, check_trainer, explain
+from .mistakes import check_first_batch, check_trainer, check_workers, explain
 from .resume import resume, start_alike, start_epoch, trainer_state
 from .text import did_you_mean
 
@@ -56,6 +56,7 @@ class Trainer:
         if accumulate<1: raise ValueError(f'accumulate: expected at least 1, got {accumulate}')
         self.model,self.optimizer,self.loss_fn,self.device,self.metrics = model,optimizer,loss_fn,torch.device(device),dict(metrics or {})
         join_processes()
+        for loader in (train_loader, valid_loader): check_workers(loader, held=66 if compile=='step' else 2)
         self.train_loader,self.valid_loader,self.batches = train_loader,valid_loader,make_batches(train_loader, rank(), world_size())
         self.accumulate,self.precision,self.save_every,self.grace = accumulate,precision,save_every,grace
         self.checkpoints = (Checkpoints if world_size()==1 else SharedCheckpoints)(checkpoints, keep) if checkpoints else None
