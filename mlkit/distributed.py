@@ -7,9 +7,10 @@ __all__ = ['PARALLEL', 'rank', 'world_size', 'is_main', 'join_processes', 'from_
            'parallelize', 'gathered', 'as_held', 'optimizer_as_held', 'SharedCheckpoints', 'Group', 'explain_lost']
 
 # %% ../nbs/12_distributed.ipynb #198d0b57
-import atexit, os, random, sys, time
+import atexit, os, random, sys, threading, time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def join_processes(timeout: float = 600): # seconds that any process may keep th
     store = dist.PrefixStore(_meeting(store, number, world, timeout), store)
     dist.init_process_group(store=store, rank=number, world_size=world, timeout=timedelta(seconds=timeout))  # gloo for the CPU, NCCL for CUDA
     atexit.register(_leave)
+    if sys.version_info<(3, 12): os.register_at_fork(before=_let_threads_finish)
 
 # %% ../nbs/12_distributed.ipynb #cb83fd5d
 def _meeting(store, number, world, timeout):
@@ -64,9 +66,24 @@ def _meeting(store, number, world, timeout):
         time.sleep(.01)
     return name
 
-# %% ../nbs/12_distributed.ipynb #10c8de17
+# %% ../nbs/12_distributed.ipynb #8c712890
+def _let_threads_finish(most=.2): # seconds
+    "Give other threads Python's lock until none of them is running, three times in a row"
+    until,idle = time.monotonic()+most,0
+    while idle<3 and time.monotonic()<until:
+        time.sleep(.002)  # without the lock
+        idle = 0 if _others_run() else idle+1
+
+def _others_run():
+    "Is another thread of this process on a core, or waiting for one? (on Linux)"
+    own = str(threading.get_native_id())
+    try: return any(Path(f'/proc/self/task/{t}/stat').read_text().rpartition(')')[2].split()[0]=='R' for t in os.listdir('/proc/self/task') if t!=own)
+    except OSError: return False
+
 def _leave():
-    if dist.is_initialized() and not hasattr(sys, 'last_value'): dist.destroy_process_group()
+    if not dist.is_initialized() or hasattr(sys, 'last_value'): return
+    _let_threads_finish()
+    dist.destroy_process_group()
 
 # %% ../nbs/12_distributed.ipynb #d6c9d572
 def from_main(value: Any = None) -> Any: # see `flatten_state`
