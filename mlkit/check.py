@@ -9,6 +9,7 @@ __all__ = ['Report', 'check']
 import dataclasses, inspect, json, os, random, re, runpy, shutil, signal, subprocess, sys, tempfile, time, traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from .failure import remedy
 from .hyperparameters import check_hyperparameters, read_config, to_hyperparameters
 from .launcher import SIGNALS
 from .lint import Finding, find_missing_modules, find_syntax_errors, find_unmet_requirements, local_files, within
-from .model import load_model
+from .model import load_model, load_object
+from .sagemaker_entry import wanted_by
 from .text import did_you_mean
 
 # %% ../nbs/23_check.ipynb #32283e25
@@ -69,112 +71,113 @@ def _bounded(channel, to, most=20*2**20):
 
 # %% ../nbs/23_check.ipynb #6bd7d6a0
 class _Child:
-    "The process that tries the program; `say` is a file of JSON lines"
+    "The process that tries the program; `say` is a file of JSON lines, which the other reads"
     def __init__(self, source, entry, argv, until, say): # until: 'imports', 'config' or 'step'
         self.source,self.entry,self.argv,self.until,self.file = Path(source),entry,argv,until,open(say, 'a', encoding='utf-8')
         self.stepped = self.ran = False
 
     def say(self, **what): print(json.dumps(what), file=self.file, flush=True)
     def trying(self, what): self.say(trying=what)
-    def found(self, finding): self.say(finding=dataclasses.asdict(finding))
+    def found(self, *finding, **kwargs): self.say(finding=dataclasses.asdict(Finding(*finding, **kwargs)))
 
-    def run(self):
-        for what,findings in (('syntax', find_syntax_errors(self.source)), ('imports', self.missing())):
-            self.trying(what)
-            findings = list(findings)
-            for f in findings: self.found(f)
-            if findings: return self.say(done=True)
-        if self.until=='imports': return self.say(done=True)
-        from mlkit import sagemaker_entry, training
-        sagemaker_entry.run_job = self.job
-        _bound_training(training, self)
-        try: self.start(sagemaker_entry)
-        except SystemExit as e: self.failed(e) if e.code not in (None, 0) and not self.ran else None
-        except KeyboardInterrupt: raise
-        except BaseException as e: self.failed(e)
-        self.say(done=True)
+# %% ../nbs/23_check.ipynb #b35454d3
+def _try(child):
+    "First what can be read, then, where that is well, what can be run"
+    start = [child.source/child.entry] if child.entry else _named_files(child)
+    for what,findings in (('syntax', find_syntax_errors(child.source)), ('imports', find_missing_modules(child.source, start))):
+        child.trying(what)
+        findings = list(findings)
+        for f in findings: child.say(finding=dataclasses.asdict(f))
+        if findings: return child.say(done=True)
+    if child.until!='imports': _try_program(child)
+    child.say(done=True)
 
-    def missing(self):
-        start = [self.source/self.entry] if self.entry else self.named()
-        return find_missing_modules(self.source, start)
+def _named_files(child):
+    "The folder's files that the built-in training is told to use, by import string"
+    modules = [m for a in child.argv for m in re.findall(r'([\w.]+):\w', a)]
+    return [f for m in modules if isinstance(found := local_files(m, child.source), list) for f in found]
 
-    def named(self):
-        "The folder's files that the built-in training is told to use, by import string"
-        modules = [m for a in self.argv for m in re.findall(r'([\w.]+):\w', a)]
-        return [f for m in modules if isinstance(found := local_files(m, self.source), list) for f in found]
+# %% ../nbs/23_check.ipynb #9d1427ce
+def _try_program(child):
+    from mlkit import sagemaker_entry, training
+    sagemaker_entry.run_job = partial(_try_job, child)
+    _bound_training(training, child)
+    try:
+        if not child.entry: sagemaker_entry.main(child.argv)
+        else:
+            sys.argv = [child.entry, *child.argv]
+            child.trying('import of the program')
+            runpy.run_path(child.entry, run_name='__main__')
+            if not child.ran: child.found('nothing in it was called that is an entry point', "end it with: if __name__ == '__main__': main()", child.entry)
+    except KeyboardInterrupt: raise
+    except BaseException as e:
+        if not (isinstance(e, SystemExit) and (child.ran or e.code in (None, 0))): _failed(child, e)
 
-    def start(self, sagemaker_entry):
-        if not self.entry: return sagemaker_entry.main(self.argv)
-        sys.argv = [self.entry, *self.argv]
-        self.trying('import of the program')
-        runpy.run_path(self.entry, run_name='__main__')
-        if not self.ran: self.found(Finding('nothing in it was called that is an entry point', "end it with: if __name__ == '__main__': main()", self.entry))
+# %% ../nbs/23_check.ipynb #2371ee20
+def _try_job(child, f, argv=None, processes=None, grace=None, **parser): # in place of `run_job`
+    "The config of a program, its main function, and the model that it leaves"
+    child.ran,container,given = True,Container.from_env(),{}
+    child.trying('config')
+    for name,kind in wanted_by(f).items():
+        try: given[name] = container if kind is Container else read_config(kind, sys.argv[1:] if argv is None else argv, **parser)
+        except (TypeError, ValueError) as e: child.say(finding=dataclasses.asdict(_in_config(e, kind, child.source))); return 1
+        if kind is not Container: _try_request(child, given[name])
+    if child.until=='config':
+        child.found('no data: no step was tried', 'pass the folder that has the folder training: mlkit check --data DIR', note=True)
+        return 0 if child.entry else _try_names(child, given['config'])
+    child.trying('one step')
+    try: f(**given)
+    except KeyboardInterrupt: raise
+    except BaseException as e:
+        if not (isinstance(e, SystemExit) and e.code in (None, 0)): _failed(child, e); return 1
+    _try_model(child, container)
+    return 0
 
-    def job(self, f, argv=None, processes=None, grace=None, **parser):
-        "In place of `run_job`: as far as it goes"
-        from mlkit.sagemaker_entry import _wanted
-        self.ran,container,given = True,Container.from_env(),{}
-        self.trying('config')
-        for name,kind in _wanted(f).items():
-            if kind is Container: given[name] = container; continue
-            try: given[name] = read_config(kind, sys.argv[1:] if argv is None else argv, **parser)
-            except (TypeError, ValueError) as e: self.found(_in_config(e, kind, self.source)); return 1
-            self.limits(given[name])
-        if self.until=='config': return self.without_data(given)
-        self.trying('one step')
-        try: f(**given)
-        except SystemExit as e:
-            if e.code not in (None, 0): self.failed(e); return 1
-        except KeyboardInterrupt: raise
-        except BaseException as e: self.failed(e); return 1
-        self.after(container)
-        return 0
+# %% ../nbs/23_check.ipynb #aa1058d0
+def _try_request(child, config):
+    "Can a request carry the config?"
+    for software,note in (('api', False), ('v3', True)):
+        try: check_hyperparameters(to_hyperparameters(config), software)
+        except ValueError as e: child.found(str(e), 'change the value' + (", or launch otherwise than by SDK v3's SourceCode" if note else ''), note=note); return
 
-    def limits(self, config):
-        for software,note in (('api', False), ('v3', True)):
-            try: check_hyperparameters(to_hyperparameters(config), software)
-            except ValueError as e: self.found(Finding(str(e), 'change the value' + (", or launch otherwise than by SDK v3's SourceCode" if note else ''), note=note)); return
+def _try_names(child, config):
+    "What can be tried of the built-in training without a sample: are the import strings good?"
+    child.trying('names')
+    for name in (config.model, config.loss, config.optimizer, *config.callbacks):
+        try: name and load_object(name)
+        except Exception as e: _failed(child, e)
+    return 0
 
-    def without_data(self, given):
-        "What can be tried of the built-in training without a sample: are the names good?"
-        self.found(Finding('no data: no step was tried', 'pass the folder that has the folder training: mlkit check --data DIR', note=True))
-        if self.entry: return 0
-        self.trying('names')
-        from mlkit.model import load_object
-        config = given['config']
-        for name in (config.model, config.loss, config.optimizer, *config.callbacks):
-            try: name and load_object(name)
-            except Exception as e: self.failed(e)
-        return 0
+# %% ../nbs/23_check.ipynb #f25ad431
+def _try_model(child, container):
+    "Does the model that the program saved load, and predict?"
+    about,note = container.model_dir/'model.json',partial(child.found, note=True)
+    if not child.stepped: note("it ran to its end without mlkit's Trainer: how long it takes in a job is not known", 'nothing to do')
+    if not about.exists():
+        what = 'no model.json in model_dir: not loaded back' if any(container.model_dir.iterdir()) else 'there is nothing in model_dir'
+        return note(what, 'save the model there: save_model(model, container.model_dir, sample=x[:1])')
+    child.trying('save')
+    described = json.loads(about.read_text(encoding='utf-8'))
+    if described['model'].startswith('__main__:'):
+        name = described['model'].partition(':')[2]
+        return child.found(f'the model is {name}, a class of the program itself, which no other process can load', f'move {name} into a module beside {child.entry}, and import it',
+                           child.entry, _line_of(f'class {name}', child.source/child.entry))
+    try:
+        child.trying('load')
+        model = load_model(container.model_dir)
+        if described['sample'] is None: return note('the model was saved without a sample: no prediction was tried', 'save_model(model, folder, sample=x[:1])')
+        child.trying('predict')
+        _predict(model, described['sample'])
+    except Exception as e: _failed(child, e)
 
-    def after(self, container):
-        "Does the model that the program saved load, and predict?"
-        about = container.model_dir/'model.json'
-        if not self.stepped: self.found(Finding("it ran to its end without mlkit's Trainer: how long it takes in a job is not known", 'nothing to do', note=True))
-        if not about.exists():
-            what = 'there is nothing in model_dir' if not any(container.model_dir.iterdir()) else 'no model.json in model_dir: not loaded back'
-            return self.found(Finding(what, 'save the model there: save_model(model, container.model_dir, sample=x[:1])', note=True))
-        self.trying('save')
-        described = json.loads(about.read_text(encoding='utf-8'))
-        if described['model'].startswith('__main__:'):
-            name = described['model'].partition(':')[2]
-            return self.found(Finding(f'the model is {name}, a class of the program itself, which no other process can load', f'move {name} into a module beside {self.entry}, and import it',
-                                      self.entry, _line_of(f'class {name}', self.source/self.entry)))
-        for what,act in (('load', lambda: load_model(container.model_dir)), ('predict', lambda: _predict(load_model(container.model_dir), described['sample']))):
-            if what=='predict' and described['sample'] is None:
-                return self.found(Finding('the model was saved without a sample: no prediction was tried', 'save_model(model, folder, sample=x[:1])', note=True))
-            self.trying(what)
-            try: act()
-            except Exception as e: return self.failed(e)
-
-    def failed(self, error):
-        "An error of the program, where its own source last was"
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(self.source) or not os.path.isabs(f.filename)]
-        if isinstance(error, SyntaxError) and error.filename: file,line = error.filename,error.lineno
-        else: file,line = (frames[-1].filename,frames[-1].lineno) if frames and frames[-1].filename[:1]!='<' else ('', None)
-        message = f'SystemExit: {error.code}' if isinstance(error, SystemExit) else ''.join(traceback.format_exception_only(error)).strip()
-        hint = (remedy(error) or '-> the job would end with the same message').removeprefix('-> ')
-        self.found(Finding(message, hint, within(file, self.source) if file and os.path.isabs(file) and Path(file).is_relative_to(self.source) else file, line))
+# %% ../nbs/23_check.ipynb #0e83918d
+def _failed(child, error):
+    "An error of the program, where its own source last was"
+    source = child.source
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if (source/f.filename).is_relative_to(source) and not f.filename.startswith('<')]
+    where = (within(source/frames[-1].filename, source),frames[-1].lineno) if frames else ()
+    message = f'SystemExit: {error.code}' if isinstance(error, SystemExit) else ''.join(traceback.format_exception_only(error)).strip()
+    child.found(message, (remedy(error) or '-> the job would end with the same message').removeprefix('-> '), *where)
 
 # %% ../nbs/23_check.ipynb #54e427f5
 def _bound_training(training, child):
@@ -247,8 +250,8 @@ def _data(source, data):
 _program = '''import json, sys
 source, entry, argv, until, say, mlkit = json.loads(sys.argv[1])
 sys.path.append(mlkit)
-from mlkit.check import _Child
-_Child(source, entry, argv, until, say).run()'''
+from mlkit.check import _Child, _try
+_try(_Child(source, entry, argv, until, say))'''
 
 def _run_child(report, folder, source, entry, argv, data, seconds):
     copy = _copy_source(source, data, folder/'source')
