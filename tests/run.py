@@ -1,5 +1,6 @@
 "Every test there is: the notebooks' through nbdev_test, then those of this folder through pytest. Closes with `N passed, N failed`"
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Counter:
 
 def main():
     os.chdir(here.parent)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in the background with Ctrl-C ignored
     passed, failed = run_notebooks()
     if not passed + failed: sys.exit('no notebook was tested')
     counter = Counter()
