@@ -46,7 +46,7 @@ class Context:
     def set_response_header(self, index: int, name: str, value: str): self.response_headers[name] = value
 
 # %% ../nbs/23_handlers.ipynb #c86564e6
-class HandlerError(Exception): "Handlers that cannot work, and where they are"
+class HandlerError(ValueError): "Handlers that cannot work, and where they are"
 
 def _place(f):
     f = inspect.unwrap(getattr(f, '__func__', f))
