@@ -11,6 +11,7 @@ import csv, io, json, math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.message import Message
+from functools import lru_cache
 from typing import Any
 from zipfile import BadZipFile
 
@@ -34,20 +35,29 @@ class RequestError(ValueError):
 # %% ../nbs/23_codecs.ipynb #f4e6d4bd
 def parse_content_type(text: str) -> tuple[str, dict[str, str]]: # the type in lower case, and its parameters
     "A content type and its parameters, as RFC 9110 writes them; a `RequestError` where it is none"
+    kind,parameters = _parse(text)
+    return kind,dict(parameters)
+
+@lru_cache(1000)  # clients send the same few again and again
+def _parse(text):
     message = Message()
     try: message['content-type'] = text.strip()
     except ValueError: raise RequestError(400, f'{text!r} is not a content type') from None
     (kind,_),*parameters = message.get_params(header='content-type') or [('', '')]
     kind = kind.strip().lower()
     if kind.count('/')!=1 or not all(kind.split('/')) or any(c.isspace() for c in kind): raise RequestError(400, f'{text!r} is not a content type: expected one like application/json')
-    return kind,{k.lower(): v if isinstance(v, str) else v[2] for k,v in parameters}
+    return kind,[(k.lower(), v if isinstance(v, str) else v[2]) for k,v in parameters]
 
 # %% ../nbs/23_codecs.ipynb #50812545
 def choose_type(accept: str | None, # the header; nothing is the same as */*
                 offered: Iterable[str], # the content types that there could be, the best first
                ) -> str:
     "The one of `offered` that the client likes best; a `RequestError` with status 406 where it likes none"
-    offered,ranges = list(offered),[_read_range(r) for r in _split_header(accept or '*/*')]
+    return _choose(accept, tuple(offered))
+
+@lru_cache(1000)
+def _choose(accept, offered):
+    ranges = [_read_range(r) for r in _split_header(accept or '*/*')]
     def quality(kind): return max(((near, q) for r,q in ranges if (near := _nearness(r, kind))), default=(0, 0))[1]
     best = max(offered, key=quality, default=None)
     if best is None or not quality(best): raise RequestError(406, f'cannot answer with {accept!r}; there is {", ".join(offered)}')
@@ -84,8 +94,12 @@ class Codec:
 
 CODECS: dict[str, Codec] = {}
 
+@lru_cache(1)
+def _offered(): return sorted((k for k,c in CODECS.items() if c.encode), key=lambda k: k!=CODECS[k].content_type)  # other names of a type last
+
 def register_codec(content_type: str, decode: Callable | None = None, encode: Callable | None = None, *also: str) -> Codec: # `also`: other names of the type
     "Add a codec, or put another in its place"
+    _offered.cache_clear()
     codec = Codec(content_type, decode, encode)
     for name in (content_type, *also): CODECS[parse_content_type(name)[0]] = codec
     return codec
@@ -103,7 +117,7 @@ def decode(body: bytes, content_type: str | None) -> Any: # nothing is applicati
 
 def encode(prediction: Any, accept: str | None = None) -> tuple[bytes, str]: # the body and its content type
     "A prediction as the client would have it; a `RequestError` with status 406 where it cannot, a TypeError where no type can hold it"
-    offered = sorted((k for k,c in CODECS.items() if c.encode), key=lambda k: k!=CODECS[k].content_type)  # other names of a type last
+    offered = _offered()
     while True:
         try: kind = choose_type(accept, offered)
         except RequestError as e: raise (_refused(prediction, accept) if e.status==406 else e) from None

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGNATURES', 'Context', 'HandlerError', 'check_handler', 'find_handlers', 'load_module', 'Handlers', 'Reply',
-           'HandlerFailure', 'start', 'call', 'Exchange', 'begin', 'read', 'predict', 'write', 'respond',
-           'preferred_type', 'Trial', 'test']
+           'HandlerFailure', 'start', 'call', 'takes_context', 'Exchange', 'begin', 'read', 'predict', 'write',
+           'respond', 'preferred_type', 'Trial', 'test']
 
 # %% ../nbs/23_handlers.ipynb #784a8a2f
 import asyncio, importlib.util, inspect, json, sys, time, traceback
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -107,6 +108,7 @@ class Handlers:
     model: Any = None # after `start`
     sample: Any = None # the signature that it was saved with
     model_dir: str = ''
+    contexts: dict[str, bool] = field(default_factory=dict) # see `takes_context`
 
     @classmethod
     def load(cls, source: Any = None, **functions) -> 'Handlers': # a file or its folder, a module, a class, an object; or functions by name
@@ -169,11 +171,19 @@ Handlers.start = start
 def call(self: Handlers, name: str, *args, context: Context | None = None) -> Any:
     "Call one handler, your own or the default, with the context if it takes it; an awaitable is awaited"
     f = self.own.get(name)
-    if f: args = (*args, context or Context(system_properties=dict(model_dir=self.model_dir))) if check_handler(name, f) else args
-    else: f = dict(model_fn=default_model_fn, model_warmup_fn=lambda d, m: _warm_up(self, m), input_fn=lambda d, t: default_input_fn(d, t, self.sample),
-                   predict_fn=default_predict_fn, output_fn=default_output_fn)[name]
-    result = f(*args)
+    if f: result = f(*args, context or Context(system_properties=dict(model_dir=self.model_dir))) if self.takes_context(name) else f(*args)
+    else: result = _default(self, name, *args)
     return _awaited(result) if inspect.isawaitable(result) else result
+
+def takes_context(self: Handlers, name: str) -> bool:
+    "Does a handler of your own want the context?"
+    if name not in self.contexts: self.contexts[name] = check_handler(name, self.own[name])
+    return self.contexts[name]
+
+def _default(self, name, *args):
+    if name=='input_fn': return default_input_fn(*args, self.sample)
+    if name=='model_warmup_fn': return _warm_up(self, args[1])
+    return dict(model_fn=default_model_fn, predict_fn=default_predict_fn, output_fn=default_output_fn)[name](*args)
 
 def _awaited(awaitable):
     async def wait(): return await awaitable
@@ -185,7 +195,7 @@ def _elsewhere(f):
     except RuntimeError: return f()
     with ThreadPoolExecutor(1) as pool: return pool.submit(f).result()
 
-Handlers.call = call
+Handlers.call,Handlers.takes_context = call,takes_context
 
 # %% ../nbs/23_handlers.ipynb #9a1f742b
 @dataclass
@@ -237,6 +247,7 @@ def _stage(self, name, *args, context):
 Handlers._stage = _stage
 
 # %% ../nbs/23_handlers.ipynb #1d703e0d
+@lru_cache(1000)
 def preferred_type(accept: str | None, default: str = 'application/json') -> str:
     "The content type that an Accept header names first among those it likes best; `default` where it names none"
     ranges = [r for r in map(_range, (accept or '').split(',')) if r and '*' not in r[0]]

@@ -296,16 +296,16 @@ def find_code(model_dir: str | Path, environ: Mapping[str, str] | None = None) -
 # %% ../nbs/24_serving.ipynb #d228cfe1
 def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None = None, settings: Settings | None = None) -> int: # the exit code
     "Serve the model in a folder until SIGTERM or Ctrl-C; `handlers` is a file, None is what came with the model"
-    settings = settings or settings_from_env()
+    settings,found = settings or settings_from_env(),Handlers.load(handlers) if handlers else find_code(model_dir)
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s')
     listener = socket.create_server((settings.host, settings.port), backlog=2048)
     print(f'serving {model_dir} at http://{settings.host}:{listener.getsockname()[1]}/invocations', flush=True)
-    return _work(model_dir, handlers, settings, listener) if settings.workers==1 else _supervise(model_dir, handlers, settings, listener)
+    return _work(model_dir, found, settings, listener) if settings.workers==1 else _supervise(model_dir, handlers, settings, listener)
 
 # %% ../nbs/24_serving.ipynb #c031eb74
-def _work(model_dir, handlers, settings, listener):
+def _work(model_dir, handlers, settings, listener): # in this process
     torch.set_num_threads(max((os.cpu_count() or 1)//settings.workers, 1))
-    server = Server(model_dir, Handlers.load(handlers) if handlers else find_code(model_dir), settings)
+    server = Server(model_dir, handlers, settings)
     run = uvicorn.Server(uvicorn.Config(server.app, log_level='warning', access_log=False, server_header=False, timeout_graceful_shutdown=int(settings.timeout) or 1))
     def end(): time.sleep(1); run.should_exit = True  # for a second /ping says 500
     server.on_failure = end
@@ -315,11 +315,15 @@ def _work(model_dir, handlers, settings, listener):
     return int(server.failed is not None)
 
 # %% ../nbs/24_serving.ipynb #45d92f8b
+_worker = '''import json, socket, sys
+from mlkit.serving import Handlers, Settings, _work, find_code
+folder, handlers, settings, number = json.loads(sys.argv[1])
+sys.exit(_work(folder, Handlers.load(handlers) if handlers else find_code(folder), Settings(**settings), socket.socket(fileno=number)))'''
+
 def _supervise(model_dir, handlers, settings, listener):
     "Workers that share the socket; all end when one does"
     given = json.dumps([str(model_dir), handlers and str(handlers), asdict(settings), listener.fileno()])
-    program = 'import json, socket, sys; from mlkit.serving import Settings, _work; d, h, s, n = json.loads(sys.argv[1]); sys.exit(_work(d, h, Settings(**s), socket.socket(fileno=n)))'
-    workers = [subprocess.Popen([sys.executable, '-c', program, given], pass_fds=[listener.fileno()]) for _ in range(settings.workers)]
+    workers = [subprocess.Popen([sys.executable, '-c', _worker, given], pass_fds=[listener.fileno()]) for _ in range(settings.workers)]
     told = []
     before = {n: signal.signal(n, lambda *_: told.append(1)) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
