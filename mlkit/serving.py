@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'Settings', 'settings_from_env', 'Waiting', 'batch_key', 'join_batches', 'samples_in', 'split_batch',
-           'Predictor', 'Metrics', 'Server', 'invocations', 'Refused', 'ServerThread', 'serve_in_thread', 'find_code',
+           'Metrics', 'Predictor', 'Server', 'invocations', 'Refused', 'ServerThread', 'serve_in_thread', 'find_code',
            'serve']
 
 # %% ../nbs/24_serving.ipynb #9c8eb3e2
@@ -96,10 +96,21 @@ def split_batch(prediction: Any, sizes: list[int]) -> list:
     if isinstance(prediction, tuple): return list(zip(*(split_batch(v, sizes) for v in prediction)))
     raise ValueError('the prediction is not a row for each sample')
 
+# %% ../nbs/24_serving.ipynb #4f18c80a
+class Metrics:
+    "What `/metrics` shows, in Prometheus's format"
+    def __init__(self):
+        self.registry = r = CollectorRegistry()
+        self.requests = Counter('mlkit_requests', 'Replies, by HTTP status', ['status'], registry=r)
+        self.errors = Counter('mlkit_errors', 'Errors, by the handler they came from', ['stage'], registry=r)
+        self.waiting = Gauge('mlkit_waiting', 'Requests that wait', registry=r)
+        self.batch = Histogram('mlkit_batch_size', 'Requests that were predicted together', buckets=(1, 2, 4, 8, 16, 32, 64), registry=r)
+        self.seconds = Histogram('mlkit_seconds', 'From a request to its reply', buckets=(.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 60), registry=r)
+
 # %% ../nbs/24_serving.ipynb #807dec80
 class Predictor:
     "The thread that predicts, and the requests that wait for it"
-    def __init__(self, handlers: Handlers, settings: Settings, metrics: 'Metrics'):
+    def __init__(self, handlers: Handlers, settings: Settings, metrics: Metrics):
         self.handlers,self.settings,self.metrics,self.queue = handlers,settings,metrics,queue.Queue(settings.waiting)
         self.together = settings.batch_size>1 and not {'predict_fn', 'transform_fn'} & handlers.own.keys()
         self.ended = False
@@ -155,17 +166,6 @@ def _predict(self, group, key):
         except Exception as e: w.done(error=e)
 
 Predictor._alone,Predictor._read,Predictor._predict = _alone,_read,_predict
-
-# %% ../nbs/24_serving.ipynb #4f18c80a
-class Metrics:
-    "What `/metrics` shows, in Prometheus's format"
-    def __init__(self):
-        self.registry = r = CollectorRegistry()
-        self.requests = Counter('mlkit_requests', 'Replies, by HTTP status', ['status'], registry=r)
-        self.errors = Counter('mlkit_errors', 'Errors, by the handler they came from', ['stage'], registry=r)
-        self.waiting = Gauge('mlkit_waiting', 'Requests that wait', registry=r)
-        self.batch = Histogram('mlkit_batch_size', 'Requests that were predicted together', buckets=(1, 2, 4, 8, 16, 32, 64), registry=r)
-        self.seconds = Histogram('mlkit_seconds', 'From a request to its reply', buckets=(.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 60), registry=r)
 
 # %% ../nbs/24_serving.ipynb #25b329dd
 class Server:
