@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'Settings', 'settings_from_env', 'Waiting', 'batch_key', 'join_batches', 'samples_in', 'split_batch',
-           'Metrics', 'Predictor', 'Server', 'invocations', 'Refused', 'ServerThread', 'serve_in_thread', 'find_code',
-           'serve']
+           'Metrics', 'Predictor', 'submit', 'Server', 'invocations', 'Refused', 'ServerThread', 'serve_in_thread',
+           'find_code', 'serve']
 
 # %% ../nbs/24_serving.ipynb #9c8eb3e2
-import asyncio, json, logging, os, queue, signal, socket, subprocess, sys, threading, time, uuid
+import asyncio, json, logging, math, os, queue, signal, socket, subprocess, sys, threading, time, uuid
+from collections import deque
 from collections.abc import Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -19,8 +20,8 @@ import torch
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from torch import Tensor
 
@@ -71,6 +72,7 @@ class Waiting:
     def done(self, reply=None, error=None):
         def tell():
             if not self.reply.done(): self.reply.set_exception(error) if error else self.reply.set_result(reply)
+        if asyncio._get_running_loop() is self.loop: return tell()
         with suppress(RuntimeError): self.loop.call_soon_threadsafe(tell)  # the server may have ended
 
 # %% ../nbs/24_serving.ipynb #c47026da
@@ -110,10 +112,11 @@ class Metrics:
 # %% ../nbs/24_serving.ipynb #807dec80
 class Predictor:
     "The thread that predicts, and the requests that wait for it"
+    quick = .001 # seconds; what took less lately is not handed to the thread
     def __init__(self, handlers: Handlers, settings: Settings, metrics: Metrics):
         self.handlers,self.settings,self.metrics,self.queue = handlers,settings,metrics,queue.Queue(settings.waiting)
         self.together = settings.batch_size>1 and not {'predict_fn', 'transform_fn'} & handlers.own.keys()
-        self.ended = False
+        self.ended,self.here,self.busy,self.took = False,[],threading.Lock(),deque([math.inf]*20, 20)
         threading.Thread(target=self._run, name='predictor', daemon=True).start()
 
     def end(self):
@@ -121,7 +124,9 @@ class Predictor:
         with suppress(queue.Full): self.queue.put_nowait(None)
 
     def _run(self):
-        while not self.ended: self._answer([w for w in self._take() if w and not w.reply.done()])
+        while not self.ended:
+            taken = [w for w in self._take() if w and not w.reply.done()]
+            with self.busy: self._answer(taken)
 
     def _take(self):
         taken,until = [self.queue.get()],time.monotonic()+self.settings.batch_delay
@@ -131,14 +136,35 @@ class Predictor:
             except queue.Empty: break
         return taken
 
-    def _answer(self, taken):
-        if not self.together or len(taken)==1:
-            for w in taken: self._alone(w)
-            return
-        groups = {}
+# %% ../nbs/24_serving.ipynb #aa044c1a
+def submit(self: Predictor, w: Waiting):
+    "Have a request answered, here or in the thread; `queue.Full` where too many wait"
+    if self.settings.batch_delay or self.queue.qsize() or self.busy.locked() or max(self.took)>self.quick: return self.queue.put_nowait(w)
+    self.here.append(w)
+    if len(self.here)==1: w.loop.call_soon(self._answer_here)  # when all that came with it are here
+
+def _answer_here(self):
+    taken,self.here = self.here,[]
+    if self.busy.acquire(blocking=False):
+        try:
+            for i in range(0, len(taken), self.settings.batch_size): self._answer(taken[i:i+self.settings.batch_size])
+        finally: self.busy.release()
+        return
+    for w in taken:
+        try: self.queue.put_nowait(w)
+        except queue.Full: w.done(error=_too_many(self.settings))
+
+def _answer(self, taken):
+    began,groups = time.perf_counter(),{}
+    if not self.together or len(taken)==1:
+        for w in taken: self._alone(w)
+    else:
         for w in taken:
             if self._read(w): groups.setdefault(batch_key(w.input), []).append(w)
         for key,group in groups.items(): self._predict(group, key)
+    if taken: self.took.append((time.perf_counter()-began)/min(len(taken), 10))
+
+Predictor.submit,Predictor._answer_here,Predictor._answer = submit,_answer_here,_answer
 
 # %% ../nbs/24_serving.ipynb #1714e247
 def _alone(self, w):
@@ -173,9 +199,13 @@ class Server:
     def __init__(self, model_dir: str | Path, handlers: Handlers | None = None, settings: Settings | None = None):
         self.model_dir,self.handlers,self.settings = Path(model_dir),handlers or Handlers(),settings or Settings()
         self.metrics,self.predictor,self.failed,self.on_failure = Metrics(),None,None,lambda: None
-        routes = [Route('/ping', self.ping), Route('/invocations', self.invocations, methods=['POST']), Route('/metrics', self.show_metrics)]
-        self.app = Starlette(routes=routes, lifespan=self.lifespan)
+        self.routes = Starlette(routes=[Route('/ping', self.ping), Route('/metrics', self.show_metrics)], lifespan=self.lifespan)
         self.log = logging.getLogger('mlkit')
+
+    async def app(self, scope, receive, send):
+        if scope['type']!='http' or scope['path']!='/invocations': await self.routes(scope, receive, send)
+        elif scope['method']=='POST': await self.invocations(scope, receive, send)
+        else: await PlainTextResponse('Method Not Allowed', 405, {'allow': 'POST'})(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self, app):
@@ -197,28 +227,30 @@ class Server:
     async def show_metrics(self, request): return Response(generate_latest(self.metrics.registry), media_type='text/plain; version=0.0.4')
 
 # %% ../nbs/24_serving.ipynb #9eb9848c
-async def invocations(self: Server, request: Request) -> Response:
+async def invocations(self: Server, scope, receive, send): # as ASGI has it: a router would cost as much as a small model
     began,number = time.perf_counter(),uuid.uuid4().hex
-    try: response = await _invoke(self, request)
-    except ClientDisconnect: raise
-    except Exception as e: response = _error(self, e, number)
-    self.metrics.requests.labels(response.status_code).inc()
+    try: status,body,headers = await _invoke(self, {k.decode('latin-1'): v.decode('latin-1') for k,v in scope['headers']}, receive)
+    except ClientDisconnect: return
+    except Exception as e: status,body,headers = _error(self, e, number)
+    self.metrics.requests.labels(status).inc()
     self.metrics.seconds.observe(time.perf_counter()-began)
-    response.headers['x-request-id'] = number
-    return response
+    headers['x-request-id'] = number
+    if not isinstance(body, bytes): return await StreamingResponse(body, status, headers)(scope, receive, send)
+    headers['content-length'] = str(len(body))
+    await send({'type': 'http.response.start', 'status': status, 'headers': [(k.lower().encode('latin-1'), v.encode('latin-1')) for k,v in headers.items()]})
+    await send({'type': 'http.response.body', 'body': body})
 
-async def _invoke(self, request):
+async def _invoke(self, headers, receive):
     if not self.predictor: raise Refused(503, 'the model is still being loaded' if not self.failed else 'the model could not be loaded')
-    body,headers = await _body(request, self.settings.max_payload),dict(request.headers)
-    loop = asyncio.get_running_loop()
+    body,loop = await _body(headers, receive, self.settings.max_payload),asyncio.get_running_loop()
     waiting = Waiting((body, headers.get('content-type'), _accept(headers.get('accept'), self.settings.accept), headers), loop, loop.create_future())
-    try: self.predictor.queue.put_nowait(waiting)
-    except queue.Full: raise Refused(429, f'{self.settings.waiting} requests are waiting already') from None
+    try: self.predictor.submit(waiting)
+    except queue.Full: raise _too_many(self.settings) from None
     self.metrics.waiting.set(self.predictor.queue.qsize())
-    try: reply: Reply = await asyncio.wait_for(waiting.reply, self.settings.timeout)
-    except TimeoutError: raise Refused(504, f'no reply after {self.settings.timeout:g} seconds') from None
-    make = Response if isinstance(reply.body, bytes) else StreamingResponse
-    return make(reply.body, headers=reply.headers | {'content-type': reply.content_type})
+    late = loop.call_later(self.settings.timeout, waiting.done, None, Refused(504, f'no reply after {self.settings.timeout:g} seconds'))
+    try: reply: Reply = await waiting.reply
+    finally: late.cancel()
+    return 200,reply.body,reply.headers | {'content-type': reply.content_type}
 
 Server.invocations = invocations
 
@@ -230,18 +262,22 @@ class Refused(Exception):
         super().__init__(message)
         self.status = status
 
+def _too_many(settings): return Refused(429, f'{settings.waiting} requests are waiting already')
+
 def _accept(header, default): return default if not header or header.strip()=='*/*' else header
 
-async def _body(request, most):
+async def _body(headers, receive, most):
     "The body of a request, of at most `most` bytes"
-    too_large = Refused(413, f'the body has more than {most:,} bytes')
-    if request.headers.get('content-length', '').isdigit() and int(request.headers['content-length'])>most: raise too_large
-    parts,size = [],0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size>most: raise too_large
-    return b''.join(parts)
+    size = int(headers['content-length']) if headers.get('content-length', '').isdigit() else 0
+    parts,size,more = [],0,size<=most
+    while more:
+        message = await receive()
+        if message['type']=='http.disconnect': raise ClientDisconnect
+        parts.append(message.get('body', b''))
+        size += len(parts[-1])
+        if size>most: break
+        if not message.get('more_body'): return b''.join(parts)
+    raise Refused(413, f'the body has more than {most:,} bytes')
 
 # %% ../nbs/24_serving.ipynb #8ae9072a
 def _error(self, e, number):
@@ -250,13 +286,14 @@ def _error(self, e, number):
     self.metrics.errors.labels(stage).inc()
     if status>=500 and not isinstance(e, Refused): self.log.error('request %s: %s failed', number, stage, exc_info=e.__cause__ or e)
     message = str(e) if known and (status<500 or isinstance(e, Refused)) else f'{stage} failed: the log of the server has the reason, under this request_id'
-    return JSONResponse({'error': message, 'stage': stage, 'request_id': number}, status, {'retry-after': '1'} if status in (429, 503) else None)
+    body = json.dumps({'error': message, 'stage': stage, 'request_id': number}).encode()
+    return status,body,{'content-type': 'application/json'} | ({'retry-after': '1'} if status in (429, 503) else {})
 
 # %% ../nbs/24_serving.ipynb #be4f8796
 class ServerThread:
     "A server in a thread of this process; `with` it, or `stop()` it"
     def __init__(self, server: Server):
-        self.server,config = server,uvicorn.Config(server.app, host=server.settings.host, port=server.settings.port, log_level='warning', access_log=False, server_header=False)
+        self.server,config = server,uvicorn.Config(server.app, host=server.settings.host, port=server.settings.port, interface='asgi3', lifespan='on', log_level='warning', access_log=False, server_header=False)
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
 
@@ -306,7 +343,7 @@ def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None =
 def _work(model_dir, handlers, settings, listener): # in this process
     torch.set_num_threads(max((os.cpu_count() or 1)//settings.workers, 1))
     server = Server(model_dir, handlers, settings)
-    run = uvicorn.Server(uvicorn.Config(server.app, log_level='warning', access_log=False, server_header=False, timeout_graceful_shutdown=int(settings.timeout) or 1))
+    run = uvicorn.Server(uvicorn.Config(server.app, interface='asgi3', lifespan='on', log_level='warning', access_log=False, server_header=False, timeout_graceful_shutdown=int(settings.timeout) or 1))
     def end(): time.sleep(1); run.should_exit = True  # for a second /ping says 500
     server.on_failure = end
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn has its own while it runs, and sends what it heard again
