@@ -6,14 +6,15 @@
 __all__ = ['check_trainer', 'check_first_batch', 'explain', 'check_workers', 'fewer_workers']
 
 # %% ../nbs/12_mistakes.ipynb #d0c90bbb
-import os, shutil
+import multiprocessing, os, shutil, sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from .checkpoint import random_state, set_random_state
 from .distributed import explain_lost, is_main
 
 # %% ../nbs/12_mistakes.ipynb #2538aa42
@@ -82,15 +83,24 @@ def _megabytes(n): return f'{n/2**20:,.3g} MB'
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 def _room(): return shutil.disk_usage('/dev/shm').free if os.path.isdir('/dev/shm') else 2**60
 
-def _batch_bytes(loader):
+def _batch_bytes(loader, patience=10): # seconds
     "Bytes of the tensors in a batch; 0 where that cannot be known without taking a sample away"
     size = getattr(loader.batch_sampler, 'batch_size', None) or loader.batch_size
-    if isinstance(loader.dataset, IterableDataset) or not isinstance(size, int): return 0
-    before = random_state()
-    try: return size*_tensor_bytes(loader.collate_fn([loader.dataset[0]]))
-    except Exception: return 0  # what is wrong with the data is told where it is used
-    finally: set_random_state(before)
+    if isinstance(loader.dataset, IterableDataset) or not isinstance(size, int) or sys.platform!='linux': return 0
+    fork = multiprocessing.get_context('fork')
+    ear,mouth = fork.Pipe(duplex=False)
+    child = fork.Process(target=_weigh_sample, args=(loader, mouth), daemon=True)
+    child.start()
+    mouth.close()
+    try: return size*int(ear.recv_bytes()) if ear.poll(patience) else 0
+    except EOFError: return 0  # what is wrong with the data is told where it is used
+    finally: child.kill(); child.join()
 
+def _weigh_sample(loader, mouth):
+    torch.set_num_threads(1)  # the threads of the other process are not here
+    with suppress(Exception): mouth.send_bytes(str(_tensor_bytes(loader.collate_fn([loader.dataset[0]]))).encode())
+
+# %% ../nbs/12_mistakes.ipynb #3c815257
 def _tensor_bytes(x):
     if isinstance(x, Tensor): return x.nbytes
     parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, Iterable) and not isinstance(x, (str, bytes)) else ()
