@@ -82,7 +82,8 @@ def test_one_killed_ends_all_and_is_named(tmp_path):
     began = time.monotonic()
     errors = process.communicate(timeout=60)[1]
     assert process.returncode != 0 and time.monotonic()-began < 15
-    assert 'rank 1 of 2 does not answer' in errors and 'Signal 9 (SIGKILL) received' in errors
+    assert 'Signal 9 (SIGKILL) received' in errors
+    assert 'rank 1 of 2 does not answer' in errors or 'closing signal SIGTERM' in errors  # whichever comes first: gloo's error, or torchrun, which ends the others
 
 
 def test_torchrun_restarts_and_goes_on(expected, tmp_path):
