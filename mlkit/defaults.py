@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .codecs import RequestError, decode, encode
+from .data import to_device
 from .model import load_model
 
 # %% ../nbs/23_defaults.ipynb #0a3183a7
@@ -80,14 +81,10 @@ def _shown(value): return f'{type(value).__name__} {str(value)[:40]!r}' if isins
 # %% ../nbs/23_defaults.ipynb #964c42bd
 def default_predict_fn(data: Any, model: Callable) -> Any:
     "`model` of its input: a tensor, a tuple for several, a dict for keywords"
-    device = next(model.parameters(), torch.zeros(())).device if isinstance(model, nn.Module) else 'cpu'
+    device = next(model.parameters(), torch.zeros(())).device if isinstance(model, nn.Module) else torch.device('cpu')
     with torch.inference_mode():
-        x = _on(data, device)
+        x = to_device(data, device)
         return model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x)
-
-def _on(x, device):
-    if isinstance(x, dict): return {k: _on(v, device) for k,v in x.items()}
-    return tuple(_on(v, device) for v in x) if isinstance(x, tuple) else x.to(device) if isinstance(x, Tensor) else x
 
 def default_output_fn(prediction: Any, accept: str) -> tuple[bytes, str]:
     "The prediction in the content type that the client likes best, and that type"
