@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 
 from .container import Container, lay_out, to_environ
-from .defaults import default_predict_fn, zeros_like_signature
 from .failure import remedy
 from .hyperparameters import check_hyperparameters, read_config, to_hyperparameters
 from .launcher import SIGNALS
@@ -168,7 +167,7 @@ def _try_model(child, container):
         model = load_model(container.model_dir)
         if described['sample'] is None: return note('the model was saved without a sample: no prediction was tried', 'save_model(model, folder, sample=x[:1])')
         child.trying('predict')
-        default_predict_fn(zeros_like_signature(described['sample']), model)
+        _predict(model, described['sample'])
     except Exception as e: _failed(child, e)
 
 # %% ../nbs/23_check.ipynb #0e83918d
@@ -195,6 +194,15 @@ class _First:
     "The first batches of a loader"
     def __init__(self, loader, n): self.loader,self.n = loader,n
     def __iter__(self): return islice(self.loader, self.n)
+
+def _predict(model, shapes):
+    "Call a model with zeros of the shapes that were saved with it"
+    import torch
+    def zeros(s):
+        if isinstance(s, list): return tuple(map(zeros, s))
+        return torch.zeros(s['shape'], dtype=getattr(torch, s['dtype'])) if s.keys()=={'shape', 'dtype'} else {k: zeros(v) for k,v in s.items()}
+    x = zeros(shapes)
+    with torch.no_grad(): return model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x)
 
 # %% ../nbs/23_check.ipynb #d0504226
 def _in_config(error, kind, source):
