@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGNATURES', 'Context', 'HandlerError', 'check_handler', 'find_handlers', 'load_module', 'Handlers', 'Reply',
-           'HandlerFailure', 'start', 'call', 'takes_context', 'Exchange', 'begin', 'read', 'predict', 'write',
-           'respond', 'preferred_type', 'Trial', 'test']
+           'HandlerFailure', 'error_reply', 'start', 'call', 'takes_context', 'Exchange', 'begin', 'read', 'predict',
+           'write', 'respond', 'Trial', 'test']
 
 # %% ../nbs/23_handlers.ipynb #784a8a2f
 import asyncio, importlib.util, inspect, json, sys, time, traceback
@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
-from .codecs import RequestError, encode, parse_content_type
+from .codecs import RequestError, encode, parse_content_type, preferred_type, read_text
 from .defaults import default_input_fn, default_model_fn, default_output_fn, default_predict_fn, zeros_like_signature
 from .text import Table
 
@@ -109,6 +108,7 @@ class Handlers:
     sample: Any = None # the signature that it was saved with
     model_dir: str = ''
     contexts: dict[str, bool] = field(default_factory=dict) # see `takes_context`
+    timed: Callable[[str, float], None] = lambda name, seconds: None # told of each stage of a request
 
     @classmethod
     def load(cls, source: Any = None, **functions) -> 'Handlers': # a file or its folder, a module, a class, an object; or functions by name
@@ -116,6 +116,7 @@ class Handlers:
         if isinstance(source, (str, Path)):
             path = Path(source)
             source = load_module(path/'inference.py' if path.is_dir() else path)
+        if isinstance(getattr(source, 'handlers', None), cls): return source.handlers
         if isinstance(source, type): source = source()
         if isinstance(source, dict): source,functions = None,source | functions
         found = (find_handlers(source) if source is not None else {}) | find_handlers(functions)
@@ -150,6 +151,14 @@ class HandlerFailure(Exception):
     def __init__(self, stage: str, message: str, status: int = 500):
         super().__init__(message)
         self.stage,self.status = stage,status
+
+# %% ../nbs/23_handlers.ipynb #309aec56
+def error_reply(e: Exception, request_id: str) -> tuple[int, str, bytes]: # status, stage, body
+    "What a client is told of an error, as JSON `{error, stage, request_id}`"
+    known = isinstance(e, (RequestError, HandlerFailure))
+    status,stage = (e.status, getattr(e, 'stage', 'input_fn')) if known else (500, 'server')
+    message = str(e) if known and (status<500 or stage=='server') else f'{stage} failed: the log of the server has the reason, under this request_id'
+    return status,stage,json.dumps({'error': message, 'stage': stage, 'request_id': request_id}).encode()
 
 # %% ../nbs/23_handlers.ipynb #6d2188f1
 def start(self: Handlers, model_dir: str | Path) -> Any: # the model
@@ -214,6 +223,10 @@ def begin(self: Handlers, body: bytes, content_type: str | None = None, accept: 
     context = Context({k.lower(): v for k,v in (headers or {}).items()}, dict(model_dir=self.model_dir))
     return Exchange(_as_text(body, parameters) if kind in ('application/json', 'text/csv') else body, kind, accept or '*/*', preferred_type(accept), context)
 
+def _as_text(body, parameters):
+    try: return read_text(body, parameters)
+    except UnicodeDecodeError as e: raise RequestError(400, f'the body is not text: {e}') from None
+
 Handlers.begin = begin
 
 # %% ../nbs/23_handlers.ipynb #762d2e25
@@ -235,7 +248,11 @@ Handlers.read,Handlers.predict,Handlers.write,Handlers.respond = read,predict,wr
 
 # %% ../nbs/23_handlers.ipynb #fc8f4ca2
 def _stage(self, name, *args, context):
-    try: return self.call(name, *args, context=context)
+    began = time.perf_counter()
+    try:
+        result = self.call(name, *args, context=context)
+        self.timed(name, time.perf_counter()-began)
+        return result
     except (RequestError, HandlerFailure) as e:
         e.stage = getattr(e, 'stage', name)
         raise
@@ -245,23 +262,6 @@ def _stage(self, name, *args, context):
     except Exception as e: raise HandlerFailure(name, f'{type(e).__name__}: {e}') from e
 
 Handlers._stage = _stage
-
-# %% ../nbs/23_handlers.ipynb #1d703e0d
-@lru_cache(1000)
-def preferred_type(accept: str | None, default: str = 'application/json') -> str:
-    "The content type that an Accept header names first among those it likes best; `default` where it names none"
-    ranges = [r for r in map(_range, (accept or '').split(',')) if r and '*' not in r[0]]
-    return max(ranges, key=lambda r: r[1])[0] if ranges else default
-
-def _range(text):
-    if not text.strip(): return None
-    kind,parameters = parse_content_type(text)
-    try: return kind,float(parameters.get('q', 1))
-    except ValueError: raise RequestError(400, f'the quality in Accept {text.strip()!r} is not a number') from None
-
-def _as_text(body, parameters):
-    try: return body.decode(parameters.get('charset', 'utf-8-sig'))
-    except (UnicodeDecodeError, LookupError) as e: raise RequestError(400, f'the body is not text: {e}') from None
 
 # %% ../nbs/23_handlers.ipynb #6fbf44d5
 def _is_stream(x): return inspect.isgenerator(x) or inspect.isasyncgen(x)

@@ -8,7 +8,7 @@ __all__ = ['VARIABLES', 'Settings', 'settings_from_env', 'Waiting', 'batch_key',
            'find_code', 'serve']
 
 # %% ../nbs/24_serving.ipynb #9c8eb3e2
-import asyncio, json, logging, math, os, queue, signal, socket, subprocess, sys, threading, time, uuid
+import asyncio, json, logging, math, os, queue, signal, socket, subprocess, sys, tempfile, threading, time, uuid
 from collections import deque
 from collections.abc import Mapping
 from contextlib import asynccontextmanager, suppress
@@ -19,14 +19,14 @@ from typing import Any
 import torch
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from torch import Tensor
 
-from .codecs import RequestError
-from .handlers import Exchange, HandlerFailure, Handlers, Reply
+from .handlers import Exchange, HandlerFailure, Handlers, Reply, error_reply
 
 # %% ../nbs/24_serving.ipynb #099302ff
 @dataclass
@@ -105,9 +105,20 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self.requests = Counter('mlkit_requests', 'Replies, by HTTP status', ['status'], registry=r)
         self.errors = Counter('mlkit_errors', 'Errors, by the handler they came from', ['stage'], registry=r)
-        self.waiting = Gauge('mlkit_waiting', 'Requests that wait', registry=r)
+        self.waiting = Gauge('mlkit_waiting', 'Requests that wait', registry=r, multiprocess_mode='livesum')
         self.batch = Histogram('mlkit_batch_size', 'Requests that were predicted together', buckets=(1, 2, 4, 8, 16, 32, 64), registry=r)
-        self.seconds = Histogram('mlkit_seconds', 'From a request to its reply', buckets=(.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 60), registry=r)
+        buckets = (.0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 60)
+        self.seconds = Histogram('mlkit_seconds', 'From a request to its reply', buckets=buckets, registry=r)
+        stages = Histogram('mlkit_stage_seconds', 'In a handler', ['stage'], buckets=buckets, registry=r)
+        self.stages = {n: stages.labels(n) for n in ('input_fn', 'predict_fn', 'output_fn', 'transform_fn')}
+
+    def timed(self, stage: str, seconds: float): self.stages[stage].observe(seconds)
+
+    def __bytes__(self):
+        if 'PROMETHEUS_MULTIPROC_DIR' not in os.environ: return generate_latest(self.registry)
+        everywhere = CollectorRegistry()
+        MultiProcessCollector(everywhere)  # of all worker processes
+        return generate_latest(everywhere)
 
 # %% ../nbs/24_serving.ipynb #807dec80
 class Predictor:
@@ -199,6 +210,7 @@ class Server:
     def __init__(self, model_dir: str | Path, handlers: Handlers | None = None, settings: Settings | None = None):
         self.model_dir,self.handlers,self.settings = Path(model_dir),handlers or Handlers(),settings or Settings()
         self.metrics,self.predictor,self.failed,self.on_failure = Metrics(),None,None,lambda: None
+        self.handlers.timed = self.metrics.timed
         self.routes = Starlette(routes=[Route('/ping', self.ping), Route('/metrics', self.show_metrics)], lifespan=self.lifespan)
         self.log = logging.getLogger('mlkit')
 
@@ -224,7 +236,7 @@ class Server:
             self.log.info('ready: the model in %s is loaded', self.model_dir)
 
     async def ping(self, request): return Response(status_code=500 if self.failed else 200 if self.predictor else 503)
-    async def show_metrics(self, request): return Response(generate_latest(self.metrics.registry), media_type='text/plain; version=0.0.4')
+    async def show_metrics(self, request): return Response(bytes(self.metrics), media_type='text/plain; version=0.0.4')
 
 # %% ../nbs/24_serving.ipynb #9eb9848c
 async def invocations(self: Server, scope, receive, send): # as ASGI has it: a router would cost as much as a small model
@@ -255,12 +267,9 @@ async def _invoke(self, headers, receive):
 Server.invocations = invocations
 
 # %% ../nbs/24_serving.ipynb #88d8db74
-class Refused(Exception):
+class Refused(HandlerFailure):
     "A request that was not given to the handlers"
-    stage = 'server'
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
+    def __init__(self, status: int, message: str): super().__init__('server', message, status)
 
 def _too_many(settings): return Refused(429, f'{settings.waiting} requests are waiting already')
 
@@ -282,11 +291,9 @@ async def _body(headers, receive, most):
 # %% ../nbs/24_serving.ipynb #8ae9072a
 def _error(self, e, number):
     "The reply to a request that failed"
-    status,stage,known = getattr(e, 'status', 500),getattr(e, 'stage', 'input_fn'),isinstance(e, (RequestError, HandlerFailure, Refused))
+    status,stage,body = error_reply(e, number)
     self.metrics.errors.labels(stage).inc()
     if status>=500 and not isinstance(e, Refused): self.log.error('request %s: %s failed', number, stage, exc_info=e.__cause__ or e)
-    message = str(e) if known and (status<500 or isinstance(e, Refused)) else f'{stage} failed: the log of the server has the reason, under this request_id'
-    body = json.dumps({'error': message, 'stage': stage, 'request_id': number}).encode()
     return status,body,{'content-type': 'application/json'} | ({'retry-after': '1'} if status in (429, 503) else {})
 
 # %% ../nbs/24_serving.ipynb #be4f8796
@@ -360,7 +367,9 @@ sys.exit(_work(folder, Handlers.load(handlers) if handlers else find_code(folder
 def _supervise(model_dir, handlers, settings, listener):
     "Workers that share the socket; all end when one does"
     given = json.dumps([str(model_dir), handlers and str(handlers), asdict(settings), listener.fileno()])
-    workers = [subprocess.Popen([sys.executable, '-c', _worker, given], pass_fds=[listener.fileno()]) for _ in range(settings.workers)]
+    counted = tempfile.TemporaryDirectory(prefix='mlkit-metrics-')  # where the workers' metrics are added up
+    env = {'PROMETHEUS_MULTIPROC_DIR': counted.name} | os.environ
+    workers = [subprocess.Popen([sys.executable, '-c', _worker, given], pass_fds=[listener.fileno()], env=env) for _ in range(settings.workers)]
     told = []
     before = {n: signal.signal(n, lambda *_: told.append(1)) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -369,4 +378,5 @@ def _supervise(model_dir, handlers, settings, listener):
         for w in workers: w.terminate()
         for w in workers: w.wait()
         for n,h in before.items(): signal.signal(n, h)
+        counted.cleanup()
     return 0 if told else 1
