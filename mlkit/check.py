@@ -171,13 +171,13 @@ def _try_model(child, container):
     except Exception as e: _failed(child, e)
 
 # %% ../nbs/23_check.ipynb #0e83918d
-def _failed(child, error):
+def _failed(child, error, otherwise='the job would end with the same message'):
     "An error of the program, where its own source last was"
-    source = child.source
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if (source/f.filename).is_relative_to(source) and not f.filename.startswith('<')]
+    source,own = child.source,Path(load_model.__code__.co_filename).parent
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if (source/f.filename).is_relative_to(source) and not f.filename.startswith('<') and Path(f.filename).parent!=own]
     where = (within(source/frames[-1].filename, source),frames[-1].lineno) if frames else ()
     message = f'SystemExit: {error.code}' if isinstance(error, SystemExit) else ''.join(traceback.format_exception_only(error)).strip()
-    child.found(message, (remedy(error) or '-> the job would end with the same message').removeprefix('-> '), *where)
+    child.found(message, (remedy(error) or otherwise).removeprefix('-> '), *where)
 
 # %% ../nbs/23_check.ipynb #54e427f5
 def _bound_training(training, child):

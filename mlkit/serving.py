@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VARIABLES', 'Settings', 'settings_from_env', 'Waiting', 'batch_key', 'join_batches', 'samples_in', 'split_batch',
            'Metrics', 'Predictor', 'submit', 'Server', 'invocations', 'Refused', 'ServerThread', 'serve_in_thread',
-           'find_code', 'serve']
+           'serve']
 
 # %% ../nbs/24_serving.ipynb #9c8eb3e2
 import asyncio, json, logging, math, os, queue, signal, socket, subprocess, sys, tempfile, threading, time, uuid
@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from torch import Tensor
 
-from .handlers import Exchange, HandlerFailure, Handlers, Reply, error_reply
+from .handlers import Exchange, HandlerFailure, Handlers, Reply, error_reply, find_code
 
 # %% ../nbs/24_serving.ipynb #099302ff
 @dataclass
@@ -221,7 +221,7 @@ class Server:
 
     @asynccontextmanager
     async def lifespan(self, app):
-        threading.Thread(target=self.load, name='load', daemon=True).start()
+        if not (self.predictor or self.failed): threading.Thread(target=self.load, name='load', daemon=True).start()
         yield
         if self.predictor: self.predictor.end()
 
@@ -328,21 +328,13 @@ def serve_in_thread(model_dir: str | Path, handlers: Any = None, port: int = 0, 
     handlers = handlers if isinstance(handlers, Handlers) else Handlers.load(handlers) if handlers is not None else find_code(model_dir)
     return ServerThread(Server(model_dir, handlers, settings_from_env({}, port=port, **settings))).start()
 
-# %% ../nbs/24_serving.ipynb #0ec14b5e
-def find_code(model_dir: str | Path, environ: Mapping[str, str] | None = None) -> Handlers:
-    "The handlers that came with a model; the defaults where there are none"
-    env = os.environ if environ is None else environ
-    folder,program = Path(model_dir)/'code',env.get('SAGEMAKER_PROGRAM')
-    if env.get('SAGEMAKER_SUBMIT_DIRECTORY') and Path(env['SAGEMAKER_SUBMIT_DIRECTORY']).is_dir(): folder = Path(env['SAGEMAKER_SUBMIT_DIRECTORY'])
-    if program or (folder/'inference.py').is_file(): return Handlers.load(folder/(program or 'inference.py'))
-    return Handlers()
-
 # %% ../nbs/24_serving.ipynb #d228cfe1
 def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None = None, settings: Settings | None = None) -> int: # the exit code
     "Serve the model in a folder until SIGTERM or Ctrl-C; `handlers` is a file, None is what came with the model"
     settings,found = settings or settings_from_env(),Handlers.load(handlers) if handlers else find_code(model_dir)
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s')
     listener = socket.create_server((settings.host, settings.port), backlog=2048)
+    print(found, flush=True)
     print(f'serving {model_dir} at http://{settings.host}:{listener.getsockname()[1]}/invocations', flush=True)
     return _work(model_dir, found, settings, listener) if settings.workers==1 else _supervise(model_dir, handlers, settings, listener)
 
