@@ -157,8 +157,9 @@ def _finite(value):
 
 def _write_json(prediction):
     plain = to_plain(prediction)
-    try: return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(',', ':')).encode()
-    except ValueError: return json.dumps(_finite(plain), ensure_ascii=False, separators=(',', ':')).encode()
+    try: return _to_json(plain).encode()
+    except ValueError: return _to_json(_finite(plain)).encode()
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(',', ':')).encode
 
 def read_text(body: bytes, parameters: Mapping[str, str]) -> str:
     "A body as text, in the charset that the content type names; UTF-8 unless it does"
@@ -166,7 +167,8 @@ def read_text(body: bytes, parameters: Mapping[str, str]) -> str:
     except LookupError: raise RequestError(415, f"there is no charset {parameters['charset']!r}") from None
 
 def _no_constant(name): raise ValueError(f'{name} is not a number in JSON')
-def _read_json(body, parameters): return json.loads(read_text(body, parameters), parse_constant=_no_constant)
+_from_json = json.JSONDecoder(parse_constant=_no_constant).decode
+def _read_json(body, parameters): return _from_json(read_text(body, parameters))
 
 _ = register_codec('application/json', _read_json, _write_json)
 
@@ -175,7 +177,7 @@ def _read_lines(body, parameters):
     rows = []
     for i,line in enumerate(read_text(body, parameters).splitlines(), 1):
         if not line.strip(): continue
-        try: row = json.loads(line, parse_constant=_no_constant)
+        try: row = _from_json(line)
         except ValueError as e: raise ValueError(f'line {i}: {e}') from None
         rows.append(row['features'] if isinstance(row, dict) and row.keys()=={'features'} else row)
     return rows

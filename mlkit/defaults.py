@@ -65,10 +65,11 @@ def _fitted(value, sample):
         if len(value)!=1: raise RequestError(422, f'expected one input, got {", ".join(map(str, value)) or "none"}')
         value = next(iter(value.values()))
     if isinstance(value, (bytes, str)): raise RequestError(422, f'expected numbers, got {_shown(value)}: the model needs an input_fn for that')
-    try: x = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64 if _has_float(value) else None)
+    dtype = getattr(torch, sample['dtype']) if sample else None
+    try: x = value if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype if dtype and dtype.is_floating_point else torch.float64 if _has_float(value) else None)
     except (TypeError, ValueError, RuntimeError, OverflowError) as e: raise RequestError(422, f'expected numbers, in rows of one length: {e}') from None
     if not sample: return x if x.dtype==torch.uint8 or x.dtype==torch.bool else x.float()
-    shape,dtype = sample['shape'],getattr(torch, sample['dtype'])
+    shape = sample['shape']
     x = x[None] if list(x.shape)==shape[1:] else x
     if x.ndim!=len(shape) or list(x.shape[1:])!=shape[1:] or not len(x):
         raise RequestError(422, f'expected shape ({", ".join(["batch", *map(str, shape[1:])])}), got {tuple(x.shape)}')

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'Settings', 'settings_from_env', 'Waiting', 'batch_key', 'join_batches', 'samples_in', 'split_batch',
-           'Metrics', 'Predictor', 'submit', 'Server', 'invocations', 'Refused', 'ServerThread', 'serve_in_thread',
+           'Metrics', 'Predictor', 'answer', 'Server', 'invocations', 'Refused', 'ServerThread', 'serve_in_thread',
            'serve']
 
 # %% ../nbs/24_serving.ipynb #9c8eb3e2
-import asyncio, json, logging, math, os, queue, signal, socket, subprocess, sys, tempfile, threading, time, uuid
+import asyncio, json, logging, math, os, queue, signal, socket, subprocess, sys, tempfile, threading, time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from torch import Tensor
 
-from .handlers import Exchange, HandlerFailure, Handlers, Reply, error_reply, find_code
+from .handlers import Exchange, HandlerFailure, Handlers, Reply, error_reply, find_code, forget_code
 
 # %% ../nbs/24_serving.ipynb #099302ff
 @dataclass
@@ -62,18 +63,21 @@ def settings_from_env(environ: Mapping[str, str] | None = None, **given) -> Sett
 # %% ../nbs/24_serving.ipynb #bd59e6dd
 @dataclass
 class Waiting:
-    "A request that waits for its reply"
+    "A request that waits for its reply, or for the error in its place"
     request: tuple # of `Handlers.begin`
-    loop: asyncio.AbstractEventLoop
-    reply: asyncio.Future
     exchange: Exchange | None = None
     input: Any = None
+    reply: Reply | None = None
+    error: Exception | None = None
+    future: asyncio.Future | None = None # where it waits for the thread
 
     def done(self, reply=None, error=None):
-        def tell():
-            if not self.reply.done(): self.reply.set_exception(error) if error else self.reply.set_result(reply)
-        if asyncio._get_running_loop() is self.loop: return tell()
-        with suppress(RuntimeError): self.loop.call_soon_threadsafe(tell)  # the server may have ended
+        if not self.future: self.reply,self.error = reply,error
+        else:
+            with suppress(RuntimeError): self.future.get_loop().call_soon_threadsafe(self._tell, reply, error)  # the server may have ended
+
+    def _tell(self, reply, error):
+        if not self.future.done(): self.future.set_exception(error) if error else self.future.set_result(reply)
 
 # %% ../nbs/24_serving.ipynb #c47026da
 def batch_key(x: Any) -> Any:
@@ -105,14 +109,17 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self.requests = Counter('mlkit_requests', 'Replies, by HTTP status', ['status'], registry=r)
         self.errors = Counter('mlkit_errors', 'Errors, by the handler they came from', ['stage'], registry=r)
-        self.waiting = Gauge('mlkit_waiting', 'Requests that wait', registry=r, multiprocess_mode='livesum')
+        self.waiting = Gauge('mlkit_waiting', 'Requests that wait for the thread', registry=r, multiprocess_mode='livesum')
         self.batch = Histogram('mlkit_batch_size', 'Requests that were predicted together', buckets=(1, 2, 4, 8, 16, 32, 64), registry=r)
         buckets = (.0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 60)
         self.seconds = Histogram('mlkit_seconds', 'From a request to its reply', buckets=buckets, registry=r)
         stages = Histogram('mlkit_stage_seconds', 'In a handler', ['stage'], buckets=buckets, registry=r)
-        self.stages = {n: stages.labels(n) for n in ('input_fn', 'predict_fn', 'output_fn', 'transform_fn')}
+        self.statuses,self.stages = {},{n: stages.labels(n) for n in ('input_fn', 'predict_fn', 'output_fn', 'transform_fn')}
 
     def timed(self, stage: str, seconds: float): self.stages[stage].observe(seconds)
+    def answered(self, status: int):
+        if status not in self.statuses: self.statuses[status] = self.requests.labels(status)
+        self.statuses[status].inc()
 
     def __bytes__(self):
         if 'PROMETHEUS_MULTIPROC_DIR' not in os.environ: return generate_latest(self.registry)
@@ -131,39 +138,50 @@ class Predictor:
         threading.Thread(target=self._run, name='predictor', daemon=True).start()
 
     def end(self):
+        "Let the thread end when it has answered what waits; to be called where requests come in"
         self.ended = True
         with suppress(queue.Full): self.queue.put_nowait(None)
 
     def _run(self):
-        while not self.ended:
-            taken = [w for w in self._take() if w and not w.reply.done()]
+        while not (self.ended and self.queue.empty()):
+            taken = [w for w in self._take() if w and not w.future.done()]
             with self.busy: self._answer(taken)
 
     def _take(self):
         taken,until = [self.queue.get()],time.monotonic()+self.settings.batch_delay
-        while self.together and len(taken)<self.settings.batch_size:
+        while self.together and len(taken)<self.settings.batch_size and taken[-1]:
             left = until-time.monotonic()
             try: taken.append(self.queue.get(left>0, max(left, 0)))
             except queue.Empty: break
         return taken
 
 # %% ../nbs/24_serving.ipynb #aa044c1a
-def submit(self: Predictor, w: Waiting):
-    "Have a request answered, here or in the thread; `queue.Full` where too many wait"
-    if self.settings.batch_delay or self.queue.qsize() or self.busy.locked() or max(self.took)>self.quick: return self.queue.put_nowait(w)
-    self.here.append(w)
-    if len(self.here)==1: w.loop.call_soon(self._answer_here)  # when all that came with it are here
+async def answer(self: Predictor, w: Waiting) -> Reply:
+    "The reply to a request, from here or from the thread; a `Refused` where too many wait"
+    if not (self.settings.batch_delay or self.queue.qsize() or self.busy.locked() or max(self.took)>self.quick):
+        self.here.append(w)
+        await asyncio.sleep(0)  # then all that came with it are here
+        if not (w.reply or w.error) and self.busy.acquire(blocking=self.ended): self._answer_here()
+        if w.error: raise w.error
+        if w.reply: return w.reply
+        self.here.remove(w)
+    return await _from_thread(self, w)
+
+async def _from_thread(self, w):
+    loop = asyncio.get_running_loop()
+    w.future = loop.create_future()
+    try: self.queue.put_nowait(w)
+    except queue.Full: raise Refused(429, f'{self.settings.waiting} requests are waiting already') from None
+    self.metrics.waiting.set(self.queue.qsize())
+    late = loop.call_later(self.settings.timeout, w._tell, None, Refused(504, f'no reply after {self.settings.timeout:g} seconds'))
+    try: return await w.future
+    finally: late.cancel()
 
 def _answer_here(self):
     taken,self.here = self.here,[]
-    if self.busy.acquire(blocking=False):
-        try:
-            for i in range(0, len(taken), self.settings.batch_size): self._answer(taken[i:i+self.settings.batch_size])
-        finally: self.busy.release()
-        return
-    for w in taken:
-        try: self.queue.put_nowait(w)
-        except queue.Full: w.done(error=_too_many(self.settings))
+    try:
+        for i in range(0, len(taken), self.settings.batch_size): self._answer(taken[i:i+self.settings.batch_size])
+    finally: self.busy.release()
 
 def _answer(self, taken):
     began,groups = time.perf_counter(),{}
@@ -175,7 +193,7 @@ def _answer(self, taken):
         for key,group in groups.items(): self._predict(group, key)
     if taken: self.took.append((time.perf_counter()-began)/min(len(taken), 10))
 
-Predictor.submit,Predictor._answer_here,Predictor._answer = submit,_answer_here,_answer
+Predictor.answer,Predictor._answer_here,Predictor._answer = answer,_answer_here,_answer
 
 # %% ../nbs/24_serving.ipynb #1714e247
 def _alone(self, w):
@@ -209,7 +227,8 @@ class Server:
     "The endpoint of one model in this process; `app` is an ASGI application"
     def __init__(self, model_dir: str | Path, handlers: Handlers | None = None, settings: Settings | None = None):
         self.model_dir,self.handlers,self.settings = Path(model_dir),handlers or Handlers(),settings or Settings()
-        self.metrics,self.predictor,self.failed,self.on_failure = Metrics(),None,None,lambda: None
+        self.metrics,self.predictor,self.failed = Metrics(),None,None
+        self.on_ready,self.on_failure,self.all_ready = lambda: None,lambda: None,lambda: True
         self.handlers.timed = self.metrics.timed
         self.routes = Starlette(routes=[Route('/ping', self.ping), Route('/metrics', self.show_metrics)], lifespan=self.lifespan)
         self.log = logging.getLogger('mlkit')
@@ -221,6 +240,7 @@ class Server:
 
     @asynccontextmanager
     async def lifespan(self, app):
+        self.loop = asyncio.get_running_loop()
         if not (self.predictor or self.failed): threading.Thread(target=self.load, name='load', daemon=True).start()
         yield
         if self.predictor: self.predictor.end()
@@ -233,18 +253,34 @@ class Server:
             self.on_failure()
         else:
             self.predictor = Predictor(self.handlers, self.settings, self.metrics)
+            self.on_ready()
             self.log.info('ready: the model in %s is loaded', self.model_dir)
 
-    async def ping(self, request): return Response(status_code=500 if self.failed else 200 if self.predictor else 503)
+    def reload(self, find: Callable[[], Handlers]): # what finds the handlers
+        "Load the model again, and other handlers; until they are there the old ones answer, and where that fails they stay"
+        try:
+            forget_code(self.model_dir)
+            handlers = find()
+            handlers.start(self.model_dir)
+        except BaseException as e: return self.log.error('the model in %s could not be loaded again: the old one stays', self.model_dir, exc_info=e)
+        handlers.timed = self.metrics.timed
+        self.loop.call_soon_threadsafe(self._swap, handlers, Predictor(handlers, self.settings, self.metrics))
+        self.log.info('reloaded: the model in %s', self.model_dir)
+
+    def _swap(self, handlers, predictor):
+        old,self.handlers,self.predictor = self.predictor,handlers,predictor
+        if old: old.end()
+
+    async def ping(self, request): return Response(status_code=500 if self.failed else 200 if self.predictor and self.all_ready() else 503)
     async def show_metrics(self, request): return Response(bytes(self.metrics), media_type='text/plain; version=0.0.4')
 
 # %% ../nbs/24_serving.ipynb #9eb9848c
 async def invocations(self: Server, scope, receive, send): # as ASGI has it: a router would cost as much as a small model
-    began,number = time.perf_counter(),uuid.uuid4().hex
+    began,number = time.perf_counter(),os.urandom(16).hex()
     try: status,body,headers = await _invoke(self, {k.decode('latin-1'): v.decode('latin-1') for k,v in scope['headers']}, receive)
     except ClientDisconnect: return
     except Exception as e: status,body,headers = _error(self, e, number)
-    self.metrics.requests.labels(status).inc()
+    self.metrics.answered(status)
     self.metrics.seconds.observe(time.perf_counter()-began)
     headers['x-request-id'] = number
     if not isinstance(body, bytes): return await StreamingResponse(body, status, headers)(scope, receive, send)
@@ -254,14 +290,8 @@ async def invocations(self: Server, scope, receive, send): # as ASGI has it: a r
 
 async def _invoke(self, headers, receive):
     if not self.predictor: raise Refused(503, 'the model is still being loaded' if not self.failed else 'the model could not be loaded')
-    body,loop = await _body(headers, receive, self.settings.max_payload),asyncio.get_running_loop()
-    waiting = Waiting((body, headers.get('content-type'), _accept(headers.get('accept'), self.settings.accept), headers), loop, loop.create_future())
-    try: self.predictor.submit(waiting)
-    except queue.Full: raise _too_many(self.settings) from None
-    self.metrics.waiting.set(self.predictor.queue.qsize())
-    late = loop.call_later(self.settings.timeout, waiting.done, None, Refused(504, f'no reply after {self.settings.timeout:g} seconds'))
-    try: reply: Reply = await waiting.reply
-    finally: late.cancel()
+    body = await _body(headers, receive, self.settings.max_payload)
+    reply = await self.predictor.answer(Waiting((body, headers.get('content-type'), _accept(headers.get('accept'), self.settings.accept), headers)))
     return 200,reply.body,reply.headers | {'content-type': reply.content_type}
 
 Server.invocations = invocations
@@ -270,8 +300,6 @@ Server.invocations = invocations
 class Refused(HandlerFailure):
     "A request that was not given to the handlers"
     def __init__(self, status: int, message: str): super().__init__('server', message, status)
-
-def _too_many(settings): return Refused(429, f'{settings.waiting} requests are waiting already')
 
 def _accept(header, default): return default if not header or header.strip()=='*/*' else header
 
@@ -331,30 +359,38 @@ def serve_in_thread(model_dir: str | Path, handlers: Any = None, port: int = 0, 
 # %% ../nbs/24_serving.ipynb #d228cfe1
 def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None = None, settings: Settings | None = None) -> int: # the exit code
     "Serve the model in a folder until SIGTERM or Ctrl-C; `handlers` is a file, None is what came with the model"
-    settings,found = settings or settings_from_env(),Handlers.load(handlers) if handlers else find_code(model_dir)
+    settings,find = settings or settings_from_env(),partial(Handlers.load, handlers) if handlers else partial(find_code, model_dir)
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s')
     listener = socket.create_server((settings.host, settings.port), backlog=2048)
-    print(found, flush=True)
+    if settings.workers>1: print(find(), flush=True)
     print(f'serving {model_dir} at http://{settings.host}:{listener.getsockname()[1]}/invocations', flush=True)
-    return _work(model_dir, found, settings, listener) if settings.workers==1 else _supervise(model_dir, handlers, settings, listener)
+    return _work(model_dir, find, settings, listener) if settings.workers==1 else _supervise(model_dir, handlers, settings, listener)
 
 # %% ../nbs/24_serving.ipynb #c031eb74
-def _work(model_dir, handlers, settings, listener): # in this process
+def _work(model_dir, find, settings, listener): # in this process; `find` finds the handlers
     torch.set_num_threads(max((os.cpu_count() or 1)//settings.workers, 1))
-    server = Server(model_dir, handlers, settings)
+    server = Server(model_dir, find(), settings)
     run = uvicorn.Server(uvicorn.Config(server.app, interface='asgi3', lifespan='on', log_level='warning', access_log=False, server_header=False, timeout_graceful_shutdown=int(settings.timeout) or 1))
     def end(): time.sleep(1); run.should_exit = True  # for a second /ping says 500
     server.on_failure = end
+    if settings.workers>1:
+        shared = Path(os.environ['PROMETHEUS_MULTIPROC_DIR'])
+        server.on_ready,server.all_ready = (shared/f'ready-{os.getpid()}').touch,partial(_all_ready, server, shared)
+    if hasattr(signal, 'SIGHUP'): signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=server.reload, args=(find,), daemon=True).start())
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn has its own while it runs, and sends what it heard again
     try: run.run(sockets=[listener])
     except KeyboardInterrupt: pass
     return int(server.failed is not None)
 
 # %% ../nbs/24_serving.ipynb #45d92f8b
+def _all_ready(server, folder):
+    "Have all workers loaded the model? A request may come to any of them"
+    return sum(n.startswith('ready-') for n in os.listdir(folder))>=server.settings.workers
+
 _worker = '''import json, socket, sys
 from mlkit.serving import Handlers, Settings, _work, find_code
 folder, handlers, settings, number = json.loads(sys.argv[1])
-sys.exit(_work(folder, Handlers.load(handlers) if handlers else find_code(folder), Settings(**settings), socket.socket(fileno=number)))'''
+sys.exit(_work(folder, (lambda: Handlers.load(handlers)) if handlers else lambda: find_code(folder), Settings(**settings), socket.socket(fileno=number)))'''
 
 def _supervise(model_dir, handlers, settings, listener):
     "Workers that share the socket; all end when one does"
@@ -364,6 +400,7 @@ def _supervise(model_dir, handlers, settings, listener):
     workers = [subprocess.Popen([sys.executable, '-c', _worker, given], pass_fds=[listener.fileno()], env=env) for _ in range(settings.workers)]
     told = []
     before = {n: signal.signal(n, lambda *_: told.append(1)) for n in (signal.SIGTERM, signal.SIGINT)}
+    if hasattr(signal, 'SIGHUP'): before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: [w.send_signal(signal.SIGHUP) for w in workers])
     try:
         while not told and all(w.poll() is None for w in workers): time.sleep(.1)
     finally:
