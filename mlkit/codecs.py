@@ -104,7 +104,7 @@ class Codec:
 CODECS: dict[str, Codec] = {}
 
 @lru_cache(1)
-def _offered(): return sorted((k for k,c in CODECS.items() if c.encode), key=lambda k: k!=CODECS[k].content_type)  # other names of a type last
+def _offered(): return tuple(sorted((k for k,c in CODECS.items() if c.encode), key=lambda k: k!=CODECS[k].content_type))  # other names of a type last
 
 def register_codec(content_type: str, decode: Callable | None = None, encode: Callable | None = None, *also: str) -> Codec: # `also`: other names of the type
     "Add a codec, or put another in its place"
@@ -131,7 +131,7 @@ def encode(prediction: Any, accept: str | None = None) -> tuple[bytes, str]: # t
         try: kind = choose_type(accept, offered)
         except RequestError as e: raise (_refused(prediction, accept) if e.status==406 else e) from None
         try: return CODECS[kind].encode(prediction),kind
-        except TypeError: offered = [k for k in offered if CODECS[k] is not CODECS[kind]]
+        except TypeError: offered = tuple(k for k in offered if CODECS[k] is not CODECS[kind])
 
 def _refused(prediction, accept):
     able,why = [],''

@@ -70,8 +70,9 @@ def _fitted(value, sample):
     except (TypeError, ValueError, RuntimeError, OverflowError) as e: raise RequestError(422, f'expected numbers, in rows of one length: {e}') from None
     if not sample: return x if x.dtype==torch.uint8 or x.dtype==torch.bool else x.float()
     shape = sample['shape']
-    x = x[None] if list(x.shape)==shape[1:] else x
-    if x.ndim!=len(shape) or list(x.shape[1:])!=shape[1:] or not len(x):
+    given = list(x.shape)
+    if given==shape[1:]: x,given = x[None],[1, *given]
+    if len(given)!=len(shape) or given[1:]!=shape[1:] or not given[0]:
         raise RequestError(422, f'expected shape ({", ".join(["batch", *map(str, shape[1:])])}), got {tuple(x.shape)}')
     if x.is_floating_point() and not dtype.is_floating_point and not bool((x==x.round()).all()): raise RequestError(422, f'expected {sample["dtype"]}, got numbers with fractions')
     return x.to(dtype)
@@ -82,10 +83,16 @@ def _shown(value): return f'{type(value).__name__} {str(value)[:40]!r}' if isins
 # %% ../nbs/23_defaults.ipynb #964c42bd
 def default_predict_fn(data: Any, model: Callable) -> Any:
     "`model` of its input: a tensor, a tuple for several, a dict for keywords"
-    device = next(model.parameters(), torch.zeros(())).device if isinstance(model, nn.Module) else torch.device('cpu')
     with torch.inference_mode():
-        x = to_device(data, device)
+        x = to_device(data, isinstance(model, nn.Module) and _device(model) or _CPU)
         return model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x)
+
+_CPU = torch.device('cpu')
+def _device(model):
+    "Where the first parameter is; next(model.parameters()) takes as long as a small model"
+    for p in model._parameters.values():
+        if p is not None: return p.device
+    return next((d for m in model.children() if (d := _device(m))), None)
 
 def default_output_fn(prediction: Any, accept: str) -> tuple[bytes, str]:
     "The prediction in the content type that the client likes best, and that type"

@@ -8,7 +8,7 @@ __all__ = ['VARIABLES', 'Settings', 'settings_from_env', 'Waiting', 'batch_key',
            'serve']
 
 # %% ../nbs/24_serving.ipynb #9c8eb3e2
-import asyncio, json, logging, math, os, queue, signal, socket, subprocess, sys, tempfile, threading, time
+import asyncio, gc, json, logging, math, os, queue, signal, socket, subprocess, sys, tempfile, threading, time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -373,9 +373,10 @@ def _work(model_dir, find, settings, listener): # in this process; `find` finds 
     run = uvicorn.Server(uvicorn.Config(server.app, interface='asgi3', lifespan='on', log_level='warning', access_log=False, server_header=False, timeout_graceful_shutdown=int(settings.timeout) or 1))
     def end(): time.sleep(1); run.should_exit = True  # for a second /ping says 500
     server.on_failure = end
+    server.on_ready = gc.freeze  # a model has many objects, and none of them ever becomes garbage
     if settings.workers>1:
         shared = Path(os.environ['PROMETHEUS_MULTIPROC_DIR'])
-        server.on_ready,server.all_ready = (shared/f'ready-{os.getpid()}').touch,partial(_all_ready, server, shared)
+        server.on_ready,server.all_ready = lambda: (gc.freeze(), (shared/f'ready-{os.getpid()}').touch()),partial(_all_ready, server, shared)
     if hasattr(signal, 'SIGHUP'): signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=server.reload, args=(find,), daemon=True).start())
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn has its own while it runs, and sends what it heard again
     try: run.run(sockets=[listener])
