@@ -158,7 +158,6 @@ def serve_in_thread(model_dir: str | Path, handlers: Any = None, port: int = 0, 
 def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None = None, settings: Settings | None = None) -> int: # the exit code
     "Serve the model in a folder until SIGTERM or Ctrl-C; `handlers` is a file, None is what came with the model"
     settings,find = settings or settings_from_env(),partial(Handlers.load, handlers) if handlers else partial(find_code, model_dir)
-    logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s')
     listener = socket.create_server((settings.host, settings.port), backlog=2048)
     if settings.workers>1: print(find(), flush=True)
     print(f'serving {model_dir} at http://{settings.host}:{listener.getsockname()[1]}/invocations', flush=True)
@@ -167,6 +166,7 @@ def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None =
 # %% ../nbs/24_serving.ipynb #c031eb74
 def _work(model_dir, find, settings, listener): # in this process; `find` finds the handlers
     torch.set_num_threads(max((os.cpu_count() or 1)//settings.workers, 1))
+    logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s')
     server = Server(model_dir, find(), settings)
     run = uvicorn.Server(uvicorn.Config(server.app, interface='asgi3', lifespan='on', log_level='warning', access_log=False, server_header=False, timeout_graceful_shutdown=int(settings.timeout) or 1))
     def end(): time.sleep(1); run.should_exit = True  # for a second /ping says 500
