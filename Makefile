@@ -1,6 +1,6 @@
 # Every target does its own set-up: `make demo` on a fresh machine is enough.
 .DEFAULT_GOAL := help
-.PHONY: demo test bench readme docs clean help
+.PHONY: demo test bench bench-serving readme docs clean help
 
 # The pins in constraints.txt were tried with 3.11, so it comes first.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -23,6 +23,9 @@ test: .venv/.dev  ## run every test: the notebooks', and those in tests/
 bench: .venv-bench/.done  ## measure the training loop against its peers, in an environment of their own (6.5 GB); ARGS='--help'
 	@.venv-bench/bin/python benchmarks/training.py $(ARGS)
 
+bench-serving: .venv/.dev  ## measure the server against others, in an environment of their own; needs wrk, root and Java; ARGS='--help'
+	@python benchmarks/serving.py $(ARGS)
+
 readme: .venv/.dev  ## write README.md from nbs/index.ipynb
 	@python .ci/docs.py readme
 
@@ -33,7 +36,7 @@ clean:  ## remove the environment and everything that was generated
 	rm -rf .venv .venv-bench .venv-conformance _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
 
 help:  ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.demo: settings.ini setup.py constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "mlkit needs Python 3.11 or newer, with its venv module (on Debian: python3-venv)" >&2; exit 1; }

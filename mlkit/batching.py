@@ -4,19 +4,24 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'Settings', 'settings_from_env', 'Refused', 'Waiting', 'batch_key', 'join_batches', 'samples_in',
-           'split_batch', 'Metrics', 'Predictor', 'answer']
+           'split_batch', 'Tally', 'Metrics', 'Predictor', 'answer']
 
 # %% ../nbs/24_batching.ipynb #10f6b334
-import asyncio, math, os, queue, threading, time
-from collections import deque
+import asyncio, json, math, os, queue, threading, time
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from torch import Tensor
 
 from .handlers import Exchange, HandlerFailure, Handlers, Reply
@@ -100,29 +105,63 @@ def split_batch(prediction: Any, sizes: list[int]) -> list:
     raise ValueError('the prediction is not a row for each sample')
 
 # %% ../nbs/24_batching.ipynb #a46af398
-class Metrics:
-    "What `/metrics` shows, in Prometheus's format"
-    def __init__(self):
-        self.registry = r = CollectorRegistry()
-        self.requests = Counter('mlkit_requests', 'Replies, by HTTP status', ['status'], registry=r)
-        self.errors = Counter('mlkit_errors', 'Errors, by the handler they came from', ['stage'], registry=r)
-        self.waiting = Gauge('mlkit_waiting', 'Requests that wait for the thread', registry=r, multiprocess_mode='livesum')
-        self.batch = Histogram('mlkit_batch_size', 'Requests that were predicted together', buckets=(1, 2, 4, 8, 16, 32, 64), registry=r)
-        buckets = (.0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 60)
-        self.seconds = Histogram('mlkit_seconds', 'From a request to its reply', buckets=buckets, registry=r)
-        stages = Histogram('mlkit_stage_seconds', 'In a handler', ['stage'], buckets=buckets, registry=r)
-        self.statuses,self.stages = {},{n: stages.labels(n) for n in ('input_fn', 'predict_fn', 'output_fn', 'transform_fn')}
+class Tally:
+    "What a histogram is made of: how many values were up to each bound, and their sum"
+    def __init__(self, bounds: tuple): self.bounds,self.counts,self.total,self.lock = bounds,[0]*(len(bounds)+1),0.,threading.Lock()
 
-    def timed(self, stage: str, seconds: float): self.stages[stage].observe(seconds)
-    def answered(self, status: int):
-        if status not in self.statuses: self.statuses[status] = self.requests.labels(status)
-        self.statuses[status].inc()
+    def add(self, value: float):
+        with self.lock:
+            self.counts[bisect_left(self.bounds, value)] += 1
+            self.total += value
+
+_SECONDS = .0001,.0002,.0005,.001,.002,.005,.01,.02,.05,.1,.2,.5,1,2,5,10,60
+_TALLIES = dict(seconds=('From a request to its reply', _SECONDS), batch_size=('Requests that were predicted together', (1, 2, 4, 8, 16, 32, 64))) | {
+    f'stage_seconds {stage}': ('In a handler', _SECONDS) for stage in ('input_fn', 'predict_fn', 'output_fn', 'transform_fn')}
+
+class Metrics:
+    "What was counted in this process; `bytes` of it is Prometheus's text"
+    def __init__(self, shared: str | Path | None = None): # the folder where the workers' counts are
+        self.replies,self.errors,self.waiting,self.shared = Counter(),Counter(),0,shared and Path(shared) # by status, by stage
+        self.tallies = {name: Tally(bounds) for name,(_,bounds) in _TALLIES.items()}
+        self.stages = {n.partition(' ')[2]: t for n,t in self.tallies.items() if ' ' in n}
+
+    def timed(self, stage: str, seconds: float): self.stages[stage].add(seconds)
+
+    def counts(self) -> dict:
+        "Everything, ready for JSON"
+        return dict(replies={str(k): v for k,v in self.replies.items()}, errors=self.errors, waiting={'': self.waiting}, **{n: {'sum': t.total} | dict(enumerate(t.counts)) for n,t in self.tallies.items()})
+
+    def share(self):
+        "Leave the counts for the other workers"
+        part = self.shared/f'.{os.getpid()}'
+        part.write_text(json.dumps(self.counts()), encoding='utf-8')
+        part.replace(self.shared/f'{os.getpid()}.json')
 
     def __bytes__(self):
-        if 'PROMETHEUS_MULTIPROC_DIR' not in os.environ: return generate_latest(self.registry)
-        everywhere = CollectorRegistry()
-        MultiProcessCollector(everywhere)  # of all worker processes
-        return generate_latest(everywhere)
+        if self.shared: self.share()
+        counted = [json.loads(f.read_text(encoding='utf-8')) for f in self.shared.glob('*.json')] if self.shared else [json.loads(json.dumps(self.counts()))]
+        added = {name: sum((Counter(c[name]) for c in counted), Counter()) for name in counted[0]}
+        registry = CollectorRegistry()
+        registry.register(_Collector(added))
+        return generate_latest(registry)
+
+# %% ../nbs/24_batching.ipynb #f7618906
+class _Collector(Collector):
+    "Counts as Prometheus's families"
+    def __init__(self, counts): self.counts = counts
+    def collect(self):
+        for name,text,label in (('replies', 'Replies, by HTTP status', 'status'), ('errors', 'Errors, by the handler they came from', 'stage')):
+            family = CounterMetricFamily(f'mlkit_{name}', text, labels=[label])
+            for k,v in self.counts[name].items(): family.add_metric([k], v)
+            yield family
+        yield GaugeMetricFamily('mlkit_waiting', 'Requests that wait for the thread', self.counts['waiting'][''])
+        families = {}
+        for name,(text,bounds) in _TALLIES.items():
+            short,_,stage = name.partition(' ')
+            family = families.setdefault(short, HistogramMetricFamily(f'mlkit_{short}', text, labels=['stage'] if stage else []))
+            upto = list(accumulate(self.counts[name][str(i)] for i in range(len(bounds)+1)))
+            family.add_metric([stage] if stage else [], [(floatToGoString(b), n) for b,n in zip((*bounds, math.inf), upto)], self.counts[name]['sum'])
+        yield from families.values()
 
 # %% ../nbs/24_batching.ipynb #22728912
 class Predictor:
@@ -169,7 +208,7 @@ async def _from_thread(self, w):
     w.future = loop.create_future()
     try: self.queue.put_nowait(w)
     except queue.Full: raise Refused(429, f'{self.settings.waiting} requests are waiting already') from None
-    self.metrics.waiting.set(self.queue.qsize())
+    self.metrics.waiting = self.queue.qsize()
     late = loop.call_later(self.settings.timeout, w._tell, None, Refused(504, f'no reply after {self.settings.timeout:g} seconds'))
     try: return await w.future
     finally: late.cancel()
@@ -196,7 +235,7 @@ Predictor.answer,Predictor._answer_here,Predictor._answer = answer,_answer_here,
 def _alone(self, w):
     try: w.done(self.handlers.respond(*w.request))
     except Exception as e: w.done(error=e)
-    self.metrics.batch.observe(1)
+    self.metrics.tallies['batch_size'].add(1)
 
 def _read(self, w):
     try:
@@ -211,7 +250,7 @@ def _predict(self, group, key):
         if key is None or len(group)==1: raise ValueError
         sizes = [samples_in(w.input) for w in group]
         predictions = split_batch(self.handlers.predict(join_batches([w.input for w in group]), group[0].exchange), sizes)
-        self.metrics.batch.observe(len(group))
+        self.metrics.tallies['batch_size'].add(len(group))
     except Exception: predictions = [None]*len(group)
     for w,p in zip(group, predictions):
         try: w.done(self.handlers.write(self.handlers.predict(w.input, w.exchange) if p is None else p, w.exchange))

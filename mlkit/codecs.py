@@ -114,7 +114,7 @@ def register_codec(content_type: str, decode: Callable | None = None, encode: Ca
     return codec
 
 # %% ../nbs/23_codecs.ipynb #0e4b5530
-def decode(body: bytes, content_type: str | None) -> Any: # nothing is application/json
+def decode(body: bytes | str, content_type: str | None) -> Any: # nothing is application/json
     "What a body holds: numbers, lists, dicts, tensors; a `RequestError` with status 415 for a type that nobody knows, 400 where the body is not of its type"
     kind,parameters = parse_content_type(content_type or 'application/json')
     codec = CODECS.get(kind) or CODECS.get(kind.partition('/')[0] + '/*')
@@ -161,9 +161,11 @@ def _write_json(prediction):
     except ValueError: return _to_json(_finite(plain)).encode()
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(',', ':')).encode
 
-def read_text(body: bytes, parameters: Mapping[str, str]) -> str:
-    "A body as text, in the charset that the content type names; UTF-8 unless it does"
-    try: return body.decode(parameters.get('charset', 'utf-8-sig'))
+def read_text(body: bytes | str, parameters: Mapping[str, str]) -> str:
+    "A body as text, in the charset that the content type names; UTF-8 unless it does. What is text already stays as it is"
+    if isinstance(body, str): return body
+    if 'charset' not in parameters: return body.decode().removeprefix('\ufeff')
+    try: return body.decode(parameters['charset'])
     except LookupError: raise RequestError(415, f"there is no charset {parameters['charset']!r}") from None
 
 def _no_constant(name): raise ValueError(f'{name} is not a number in JSON')

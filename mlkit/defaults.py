@@ -36,7 +36,7 @@ def default_input_fn(data: bytes | str, content_type: str,
                      sample: Any = None, # the `signature` that the model was saved with
                     ) -> Any: # a tensor (batch, ...), or a tuple or dict of them
     "The tensors in a body; a `RequestError` where it does not fit the model"
-    value = decode(data.encode() if isinstance(data, str) else data, content_type)
+    value = decode(data, content_type)
     if isinstance(value, dict) and not (isinstance(sample, dict) and 'shape' not in sample and value.keys()<=sample.keys()):
         key = next((k for k in ('inputs', 'instances') if k in value), None)
         if key: value = value[key]
@@ -90,9 +90,11 @@ def default_predict_fn(data: Any, model: Callable) -> Any:
 _CPU = torch.device('cpu')
 def _device(model):
     "Where the first parameter is; next(model.parameters()) takes as long as a small model"
-    for p in model._parameters.values():
-        if p is not None: return p.device
-    return next((d for m in model.children() if (d := _device(m))), None)
+    todo = [model]
+    while todo:
+        for p in (m := todo.pop())._parameters.values():
+            if p is not None: return p.device
+        todo += (child for child in m._modules.values() if child is not None)
 
 def default_output_fn(prediction: Any, accept: str) -> tuple[bytes, str]:
     "The prediction in the content type that the client likes best, and that type"

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType
+from types import AsyncGeneratorType, GeneratorType, ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -281,7 +281,7 @@ def _stage(self, name, *args, context):
 Handlers._stage = _stage
 
 # %% ../nbs/23_handlers.ipynb #6fbf44d5
-def _is_stream(x): return inspect.isgenerator(x) or inspect.isasyncgen(x)
+def _is_stream(x): return isinstance(x, (GeneratorType, AsyncGeneratorType))
 
 def _pieces(stream, stage):
     "The values of a generator of one of the handlers; of an asynchronous one as well"

@@ -29,7 +29,7 @@ class Server:
     "The endpoint of one model in this process; `app` is an ASGI application"
     def __init__(self, model_dir: str | Path, handlers: Handlers | None = None, settings: Settings | None = None):
         self.model_dir,self.handlers,self.settings = Path(model_dir),handlers or Handlers(),settings or Settings()
-        self.metrics,self.predictor,self.failed = Metrics(),None,None
+        self.metrics,self.predictor,self.failed = Metrics(os.environ.get('MLKIT_SHARED')),None,None
         self.on_ready,self.on_failure,self.all_ready = lambda: None,lambda: None,lambda: True
         self.handlers.timed = self.metrics.timed
         self.routes = Starlette(routes=[Route('/ping', self.ping), Route('/metrics', self.show_metrics)], lifespan=self.lifespan)
@@ -43,9 +43,16 @@ class Server:
     @asynccontextmanager
     async def lifespan(self, app):
         self.loop = asyncio.get_running_loop()
+        sharing = self.metrics.shared and asyncio.create_task(self.share())
         if not (self.predictor or self.failed): threading.Thread(target=self.load, name='load', daemon=True).start()
         yield
+        if sharing: sharing.cancel()
         if self.predictor: self.predictor.end()
+
+    async def share(self):
+        while True:
+            self.metrics.share()
+            await asyncio.sleep(1)
 
     def load(self):
         try: self.handlers.start(self.model_dir)
@@ -82,8 +89,8 @@ async def invocations(self: Server, scope, receive, send): # as ASGI has it: a r
     try: status,body,headers = await _invoke(self, {k.decode('latin-1'): v.decode('latin-1') for k,v in scope['headers']}, receive)
     except ClientDisconnect: return
     except Exception as e: status,body,headers = _error(self, e, number)
-    self.metrics.answered(status)
-    self.metrics.seconds.observe(time.perf_counter()-began)
+    self.metrics.replies[status] += 1
+    self.metrics.tallies['seconds'].add(time.perf_counter()-began)
     headers['x-request-id'] = number
     if not isinstance(body, bytes): return await StreamingResponse(body, status, headers)(scope, receive, send)
     headers['content-length'] = str(len(body))
@@ -118,7 +125,7 @@ async def _body(headers, receive, most):
 def _error(self, e, number):
     "The reply to a request that failed"
     status,stage,body = error_reply(e, number)
-    self.metrics.errors.labels(stage).inc()
+    self.metrics.errors[stage] += 1
     if status>=500 and not isinstance(e, Refused): self.log.error('request %s: %s failed', number, stage, exc_info=e.__cause__ or e)
     return status,body,{'content-type': 'application/json'} | ({'retry-after': '1'} if status in (429, 503) else {})
 
@@ -173,7 +180,7 @@ def _work(model_dir, find, settings, listener): # in this process; `find` finds 
     server.on_failure = end
     server.on_ready = gc.freeze  # a model has many objects, and none of them ever becomes garbage
     if settings.workers>1:
-        shared = Path(os.environ['PROMETHEUS_MULTIPROC_DIR'])
+        shared = Path(os.environ['MLKIT_SHARED'])
         server.on_ready,server.all_ready = lambda: (gc.freeze(), (shared/f'ready-{os.getpid()}').touch()),partial(_all_ready, server, shared)
     if hasattr(signal, 'SIGHUP'): signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=server.reload, args=(find,), daemon=True).start())
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn has its own while it runs, and sends what it heard again
@@ -194,8 +201,8 @@ sys.exit(_work(folder, (lambda: Handlers.load(handlers)) if handlers else lambda
 def _supervise(model_dir, handlers, settings, listener):
     "Workers that share the socket; all end when one does"
     given = json.dumps([str(model_dir), handlers and str(handlers), asdict(settings), listener.fileno()])
-    counted = tempfile.TemporaryDirectory(prefix='mlkit-metrics-')  # where the workers' metrics are added up
-    env = {'PROMETHEUS_MULTIPROC_DIR': counted.name} | os.environ
+    shared = tempfile.TemporaryDirectory(prefix='mlkit-workers-')  # where they say that they are ready, and leave their metrics
+    env = os.environ | {'MLKIT_SHARED': shared.name}
     workers = [subprocess.Popen([sys.executable, '-c', _worker, given], pass_fds=[listener.fileno()], env=env) for _ in range(settings.workers)]
     told = []
     before = {n: signal.signal(n, lambda *_: told.append(1)) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -206,5 +213,5 @@ def _supervise(model_dir, handlers, settings, listener):
         for w in workers: w.terminate()
         for w in workers: w.wait()
         for n,h in before.items(): signal.signal(n, h)
-        counted.cleanup()
+        shared.cleanup()
     return 0 if told else 1
