@@ -167,10 +167,11 @@ class _Collector(Collector):
 class Predictor:
     "The thread that predicts, and the requests that wait for it"
     quick = .001 # seconds; what took less lately is not handed to the thread
+    idle = .0001 # seconds without a request, after which the next does not wait for others
     def __init__(self, handlers: Handlers, settings: Settings, metrics: Metrics):
         self.handlers,self.settings,self.metrics,self.queue = handlers,settings,metrics,queue.Queue(settings.waiting)
         self.together = settings.batch_size>1 and not {'predict_fn', 'transform_fn'} & handlers.own.keys()
-        self.ended,self.here,self.busy,self.took = False,[],threading.Lock(),deque([math.inf]*20, 20)
+        self.ended,self.here,self.busy,self.took,self.answered,self.many = False,[],threading.Lock(),deque([math.inf]*20, 20),0.,0
         threading.Thread(target=self._run, name='predictor', daemon=True).start()
 
     def end(self):
@@ -196,7 +197,7 @@ async def answer(self: Predictor, w: Waiting) -> Reply:
     "The reply to a request, from here or from the thread; a `Refused` where too many wait"
     if not (self.settings.batch_delay or self.queue.qsize() or self.busy.locked() or max(self.took)>self.quick):
         self.here.append(w)
-        await asyncio.sleep(0)  # then all that came with it are here
+        if self.many or time.perf_counter()-self.answered<self.idle: await asyncio.sleep(0)  # then all that came with it are here
         if not (w.reply or w.error) and self.busy.acquire(blocking=self.ended): self._answer_here()
         if w.error: raise w.error
         if w.reply: return w.reply
@@ -215,9 +216,12 @@ async def _from_thread(self, w):
 
 def _answer_here(self):
     taken,self.here = self.here,[]
+    self.many = 8 if len(taken)>1 else max(self.many-1, 0)
     try:
         for i in range(0, len(taken), self.settings.batch_size): self._answer(taken[i:i+self.settings.batch_size])
-    finally: self.busy.release()
+    finally:
+        self.busy.release()
+        self.answered = time.perf_counter()
 
 def _answer(self, taken):
     began,groups = time.perf_counter(),{}

@@ -143,8 +143,7 @@ def _refused(prediction, accept):
 # %% ../nbs/23_codecs.ipynb #39c7a03a
 def to_plain(value: Any) -> Any: # numbers, strings, lists and dicts
     "Tensors and arrays as lists; a TypeError for what JSON has no way to write"
-    if isinstance(value, Tensor): return value.detach().cpu().tolist()
-    if isinstance(value, (np.ndarray, np.generic)): return value.tolist()
+    if isinstance(value, (Tensor, np.ndarray, np.generic)): return value.tolist()
     if isinstance(value, Mapping): return {str(k): to_plain(v) for k,v in value.items()}
     if isinstance(value, (list, tuple)): return [to_plain(v) for v in value]
     if value is None or isinstance(value, (str, int, float, bool)): return value

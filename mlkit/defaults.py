@@ -75,7 +75,7 @@ def _fitted(value, sample):
     if len(given)!=len(shape) or given[1:]!=shape[1:] or not given[0]:
         raise RequestError(422, f'expected shape ({", ".join(["batch", *map(str, shape[1:])])}), got {tuple(x.shape)}')
     if x.is_floating_point() and not dtype.is_floating_point and not bool((x==x.round()).all()): raise RequestError(422, f'expected {sample["dtype"]}, got numbers with fractions')
-    return x.to(dtype)
+    return x if x.dtype==dtype else x.to(dtype)
 
 def _has_float(value): return isinstance(value, float) or (isinstance(value, list) and any(map(_has_float, value)))
 def _shown(value): return f'{type(value).__name__} {str(value)[:40]!r}' if isinstance(value, (str, bytes, int, float)) else f'a {type(value).__name__}'
@@ -84,7 +84,9 @@ def _shown(value): return f'{type(value).__name__} {str(value)[:40]!r}' if isins
 def default_predict_fn(data: Any, model: Callable) -> Any:
     "`model` of its input: a tensor, a tuple for several, a dict for keywords"
     with torch.inference_mode():
-        x = to_device(data, isinstance(model, nn.Module) and _device(model) or _CPU)
+        device = isinstance(model, nn.Module) and _device(model) or _CPU
+        if isinstance(data, Tensor): return model(data if data.device==device else to_device(data, device))
+        x = to_device(data, device)
         return model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x)
 
 _CPU = torch.device('cpu')

@@ -91,10 +91,10 @@ async def invocations(self: Server, scope, receive, send): # as ASGI has it: a r
     except Exception as e: status,body,headers = _error(self, e, number)
     self.metrics.replies[status] += 1
     self.metrics.tallies['seconds'].add(time.perf_counter()-began)
-    headers['x-request-id'] = number
-    if not isinstance(body, bytes): return await StreamingResponse(body, status, headers)(scope, receive, send)
-    headers['content-length'] = str(len(body))
-    await send({'type': 'http.response.start', 'status': status, 'headers': [(k.lower().encode('latin-1'), v.encode('latin-1')) for k,v in headers.items()]})
+    if not isinstance(body, bytes): return await StreamingResponse(body, status, headers | {'x-request-id': number})(scope, receive, send)
+    headers = [(k.lower().encode('latin-1'), v.encode('latin-1')) for k,v in headers.items()]
+    headers += (b'content-length', b'%d' % len(body)),(b'x-request-id', number.encode())
+    await send({'type': 'http.response.start', 'status': status, 'headers': headers})
     await send({'type': 'http.response.body', 'body': body})
 
 async def _invoke(self, headers, receive):
