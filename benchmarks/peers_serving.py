@@ -4,21 +4,15 @@
 
 It is also the file of handlers that AWS's TorchServe stack gets, and has the application that Ray Serve gets.
 """
-import base64
 import json
 import os
 import sys
 
 import torch
+from bodies import tensor
 from mlkit.model import load_model
 
 torch.set_num_threads(1)
-
-
-def tensor(body):
-    "What a body asks about: a table of numbers, or the bytes of an image, 64x64 RGB"
-    if 'inputs' in body: return torch.tensor(body['inputs'])
-    return torch.frombuffer(bytearray(base64.b64decode(body['image'])), dtype=torch.uint8).reshape(1, 3, 64, 64).float()/255
 
 
 def answer(model, x):

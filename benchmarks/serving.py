@@ -2,7 +2,8 @@
 
     make bench-serving ARGS='--rounds 3 --seconds 5'
 
-All run in one environment (tests/conformance/serving.txt), each with one process for the model and one thread for torch, on one core; wrk has another. AWS's
+All run in one environment (tests/conformance/serving.txt), each with one process for the model and one thread for torch, on one core unless told otherwise; wrk has
+another. AWS's
 stack needs root, Linux and Java. Memory is what the server and all its processes have of their own (PSS), after the load.
 """
 import argparse
@@ -31,7 +32,7 @@ from conformance.servers import clean, process, ray_serve, torchserve
 from mlkit.bundle import build_bundle, extract_bundle
 from test_conformance import environment
 
-HANDLERS = 'import json\nfrom peers_serving import tensor\ndef input_fn(data, content_type): return tensor(json.loads(data))\n'
+HANDLERS = 'import json\nfrom bodies import tensor\ndef input_fn(data, content_type): return tensor(json.loads(data))\n'
 DEPLOYMENT = 'from peers_serving import ray\napp = ray()\n'
 SERVERS = 'mlkit', 'bare', 'fastapi', 'litserve', 'torchserve', 'ray'
 
@@ -43,12 +44,12 @@ def prepare(task, folder):
     body = {'inputs': [[.5]*10]} if task == 'mlp' else {'image': base64.b64encode(bytes(range(256))*48).decode()}
     source = folder/'source'
     source.mkdir(parents=True)
-    shutil.copy(here/'peers_serving.py', source)
+    shutil.copy(here/'bodies.py', source)
     (source/'inference.py').write_text(HANDLERS)
     bundle = build_bundle(model, None if task == 'mlp' else source/'inference.py', out=folder/'model.tar.gz', sample=sample)
     for kind in ('ours', 'theirs'): extract_bundle(bundle, folder/kind)
     shutil.copy(here/'peers_serving.py', folder/'theirs'/'code'/'inference.py')
-    shutil.copy(here/'peers_serving.py', folder/'theirs'/'code'/'peers_serving.py')
+    for name in ('peers_serving.py', 'bodies.py'): shutil.copy(here/name, folder/'theirs'/'code')
     (folder/'theirs'/'deployment.py').write_text(DEPLOYMENT)
     return folder/'ours', folder/'theirs', json.dumps(body).encode()
 
@@ -110,9 +111,10 @@ def main():
     parser.add_argument('--clients', default='1,16,64')
     parser.add_argument('--tasks', default='mlp,residual18')
     parser.add_argument('--servers', default=','.join(SERVERS))
+    parser.add_argument('--cores', default='0', help='that a server and its processes may use; wrk is on core 1')
     given = parser.parse_args()
     packages, clients, found = environment('serving'), list(map(int, given.clients.split(','))), {}
-    os.sched_setaffinity(0, {0})  # and so all that is started here
+    os.sched_setaffinity(0, set(map(int, given.cores.split(','))))  # and so all that is started here
     with tempfile.TemporaryDirectory(prefix='bench') as folder:
         for task in given.tasks.split(','):
             ours, theirs, body = prepare(task, Path(folder)/task)
@@ -139,7 +141,7 @@ def show(task, servers, clients, found):
         print(f'| {name} | ' + ' | '.join(cells) + ' | {:.0f} | {:.1f} |'.format(*median((task, name))))
     if 'mlkit' not in servers: return
     print()
-    for name in servers:
+    for name in (s for s in servers if s != 'mlkit'):
         pairs = [[(a[0]/b[0], a[2]/b[2]) for a, b in zip(found[task, 'mlkit', c], found[task, name, c])] for c in clients]
         print(f'mlkit over {name}: ' + '; '.join(f'{c}: p50 x{statistics.median(p for p, _ in v):.2f}, requests/s x{statistics.median(q for _, q in v):.2f}' for c, v in zip(clients, pairs)))
 
