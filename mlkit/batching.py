@@ -7,12 +7,14 @@ __all__ = ['VARIABLES', 'Settings', 'settings_from_env', 'Refused', 'Waiting', '
            'split_batch', 'Tally', 'Metrics', 'Predictor', 'answer']
 
 # %% ../nbs/24_batching.ipynb #10f6b334
-import asyncio, json, math, os, queue, threading, time
+import asyncio, inspect, json, math, os, queue, threading, time
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ class Refused(HandlerFailure):
     def __init__(self, status: int, message: str): super().__init__('server', message, status)
 
 # %% ../nbs/24_batching.ipynb #1ffd1320
-@dataclass
+@dataclass(slots=True)
 class Waiting:
     "A request that waits for its reply, or for the error in its place"
     request: tuple # of `Handlers.begin`
@@ -167,11 +169,15 @@ class _Collector(Collector):
 class Predictor:
     "The thread that predicts, and the requests that wait for it"
     quick = .001 # seconds; what took less lately is not handed to the thread
+    short = 2**16 # bytes; what is longer is
     idle = .0001 # seconds without a request, after which the next does not wait for others
     def __init__(self, handlers: Handlers, settings: Settings, metrics: Metrics):
         self.handlers,self.settings,self.metrics,self.queue = handlers,settings,metrics,queue.Queue(settings.waiting)
-        self.together = settings.batch_size>1 and not {'predict_fn', 'transform_fn'} & handlers.own.keys()
-        self.ended,self.here,self.busy,self.took,self.answered,self.many = False,[],threading.Lock(),deque([math.inf]*20, 20),0.,0
+        own = {n: f for n,f in handlers.own.items() if n not in ('pre_model_fn', 'model_fn', 'model_warmup_fn')}
+        self.together,self.only_defaults = settings.batch_size>1 and not {'predict_fn', 'transform_fn'} & own.keys(),not own
+        self.pool,self.pending = ThreadPoolExecutor(settings.batch_size, 'predictor') if any(map(_is_async, own.values())) else None,0
+        self.ended,self.here,self.busy,self.answered,self.many = False,[],threading.Lock(),0.,0
+        self.slow,self.threads = 20,torch.get_num_threads() # of the next requests, how many go to the thread; torch's threads for it
         threading.Thread(target=self._run, name='predictor', daemon=True).start()
 
     def end(self):
@@ -180,6 +186,7 @@ class Predictor:
         with suppress(queue.Full): self.queue.put_nowait(None)
 
     def _run(self):
+        torch.set_num_threads(self.threads)  # each thread has a number of its own
         while not (self.ended and self.queue.empty()):
             taken = [w for w in self._take() if w and not w.future.done()]
             with self.busy: self._answer(taken)
@@ -195,7 +202,8 @@ class Predictor:
 # %% ../nbs/24_batching.ipynb #b78af3b2
 async def answer(self: Predictor, w: Waiting) -> Reply:
     "The reply to a request, from here or from the thread; a `Refused` where too many wait"
-    if not (self.settings.batch_delay or self.queue.qsize() or self.busy.locked() or max(self.took)>self.quick):
+    if self.pool: return await _from_pool(self, w)
+    if self.only_defaults and not (self.settings.batch_delay or self.queue.qsize() or self.busy.locked() or self.slow or len(w.request[0])>self.short):
         self.here.append(w)
         if self.many or time.perf_counter()-self.answered<self.idle: await asyncio.sleep(0)  # then all that came with it are here
         if not (w.reply or w.error) and self.busy.acquire(blocking=self.ended): self._answer_here()
@@ -204,13 +212,25 @@ async def answer(self: Predictor, w: Waiting) -> Reply:
         self.here.remove(w)
     return await _from_thread(self, w)
 
+async def _from_pool(self, w):
+    "Handlers that wait for something wait at the same time"
+    if self.pending>=self.settings.waiting: raise _too_many(self)
+    self.pending += 1
+    try: return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.pool, partial(self.handlers.respond, *w.request)), self.settings.timeout)
+    except TimeoutError: raise _too_late(self) from None
+    finally: self.pending -= 1
+
+def _is_async(f): return inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f)
+def _too_many(self): return Refused(429, f'{self.settings.waiting} requests are waiting already')
+def _too_late(self): return Refused(504, f'no reply after {self.settings.timeout:g} seconds')
+
 async def _from_thread(self, w):
     loop = asyncio.get_running_loop()
     w.future = loop.create_future()
     try: self.queue.put_nowait(w)
-    except queue.Full: raise Refused(429, f'{self.settings.waiting} requests are waiting already') from None
+    except queue.Full: raise _too_many(self) from None
     self.metrics.waiting = self.queue.qsize()
-    late = loop.call_later(self.settings.timeout, w._tell, None, Refused(504, f'no reply after {self.settings.timeout:g} seconds'))
+    late = loop.call_later(self.settings.timeout, w._tell, None, _too_late(self))
     try: return await w.future
     finally: late.cancel()
 
@@ -231,7 +251,7 @@ def _answer(self, taken):
         for w in taken:
             if self._read(w): groups.setdefault(batch_key(w.input), []).append(w)
         for key,group in groups.items(): self._predict(group, key)
-    if taken: self.took.append((time.perf_counter()-began)/min(len(taken), 10))
+    if taken: self.slow = 20 if (time.perf_counter()-began)/min(len(taken), 10)>self.quick else max(self.slow-1, 0)
 
 Predictor.answer,Predictor._answer_here,Predictor._answer = answer,_answer_here,_answer
 

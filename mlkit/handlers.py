@@ -8,11 +8,11 @@ __all__ = ['SIGNATURES', 'Context', 'HandlerError', 'check_handler', 'find_handl
            'read', 'predict', 'write', 'respond', 'Trial', 'test']
 
 # %% ../nbs/23_handlers.ipynb #784a8a2f
-import asyncio, importlib.util, inspect, json, os, sys, time, traceback
+import asyncio, importlib.util, inspect, json, os, sys, threading, time, traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from types import AsyncGeneratorType, GeneratorType, ModuleType
 from typing import Any
@@ -212,14 +212,15 @@ def _default(self, name, *args):
 _FUNCTIONS = dict(model_fn=default_model_fn, predict_fn=default_predict_fn, output_fn=default_output_fn)
 
 def _awaited(awaitable):
+    "What an awaitable gives, in the one event loop that all handlers share; a notebook and a server have theirs beside it"
     async def wait(): return await awaitable
-    return _elsewhere(lambda: asyncio.run(wait()))
+    return asyncio.run_coroutine_threadsafe(wait(), _handlers_loop()).result()
 
-def _elsewhere(f):
-    "`f()`, in another thread where this one's event loop is running, as it is in a notebook"
-    try: asyncio.get_running_loop()
-    except RuntimeError: return f()
-    with ThreadPoolExecutor(1) as pool: return pool.submit(f).result()
+@lru_cache(1)
+def _handlers_loop():
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name='handlers', daemon=True).start()
+    return loop
 
 Handlers.call,Handlers.takes_context = call,takes_context
 
@@ -290,14 +291,10 @@ def _pieces(stream, stage):
     except Exception as e: raise HandlerFailure(stage, f'{type(e).__name__}: {e}') from e
 
 def _pieces_of_async(stream):
-    loop = asyncio.new_event_loop()
-    wait = lambda awaitable: _elsewhere(lambda: loop.run_until_complete(awaitable))
     try:
-        while True: yield wait(anext(stream))
+        while True: yield _awaited(anext(stream))
     except StopAsyncIteration: return
-    finally:
-        wait(stream.aclose())
-        loop.close()
+    finally: _awaited(stream.aclose())
 
 def _stream(pieces, e):
     pieces = (p if isinstance(p, tuple) else (p, e.wanted) for p in pieces)

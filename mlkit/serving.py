@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Server:
     def __init__(self, model_dir: str | Path, handlers: Handlers | None = None, settings: Settings | None = None):
         self.model_dir,self.handlers,self.settings = Path(model_dir),handlers or Handlers(),settings or Settings()
         self.metrics,self.predictor,self.failed = Metrics(os.environ.get('MLKIT_SHARED')),None,None
+        self.name,self.numbers = os.urandom(8).hex(),count() # of requests
         self.on_ready,self.on_failure,self.all_ready = lambda: None,lambda: None,lambda: True
         self.handlers.timed = self.metrics.timed
         self.routes = Starlette(routes=[Route('/ping', self.ping), Route('/metrics', self.show_metrics)], lifespan=self.lifespan)
@@ -85,7 +87,7 @@ class Server:
 
 # %% ../nbs/24_serving.ipynb #9eb9848c
 async def invocations(self: Server, scope, receive, send): # as ASGI has it: a router would cost as much as a small model
-    began,number = time.perf_counter(),os.urandom(16).hex()
+    began,number = time.perf_counter(),self.name + f'{next(self.numbers):016x}'
     try: status,body,headers = await _invoke(self, {k.decode('latin-1'): v.decode('latin-1') for k,v in scope['headers']}, receive)
     except ClientDisconnect: return
     except Exception as e: status,body,headers = _error(self, e, number)
@@ -202,7 +204,7 @@ def _supervise(model_dir, handlers, settings, listener):
     "Workers that share the socket; all end when one does"
     given = json.dumps([str(model_dir), handlers and str(handlers), asdict(settings), listener.fileno()])
     shared = tempfile.TemporaryDirectory(prefix='mlkit-workers-')  # where they say that they are ready, and leave their metrics
-    env = os.environ | {'MLKIT_SHARED': shared.name}
+    env = {'OMP_NUM_THREADS': str(max((os.cpu_count() or 1)//settings.workers, 1))} | os.environ | {'MLKIT_SHARED': shared.name}
     workers = [subprocess.Popen([sys.executable, '-c', _worker, given], pass_fds=[listener.fileno()], env=env) for _ in range(settings.workers)]
     told = []
     before = {n: signal.signal(n, lambda *_: told.append(1)) for n in (signal.SIGTERM, signal.SIGINT)}

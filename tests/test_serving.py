@@ -1,4 +1,4 @@
-"""One bundle with four handlers of its own behind mlkit's server, AWS's TorchServe stack and Ray Serve: the same requests, the same replies
+"""One bundle with four handlers of its own behind mlkit's server, AWS's TorchServe stack, Ray Serve and an image of one's own: the same requests, the same replies
 
 AWS's software comes from the package index, into the environment that conformance/serving.txt pins. It needs root on Linux and Java: each server runs in
 a network namespace, so that its fixed ports disturb nobody.
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from conformance.host import Network
-from conformance.servers import mlkit_serve, ray_serve, torchserve, until
+from conformance.servers import mlkit_serve, own_image, ray_serve, torchserve, until
 from mlkit.bundle import build_bundle, check_bundle, extract_bundle
 from test_conformance import environment, here, missing
 
@@ -88,10 +88,12 @@ def replies(bundle):
             until(ready, p)
             return found.pop('now')
         with mlkit_serve(bundle, 8099) as p: found['mlkit'] = settled('http://127.0.0.1:8099/invocations', None, p)
-        for name, start, url in (('AWS TorchServe', torchserve, 'http://127.0.0.1:8080/invocations'), ('AWS Ray Serve', ray_serve, 'http://127.0.0.1:8000/')):
+        for name, start, url in (('AWS TorchServe', torchserve, 'http://127.0.0.1:8080/invocations'), ('AWS Ray Serve', ray_serve, 'http://127.0.0.1:8000/'),
+                                 ('image of one\'s own', own_image, 'http://127.0.0.1:8080/invocations')):
             place, root = network.places[len(found) - 1], folder/name.split()[1]
             root.mkdir(parents=True)
             with start(extract_bundle(bundle, root/'model'), root, packages, place) as p: found[name] = settled(url, place, p)
+        assert p.returncode == 0, 'the image of one\'s own does not end well on SIGTERM'
     show(found)
     return found
 
@@ -118,7 +120,7 @@ def test_our_server_answers(replies):
     assert 'secret' not in str(replies['mlkit']) and 'Traceback' not in str(replies['mlkit'])
 
 
-@pytest.mark.parametrize('server', ['AWS TorchServe', 'AWS Ray Serve'])
+@pytest.mark.parametrize('server', ['AWS TorchServe', 'AWS Ray Serve', 'image of one\'s own'])
 def test_the_same_bundle_answers_the_same(replies, server):
     for name, theirs in replies[server].items():
         if (server, name) in DIFFERENT: assert theirs[0] == DIFFERENT[server, name]

@@ -1,4 +1,5 @@
 "Starts the servers that a bundle can be behind: mlkit's own, AWS's TorchServe stack and Ray Serve"
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+
+from mlkit.image import write_dockerfile
 
 # AWS's stack writes /etc/sagemaker-ts.properties and looks for its server among all processes: it gets an /etc and a process table of its own
 _TORCHSERVE = '''mount --bind "$1/ml" /opt/ml && mount --bind "$2" /opt/ml/model && mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/upper,workdir=$1/work" /etc &&
@@ -38,6 +41,19 @@ def ray_serve(model, folder, packages, place=None, **env):
         try:  # another package here has a program `serve`, so it is started by its module
             with process([*within(place), packages/'python', '-m', 'ray.serve.scripts', 'run', 'config.yaml'], env, folder/'ray.log', cwd=model) as p: yield p
         finally: subprocess.run([*within(place), packages/'ray', 'stop', '--force'], env=env, capture_output=True)
+
+
+@contextmanager
+def own_image(model, folder, packages, place=None, **env):
+    "What `mlkit dockerfile` makes of an image, as SageMaker starts it: the Dockerfile's own command and variables, with the model at /opt/ml/model; it serves on 8080"
+    (folder/'ml'/'model').mkdir(parents=True)
+    (folder/'source').mkdir()
+    Path('/opt/ml').mkdir(parents=True, exist_ok=True)
+    lines = write_dockerfile(folder/'source').read_text().splitlines()
+    entry = json.loads(next(l for l in lines if l.startswith('ENTRYPOINT ')).partition(' ')[2])
+    variables = dict(v.split('=') for l in lines if l.startswith('ENV ') for v in l.split()[1:])
+    inside = ['unshare', '--mount', '--propagation', 'private', 'bash', '-c', 'mount --bind "$1/ml" /opt/ml && mount --bind "$2" /opt/ml/model && shift 2 && exec "$@"', 'image', folder, model]
+    with process([*within(place), *inside, *entry, 'serve'], clean(Path(sys.executable).parent) | variables | env, folder/'image.log') as p: yield p
 
 
 def within(place): return ['ip', 'netns', 'exec', place] if place else []
