@@ -73,7 +73,7 @@ def _short(text): return repr(text) if len(text)<=60 else f'{text[:60]!r}...'
 
 @lru_cache
 def _compiled(pattern):
-    try: return re.compile(pattern.replace(r'\p{L}', r'[^\W\d_]').replace(r'\p{Z}', r'\s').replace(r'\p{N}', r'\d'))
+    try: return re.compile(pattern.replace(r'\p{L}', r'\w').replace(r'\p{Z}', r'\s').replace(r'\p{N}', r'\d'))
     except re.error: return None  # Java has more than Python; the service will tell
 
 def _matches(pattern, value):
@@ -85,6 +85,7 @@ def _documented(request):
     "Rules of CreateTrainingJob that stand in its documentation"
     stop,spot = request['StoppingCondition'],request.get('EnableManagedSpotTraining')
     run,wait = stop.get('MaxRuntimeInSeconds', 86400),stop.get('MaxWaitTimeInSeconds')
+    if run>28*86400: yield f'StoppingCondition.MaxRuntimeInSeconds: {run:,} seconds, at most {28*86400:,} are allowed (28 days)'
     if spot and wait is None: yield 'StoppingCondition.MaxWaitTimeInSeconds: a spot job needs it, at least as long as MaxRuntimeInSeconds'
     if spot and wait is not None and wait<run: yield f'StoppingCondition.MaxWaitTimeInSeconds: {wait:,} seconds are less than MaxRuntimeInSeconds, {run:,}; the wait includes the run'
     if not spot and wait is not None: yield 'StoppingCondition.MaxWaitTimeInSeconds: only for a job with EnableManagedSpotTraining'

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'command', 'write_channels', 'run_entry', 'show_progress', 'demo_job', 'demo', 'check', 'serve', 'bundle',
-           'dockerfile', 'train', 'train_command', 'make_command', 'main']
+           'dockerfile', 'run', 'follow', 'stop', 'list_jobs', 'local', 'train', 'train_command', 'make_command',
+           'main']
 
 # %% ../nbs/29_cli.ipynb #7ca86ef7
 import argparse, dataclasses, inspect, json, os, subprocess, sys, tempfile
@@ -17,7 +18,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from . import __version__
 from .container import Container, lay_out, to_environ
-from .hyperparameters import to_argv, to_hyperparameters
+from .hyperparameters import read_config, to_argv, to_hyperparameters
 
 # %% ../nbs/29_cli.ipynb #254aae90
 COMMANDS: dict[str, tuple[Callable, dict]] = {}
@@ -25,7 +26,7 @@ COMMANDS: dict[str, tuple[Callable, dict]] = {}
 def command(about: str, example: str, usage: str | None = None, more: str = '', **helps: str): # helps: of the parameters that are options; `--json` comes by itself
     "Make a function a command of `mlkit`"
     def add(f):
-        COMMANDS[f.__name__] = f,dict(about=about, example=example, usage=usage, more=more, helps=helps)
+        COMMANDS[f.__name__.removesuffix('_jobs')] = f,dict(about=about, example=example, usage=usage, more=more, helps=helps)
         return f
     return add
 
@@ -182,6 +183,76 @@ def dockerfile(folder: str | Path = '.', image: str | None = None) -> dict:
     print(f'{path} is written; next: docker build -t NAME {folder}')
     return {'path': str(path)}
 
+# %% ../nbs/29_cli.ipynb #851b24f7
+@command('run a training job, here or on SageMaker', 'mlkit run src --channel training=data/training -- --epochs 3', 'mlkit run [SOURCE] [--channel NAME=FOLDER ...] [options] [-- --epochs 3 ...]',
+         'What stands after -- are the hyperparameters. Ctrl-C stops the showing, not the job.', source="[place] a folder, a program or a notebook; mlkit's own training, unless given", channel='NAME=FOLDER or NAME=s3://bucket/prefix',
+         name='of the job', entry='the program in the folder', instance='ml.m5.large, unless given', hosts='1, unless given', spot='cheaper, and may be interrupted', target='local or sagemaker', role='ARN, for SageMaker',
+         output='s3://bucket/prefix for what the job leaves', detach='return when the job has been accepted')
+def run(source: str | None = None, channel: list[str] = (), argv: Sequence[str] = (), name: str | None = None, entry: str | None = None, instance: str | None = None, hosts: int | None = None,
+        spot: bool = False, target: str = 'local', role: str | None = None, output: str | None = None, detach: bool = False) -> dict:
+    "Start a training job and show it until it ends"
+    from mlkit.jobs import TrainingJob
+    wrong = [c for c in channel if '=' not in c]
+    if wrong: raise ValueError(f'--channel {wrong[0]}: expected NAME=FOLDER, such as training=data/training')
+    given = dict(name=name, entry=entry, instance=instance, hosts=hosts, spot=spot or None, role=role, output=output)
+    job = TrainingJob(_config(argv, source), source, dict(c.split('=', 1) for c in channel), **{k: v for k,v in given.items() if v is not None})
+    job.run(_target(target))
+    print(f'{job.name} is accepted; mlkit follow {job.name} shows it' if detach else f'{job.name} on {job.target}', flush=True)
+    return _state(job if detach else job.follow())
+
+def _config(argv, source):
+    "Hyperparameters from --name value; of the built-in training, as its config has them"
+    if not source:
+        from mlkit.sagemaker_entry import Config
+        return read_config(Config, argv) if argv else None
+    if len(argv)%2 or any(not a.startswith('--') for a in argv[::2]): raise ValueError(f'hyperparameters: expected --name value, and so on, got {" ".join(argv)}')
+    return dict(zip((a[2:] for a in argv[::2]), argv[1::2]))
+
+def _target(name):
+    if name=='local': return None
+    if name!='sagemaker': raise ValueError(f'target: expected local or sagemaker, got {name!r}')
+    return import_module('boto3').Session()
+
+def _state(job):
+    about = job.describe()
+    return {'name': job.name, 'status': about['TrainingJobStatus'], 'reason': about.get('FailureReason'), 'model': about.get('ModelArtifacts', {}).get('S3ModelArtifacts')}
+
+@command('show a job until it ends', 'mlkit follow iris-20261123-101500-1a2b', name='of the job', target='local or sagemaker')
+def follow(name: str, target: str = 'local') -> dict:
+    "Show a job's status and log until it ends; Ctrl-C stops the showing, not the job"
+    from mlkit.jobs import TrainingJob
+    return _state(TrainingJob.attach(name, _target(target)).follow())
+
+@command('stop a job', 'mlkit stop iris-20261123-101500-1a2b', name='of the job', target='local or sagemaker')
+def stop(name: str, target: str = 'local') -> dict:
+    "Ask a job to stop: it saves a checkpoint, and leaves the model as it then is"
+    from mlkit.jobs import TrainingJob
+    job = TrainingJob.attach(name, _target(target))
+    job.stop()
+    print(f'{name} is stopping')
+    return _state(job)
+
+@command('list jobs, the newest first', 'mlkit list --contains iris', contains='in the name', status='InProgress, Completed, Failed, Stopping or Stopped', most='10, unless given', target='local or sagemaker')
+def list_jobs(contains: str = '', status: str | None = None, most: int = 10, target: str = 'local') -> dict:
+    "The training jobs of this machine, or of the account"
+    from mlkit.jobs import make_target
+    from mlkit.text import Table
+    found = make_target(_target(target)).client.list_training_jobs(MaxResults=most, **{'NameContains': contains} if contains else {}, **{'StatusEquals': status} if status else {})['TrainingJobSummaries']
+    print(Table(['job', 'status', 'started'], [[j['TrainingJobName'], j['TrainingJobStatus'], f'{j["CreationTime"]:%Y-%m-%d %H:%M:%S}'] for j in found]) if found else 'no jobs')
+    return {'jobs': [{'name': j['TrainingJobName'], 'status': j['TrainingJobStatus'], 'started': str(j['CreationTime'])} for j in found]}
+
+@command('the SageMaker on this machine: clean up, or interrupt a spot job', 'mlkit local clean', action='[place] clean or interrupt', name='of the job; clean takes all that have ended, unless given')
+def local(action: str = 'clean', name: str | None = None) -> dict:
+    "Forget jobs that have ended and delete their folders (models in its S3 stay), or take the machine of a spot job away"
+    from mlkit.local import LocalSageMaker
+    from mlkit.text import human_bytes
+    here = LocalSageMaker()
+    if action=='interrupt' and name: return here.interrupt(name) or {}
+    if action!='clean': raise ValueError(f'expected clean, or interrupt --name NAME, got {action!r}')
+    freed = here.clean(name)
+    print(f'{human_bytes(freed)} freed in {here.root}')
+    return {'freed': freed}
+
 # %% ../nbs/29_cli.ipynb #32b20e9a
 @command('train, as a container of a job does', 'mlkit train --epochs 3', 'mlkit train [--name value ...]', 'Its options are the hyperparameters: mlkit train --help shows those of the program.')
 def train(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> None:
@@ -220,13 +291,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_command()
     args = vars(parser.parse_args(given))
     run,as_json = args.pop('run'),args.pop('json', False)
-    if rest and 'argv' not in args: parser.error('only check takes hyperparameters, after --')
+    if rest and 'argv' not in args: parser.error('only check, run and train take hyperparameters, after --')
     if rest: args['argv'] = rest
     try:
         with redirect_stdout(sys.stderr if as_json else sys.stdout): result = run(**args)
         if as_json: print(json.dumps(result))
     except KeyboardInterrupt: return print('\nstopped', file=sys.stderr) or 130
     except (OSError, RuntimeError, ValueError, ImportError) as e: return print(f'mlkit: {e}', file=sys.stderr) or 1
+    except Exception as e:
+        if not any(c.__name__=='ClientError' for c in type(e).__mro__): raise
+        return print(f'mlkit: {e}', file=sys.stderr) or 1  # what SageMaker said; boto3 may not be there to name its class
     return int(result.get('ok') is False)
 
 def _split(argv): return (argv[:argv.index('--')],argv[argv.index('--')+1:]) if '--' in argv else (argv, [])

@@ -19,13 +19,13 @@ from .host import MetricReader, make_hosts, pack_results, run_hosts
 # %% ../nbs/26_local.ipynb #99ea1978
 class Files:
     "S3 as a folder"
-    def __init__(self, root: Path): self.root = Path(root)
+    def __init__(self, root: Path): self.root = Path(root).resolve()
 
     def path(self, uri: str) -> Path:
         "The file or folder that a URI is; a ValueError where it is none of S3's, or would lead out of the folder"
         scheme,_,rest = uri.partition('://')
-        path = (self.root/rest).resolve()
-        if scheme!='s3' or not rest or not path.is_relative_to(self.root.resolve()): raise ValueError(f'{uri!r} is not an S3 URI: expected s3://bucket/key')
+        path = self.root/rest
+        if scheme!='s3' or not rest.strip('/') or '..' in path.parts or not path.is_relative_to(self.root): raise ValueError(f'{uri!r} is not an S3 URI: expected s3://bucket/key')
         return path
 
     def stage(self, uri: str, to: Path) -> Path: # a folder
