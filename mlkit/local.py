@@ -63,7 +63,9 @@ class Rows:
         with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
             db.execute('begin immediate')
             try: yield db
-            except BaseException: db.execute('rollback'); raise
+            except BaseException:
+                if db.in_transaction: db.execute('rollback')  # a full disk has ended it already
+                raise
             else: db.execute('commit')
 
     def add(self, name: str, about: dict) -> bool: # was there none of that name?
@@ -116,6 +118,7 @@ class LocalSageMaker:
         if not self.rows.add(name, about): raise api_error('ResourceInUse', f'Training job names must be unique within an AWS account and region, and a training job with this name already exists ({arn})', 'CreateTrainingJob')
         shutil.rmtree(self.folder(name), ignore_errors=True)
         self.folder(name).mkdir(parents=True)
+        (self.folder(name)/'ballast').write_bytes(bytes(2**18))  # thrown overboard where the disk is full, so that at least that can be written down
         (self.folder(name)/'request.json').write_text(json.dumps(request, indent=2, default=str), encoding='utf-8')
         _start(self, name)
         return {'TrainingJobArn': arn}
@@ -123,7 +126,8 @@ class LocalSageMaker:
     def describe_training_job(self, TrainingJobName: str) -> dict:
         about = self._about(TrainingJobName, 'DescribeTrainingJob')
         if about['TrainingJobStatus'] in ('InProgress', 'Stopping') and not _runs(self.folder(TrainingJobName)):
-            about = self.rows.change(TrainingJobName, _gone)
+            try: about = self.rows.change(TrainingJobName, _gone)
+            except sqlite3.OperationalError: _gone(about)  # the disk is full: it is said all the same
         return about
 
     def stop_training_job(self, TrainingJobName: str) -> dict:
@@ -234,7 +238,12 @@ class Job:
         self.local,self.name,self.request,self.folder = local,name,request,local.folder(name)
         self.metrics,self.hosts,self.began,self.synced,self.seen = MetricReader(request['AlgorithmSpecification'].get('MetricDefinitions', [])),[],0.,0.,{}
 
-    def tell(self, status: str, secondary: str, reason: str = ''): self.local.rows.change(self.name, lambda about: _to(about, status or about['TrainingJobStatus'], secondary, reason))
+    def tell(self, status: str, secondary: str, reason: str = ''):
+        change = lambda about: _to(about, status or about['TrainingJobStatus'], secondary, reason)
+        try: self.local.rows.change(self.name, change)
+        except sqlite3.OperationalError:
+            (self.folder/'ballast').unlink(missing_ok=True)
+            self.local.rows.change(self.name, change)
 
     def run(self):
         self.began,attempt = time.monotonic(),0
@@ -297,6 +306,8 @@ def checkpoints(self: Job, host, back: bool = False): # back: from S3 to the hos
 
 def finish(self: Job, outcome):
     "Bring the results to S3, and say how the job ended"
+    bad = next((c for c in outcome.codes if c), 0)
+    if bad and shutil.disk_usage(self.folder).free<2**20: return self.tell('Failed', 'Failed', f'ClientError: the disk that has {self.local.root} is full; mlkit local clean frees what old jobs left there')
     self.note()
     for h in self.hosts: self.checkpoints(h)
     self.tell('', 'Uploading')
@@ -305,7 +316,6 @@ def finish(self: Job, outcome):
         self.local.files.put(path, f'{out}/{name}')
         path.unlink()
         if name=='model.tar.gz': self.local.rows.change(self.name, lambda about: about.update(ModelArtifacts=dict(S3ModelArtifacts=f'{out}/{name}')))
-    bad = next((c for c in outcome.codes if c), 0)
     if outcome.ended_by: self.tell('Stopped', 'MaxRuntimeExceeded' if outcome.ended_by=='time' else 'Stopped')
     elif bad: self.tell('Failed', 'Failed', f'AlgorithmError: {outcome.failure[:900] or "the program left no failure file; see the log"}, exit code: {bad}')
     else: self.tell('Completed', 'Completed')

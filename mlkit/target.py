@@ -6,7 +6,7 @@
 __all__ = ['LocalTarget', 'AWSTarget', 'default_image']
 
 # %% ../nbs/26_target.ipynb #49c6900b
-import hashlib, json, os, platform, shutil
+import hashlib, json, os, platform, shutil, time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +16,7 @@ from typing import Any
 from .image import IMAGE
 from .local import LocalSageMaker
 from .source import Source
+from .text import human_bytes
 
 # %% ../nbs/26_target.ipynb #a7acf82a
 class LocalTarget:
@@ -73,7 +74,10 @@ class AWSTarget:
     @cached_property
     def bucket(self) -> str:
         if self._bucket: return self._bucket.rstrip('/')
-        return f"s3://sagemaker-{self.session.region_name}-{self.session.client('sts').get_caller_identity()['Account']}/mlkit"
+        name,region = f"sagemaker-{self.session.region_name}-{self.session.client('sts').get_caller_identity()['Account']}",self.session.region_name
+        if all(b['Name']!=name for b in self.s3.list_buckets()['Buckets']):  # as the SDK makes it on first use
+            self.s3.create_bucket(Bucket=name, **{'CreateBucketConfiguration': {'LocationConstraint': region}} if region!='us-east-1' else {})
+        return f's3://{name}/mlkit'
 
     @cached_property
     def role(self) -> str:
@@ -99,11 +103,11 @@ class AWSTarget:
         there = {o['Key']: (o['Size'], o['ETag'].strip('"')) for page in pages for o in page.get('Contents', ())}
         files = {f'{prefix}/{f.relative_to(folder).as_posix()}': f for f in sorted(folder.rglob('*')) if f.is_file()}
         todo = {k: f for k,f in files.items() if there.get(k)!=(f.stat().st_size, _md5(f)) }
-        total,sent = sum(f.stat().st_size for f in todo.values()),0
+        total,sent,said = sum(f.stat().st_size for f in todo.values()),0,time.monotonic()
         for key,path in todo.items():
             self.s3.upload_file(str(path), bucket, key)
             sent += path.stat().st_size
-            progress(f'{folder.name}: {sent/2**20:,.0f} of {total/2**20:,.0f} MiB sent')
+            if time.monotonic()-said>2: said = progress(f'{folder.name}: {human_bytes(sent)} of {human_bytes(total)} sent') or time.monotonic()
         for key in there.keys()-files.keys(): self.s3.delete_object(Bucket=bucket, Key=key)
 
     def lines(self, name: str, seen: dict) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,167 @@
+"""Jobs where a notebook cannot go: to SageMaker's API, which moto answers over HTTP; through the death of the process that started them; twenty at once
+
+moto comes from the environment that conformance/v2.txt pins.
+"""
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+from urllib.request import urlopen
+
+import boto3
+import pytest
+
+from mlkit.jobs import JobFailed, TrainingJob
+from mlkit.local import LocalSageMaker
+from test_conformance import environment, wait_for
+
+ROLE = 'arn:aws:iam::123456789012:role/job'
+
+
+@pytest.fixture(scope='module')
+def moto():
+    "The address of a moto server"
+    with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
+    server = subprocess.Popen([environment('v2')/'moto_server', '-H', '127.0.0.1', '-p', str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(f'http://127.0.0.1:{port}', server)
+        yield f'http://127.0.0.1:{port}'
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def session(moto, monkeypatch):
+    "A boto3 session whose calls go to moto, and the names of those calls"
+    for name, value in dict(AWS_ENDPOINT_URL=moto, AWS_ACCESS_KEY_ID='testing', AWS_SECRET_ACCESS_KEY='testing', AWS_EC2_METADATA_DISABLED='true').items(): monkeypatch.setenv(name, value)
+    urlopen(f'{moto}/moto-api/reset', data=b'').close()
+    session = boto3.Session(region_name='us-east-1')
+    session.calls = []
+    session.events.register('before-parameter-build', lambda params, model, **_: session.calls.append((model.name, params)))
+    return session
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ('src', 'training'): (tmp_path/name).mkdir()
+    (tmp_path/'src'/'train.py').write_text('print("hello")\n')
+    (tmp_path/'training'/'rows.csv').write_text('0,1,2\n1,3,4\n')
+    return tmp_path
+
+
+def sent(session):
+    "Keys that were written to S3 since the last time"
+    found = [p['Key'].rpartition('/')[2] for n, p in session.calls if n in ('PutObject', 'CreateMultipartUpload')]
+    session.calls.clear()
+    return found
+
+
+def test_what_is_sent_to_sagemaker(session, folder):
+    job = TrainingJob({'epochs': 3}, folder/'src', {'training': folder/'training', 'other': 's3://bucket/other'}, role=ROLE, spot=True, max_run=60, name='first')
+    asked = job.request(session)
+    job.run(session)
+    assert next(p for n, p in session.calls if n == 'CreateTrainingJob') == asked
+    assert asked['InputDataConfig'][0]['DataSource']['S3DataSource']['S3Uri'].startswith('s3://sagemaker-us-east-1-123456789012/mlkit/code/')
+    assert asked['AlgorithmSpecification']['TrainingImage'].endswith('-sagemaker')
+    assert sent(session) == ['train.py', 'mlkit-0.0.1-py3-none-any.whl', 'mlkit_start.py', 'rows.csv']
+    assert job.status == 'Completed' and TrainingJob.attach('first', session).hyperparameters == {'epochs': '3'}
+
+
+def test_what_is_there_is_not_sent_again(session, folder):
+    def start(): return TrainingJob({'epochs': 3}, folder/'src', {'training': folder/'training'}, role=ROLE).run(session)
+    start()
+    sent(session)
+    start()
+    assert sent(session) == []
+    (folder/'training'/'more.csv').write_text('1,2,3\n')
+    (folder/'src'/'train.py').write_text('print("other")\n')
+    start()
+    assert sent(session) == ['train.py', 'mlkit-0.0.1-py3-none-any.whl', 'mlkit_start.py', 'more.csv']
+
+
+def test_the_role_is_asked_for(session, folder):
+    with pytest.raises(ValueError, match='which role shall the job have'): TrainingJob(source=folder/'src').run(session)
+    assert not sent(session)
+
+
+def test_the_log_comes_in_order_once_and_from_all_hosts(session, folder):
+    job = TrainingJob(source=folder/'src', role=ROLE, hosts=2, name='talking').run(session)
+    assert list(job.target.lines('talking', {})) == []
+    logs, group = session.client('logs'), '/aws/sagemaker/TrainingJobs'
+    logs.create_log_group(logGroupName=group)
+    now, seen = int(time.time()*1000), {}
+    for host in (1, 2): logs.create_log_stream(logGroupName=group, logStreamName=f'talking/algo-{host}-1700000000')
+
+    def say(host, *times): logs.put_log_events(logGroupName=group, logStreamName=f'talking/algo-{host}-1700000000', logEvents=[dict(timestamp=now + t, message=f'line {t}') for t in times])
+    say(1, 0, 2, 4)
+    say(2, 1, 3)
+    assert list(job.target.lines('talking', seen)) == [(f'algo-{t % 2 + 1}', f'line {t}') for t in range(5)]
+    assert list(job.target.lines('talking', seen)) == []
+    say(2, 5)
+    assert list(job.target.lines('talking', seen)) == [('algo-2', 'line 5')]
+    out = io.StringIO()
+    job.follow(out, every=.01)
+    assert '[algo-1] line 4\n' in out.getvalue() and out.getvalue().count('line ') == 6
+
+
+def test_the_model_comes_back(session, folder):
+    job = TrainingJob(source=folder/'src', role=ROLE, name='made').run(session)
+    bucket, _, key = job.describe()['ModelArtifacts']['S3ModelArtifacts'][5:].partition('/')
+    with tarfile.open(folder/'model.tar.gz', 'w:gz') as tar: tar.add(folder/'src'/'train.py', 'weights')
+    session.client('s3').upload_file(str(folder/'model.tar.gz'), bucket, key)
+    assert (job.fetch(folder/'model')/'weights').read_text() == 'print("hello")\n'
+
+
+STARTER = textwrap.dedent('''
+    import os, signal, sys
+    from mlkit.jobs import TrainingJob
+    from mlkit.local import LocalSageMaker
+    TrainingJob(source=sys.argv[1], name='orphan').run(LocalSageMaker(sys.argv[2]))
+    os.kill(os.getpid(), signal.SIGKILL)
+''')
+
+
+def test_a_job_outlives_the_process_that_started_it(tmp_path):
+    (tmp_path/'slow.py').write_text('import time\nfor i in range(20): print("step", i, flush=True); time.sleep(.1)\n')
+    started = subprocess.run([sys.executable, '-c', STARTER, tmp_path/'slow.py', tmp_path/'local'])
+    assert started.returncode == -signal.SIGKILL
+    out = io.StringIO()
+    job = TrainingJob.attach('orphan', LocalSageMaker(tmp_path/'local'))
+    assert job.status == 'InProgress'
+    job.follow(out)
+    assert job.status == 'Completed' and 'step 19\n' in out.getvalue()
+
+
+def test_twenty_jobs_at_once(tmp_path):
+    (tmp_path/'part.py').write_text(textwrap.dedent('''
+        import json, os, pathlib
+        ml = pathlib.Path(os.environ.get('SM_MODEL_DIR', '/opt/ml/model')).parent
+        number = json.loads((ml/'input/config/hyperparameters.json').read_text())['number']
+        (ml/'model'/'number').write_text(number)
+        print(f'[metrics] epoch={number}')
+    '''))
+    local = LocalSageMaker(tmp_path/'local')
+    jobs = [TrainingJob({'number': i}, tmp_path/'part.py', name=f'part-{i}').run(local) for i in range(20)]
+    for i, job in enumerate(jobs):
+        job.follow(io.StringIO())
+        assert (job.fetch(tmp_path/f'{i}')/'number').read_text() == str(i) and job.metrics() == {'epoch': [i]}
+    assert len(local.list_training_jobs(MaxResults=100, StatusEquals='Completed')['TrainingJobSummaries']) == 20
+
+
+def test_a_full_disk_is_said(tmp_path):
+    "The folder of the local SageMaker lies on a disk of 2 MB"
+    if sys.platform != 'linux' or os.geteuid(): pytest.skip('needs root on Linux, for a small disk')
+    disk = tmp_path/'disk'
+    disk.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', disk], capture_output=True).returncode: pytest.skip('a file system cannot be mounted here')
+    try:
+        (tmp_path/'large.py').write_text('import os, pathlib\n(pathlib.Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model"))/"weights").write_bytes(os.urandom(10**7))\n')
+        job = TrainingJob(source=tmp_path/'large.py', name='large').run(LocalSageMaker(disk))
+        with pytest.raises(JobFailed, match='the disk that has .* is full; mlkit local clean frees'): job.follow(io.StringIO())
+    finally: subprocess.run(['umount', '-l', disk], check=True)
