@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 import test_hyperparameters as spellings
 from conformance.host import Network, run_job
 from mlkit.hyperparameters import check_hyperparameters, read_config
+from mlkit.local import LocalSageMaker
 
 here = Path(__file__).parent/'conformance'
 repository = here.parent.parent
@@ -58,7 +59,7 @@ def environment(name):
 
 @pytest.fixture(scope='module')
 def jobs(tmp_path_factory):
-    "`(run, requests)`: what plays SageMaker, and the requests by name"
+    "`(run, requests, s3)`: what plays SageMaker, the requests by name, and the folder with what S3 holds"
     folder = tmp_path_factory.mktemp('conformance')
     with ThreadPoolExecutor() as pool: container, v2, v3 = pool.map(environment, ('container', 'v2', 'v3'))
     subprocess.run([container/'python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-deps', '--force-reinstall', repository],
@@ -87,7 +88,7 @@ def jobs(tmp_path_factory):
             def run(name, mode='', label='', **kwargs):
                 place = folder/'runs'/f'{name}-{mode}{label}'
                 return run_job(requests[name], folder/'s3', place, network, clean | dict(MODE=mode), **kwargs)
-            yield run, requests
+            yield run, requests, folder/'s3'
         finally:
             moto.terminate()
             moto.wait()
@@ -185,6 +186,23 @@ class TestPath:
         text = (failed.roots[1]/'output'/'failure').read_text()
         assert text.startswith('ValueError: sample 3 has no label\n'), text
         saw(key, '2 hosts', 'same weights; the failing host\'s text')
+
+
+@pytest.mark.parametrize('key', ['script', 'exec', 'torchrun', 'bare'])
+def test_the_local_sagemaker_runs_the_same_requests(jobs, key, tmp_path, monkeypatch):
+    "mlkit's own rehearsal, with AWS's unmodified drivers in the request"
+    (tmp_path/'s3').symlink_to(jobs[2])
+    for name in ('PYTHONPATH', 'MODE'): monkeypatch.delenv(name, raising=False)
+    local, request = LocalSageMaker(tmp_path), jobs[1][f'{key}-1-1'] | dict(CheckpointConfig=dict(S3Uri=f's3://jobs/local/{key}'))
+    local.create_training_job(**request)
+    name = request['TrainingJobName']
+    while (about := local.describe_training_job(TrainingJobName=name))['TrainingJobStatus'] == 'InProgress': time.sleep(.1)
+    log = local.logs(name)[0].read_text()
+    assert about['TrainingJobStatus'] == 'Completed', about.get('FailureReason', '') + log[-2000:]
+    config = json.loads((local.folder(name)/'algo-1'/'output'/'data'/'config.json').read_text())
+    del config['processes']
+    assert config == GIVEN and '[metrics] epoch=3' in log
+    assert local.files.path(about['ModelArtifacts']['S3ModelArtifacts']).is_file()
 
 
 @pytest.mark.parametrize('software', spellings.DIALECTS)
