@@ -178,7 +178,8 @@ class Predictor:
         self.pool,self.pending = ThreadPoolExecutor(settings.batch_size, 'predictor') if any(map(_is_async, own.values())) else None,0
         self.ended,self.here,self.busy,self.answered,self.many = False,[],threading.Lock(),0.,0
         self.slow,self.threads = 20,torch.get_num_threads() # of the next requests, how many go to the thread; torch's threads for it
-        threading.Thread(target=self._run, name='predictor', daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name='predictor', daemon=True)
+        self.thread.start()
 
     def end(self):
         "Let the thread end when it has answered what waits; to be called where requests come in"
