@@ -11,7 +11,7 @@ cfg = parser['DEFAULT']
 
 def listed(key): return cfg[key].split()
 
-extras = {name: listed(f'{name}_requirements') for name in ('serve', 'sagemaker', 'notebook', 'demo', 'check', 'loggers')}
+extras = {name: listed(f'{name}_requirements') for name in ('serve', 'jobs', 'sagemaker', 'notebook', 'demo', 'check', 'loggers')}
 extras['studio'] = sorted({r for name in ('serve', 'sagemaker', 'notebook') for r in extras[name]})
 extras['dev'] = extras['studio'] + extras['demo'] + extras['loggers'] + listed('dev_requirements')
 

@@ -136,7 +136,7 @@ _next_steps = '''What next:
 def check(source: str | Path = '.', entry: str | None = None, argv: Sequence[str] = (), data: str | Path | None = None, seconds: float = 120) -> dict:
     "Find what would fail: imports, requirements, hyperparameters, one step of training, and whether the model loads and predicts"
     print(f'Checking {Path(source).resolve()} in a clean process', flush=True)
-    if Path(source).is_file() and not str(source).endswith('.py'): return _reported(_serving('bundle').check_bundle(source, seconds=seconds))
+    if Path(source).is_file() and not str(source).endswith('.py'): return _reported(_module('bundle').check_bundle(source, seconds=seconds))
     from mlkit.check import check
     return _reported(check(source, entry, argv, data, seconds))
 
@@ -144,10 +144,10 @@ def _reported(report):
     print(report)
     return {'ok': report.ok} | dataclasses.asdict(report)
 
-def _serving(name):
-    "A module of mlkit that needs the extra `serve`"
+def _module(name, extra='serve'):
+    "A module of mlkit that needs what an extra installs"
     try: return import_module(f'mlkit.{name}')
-    except ModuleNotFoundError as e: raise ModuleNotFoundError(f"{name} needs {e.name}: pip install 'mlkit[serve]'", name=e.name) from None
+    except ModuleNotFoundError as e: raise ModuleNotFoundError(f"this needs {e.name}: pip install 'mlkit[{extra}]'", name=e.name) from None
 
 # %% ../nbs/29_cli.ipynb #f3f76013
 @command('serve a saved model as a SageMaker endpoint does', 'mlkit serve --model-dir model --handlers inference.py',
@@ -155,11 +155,11 @@ def _serving(name):
          port='8080, unless given', host='127.0.0.1, unless given; 0.0.0.0 lets other machines ask', workers='processes, each with the model; 1, unless given')
 def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None = None, port: int | None = None, host: str | None = None, workers: int | None = None) -> dict:
     "Serve a saved model over HTTP as a SageMaker endpoint does: GET /ping, POST /invocations"
-    serving = _serving('serving')
+    serving = _module('serving')
     settings = serving.settings_from_env(port=port, host=host, workers=workers)
     if not Path(model_dir).exists(): raise FileNotFoundError(f'no folder {model_dir}')
     with tempfile.TemporaryDirectory(prefix='mlkit-serve-') as folder:
-        if Path(model_dir).is_file(): model_dir = _serving('bundle').extract_bundle(model_dir, folder)
+        if Path(model_dir).is_file(): model_dir = _module('bundle').extract_bundle(model_dir, folder)
         return {'ok': serving.serve(model_dir, handlers, settings)==0}
 
 # %% ../nbs/29_cli.ipynb #2cd7fae6
@@ -169,7 +169,7 @@ def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None =
 def bundle(model: str, handlers: str | Path | None = None, requirements: str | Path | None = None, out: str | Path = 'model.tar.gz', include: list[str] = (),
            sample: str | Path | None = None, content_type: str = 'application/json') -> dict:
     "Write one archive for mlkit's own server and AWS's TorchServe and Ray Serve containers, and try it in a clean process"
-    module = _serving('bundle')
+    module = _module('bundle')
     body = None if sample is None else Path(sample).read_bytes()
     made = module.build_bundle(model, handlers, requirements, out, include=include)
     print(made, '\n\nChecking it in a clean process', sep='', flush=True)
@@ -191,7 +191,7 @@ def dockerfile(folder: str | Path = '.', image: str | None = None) -> dict:
 def run(source: str | None = None, channel: list[str] = (), argv: Sequence[str] = (), name: str | None = None, entry: str | None = None, instance: str | None = None, hosts: int | None = None,
         spot: bool = False, target: str = 'local', role: str | None = None, output: str | None = None, detach: bool = False) -> dict:
     "Start a training job and show it until it ends"
-    from mlkit.jobs import TrainingJob
+    TrainingJob = _module('jobs', 'jobs').TrainingJob
     wrong = [c for c in channel if '=' not in c]
     if wrong: raise ValueError(f'--channel {wrong[0]}: expected NAME=FOLDER, such as training=data/training')
     given = dict(name=name, entry=entry, instance=instance, hosts=hosts, spot=spot or None, role=role, output=output)
@@ -220,13 +220,13 @@ def _state(job):
 @command('show a job until it ends', 'mlkit follow iris-20261123-101500-1a2b', name='of the job', target='local or sagemaker')
 def follow(name: str, target: str = 'local') -> dict:
     "Show a job's status and log until it ends; Ctrl-C stops the showing, not the job"
-    from mlkit.jobs import TrainingJob
+    TrainingJob = _module('jobs', 'jobs').TrainingJob
     return _state(TrainingJob.attach(name, _target(target)).follow())
 
 @command('stop a job', 'mlkit stop iris-20261123-101500-1a2b', name='of the job', target='local or sagemaker')
 def stop(name: str, target: str = 'local') -> dict:
     "Ask a job to stop: it saves a checkpoint, and leaves the model as it then is"
-    from mlkit.jobs import TrainingJob
+    TrainingJob = _module('jobs', 'jobs').TrainingJob
     job = TrainingJob.attach(name, _target(target))
     job.stop()
     print(f'{name} is stopping')
@@ -235,18 +235,16 @@ def stop(name: str, target: str = 'local') -> dict:
 @command('list jobs, the newest first', 'mlkit list --contains iris', contains='in the name', status='InProgress, Completed, Failed, Stopping or Stopped', most='10, unless given', target='local or sagemaker')
 def list_jobs(contains: str = '', status: str | None = None, most: int = 10, target: str = 'local') -> dict:
     "The training jobs of this machine, or of the account"
-    from mlkit.jobs import make_target
     from mlkit.text import Table
-    found = make_target(_target(target)).client.list_training_jobs(MaxResults=most, **{'NameContains': contains} if contains else {}, **{'StatusEquals': status} if status else {})['TrainingJobSummaries']
+    found = _module('jobs', 'jobs').make_target(_target(target)).client.list_training_jobs(MaxResults=most, **{'NameContains': contains} if contains else {}, **{'StatusEquals': status} if status else {})['TrainingJobSummaries']
     print(Table(['job', 'status', 'started'], [[j['TrainingJobName'], j['TrainingJobStatus'], f'{j["CreationTime"]:%Y-%m-%d %H:%M:%S}'] for j in found]) if found else 'no jobs')
     return {'jobs': [{'name': j['TrainingJobName'], 'status': j['TrainingJobStatus'], 'started': str(j['CreationTime'])} for j in found]}
 
 @command('the SageMaker on this machine: clean up, or interrupt a spot job', 'mlkit local clean', action='[place] clean or interrupt', name='of the job; clean takes all that have ended, unless given')
 def local(action: str = 'clean', name: str | None = None) -> dict:
     "Forget jobs that have ended and delete their folders (models in its S3 stay), or take the machine of a spot job away"
-    from mlkit.local import LocalSageMaker
     from mlkit.text import human_bytes
-    here = LocalSageMaker()
+    here = _module('local', 'jobs').LocalSageMaker()
     if action=='interrupt' and name: return here.interrupt(name) or {}
     if action!='clean': raise ValueError(f'expected clean, or interrupt --name NAME, got {action!r}')
     freed = here.clean(name)
