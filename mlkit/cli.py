@@ -159,7 +159,7 @@ def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None =
     settings = serving.settings_from_env(port=port, host=host, workers=workers)
     if not Path(model_dir).exists(): raise FileNotFoundError(f'no folder {model_dir}')
     with tempfile.TemporaryDirectory(prefix='mlkit-serve-') as folder:
-        if Path(model_dir).is_file(): model_dir = _module('bundle').extract_bundle(model_dir, folder)
+        if Path(model_dir).is_file(): model_dir = import_module('mlkit.archive').extract_bundle(model_dir, folder)
         return {'ok': serving.serve(model_dir, handlers, settings)==0}
 
 # %% ../nbs/29_cli.ipynb #2cd7fae6

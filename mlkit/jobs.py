@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from .api import find_wrong
-from .bundle import extract_bundle
+from .archive import extract_bundle
 from .container import metric_definitions
 from .hyperparameters import check_hyperparameters, to_hyperparameters, write_value
 from .local import LocalSageMaker
