@@ -1,0 +1,91 @@
+"""What a job on this machine costs beside its training: paired runs, medians.
+
+    python benchmarks/jobs.py [--rounds 5]
+
+- launch: from TrainingJob.run() to the program's first training step, over starting Python and importing torch
+- import: of mlkit.jobs, over starting Python
+- list: a page of 100 jobs, of 100
+- channel: staging a folder of 1 GB
+"""
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mlkit.jobs import TrainingJob
+from mlkit.local import LocalSageMaker
+
+PROGRAM = '''
+import time
+import torch
+from mlkit.model import MyCustomModel
+from mlkit.sagemaker_entry import Container, entry_point
+from mlkit.training import train_model
+from torch.utils.data import DataLoader, TensorDataset
+class First:
+    def after_step(self, trainer): print('first step at', time.time(), flush=True); trainer.stop('measured')
+@entry_point
+def main(container: Container):
+    x = torch.randn(64, 4)
+    train_model(MyCustomModel(4, 8, 2), DataLoader(TensorDataset(x, (x.sum(1) > 0).long()), batch_size=32), epochs=1, learning_rate=.01, callbacks=[First()], verbose=False)
+if __name__ == '__main__': main()
+'''
+
+
+def seconds(f):
+    began = time.perf_counter()
+    f()
+    return time.perf_counter() - began
+
+
+def python(code): return seconds(lambda: subprocess.run([sys.executable, '-c', code], check=True))
+
+
+def launch(local, folder, number):
+    "Seconds from the launch to the first step"
+    job = TrainingJob(source=folder/'first.py', name=f'launch-{number}')
+    began = time.time()
+    job.run(local)
+    while job.status == 'InProgress': time.sleep(.05)
+    line = next((line for line in job.logs() if line.startswith('first step at')), None)
+    if line is None: raise RuntimeError('\n'.join(job.logs()))
+    return float(line.split()[-1]) - began
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--rounds', type=int, default=5)
+    rounds = range(parser.parse_args().rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        local = LocalSageMaker(folder/'local')
+        (folder/'first.py').write_text(PROGRAM)
+        launch(local, folder, 'warm-up')
+        pairs = [(python('import torch'), launch(local, folder, i)) for i in rounds]
+        show('launch to first step', 'Python and torch', pairs, 'at most 1 s more')
+        pairs = [(python('pass'), python('import mlkit.jobs')) for _ in rounds]
+        show('import mlkit.jobs', 'Python', pairs, 'at most 0.35 s more')
+        for i in range(100): local.rows.add(f'many-{i}', local.rows.get('launch-0') | {'TrainingJobName': f'many-{i}'})
+        print(f'100 jobs listed: {statistics.median(seconds(lambda: local.list_training_jobs(MaxResults=100)) for _ in rounds):.3f} s')
+        (folder/'gigabyte').mkdir()
+        for i in range(10):
+            with open(folder/'gigabyte'/f'{i}.bin', 'wb') as f: os.posix_fallocate(f.fileno(), 0, 10**8)
+        (folder/'look.py').write_text('print("1 GB is there")\n')
+
+        def staged(i):
+            job = TrainingJob(source=folder/'look.py', channels={'training': folder/'gigabyte'}, name=f'staged-{i}').run(local)
+            while job.status == 'InProgress': time.sleep(.05)
+            transitions = {t['Status']: t for t in job.describe()['SecondaryStatusTransitions']}
+            return (transitions['Downloading']['EndTime'] - transitions['Downloading']['StartTime']).total_seconds()
+        print(f'1 GB staged: {statistics.median(map(staged, rounds)):.3f} s')
+
+
+def show(what, over, pairs, aim):
+    print(f'{what}: {statistics.median(b for _, b in pairs):.2f} s; {over}: {statistics.median(a for a, _ in pairs):.2f} s; {statistics.median(b - a for a, b in pairs):.2f} s more (aim: {aim})', flush=True)
+
+
+if __name__ == '__main__': main()
