@@ -7,7 +7,7 @@ __all__ = ['Options', 'JobFailed', 'TrainingJob', 'request', 'make_target', 'sen
            'metrics', 'stop', 'fetch', 'model', 'resume', 'explain']
 
 # %% ../nbs/27_jobs.ipynb #3cda52cc
-import dataclasses, inspect, re, secrets, shutil, sys, tempfile, time
+import dataclasses, inspect, os, re, secrets, shutil, sys, tempfile, time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -17,6 +17,7 @@ from typing import Any
 
 from .api import find_wrong
 from .archive import extract_bundle
+from .channel import write_channel
 from .container import metric_definitions
 from .hyperparameters import check_hyperparameters, to_hyperparameters, write_value
 from .local import LocalSageMaker
@@ -58,12 +59,12 @@ class JobFailed(RuntimeError):
         self.reason,self.log = reason,log
 
 class TrainingJob:
-    "A training job: `config` (a dataclass or a dict) and `source` (a folder, file, module or notebook; none is the built-in training) on `channels` ({name: folder or S3 URI})"
+    "A training job: `config` (a dataclass or a dict) and `source` (a folder, file, module or notebook; none is the built-in training) on `channels` ({name: folder, S3 URI, DataFrame or tensors})"
     def __init__(self, config: Any = None, source: Any = None, channels: Mapping[str, Any] | None = None, **options):
         names = [f.name for f in dataclasses.fields(Options)]
         for k in options:
             if k not in names: raise TypeError(f'TrainingJob takes no {k!r}; {did_you_mean(k, [*names, "config", "source", "channels"])}')
-        self.config,self.channels,self.options,self.target = config,dict(channels or {}),Options(**options),None
+        self.config,self.channels,self.options,self.target = config,{n: _place(n, where) for n,where in (channels or {}).items()},Options(**options),None
         self.source = read_source(source, self.options.entry)
         self.hyperparameters = _hyperparameters(config, self.source)
         stem = re.sub(r'[^a-zA-Z0-9]+', '-', Path(str(getattr(source, '__file__', source) or 'mlkit')).resolve().stem if source else 'mlkit').strip('-')[:30] or 'job'
@@ -75,6 +76,12 @@ class TrainingJob:
     def __repr__(self): return f'TrainingJob {self.name}: {self.source.entry or "the built-in training"} on {self.options.hosts} x {self.options.instance}' + (f', {self.status}, {self.target}' if self.target else ', not started')
 
 # %% ../nbs/27_jobs.ipynb #6b8dec6a
+def _place(name, where):
+    "An S3 URI, or a folder; one is made of what the notebook holds"
+    if isinstance(where, (str, Path)): return str(where) if str(where).startswith('s3://') else Path(where).expanduser().resolve()
+    try: return write_channel(where, Path(os.environ.get('MLKIT_LOCAL') or '~/.mlkit/local').expanduser()/'channels')
+    except TypeError as e: raise TypeError(f'channel {name!r}: {e}; or a folder, or an S3 URI') from None
+
 def _hyperparameters(config, source):
     "A config as text; with the built-in training, its names and values are looked at"
     if config is None: return {}
@@ -126,12 +133,9 @@ def _further(o):
 def _channel(name, uri): return dict(ChannelName=name, DataSource=dict(S3DataSource=dict(S3DataType='S3Prefix', S3Uri=uri, S3DataDistributionType='FullyReplicated')))
 
 def _uri(name, where, target):
-    if isinstance(where, (str, Path)) and not str(where).startswith('s3://'):
-        path = Path(where).expanduser().resolve()
-        if not path.is_dir(): raise ValueError(f'channel {name!r}: there is no folder {path}')
-        return target.uri_of(path, 'data')
     if isinstance(where, str): return where
-    raise TypeError(f'channel {name!r}: expected a folder or an S3 URI, got a {type(where).__name__}; `channels={{{name!r}: save_channel(...)}}` makes one of arrays')
+    if not where.is_dir(): raise ValueError(f'channel {name!r}: there is no folder {where}')
+    return target.uri_of(where, 'data')
 
 def make_target(target: Any, options: Options = Options()) -> Any:
     "`LocalTarget` or `AWSTarget` of what was given: nothing, a LocalSageMaker, or a boto3 session"
@@ -161,7 +165,7 @@ def run(self: TrainingJob, target: Any = None) -> TrainingJob:
     t,asked = make_target(target, self.options),self.request(target)
     t.send(self.sent, self._code_uri(t))
     for name,where in self.channels.items():
-        if not str(where).startswith('s3://'): t.send_folder(Path(where).expanduser().resolve(), _uri(name, where, t))
+        if isinstance(where, Path): t.send_folder(where, _uri(name, where, t))
     t.client.create_training_job(**asked)
     self.target = t
     return self
@@ -257,9 +261,9 @@ def explain(self: TrainingJob) -> Table:
     "The job's channels: what is in them, and how the job will read it"
     rows = []
     for name,where in self.channels.items():
-        if str(where).startswith('s3://'): rows.append([name, str(where), None, None, 'File: copied to the machine before the job starts'])
+        if isinstance(where, str): rows.append([name, where, None, None, 'File: copied to the machine before the job starts'])
         else:
-            sizes = [f.stat().st_size for f in Path(where).expanduser().rglob('*') if f.is_file()]
+            sizes = [f.stat().st_size for f in where.rglob('*') if f.is_file()]
             rows.append([name, str(where), len(sizes), human_bytes(sum(sizes)), 'File: sent to S3 where it has changed, and copied to the machine before the job starts'])
     return Table(['channel', 'from', 'files', 'size', 'read as'], rows, f'the program: {self.source}, as the channel code with mlkit\'s wheel')
 
