@@ -297,8 +297,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt: return print('\nstopped', file=sys.stderr) or 130
     except (OSError, RuntimeError, ValueError, ImportError) as e: return print(f'mlkit: {e}', file=sys.stderr) or 1
     except Exception as e:
-        if not any(c.__name__=='ClientError' for c in type(e).__mro__): raise
-        return print(f'mlkit: {e}', file=sys.stderr) or 1  # what SageMaker said; boto3 may not be there to name its class
+        if not any(c.__name__ in ('ClientError', 'BotoCoreError') for c in type(e).__mro__): raise
+        return print(f'mlkit: {e}', file=sys.stderr) or 1  # what SageMaker or boto3 said; it may not be there to name its classes
     return int(result.get('ok') is False)
 
 def _split(argv): return (argv[:argv.index('--')],argv[argv.index('--')+1:]) if '--' in argv else (argv, [])

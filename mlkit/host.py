@@ -20,8 +20,8 @@ _INSIDE = 'mount --bind "$1" /opt/ml && mount --bind "$2" /etc/hosts && hostname
 
 @lru_cache(1)
 def namespaces() -> tuple[str, ...]: # a command to put before another; nothing where there are none
-    "What gives a process a namespace of its own, if this system and this user may"
-    if sys.platform!='linux' or not shutil.which('unshare') or not shutil.which('hostname'): return ()
+    "What gives a process a namespace of its own, if this system and this user may, and MLKIT_NAMESPACES does not say no"
+    if os.environ.get('MLKIT_NAMESPACES')=='no' or sys.platform!='linux' or not shutil.which('unshare') or not shutil.which('hostname'): return ()
     root = os.geteuid()==0
     if root: Path('/opt/ml').mkdir(parents=True, exist_ok=True)
     command = 'unshare',*([] if root else ['--user', '--map-root-user']),*_UNSHARE

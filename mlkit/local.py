@@ -123,37 +123,40 @@ class LocalSageMaker:
         _start(self, name)
         return {'TrainingJobArn': arn}
 
-    def describe_training_job(self, TrainingJobName: str) -> dict:
-        about = self._about(TrainingJobName, 'DescribeTrainingJob')
-        if about['TrainingJobStatus'] in ('InProgress', 'Stopping') and not _runs(self.folder(TrainingJobName)):
-            try: about = self.rows.change(TrainingJobName, _gone)
+    def describe_training_job(self, **asked) -> dict: # TrainingJobName
+        "All that is known of a job"
+        about = self._about('DescribeTrainingJob', asked)
+        name = about['TrainingJobName']
+        if about['TrainingJobStatus'] in ('InProgress', 'Stopping') and not _runs(self.folder(name)):
+            try: about = self.rows.change(name, _gone)
             except sqlite3.OperationalError: _gone(about)  # the disk is full: it is said all the same
         return about
 
-    def stop_training_job(self, TrainingJobName: str) -> dict:
+    def stop_training_job(self, **asked) -> dict: # TrainingJobName
         "Ask the job to stop: its process 1 gets SIGTERM, and SIGKILL 120 seconds later"
-        about = self.describe_training_job(TrainingJobName)
+        check_request('StopTrainingJob', asked)
+        about = self.describe_training_job(**asked)
         if about['TrainingJobStatus']!='InProgress':
             raise api_error('ValidationException', f'The request was rejected because the training job is in status {about["TrainingJobStatus"]}.', 'StopTrainingJob')
         def stopping(about):
             if about['TrainingJobStatus']=='InProgress': about['TrainingJobStatus'] = 'Stopping'
-        self.rows.change(TrainingJobName, stopping)
-        (self.folder(TrainingJobName)/'stop').touch()
+        self.rows.change(about['TrainingJobName'], stopping)
+        (self.folder(about['TrainingJobName'])/'stop').touch()
         return {}
 
     def interrupt(self, TrainingJobName: str):
         "What happens to a spot job when its machine is taken away: SIGTERM, an end, and another start from its checkpoints"
-        if not self._about(TrainingJobName, 'interrupt').get('EnableManagedSpotTraining'): raise ValueError(f'{TrainingJobName} is no spot job: its machine cannot be taken away')
+        if not self._about('DescribeTrainingJob', {'TrainingJobName': TrainingJobName}).get('EnableManagedSpotTraining'): raise ValueError(f'{TrainingJobName} is no spot job: its machine cannot be taken away')
         (self.folder(TrainingJobName)/'interrupt').touch()
 
     def logs(self, TrainingJobName: str) -> list[Path]:
         "The log of each host, as far as there is one"
-        self._about(TrainingJobName, 'logs')
+        self._about('DescribeTrainingJob', {'TrainingJobName': TrainingJobName})
         return sorted(self.folder(TrainingJobName).glob('algo-*.log'))
 
-    def _about(self, name, operation):
-        check_request('DescribeTrainingJob', {'TrainingJobName': name})
-        about = self.rows.get(name)
+    def _about(self, operation, asked):
+        check_request(operation, asked)
+        about = self.rows.get(asked['TrainingJobName'])
         if about is None: raise api_error('ValidationException', 'Requested resource not found.', operation)
         return about
 
@@ -161,7 +164,7 @@ class LocalSageMaker:
 def list_training_jobs(self: LocalSageMaker, **asked) -> dict:
     "`TrainingJobSummaries`, and a `NextToken` where there are more"
     check_request('ListTrainingJobs', asked)
-    jobs = [self.describe_training_job(j['TrainingJobName']) for j in self.rows.all()]
+    jobs = [self.describe_training_job(TrainingJobName=j['TrainingJobName']) for j in self.rows.all()]
     kept = [j for j in jobs if _fits(j, asked)]
     by = {'Name': 'TrainingJobName', 'CreationTime': 'CreationTime', 'Status': 'TrainingJobStatus'}[asked.get('SortBy', 'CreationTime')]
     kept.sort(key=lambda j: j[by], reverse=asked.get('SortOrder', 'Descending')=='Descending')
@@ -328,7 +331,7 @@ def clean(self: LocalSageMaker, name: str | None = None) -> int: # bytes that we
     freed = 0
     for job in self.rows.all():
         if name not in (None, job['TrainingJobName']): continue
-        if self.describe_training_job(job['TrainingJobName'])['TrainingJobStatus'] in ('InProgress', 'Stopping'):
+        if self.describe_training_job(TrainingJobName=job['TrainingJobName'])['TrainingJobStatus'] in ('InProgress', 'Stopping'):
             if name: raise ValueError(f'{name} is still running: stop it first')
             continue
         folder = self.folder(job['TrainingJobName'])

@@ -11,10 +11,13 @@ import sys
 import tarfile
 import textwrap
 import time
+from datetime import datetime
 from urllib.request import urlopen
 
 import boto3
 import pytest
+import torch
+from botocore.exceptions import ClientError, ParamValidationError
 
 from mlkit.jobs import JobFailed, TrainingJob
 from mlkit.local import LocalSageMaker
@@ -45,6 +48,10 @@ def session(moto, monkeypatch):
     session.calls = []
     session.events.register('before-parameter-build', lambda params, model, **_: session.calls.append((model.name, params)))
     return session
+
+
+@pytest.fixture(autouse=True)
+def own_place(monkeypatch, tmp_path): monkeypatch.setenv('MLKIT_LOCAL', str(tmp_path/'default'))
 
 
 @pytest.fixture
@@ -118,6 +125,37 @@ def test_the_model_comes_back(session, folder):
     assert (job.fetch(folder/'model')/'weights').read_text() == 'print("hello")\n'
 
 
+@pytest.fixture(params=['LocalSageMaker', 'moto'])
+def client(request, tmp_path): return LocalSageMaker(tmp_path/'local') if request.param == 'LocalSageMaker' else request.getfixturevalue('session').client('sagemaker')
+
+
+def test_the_api_is_the_same(client, tmp_path):
+    "What a program sees that asks LocalSageMaker, and one that asks moto with boto3; where moto is faithful"
+    (tmp_path/'none.py').write_text('')
+    asked = TrainingJob(source=tmp_path/'none.py', name='x', tags={'a': 'b'}).request(LocalSageMaker(tmp_path/'requests'))
+    del asked['InputDataConfig']
+    for i in range(12):
+        arn = client.create_training_job(**asked | dict(TrainingJobName=f'job-{i:02}'))['TrainingJobArn']
+        assert arn.startswith('arn:aws:sagemaker:us-east-1:') and arn.endswith(f':training-job/job-{i:02}')
+    about = client.describe_training_job(TrainingJobName='job-03')
+    for key, kind in dict(TrainingJobArn=str, TrainingJobStatus=str, SecondaryStatus=str, SecondaryStatusTransitions=list, CreationTime=datetime, LastModifiedTime=datetime, HyperParameters=dict).items():
+        assert isinstance(about[key], kind), key
+    assert about['ResourceConfig'] == asked['ResourceConfig'] and about['OutputDataConfig'] == asked['OutputDataConfig']
+    names, token = [], {}
+    while True:
+        page = client.list_training_jobs(MaxResults=5, SortBy='Name', SortOrder='Ascending', **token)
+        names.append([j['TrainingJobName'] for j in page['TrainingJobSummaries']])
+        if 'NextToken' not in page: break
+        token = {'NextToken': page['NextToken']}
+    assert names == [[f'job-{i:02}' for i in part] for part in (range(5), range(5, 10), range(10, 12))]
+    assert [j['TrainingJobName'] for j in client.list_training_jobs(NameContains='-07')['TrainingJobSummaries']] == ['job-07']
+    with pytest.raises(ClientError) as failed: client.describe_training_job(TrainingJobName='nobody')
+    assert failed.value.response['Error']['Code'] == 'ValidationException'
+    for wrong in (dict(TrainingJobName=3), {}, dict(TrainingJobNam='x')):
+        with pytest.raises(ParamValidationError): client.describe_training_job(**wrong)
+    assert issubclass(client.exceptions.ResourceInUse, ClientError)
+
+
 STARTER = textwrap.dedent('''
     import os, signal, sys
     from mlkit.jobs import TrainingJob
@@ -152,6 +190,60 @@ def test_twenty_jobs_at_once(tmp_path):
         job.follow(io.StringIO())
         assert (job.fetch(tmp_path/f'{i}')/'number').read_text() == str(i) and job.metrics() == {'epoch': [i]}
     assert len(local.list_training_jobs(MaxResults=100, StatusEquals='Completed')['TrainingJobSummaries']) == 20
+
+
+PROGRAM = textwrap.dedent('''
+    from dataclasses import dataclass
+    import time
+    import torch
+    from mlkit.model import MyCustomModel, save_model
+    from mlkit.sagemaker_entry import Container, entry_point
+    from mlkit.training import train_model
+    from torch.utils.data import DataLoader, TensorDataset
+
+    @dataclass
+    class Config:
+        pause: float = 0. # seconds a step
+
+    @entry_point
+    def main(config: Config, container: Container):
+        torch.manual_seed(0)
+        x = torch.randn(64, 4)
+        class Slow:
+            def after_step(self, trainer): time.sleep(config.pause); print(f'step {trainer.step}', flush=True)
+        model = MyCustomModel(4, 8, 2)
+        train_model(model, DataLoader(TensorDataset(x, (x.sum(1) > 0).long()), batch_size=16, shuffle=True), epochs=10, learning_rate=.01, callbacks=[Slow()],
+                    checkpoints=container.checkpoint_dir, save_every=1, seed=0)
+        save_model(model, container.model_dir)
+
+    if __name__ == '__main__': main()
+''')
+
+
+@pytest.mark.parametrize('namespaces', ['yes', 'no'])
+def test_a_spot_job_that_is_interrupted_ends_with_the_same_bits(tmp_path, monkeypatch, namespaces):
+    "Twice interrupted, in namespaces where there are some, and by variables alone"
+    monkeypatch.setenv('MLKIT_NAMESPACES', namespaces)
+    (tmp_path/'train.py').write_text(PROGRAM)
+    local = LocalSageMaker(tmp_path/'local')
+    whole = TrainingJob(source=tmp_path/'train.py', name='whole').run(local).follow(io.StringIO())
+    job = TrainingJob({'pause': .05}, tmp_path/'train.py', spot=True, max_run=600, name='spot').run(local)
+    for step in (8, 20):
+        while f'step {step}' not in '\n'.join(job.logs()): time.sleep(.02)
+        local.interrupt('spot')
+    job.follow(io.StringIO())
+    assert [t['Status'] for t in job.describe()['SecondaryStatusTransitions']].count('Interrupted') == 2 and job.status == 'Completed'
+    assert '\n'.join(job.logs()).count('Going on from') == 2
+    for name, t in whole.model().state_dict().items(): assert torch.equal(job.model().state_dict()[name], t)
+
+
+@pytest.mark.parametrize('namespaces', ['yes', 'no'])
+def test_two_hosts(tmp_path, monkeypatch, namespaces):
+    monkeypatch.setenv('MLKIT_NAMESPACES', namespaces)
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    job = TrainingJob({'epochs': 2}, channels={'training': (x, (x.sum(1) > 0).long())}, hosts=2).run(LocalSageMaker(tmp_path)).follow(io.StringIO())
+    alone = TrainingJob({'epochs': 2}, channels={'training': (x, (x.sum(1) > 0).long())}).run(LocalSageMaker(tmp_path)).follow(io.StringIO())
+    for name, t in alone.model().state_dict().items(): torch.testing.assert_close(job.model().state_dict()[name], t, atol=1e-5, rtol=0)
 
 
 def test_a_full_disk_is_said(tmp_path):
