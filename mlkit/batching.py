@@ -43,15 +43,15 @@ class Settings:
     batch_delay: float = 0. # seconds to wait for more of them
 
 # %% ../nbs/24_batching.ipynb #3200b125
-VARIABLES = dict(SAGEMAKER_BIND_TO_PORT='port', MLKIT_HOST='host', SAGEMAKER_MODEL_SERVER_WORKERS='workers', SAGEMAKER_MODEL_SERVER_TIMEOUT='timeout',
-                 SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT='accept', TS_MAX_REQUEST_SIZE='max_payload', MLKIT_WAITING='waiting', MLKIT_BATCH_SIZE='batch_size', MLKIT_BATCH_DELAY='batch_delay')
+VARIABLES = dict(SAGEMAKER_BIND_TO_PORT='port', MLKIT_HOST='host', SAGEMAKER_MODEL_SERVER_WORKERS='workers', SAGEMAKER_MODEL_SERVER_TIMEOUT='timeout', SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS='timeout',
+                 SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT='accept', TS_MAX_REQUEST_SIZE='max_payload', SAGEMAKER_MAX_PAYLOAD_IN_MB='max_payload', MLKIT_WAITING='waiting', MLKIT_BATCH_SIZE='batch_size', MLKIT_BATCH_DELAY='batch_delay')
 
 def settings_from_env(environ: Mapping[str, str] | None = None, **given) -> Settings: # `given` wins
     "The settings in the environment; a ValueError names a variable that is not a number"
     env,found = os.environ if environ is None else environ,{}
     for variable,name in VARIABLES.items():
         kind = type(getattr(Settings, name))
-        try: found |= {name: kind(env[variable])} if env.get(variable) else {}
+        try: found |= {name: kind(env[variable])*(2**20 if variable.endswith('_IN_MB') else 1)} if env.get(variable) else {}
         except ValueError: raise ValueError(f'{variable}: expected a number, got {env[variable]!r}') from None
     settings = Settings(**found | {k: v for k,v in given.items() if v is not None})
     for name in ('workers', 'waiting', 'batch_size', 'timeout'):
