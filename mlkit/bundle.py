@@ -43,7 +43,9 @@ def _handlers_file(handlers, model):
     "The file that the handlers are in; None where there are none"
     if handlers is None:
         inside = None if isinstance(model, nn.Module) else Path(model)/'code'/'inference.py'
-        return inside if inside and inside.is_file() else None
+        if not inside or not inside.is_file(): return None
+        if 'written by mlkit.bundle' in inside.read_text(encoding='utf-8', errors='replace')[:80]: raise BundleError(f'{model} was unpacked from a bundle: pass the file of its handlers, such as {inside.with_name("handlers.py")}')
+        return inside
     if isinstance(handlers, ModuleType) and getattr(handlers, '__file__', None): handlers = handlers.__file__
     if not isinstance(handlers, (str, Path)):
         raise BundleError('handlers in a bundle come from a file: pass its path, or its module (a cell that begins with %%writefile inference.py makes one)')

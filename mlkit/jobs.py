@@ -7,12 +7,11 @@ __all__ = ['Options', 'JobFailed', 'TrainingJob', 'request', 'make_target', 'sen
            'metrics', 'stop', 'fetch', 'model', 'resume', 'explain']
 
 # %% ../nbs/27_jobs.ipynb #3cda52cc
-import dataclasses, inspect, os, re, secrets, shutil, sys, tempfile, time
+import dataclasses, inspect, os, re, secrets, sys, tempfile, time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from .api import find_wrong
@@ -90,8 +89,8 @@ def _hyperparameters(config, source):
         names = [f.name for f in dataclasses.fields(Config)]
         for k in config:
             if k not in names: raise ValueError(f'hyperparameter {k!r}: there is none; {did_you_mean(k, names)}')
-        config = Config(**config)
-        return {k: v for k,v in to_hyperparameters(config).items() if v!=to_hyperparameters(Config())[k]}
+        default = to_hyperparameters(Config())
+        return {k: v for k,v in to_hyperparameters(Config(**config)).items() if v!=default[k]}
     if dataclasses.is_dataclass(config) and not isinstance(config, type): return to_hyperparameters(config)
     if not isinstance(config, Mapping): raise TypeError(f'config: expected a dataclass or a dict, got a {type(config).__name__}')
     found = {str(k): write_value(v) for k,v in config.items()}

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .host import new_lines
 from .image import IMAGE
 from .local import LocalSageMaker
 from .source import Source
@@ -49,11 +50,7 @@ class LocalTarget:
     def lines(self, name: str, seen: dict) -> Iterator[tuple[str, str]]: # (host, line); `seen` is kept between calls
         "The lines of a job's log that are new"
         for log in self.client.logs(name):
-            with open(log, 'rb') as f:
-                f.seek(seen.get(log.name, 0))
-                whole,_,_ = f.read().rpartition(b'\n')
-            seen[log.name] = seen.get(log.name, 0)+len(whole)+bool(whole)
-            for line in whole.decode('utf-8', 'replace').splitlines(): yield log.stem,line
+            for line in new_lines(log, seen): yield log.stem,line
 
     def metrics(self, name: str) -> list[dict]: # MetricName, Value, Timestamp
         path = self.client.folder(name)/'metrics.jsonl'
