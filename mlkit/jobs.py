@@ -138,7 +138,7 @@ def _uri(name, where, target):
 
 def make_target(target: Any, options: Options = Options()) -> Any:
     "`LocalTarget` or `AWSTarget` of what was given: nothing, a LocalSageMaker, or a boto3 session"
-    if hasattr(target, 'send_folder'): return target
+    if hasattr(target, 'uri_of'): return target
     if target is None: return LocalTarget(LocalSageMaker())
     if isinstance(target, LocalSageMaker): return LocalTarget(target)
     if callable(getattr(target, 'client', None)): return AWSTarget(target, options.role, options.output)
@@ -162,9 +162,9 @@ def run(self: TrainingJob, target: Any = None) -> TrainingJob:
     "Start the job; on this machine, unless a boto3 session is given"
     if self.target: raise ValueError(f'{self.name} was started already, on {self.target}: make another TrainingJob, or resume() this')
     t,asked = make_target(target, self.options),self.request(target)
-    t.send(self.sent, self._code_uri(t))
+    t.files.send(self.sent.files, self._code_uri(t))
     for name,where in self.channels.items():
-        if isinstance(where, Path): t.send_folder(where, _uri(name, where, t))
+        if isinstance(where, Path): t.files.send_folder(where, _uri(name, where, t))
     t.client.create_training_job(**asked)
     self.target = t
     return self
@@ -231,7 +231,7 @@ def fetch(self: TrainingJob, folder: str | Path) -> Path:
     uri = about.get('ModelArtifacts', {}).get('S3ModelArtifacts')
     if not uri: raise ValueError(f'{self.name} left no model: it is {about["TrainingJobStatus"]}')
     with tempfile.TemporaryDirectory() as packed:
-        self.target.fetch(uri, Path(packed)/'model.tar.gz')
+        self.target.files.fetch(uri, Path(packed)/'model.tar.gz')
         return extract_bundle(Path(packed)/'model.tar.gz', folder)
 
 def model(self: TrainingJob) -> Any: # an nn.Module in eval mode

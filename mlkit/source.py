@@ -131,5 +131,5 @@ def to_send(source: Source) -> Source: # with `entry` as the starter's arguments
     "A program with what starts it, and mlkit as a wheel"
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(folder)
-        files = source.files | {'mlkit_start.py': _STARTER.encode(), wheel.name: wheel.read_bytes()}
+        files = source.files | {wheel.name: wheel.read_bytes(), 'mlkit_start.py': _STARTER.encode()}  # the last to be sent says that all are there
     return Source(files, source.entry)
