@@ -13,10 +13,12 @@ from pathlib import Path
 from .api import api_error, check_request, exceptions
 from .files import Rows, now, open_files
 from .host import MetricReader, is_locked, make_hosts, pack_results, run_hosts, start_locked, take_lock
+from .hosting import Hosting, select
+from .hosting_batch import Transforms
 
 # %% ../nbs/26_local.ipynb #99ea1978
-class LocalSageMaker:
-    "What `boto3.client('sagemaker')` does for training jobs, done here; everything is in the folder `root`"
+class LocalSageMaker(Hosting, Transforms):
+    "What `boto3.client('sagemaker')` does for training jobs, endpoints and batch transform, done here; everything is in the folder `root`"
     def __init__(self, root: str | Path | None = None, # None is MLKIT_LOCAL, or ~/.mlkit/local
                  s3: str | None = None): # folder or boto3; None is MLKIT_LOCAL_S3, or folder
         self.root,self.s3 = Path(root or os.environ.get('MLKIT_LOCAL') or '~/.mlkit/local').expanduser().resolve(),s3 or os.environ.get('MLKIT_LOCAL_S3') or 'folder'
@@ -25,7 +27,7 @@ class LocalSageMaker:
     exceptions = property(lambda self: exceptions(), doc="The errors of the API, as `client.exceptions` of boto3 has them")
     def __repr__(self): return f'LocalSageMaker: {len(self.rows.all())} jobs in {self.root}'
     def folder(self, name: str) -> Path: return self.root/'jobs'/name
-    def _lock(self, name): return self.root/'jobs'/f'{name}.lock'
+    def _job_lock(self, name): return self.root/'jobs'/f'{name}.lock'
 
     def create_training_job(self, **request) -> dict:
         "Start a job; the answer comes when it is accepted. It goes on when this process has ended"
@@ -35,7 +37,7 @@ class LocalSageMaker:
         arn = f'arn:aws:sagemaker:us-east-1:000000000000:training-job/{name}'
         about = request | dict(TrainingJobArn=arn, TrainingJobStatus='InProgress', SecondaryStatus='Starting', CreationTime=began, LastModifiedTime=began,
                                SecondaryStatusTransitions=[dict(Status='Starting', StartTime=began, StatusMessage='Starting the training job')])
-        lock = take_lock(self._lock(name))
+        lock = take_lock(self._job_lock(name))
         if lock is None or not self.rows.add(name, about): raise api_error('ResourceInUse', f'Training job names must be unique within an AWS account and region, and a training job with this name already exists ({arn})', 'CreateTrainingJob')
         shutil.rmtree(self.folder(name), ignore_errors=True)
         self.folder(name).mkdir(parents=True)
@@ -48,7 +50,7 @@ class LocalSageMaker:
         "All that is known of a job"
         about = self._about('DescribeTrainingJob', asked)
         name = about['TrainingJobName']
-        if about['TrainingJobStatus'] in ('InProgress', 'Stopping') and not is_locked(self._lock(name)):
+        if about['TrainingJobStatus'] in ('InProgress', 'Stopping') and not is_locked(self._job_lock(name)):
             try: about = self.rows.change(name, _gone)
             except sqlite3.OperationalError: _gone(about)  # the disk is full: it is said all the same
         return about
@@ -97,26 +99,7 @@ def list_training_jobs(self: LocalSageMaker, **asked) -> dict:
     "`TrainingJobSummaries`, and a `NextToken` where there are more"
     check_request('ListTrainingJobs', asked)
     jobs = [self.describe_training_job(TrainingJobName=j['TrainingJobName']) for j in self.rows.all()]
-    kept = [j for j in jobs if _fits(j, asked)]
-    by = {'Name': 'TrainingJobName', 'CreationTime': 'CreationTime', 'Status': 'TrainingJobStatus'}[asked.get('SortBy', 'CreationTime')]
-    kept.sort(key=lambda j: j[by], reverse=asked.get('SortOrder', 'Descending')=='Descending')
-    begin,most = int(asked.get('NextToken', '0') or 0),asked.get('MaxResults', 10)
-    fields = 'TrainingJobName', 'TrainingJobArn', 'CreationTime', 'TrainingEndTime', 'LastModifiedTime', 'TrainingJobStatus', 'SecondaryStatus'
-    page = [{k: j[k] for k in fields if k in j} for j in kept[begin:begin+most]]
-    return {'TrainingJobSummaries': page} | ({'NextToken': str(begin+most)} if len(kept)>begin+most else {})
-
-def _fits(job, asked):
-    if asked.get('NameContains', '').lower() not in job['TrainingJobName'].lower(): return False
-    if asked.get('StatusEquals', job['TrainingJobStatus'])!=job['TrainingJobStatus']: return False
-    for name,key in (('CreationTime', 'CreationTime'), ('LastModifiedTime', 'LastModifiedTime')):
-        before,after = (_aware(asked.get(name+side)) for side in ('Before', 'After'))
-        if before and not job[key]<before or after and not job[key]>after: return False
-    return True
-
-def _aware(when):
-    "boto3 takes numbers and times without a zone too"
-    if isinstance(when, (int, float)): return datetime.fromtimestamp(when, timezone.utc)
-    return when.astimezone(timezone.utc) if isinstance(when, datetime) else when
+    return select(jobs, asked, 'TrainingJob', 'TrainingJobSummaries', ('TrainingEndTime', 'TrainingJobStatus', 'SecondaryStatus'))
 
 LocalSageMaker.list_training_jobs = list_training_jobs
 
@@ -260,7 +243,7 @@ def clean(self: LocalSageMaker, name: str | None = None) -> int: # bytes that we
         freed += sum(f.lstat().st_size for f in folder.rglob('*') if not f.is_dir())
         shutil.rmtree(folder, ignore_errors=True)
         self.rows.remove(job['TrainingJobName'])
-        self._lock(job['TrainingJobName']).unlink(missing_ok=True)
+        self._job_lock(job['TrainingJobName']).unlink(missing_ok=True)
     return freed
 
 LocalSageMaker.clean = clean
