@@ -60,6 +60,10 @@ class Files:
 
     def remove(self, uri: str): self.path(uri).unlink(missing_ok=True)
 
+    def send_file(self, path: Path, uri: str):
+        "Put a file at a URI that its content has named, unless it is there"
+        if not self.path(uri).is_file(): self.put(path, uri)
+
     def send(self, files: Mapping[str, bytes], uri: str):
         "Put files under a URI, unless they are there"
         folder = self.path(uri)
@@ -120,6 +124,9 @@ class S3:
     def remove(self, uri: str):
         bucket,key = split_uri(uri)
         self.client.delete_object(Bucket=bucket, Key=key)
+
+    def send_file(self, path: Path, uri: str):
+        if all(rest for rest,_ in self.under(uri)): self.put(path, uri)
 
     def send(self, files: Mapping[str, bytes], uri: str):
         *_,last = files  # it says that all are there

@@ -10,6 +10,7 @@ __all__ = ['ServerProcess', 'ask', 'Hosting', 'select', 'create_endpoint', 'desc
 import io, json, os, random, re, shutil, signal, subprocess, sys, threading, time, traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ class Hosting:
 
     def table(self, kind: str) -> Rows: return Rows(self.root/'jobs.db', _KINDS[kind][0])
     def place(self, kind: str, name: str) -> Path: return self.root/_KINDS[kind][0]/name
+    def endpoint_folder(self, name: str) -> Path: return self.place('Endpoint', name)
     def get_waiter(self, waiter_name: str): return waiter(self, waiter_name)
     def get_paginator(self, operation_name: str): return paginator(self, operation_name)
 
@@ -255,7 +257,7 @@ class Fleet:
     "The containers of an endpoint; see `run_endpoint`"
     def __init__(self, hosting: Hosting, name: str):
         self.hosting,self.name,self.folder,self.rows = hosting,name,hosting.place('Endpoint', name),hosting.table('Endpoint')
-        self.servers,self.number,self.restarts = {},0,{}
+        self.servers,self.number,self.restarts,self.ended = {},0,{},set()
 
     def run(self):
         self.change(self.rows.get(self.name)['EndpointConfigName'])
@@ -287,7 +289,7 @@ class Fleet:
             if not isinstance(e, (OSError, ValueError, RuntimeError, ClientError)): traceback.print_exc()
             _stop(made)
             return self.tell(EndpointStatus='InService' if self.servers else 'Failed', FailureReason=str(e)[:1024])
-        old,self.servers = self.servers,made
+        old,self.servers,self.ended = self.servers,made,set()
         self.tell(EndpointStatus='InService', EndpointConfigName=config, ProductionVariants=_variants(about), Local=dict(ports=self.ports()))
         if old: threading.Thread(target=_retire, args=(old,)).start()
 
@@ -297,11 +299,15 @@ class Fleet:
     def revive(self):
         "A container that has ended is started again, as on SageMaker"
         for name,s in self.servers.items():
-            if s.process.poll() is not None and time.monotonic()>self.restarts.get(name, 0):
+            if s.process.poll() is not None:
+                if time.monotonic()<self.restarts.get(name, 0): continue
                 print(f'{name}: {s.reason()}; it is started again', flush=True)
                 self.restarts[name] = time.monotonic()+5
+                self.ended.add(name)
                 s.start()
-            if not s.port and s.process.poll() is None and s.ready(): self.tell(Local=dict(ports=self.ports()))
+            elif name in self.ended:
+                with suppress(RuntimeError):  # it may end again
+                    if s.ready(): self.ended.discard(name) or self.tell(Local=dict(ports=self.ports()))
 
 def _limits(variant):
     "A serverless variant turns away what is more than its concurrency"

@@ -27,7 +27,7 @@ class Transforms:
     files: Any # of mlkit.files
     s3: str # what makes it
     transforms = property(lambda self: Rows(self.root/'jobs.db', 'transforms'))
-    def _transform(self, name): return self.root/'transforms'/name
+    def transform_folder(self, name: str) -> Path: return self.root/'transforms'/name
 
 def create_transform_job(self: Transforms, **request) -> dict:
     "Send all files under a URI to a model, and write its answers"
@@ -36,19 +36,19 @@ def create_transform_job(self: Transforms, **request) -> dict:
     how,name = request['TransformInput'],request['TransformJobName']
     if how.get('SplitType', 'None') not in ('None', 'Line') or how.get('CompressionType', 'None')!='None' or 'DataProcessing' in request or how['DataSource']['S3DataSource']['S3DataType']!='S3Prefix':
         raise api_error('ValidationException', 'LocalSageMaker takes files under a prefix, not compressed, whole or by lines, without DataProcessing', 'CreateTransformJob')
-    lock,arn,at = take_lock(self._transform(name).with_suffix('.lock')),f'arn:aws:sagemaker:us-east-1:000000000000:transform-job/{name}',now()
+    lock,arn,at = take_lock(self.transform_folder(name).with_suffix('.lock')),f'arn:aws:sagemaker:us-east-1:000000000000:transform-job/{name}',now()
     if lock is None or not self.transforms.add(name, request | dict(TransformJobArn=arn, TransformJobStatus='InProgress', CreationTime=at, LastModifiedTime=at)):
         if lock is not None: os.close(lock)
         raise api_error('ResourceInUse', f'Job name must be unique within an AWS account and region, and a job with this name already exists ({arn})', 'CreateTransformJob')
-    shutil.rmtree(self._transform(name), ignore_errors=True)
-    self._transform(name).mkdir(parents=True)
-    start_locked(lock, _PROGRAM, [str(self.root), self.s3, name], self._transform(name)/'transform.log')
+    shutil.rmtree(self.transform_folder(name), ignore_errors=True)
+    self.transform_folder(name).mkdir(parents=True)
+    start_locked(lock, _PROGRAM, [str(self.root), self.s3, name], self.transform_folder(name)/'transform.log')
     return {'TransformJobArn': arn}
 
 def describe_transform_job(self: Transforms, **asked) -> dict:
     "All that is known of a batch transform"
     about = self._transform_of('DescribeTransformJob', asked)
-    if about['TransformJobStatus'] in ('InProgress', 'Stopping') and not is_locked(self._transform(about['TransformJobName']).with_suffix('.lock')):
+    if about['TransformJobStatus'] in ('InProgress', 'Stopping') and not is_locked(self.transform_folder(about['TransformJobName']).with_suffix('.lock')):
         about = self._transform_of('DescribeTransformJob', asked)  # it may just have ended
         if about['TransformJobStatus'] in ('InProgress', 'Stopping'): about |= dict(TransformJobStatus='Failed', FailureReason='InternalServerError: the process that ran the job on this machine is gone')
     return about
@@ -58,7 +58,7 @@ def stop_transform_job(self: Transforms, **asked) -> dict:
     about = self._transform_of('StopTransformJob', asked)
     if about['TransformJobStatus']!='InProgress': raise api_error('ValidationException', f'The request was rejected because the transform job is in status {about["TransformJobStatus"]}.', 'StopTransformJob')
     self.transforms.change(about['TransformJobName'], lambda a: a.update(TransformJobStatus='Stopping') if a['TransformJobStatus']=='InProgress' else None)
-    (self._transform(about['TransformJobName'])/'stop').touch()
+    (self.transform_folder(about['TransformJobName'])/'stop').touch()
     return {}
 
 def list_transform_jobs(self: Transforms, **asked) -> dict:
@@ -79,7 +79,7 @@ _PROGRAM = 'import sys; from mlkit import hosting_batch, local; hosting_batch.ru
 # %% ../nbs/26_hosting_batch.ipynb #86ac3e48
 def run_transform(local: Any, name: str) -> None:
     "Run a batch transform to its end; to be called in a process of its own"
-    folder,rows = local._transform(name),local.transforms
+    folder,rows = local.transform_folder(name),local.transforms
     request = rows.get(name)
     model = local.describe_model(ModelName=request['ModelName'])
     server = ServerProcess(model.get('PrimaryContainer') or model['Containers'][0], local.files, folder/'container', request.get('Environment'))
