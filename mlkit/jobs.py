@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Options', 'JobFailed', 'TrainingJob', 'request', 'sent', 'run', 'attach', 'describe', 'follow', 'logs', 'metrics',
-           'stop', 'fetch', 'model', 'resume', 'explain']
+           'stop', 'fetch', 'model', 'deploy', 'resume', 'explain']
 
 # %% ../nbs/27_jobs.ipynb #3cda52cc
 import dataclasses, os, re, secrets, sys, tempfile, time
@@ -227,7 +227,16 @@ def model(self: TrainingJob) -> Any: # an nn.Module in eval mode
     from mlkit.model import load_model
     with tempfile.TemporaryDirectory() as folder: return load_model(self.fetch(Path(folder)/'model'))
 
-TrainingJob.fetch,TrainingJob.model = fetch,model
+def deploy(self: TrainingJob, handlers: Any = None, requirements: Any = None, target: Any = None, include: Sequence = (), check: bool = True, **options) -> Any: # an Endpoint
+    "Bundle what the job left with handlers (a file, a folder, a module; none is the defaults), try the bundle in a clean process, and put it behind an endpoint, where the job ran unless a target is given; `options` are those of `Endpoint.create`"
+    from mlkit.bundle import build_bundle, check_bundle
+    from mlkit.deployment import Endpoint
+    with tempfile.TemporaryDirectory(prefix='mlkit-deploy-') as folder:
+        bundle = build_bundle(self.fetch(Path(folder)/'model'), handlers, requirements, Path(folder)/'model.tar.gz', include=include)
+        if check and not (report := check_bundle(bundle)).ok: raise ValueError(f'{self.name} would not work behind an endpoint:\n{report}')
+        return Endpoint.create(bundle, target or self.target, **options)
+
+TrainingJob.fetch,TrainingJob.model,TrainingJob.deploy = fetch,model,deploy
 
 # %% ../nbs/27_jobs.ipynb #a9184fd2
 def resume(self: TrainingJob) -> TrainingJob: # the job that goes on

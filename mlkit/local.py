@@ -25,7 +25,7 @@ class LocalSageMaker(Hosting, Transforms):
         self.rows,self.files = Rows(self.root/'jobs.db'),open_files(self.s3, self.root)
 
     exceptions = property(lambda self: exceptions(), doc="The errors of the API, as `client.exceptions` of boto3 has them")
-    def __repr__(self): return f'LocalSageMaker: {len(self.rows.all())} jobs in {self.root}'
+    def __repr__(self): return f'LocalSageMaker: {len(self.rows.all())} jobs, {len(self.table("Endpoint").all())} endpoints in {self.root}'
     def folder(self, name: str) -> Path: return self.root/'jobs'/name
     def _job_lock(self, name): return self.root/'jobs'/f'{name}.lock'
 
@@ -232,18 +232,35 @@ Job.note,Job.checkpoints,Job.finish = note,checkpoints,finish
 
 # %% ../nbs/26_local.ipynb #bd7b424e
 def clean(self: LocalSageMaker, name: str | None = None) -> int: # bytes that were freed; None is every job that has ended
-    "Forget jobs that have ended, and delete their folders; models and checkpoints in S3 stay"
-    freed = 0
+    "Forget jobs that have ended and endpoints that have failed, and delete their folders; models and checkpoints in S3 stay"
+    freed = 0 if name else _clean_hosting(self)
     for job in self.rows.all():
         if name not in (None, job['TrainingJobName']): continue
         if self.describe_training_job(TrainingJobName=job['TrainingJobName'])['TrainingJobStatus'] in ('InProgress', 'Stopping'):
             if name: raise ValueError(f'{name} is still running: stop it first')
             continue
-        folder = self.folder(job['TrainingJobName'])
-        freed += sum(f.lstat().st_size for f in folder.rglob('*') if not f.is_dir())
-        shutil.rmtree(folder, ignore_errors=True)
+        freed += _remove(self.folder(job['TrainingJobName']))
         self.rows.remove(job['TrainingJobName'])
         self._job_lock(job['TrainingJobName']).unlink(missing_ok=True)
     return freed
+
+def _clean_hosting(self):
+    freed = 0
+    for e in self._all('Endpoint'):
+        if e['EndpointStatus']=='Failed':
+            freed += _remove(self.endpoint_folder(e['EndpointName']))
+            self.delete_endpoint(EndpointName=e['EndpointName'])
+    for t in self.transforms.all():
+        name = t['TransformJobName']
+        if self.describe_transform_job(TransformJobName=name)['TransformJobStatus'] not in ('InProgress', 'Stopping'):
+            freed += _remove(self.transform_folder(name))
+            self.transforms.remove(name)
+            self.transform_folder(name).with_suffix('.lock').unlink(missing_ok=True)
+    return freed
+
+def _remove(folder): # bytes
+    size = sum(f.lstat().st_size for f in folder.rglob('*') if not f.is_dir())
+    shutil.rmtree(folder, ignore_errors=True)
+    return size
 
 LocalSageMaker.clean = clean
