@@ -5,53 +5,21 @@ moto comes from the environment that conformance/v2.txt pins.
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
 import textwrap
 import time
 from datetime import datetime
-from urllib.request import urlopen
 
-import boto3
 import pytest
 import torch
 from botocore.exceptions import ClientError, ParamValidationError
 
 from mlkit.jobs import JobFailed, TrainingJob
 from mlkit.local import LocalSageMaker
-from test_conformance import environment, wait_for
 
 ROLE = 'arn:aws:iam::123456789012:role/job'
-
-
-@pytest.fixture(scope='module')
-def moto():
-    "The address of a moto server"
-    with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
-    server = subprocess.Popen([environment('v2')/'moto_server', '-H', '127.0.0.1', '-p', str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(f'http://127.0.0.1:{port}', server)
-        yield f'http://127.0.0.1:{port}'
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.fixture
-def session(moto, monkeypatch):
-    "A boto3 session whose calls go to moto, and the names of those calls"
-    for name, value in dict(AWS_ENDPOINT_URL=moto, AWS_ACCESS_KEY_ID='testing', AWS_SECRET_ACCESS_KEY='testing', AWS_EC2_METADATA_DISABLED='true').items(): monkeypatch.setenv(name, value)
-    urlopen(f'{moto}/moto-api/reset', data=b'').close()
-    session = boto3.Session(region_name='us-east-1')
-    session.calls = []
-    session.events.register('before-parameter-build', lambda params, model, **_: session.calls.append((model.name, params)))
-    return session
-
-
-@pytest.fixture(autouse=True)
-def own_place(monkeypatch, tmp_path): monkeypatch.setenv('MLKIT_LOCAL', str(tmp_path/'default'))
 
 
 @pytest.fixture
@@ -123,10 +91,6 @@ def test_the_model_comes_back(session, folder):
     with tarfile.open(folder/'model.tar.gz', 'w:gz') as tar: tar.add(folder/'src'/'train.py', 'weights')
     session.client('s3').upload_file(str(folder/'model.tar.gz'), bucket, key)
     assert (job.fetch(folder/'model')/'weights').read_text() == 'print("hello")\n'
-
-
-@pytest.fixture(params=['LocalSageMaker', 'moto'])
-def client(request, tmp_path): return LocalSageMaker(tmp_path/'local') if request.param == 'LocalSageMaker' else request.getfixturevalue('session').client('sagemaker')
 
 
 def test_the_api_is_the_same(client, tmp_path):
