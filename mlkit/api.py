@@ -103,6 +103,7 @@ def _documented(request):
     algorithm,resources = request['AlgorithmSpecification'],request.get('ResourceConfig', {})
     if ('TrainingImage' in algorithm)==('AlgorithmName' in algorithm): yield 'AlgorithmSpecification: expected one of TrainingImage and AlgorithmName'
     if 'InstanceGroups' in resources and ('InstanceType' in resources or 'InstanceCount' in resources): yield 'ResourceConfig: InstanceGroups excludes InstanceType and InstanceCount'
+    if resources.get('InstanceCount')==0: yield 'ResourceConfig.InstanceCount: 0, at least 1 is needed'
     if 'InstanceGroups' not in resources and not ('InstanceType' in resources and 'InstanceCount' in resources): yield 'ResourceConfig: expected InstanceType and InstanceCount'
     if spot and resources.get('KeepAlivePeriodInSeconds'): yield 'ResourceConfig.KeepAlivePeriodInSeconds: there are no warm pools for spot jobs'
     for definition in algorithm.get('MetricDefinitions', []):

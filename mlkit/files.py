@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ class Files:
         part = to.with_name(f'.{to.name}.{os.getpid()}')
         shutil.copy2(path, part)
         part.replace(to)
+
+    def measure(self, uri: str) -> tuple[int, int] | None: # files and bytes
+        "How much is under a URI; None where nothing is"
+        if not self.path(uri).is_dir(): return None
+        sizes = [f.stat().st_size for f in self.path(uri).rglob('*') if f.is_file()]
+        return len(sizes),sum(sizes)
 
     def get(self, uri: str, to: Path):
         "Copy all that is under a URI into a folder"
@@ -104,6 +111,10 @@ class S3:
         to.mkdir(parents=True)
         for key in found[part::parts]: self.fetch(base + key, _inside(to, key))
         return to
+
+    def measure(self, uri: str) -> tuple[int, int] | None:
+        sizes = [o['Size'] for _,o in islice(self.under(uri), 100_000)]  # more need not be counted to know what to do
+        return (len(sizes),sum(sizes)) if sizes else None
 
     def put(self, path: Path, uri: str):
         bucket,key = split_uri(uri)

@@ -16,7 +16,7 @@ from typing import Any
 
 from .api import find_wrong
 from .archive import extract_bundle
-from .channel import write_channel
+from .channel import choose_input_mode, write_channel
 from .container import metric_definitions
 from .hyperparameters import check_hyperparameters, to_hyperparameters, write_value
 from .source import Source, read_source, to_send
@@ -34,6 +34,7 @@ class Options:
     spot: bool = False # cheaper, and may be interrupted: then it goes on from its checkpoints
     max_run: int = 86400 # seconds
     max_wait: int | None = None # seconds, waiting for a spot machine included; twice max_run, unless given
+    input_mode: str | None = None # of the channels: File or FastFile; chosen by size, unless given, and explain() says why
     volume: int = 30 # GB of disk
     image: str | None = None # of the container; AWS's newest for the torch version here, unless given
     role: str | None = None # ARN; the notebook's own, unless given
@@ -105,7 +106,7 @@ def request(self: TrainingJob, target: Any = None) -> dict:
         TrainingJobName=self.name, RoleArn=o.role or t.role, HyperParameters=self.hyperparameters,
         AlgorithmSpecification=dict(TrainingImage=o.image or t.image(o.instance), TrainingInputMode='File', ContainerEntrypoint=['python', f'{code}/mlkit_start.py'], ContainerArguments=arguments,
                                     MetricDefinitions=[m for name in o.metrics for m in (metric_definitions([name]) if isinstance(name, str) else [dict(name)])]),
-        InputDataConfig=[_channel('code', self._code_uri(t)), *(_channel(n, _uri(n, where, t)) for n,where in self.channels.items())],
+        InputDataConfig=[_channel('code', self._code_uri(t)), *(_channel(n, _uri(n, where, t), self._reading(where, t)[2]) for n,where in self.channels.items())],
         OutputDataConfig=dict(S3OutputPath=home) | ({'KmsKeyId': o.kms_key} if o.kms_key else {}),
         ResourceConfig=dict(InstanceType=o.instance, InstanceCount=o.hosts, VolumeSizeInGB=o.volume) | ({'VolumeKmsKeyId': o.kms_key} if o.kms_key else {}) | ({'KeepAlivePeriodInSeconds': o.keep_alive} if o.keep_alive else {}),
         StoppingCondition=dict(MaxRuntimeInSeconds=o.max_run) | ({'MaxWaitTimeInSeconds': o.max_wait or 2*o.max_run} if o.spot else {}),
@@ -125,14 +126,23 @@ def _further(o):
     if o.retries: found['RetryStrategy'] = dict(MaximumRetryAttempts=o.retries)
     return found
 
-def _channel(name, uri): return dict(ChannelName=name, DataSource=dict(S3DataSource=dict(S3DataType='S3Prefix', S3Uri=uri, S3DataDistributionType='FullyReplicated')))
+def _channel(name, uri, mode='File'): return dict(ChannelName=name, DataSource=dict(S3DataSource=dict(S3DataType='S3Prefix', S3Uri=uri, S3DataDistributionType='FullyReplicated'))) | ({'InputMode': mode} if mode!='File' else {})
+
+def _reading(self, where, target): # files, bytes, mode and why
+    "How a job reads a channel"
+    if isinstance(where, Path):
+        sizes = [f.stat().st_size for f in where.rglob('*') if f.is_file()]
+        found = len(sizes),sum(sizes)
+    else: found = target.files.measure(where) if self.options.input_mode is None else None
+    count,size = found or (None, None)
+    return count,size,*((self.options.input_mode, 'as was asked for') if self.options.input_mode else choose_input_mode(count, size))
 
 def _uri(name, where, target):
     if isinstance(where, str): return where
     if not where.is_dir(): raise ValueError(f'channel {name!r}: there is no folder {where}')
     return target.uri_of(where, 'data')
 
-TrainingJob.request = request
+TrainingJob.request,TrainingJob._reading = request,_reading
 
 # %% ../nbs/27_jobs.ipynb #0cda19fb
 @property
@@ -253,14 +263,12 @@ def resume(self: TrainingJob) -> TrainingJob: # the job that goes on
 TrainingJob.resume = resume
 
 # %% ../nbs/27_jobs.ipynb #cd62ba56
-def explain(self: TrainingJob) -> Table:
-    "The job's channels: what is in them, and how the job will read it"
-    rows = []
+def explain(self: TrainingJob, target: Any = None) -> Table:
+    "The job's channels: what is in them, and how the job will read it; with a boto3 session as target S3 is asked how much is there"
+    rows,t = [],make_target(target, self.options.role, self.options.output)
     for name,where in self.channels.items():
-        if isinstance(where, str): rows.append([name, where, None, None, 'File: copied to the machine before the job starts'])
-        else:
-            sizes = [f.stat().st_size for f in where.rglob('*') if f.is_file()]
-            rows.append([name, str(where), len(sizes), human_bytes(sum(sizes)), 'File: sent to S3 where it has changed, and copied to the machine before the job starts'])
+        count,size,mode,why = self._reading(where, t)
+        rows.append([name, str(where), count, None if size is None else human_bytes(size), f'{mode}: {why}'])
     return Table(['channel', 'from', 'files', 'size', 'read as'], rows, f'the program: {self.source}, as the channel code with mlkit\'s wheel')
 
 TrainingJob.explain = explain

@@ -60,6 +60,17 @@ def test_what_is_there_is_not_sent_again(session, folder):
     assert sent(session) == ['train.py', 'mlkit-0.0.1-py3-none-any.whl', 'mlkit_start.py', 'more.csv']
 
 
+def test_large_data_in_s3_are_streamed(session, folder):
+    "moto says how large an object is; 6 GB are not put into it"
+    s3 = session.client('s3')
+    s3.create_bucket(Bucket='data')
+    for name in 'ab': s3.put_object(Bucket='data', Key=f'rows/{name}.csv', Body=b'1,2\n')
+    job = TrainingJob(source=folder/'src', channels={'training': 's3://data/rows'}, role=ROLE)
+    assert job.explain(session).rows[0][2:4] == [2, '8 B'] and 'InputMode' not in job.request(session)['InputDataConfig'][1]
+    session.events.register('after-call.s3.ListObjectsV2', lambda parsed, **_: [o.update(Size=3*2**30 + 1) for o in parsed.get('Contents', ()) if o['Key'].startswith('rows/')])
+    assert job.request(session)['InputDataConfig'][1]['InputMode'] == 'FastFile' and 'streamed from S3' in job.explain(session).rows[0][4]
+
+
 def test_the_role_is_asked_for(session, folder):
     with pytest.raises(ValueError, match='which role shall the job have'): TrainingJob(source=folder/'src').run(session)
     assert not sent(session)
@@ -221,3 +232,33 @@ def test_a_full_disk_is_said(tmp_path):
         job = TrainingJob(source=tmp_path/'large.py', name='large').run(LocalSageMaker(disk))
         with pytest.raises(JobFailed, match='the disk that has .* is full; mlkit local clean frees'): job.follow(io.StringIO())
     finally: subprocess.run(['umount', '-l', disk], check=True)
+
+
+@pytest.mark.parametrize('options, said', {
+    'name': (dict(name='my_job'), "TrainingJobName: 'my_job' does not fit the pattern"), 'long': (dict(name='a'*64), 'TrainingJobName: 64 characters, at most 63'), 'instance': (dict(instance='ml.m5.lagre'), "did you mean 'ml.m5.large'"),
+    'hosts': (dict(hosts=0), 'InstanceCount: 0, at least 1 is needed'), 'spot': (dict(spot=True, max_run=100, max_wait=10), 'MaxWaitTimeInSeconds: 10 seconds are less than MaxRuntimeInSeconds, 100'),
+    'warm spot': (dict(spot=True, keep_alive=60), 'there are no warm pools for spot jobs'), 'weeks': (dict(max_run=29*86400), '28 days'), 'output': (dict(output='bucket/x'), 'S3OutputPath'),
+    'checkpoints': (dict(checkpoints='/data'), 'CheckpointConfig.S3Uri'), 'role': (dict(role='me'), 'RoleArn'), 'metric': (dict(metrics=[dict(Name='loss', Regex='loss=[0-9')]), 'is not a regular expression'),
+    'group': (dict(metrics=[dict(Name='loss', Regex='loss=')]), 'has no group'), 'many metrics': (dict(metrics=[f'm{i}' for i in range(41)]), 'at most 40'), 'environment': (dict(environment={'A-B': '1'}), "the name 'A-B'"),
+    'tags': (dict(tags={str(i): 'x' for i in range(51)}), 'Tags: 51 entries, at most 50'), 'vpc': (dict(subnets=['subnet-1']), 'SecurityGroupIds'),
+    'retries': (dict(retries=99), 'MaximumRetryAttempts: 99, at most 30'), 'many': (dict(name='a_b', hosts=0), 'InstanceCount')}.values())
+def test_a_mistake_of_each_kind_is_named_before_anything_is_sent(options, said, session, tmp_path):
+    (tmp_path/'train.py').write_text('')
+    job = TrainingJob(source=tmp_path, **dict(role=ROLE) | options)
+    with pytest.raises(ValueError) as failed: job.run(session)
+    assert said in str(failed.value) and not sent(session) and not [n for n, _ in session.calls if n.startswith('Create')], failed.value
+
+
+@pytest.mark.parametrize('config, said', [({str(i): 1 for i in range(101)}, '100'), ({'note': 'x'*2501}, '2,500'), ({'x'*257: 1}, '256'), ([1], 'expected a dataclass or a dict')], ids=['count', 'length', 'name', 'kind'])
+def test_hyperparameters_that_sagemaker_would_refuse(config, said, tmp_path):
+    (tmp_path/'train.py').write_text('')
+    with pytest.raises((ValueError, TypeError)) as failed: TrainingJob(config, tmp_path).request(LocalSageMaker(tmp_path/'local'))
+    assert said in str(failed.value), failed.value
+
+
+def test_sources_and_channels_that_are_not_there(session, tmp_path):
+    for job, said in ((lambda: TrainingJob(source=tmp_path/'none'), 'none'), (lambda: TrainingJob(channels={'training': tmp_path/'nothing'}, role=ROLE).run(session), "channel 'training': there is no folder"),
+                      (lambda: TrainingJob(channels={'training': 3}), "channel 'training'"), (lambda: TrainingJob(sauce='x'), "did you mean 'source'"), (lambda: TrainingJob().run('sagemaker'), 'a boto3 session')):
+        with pytest.raises((ValueError, TypeError, OSError)) as failed: job()
+        assert said in str(failed.value), failed.value
+    assert not sent(session)
