@@ -7,7 +7,7 @@ __all__ = ['namespaces', 'Host', 'end_with_parent', 'make_hosts', 'Outcome', 'ru
            'new_lines', 'take_lock', 'is_locked', 'start_locked']
 
 # %% ../nbs/26_host.ipynb #4c7ea792
-import ctypes, fcntl, os, re, shutil, signal, socket, subprocess, sys, tarfile, time
+import ctypes, fcntl, os, re, resource, shutil, signal, socket, subprocess, sys, tarfile, time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -38,6 +38,8 @@ class Host:
     command: list[str]
     environ: Mapping[str, str]
     isolated: bool
+    cpus: int | None = None # that it may use; None is all
+    memory: int | None = None # bytes that a process of it may have; None is all
     process: subprocess.Popen | None = None
 
     @property
@@ -48,7 +50,12 @@ class Host:
         inside = [*namespaces(), 'sh', '-c', _INSIDE, 'host', self.root, hosts, self.name, '/opt/ml/code' if (self.root/'code').is_dir() else '/'] if self.isolated else []
         with open(self.log, 'ab') as log:
             self.process = subprocess.Popen([*map(str, inside), *self.command], env=dict(self.environ), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                            cwd=None if self.isolated else self.root, start_new_session=True, preexec_fn=end_with_parent)
+                                            cwd=None if self.isolated else self.root, start_new_session=True, preexec_fn=self._before)
+
+    def _before(self):
+        end_with_parent()
+        if self.memory: resource.setrlimit(resource.RLIMIT_DATA, (self.memory, self.memory))
+        if self.cpus and hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:self.cpus])
 
     def signal(self, number: int):
         "To process 1 of the container; SIGKILL ends all that is in it"
@@ -70,6 +77,8 @@ def make_hosts(request: Mapping, # as CreateTrainingJob takes it
                folder: Path, # gets a tree and a log for each
                channels: Mapping[str, Path | list[Path]], # a folder for all hosts, or one for each
                isolated: bool | None = None, # None is where it can be
+               cpus: int | None = None, # of each; None is all that are here
+               memory: int | None = None, # bytes of a process; None is all that is here
               ) -> list[Host]:
     "The machines that a request asks for, each with its tree laid out, not started"
     resources,isolated = request['ResourceConfig'],bool(namespaces()) if isolated is None else isolated
@@ -85,7 +94,7 @@ def make_hosts(request: Mapping, # as CreateTrainingJob takes it
         environ = _environ(request, Container.from_env({}, root), name, port, isolated)
         if command[0]=='train' and not shutil.which('train', path=environ['PATH']): command = [sys.executable, '-m', 'mlkit.cli', *command]
         if not isolated: command = [re.sub(r'/opt/ml(?=/|$)', str(root), c) for c in command]
-        made.append(Host(name, root, command, environ, isolated))
+        made.append(Host(name, root, command, environ, isolated, cpus, memory))
     return made
 
 def _environ(request, container, name, port, isolated):

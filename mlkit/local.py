@@ -15,6 +15,7 @@ from .files import Rows, now, open_files
 from .host import MetricReader, is_locked, make_hosts, pack_results, run_hosts, start_locked, take_lock
 from .hosting import Hosting, select
 from .hosting_batch import Transforms
+from .instances import find_instance
 
 # %% ../nbs/26_local.ipynb #99ea1978
 class LocalSageMaker(Hosting, Transforms):
@@ -165,7 +166,7 @@ class Job:
         self.tell('', 'Downloading')
         if not number: self.channels = {c['ChannelName']: self.stage(c) for c in self.request.get('InputDataConfig', [])}
         for h in self.hosts: h.root.rename(h.root.with_name(f'{h.name}.{number-1}'))  # a new machine has nothing of the old one
-        self.hosts = make_hosts(self.request, self.folder, self.channels)
+        self.hosts = make_hosts(self.request, self.folder, self.channels, **_limits(self.request))
         for h in self.hosts: self.checkpoints(h, back=True)
         self.tell('', 'Training')
         self.local.rows.change(self.name, lambda about: about.setdefault('TrainingStartTime', now()))
@@ -186,6 +187,12 @@ class Job:
         if (self.folder/'stop').exists(): return 'stop'
         if (self.folder/'interrupt').exists(): return 'interrupt'
         return 'time' if time.monotonic()-self.began>self.request['StoppingCondition'].get('MaxRuntimeInSeconds', 86400) else ''
+
+# %% ../nbs/26_local.ipynb #27df0c17
+def _limits(request):
+    "With MLKIT_LIMITS=yes a host has the CPUs and the memory of its type of machine, where there are as many here"
+    machine = find_instance(request['ResourceConfig'].get('InstanceType', '')) if os.environ.get('MLKIT_LIMITS')=='yes' else None
+    return dict(cpus=machine.cpus, memory=round(machine.memory*2**30)) if machine else {}
 
 # %% ../nbs/26_local.ipynb #5a6397c4
 def note(self: Job):

@@ -262,3 +262,12 @@ def test_sources_and_channels_that_are_not_there(session, tmp_path):
         with pytest.raises((ValueError, TypeError, OSError)) as failed: job()
         assert said in str(failed.value), failed.value
     assert not sent(session)
+
+
+def test_a_host_has_the_memory_of_its_type_of_machine_if_asked(tmp_path, monkeypatch):
+    (tmp_path/'train.py').write_text('try: bytearray(5*2**30); print("five GiB")\nexcept MemoryError: print("less")\n')
+    said = {}
+    for limits in ('no', 'yes'):
+        monkeypatch.setenv('MLKIT_LIMITS', limits)
+        said[limits] = TrainingJob(source=tmp_path, instance='ml.t3.medium', name=f'limits-{limits}').run(LocalSageMaker(tmp_path/'local')).follow(io.StringIO()).logs()
+    assert said == {'no': ['five GiB'], 'yes': ['less']}
