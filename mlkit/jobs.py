@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Options', 'JobFailed', 'TrainingJob', 'request', 'sent', 'run', 'attach', 'describe', 'follow', 'logs', 'metrics',
-           'stop', 'fetch', 'model', 'deploy', 'resume', 'explain']
+           'stop', 'fetch', 'model', 'deploy', 'resume', 'explain', 'to_model_trainer']
 
 # %% ../nbs/27_jobs.ipynb #3cda52cc
-import dataclasses, os, re, secrets, sys, tempfile, time
+import dataclasses, os, re, secrets, shlex, sys, tempfile, time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,30 @@ def explain(self: TrainingJob, target: Any = None) -> Table:
     return Table(['channel', 'from', 'files', 'size', 'read as'], rows, f'the program: {self.source}, as the channel code with mlkit\'s wheel')
 
 TrainingJob.explain = explain
+
+# %% ../nbs/27_jobs.ipynb #70224193
+def to_model_trainer(self: TrainingJob, target: Any) -> Any: # a sagemaker.train.ModelTrainer
+    "The same job for SDK v3; `target` is a boto3 session, or the SDK's own"
+    try: configs,train,helper = import_module('sagemaker.core.training.configs'),import_module('sagemaker.train'),import_module('sagemaker.core.helper.session_helper')
+    except ModuleNotFoundError as e: raise ModuleNotFoundError(f"this needs {e.name}: pip install 'mlkit[sagemaker]'", name=e.name) from None
+    shapes,session = import_module('sagemaker.core.shapes'),target if hasattr(target, 'boto_session') else helper.Session(boto_session=target)
+    asked = self.request(session.boto_session)
+    folder = Path(os.environ.get('MLKIT_LOCAL') or '~/.mlkit/local').expanduser()/'sources'/self.sent.digest  # the trainer reads it when it starts a job
+    for name,content in self.sent.files.items():
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        (folder/name).write_bytes(content)
+    algorithm,resources,stop,vpc = asked['AlgorithmSpecification'],asked['ResourceConfig'],asked['StoppingCondition'],asked.get('VpcConfig', {})
+    trainer = train.ModelTrainer(
+        sagemaker_session=session, role=asked['RoleArn'], base_job_name=self.name, training_image=algorithm['TrainingImage'], hyperparameters=asked['HyperParameters'], environment=asked['Environment'],
+        source_code=configs.SourceCode(source_dir=str(folder), command=shlex.join(['exec', 'python', 'mlkit_start.py', *algorithm['ContainerArguments']])),
+        compute=configs.Compute(instance_type=resources['InstanceType'], instance_count=resources['InstanceCount'], volume_size_in_gb=resources['VolumeSizeInGB'], volume_kms_key_id=resources.get('VolumeKmsKeyId'),
+                                keep_alive_period_in_seconds=resources.get('KeepAlivePeriodInSeconds'), enable_managed_spot_training=self.options.spot or None),
+        stopping_condition=configs.StoppingCondition(max_runtime_in_seconds=stop['MaxRuntimeInSeconds'], max_wait_time_in_seconds=stop.get('MaxWaitTimeInSeconds')),
+        output_data_config=configs.OutputDataConfig(s3_output_path=asked['OutputDataConfig']['S3OutputPath'], kms_key_id=asked['OutputDataConfig'].get('KmsKeyId')),
+        checkpoint_config=configs.CheckpointConfig(s3_uri=asked['CheckpointConfig']['S3Uri']), tags=[shapes.Tag(key=k, value=v) for k,v in self.options.tags.items()] or None,
+        networking=configs.Networking(subnets=vpc.get('Subnets'), security_group_ids=vpc.get('SecurityGroupIds'), enable_network_isolation=self.options.network_isolation or None) if vpc or self.options.network_isolation else None,
+        input_data_config=[configs.InputData(channel_name=n, data_source=str(where)) for n,where in self.channels.items()] or None)
+    trainer.with_metric_definitions([shapes.MetricDefinition(name=m['Name'], regex=m['Regex']) for m in algorithm['MetricDefinitions']])
+    return trainer.with_retry_strategy(shapes.RetryStrategy(maximum_retry_attempts=self.options.retries)) if self.options.retries else trainer
+
+TrainingJob.to_model_trainer = to_model_trainer

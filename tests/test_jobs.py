@@ -3,6 +3,7 @@
 moto comes from the environment that conformance/v2.txt pins.
 """
 import io
+import json
 import os
 import signal
 import subprocess
@@ -11,13 +12,16 @@ import tarfile
 import textwrap
 import time
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import torch
 from botocore.exceptions import ClientError, ParamValidationError
 
+from mlkit.host import namespaces as host_namespaces
 from mlkit.jobs import JobFailed, TrainingJob
 from mlkit.local import LocalSageMaker
+from test_conformance import environment
 
 ROLE = 'arn:aws:iam::123456789012:role/job'
 
@@ -271,3 +275,24 @@ def test_a_host_has_the_memory_of_its_type_of_machine_if_asked(tmp_path, monkeyp
         monkeypatch.setenv('MLKIT_LIMITS', limits)
         said[limits] = TrainingJob(source=tmp_path, instance='ml.t3.medium', name=f'limits-{limits}').run(LocalSageMaker(tmp_path/'local')).follow(io.StringIO()).logs()
     assert said == {'no': ['five GiB'], 'yes': ['less']}
+
+
+def test_a_job_as_the_sdk_has_it(session, folder, tmp_path, monkeypatch):
+    "to_model_trainer, under the real SDK; its request then runs here with AWS's drivers, and with code and data in moto's S3"
+    monkeypatch.setenv('AWS_DEFAULT_REGION', 'us-east-1')
+    (folder/'src'/'train.py').write_text('import json, os\nprint(json.loads(open("/opt/ml/input/config/hyperparameters.json").read()), os.environ["GREETING"], os.getpid(), sorted(os.listdir("/opt/ml/input/data/training")))\n')
+    root = Path(__file__).parent
+    done = subprocess.run([environment('v3')/'python', root/'conformance'/'trainer_v3.py', folder/'src', folder/'training', tmp_path/'out.json'], text=True, capture_output=True,
+                          env=os.environ | dict(SAGEMAKER_VALIDATE_ROLE='false', PYTHONPATH=str(root.parent), HOME=str(tmp_path)))
+    assert not done.returncode, done.stderr[-3000:]
+    own, sdk = json.loads((tmp_path/'out.json').read_text()).values()
+    for key in ('RoleArn', 'HyperParameters', 'ResourceConfig', 'StoppingCondition', 'OutputDataConfig', 'CheckpointConfig', 'Environment', 'Tags', 'VpcConfig', 'EnableManagedSpotTraining', 'EnableNetworkIsolation', 'RetryStrategy'):
+        assert own[key].items() <= sdk[key].items() if isinstance(own[key], dict) else sdk[key] == own[key], (key, sdk[key], own[key])
+    assert sdk['AlgorithmSpecification']['MetricDefinitions'] == own['AlgorithmSpecification']['MetricDefinitions'] and sdk['AlgorithmSpecification']['TrainingImage'] == own['AlgorithmSpecification']['TrainingImage']
+    assert {c['ChannelName'] for c in sdk['InputDataConfig']} == {'code', 'training', 'sm_drivers'}
+    if not host_namespaces(): pytest.skip('needs namespaces: AWS\'s drivers know of no other place than /opt/ml')
+    local = LocalSageMaker(tmp_path/'local', s3='boto3')
+    local.create_training_job(**sdk)
+    log = TrainingJob.attach(sdk['TrainingJobName'], local).follow(io.StringIO()).logs()
+    said = next(line for line in log if line.startswith('{') and ' hello ' in line)
+    assert "'epochs': '2'" in said and "['rows.csv']" in said, log
