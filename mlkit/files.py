@@ -206,9 +206,11 @@ class Rows:
         return row and _with_times(json.loads(row[0]))
 
     def change(self, name: str, f: Callable[[dict], Any]) -> dict:
-        "Have `f` change a description, while nobody else can"
+        "Have `f` change a description, while nobody else can; a KeyError where there is none"
         with self._open() as db:
-            about = _with_times(json.loads(db.execute(f'select about from {self.table} where name=?', (name,)).fetchone()[0]))
+            row = db.execute(f'select about from {self.table} where name=?', (name,)).fetchone()
+            if row is None: raise KeyError(name)
+            about = _with_times(json.loads(row[0]))
             f(about)
             db.execute(f'update {self.table} set about=? where name=?', (json.dumps(about, default=str), name))
         return about

@@ -202,9 +202,13 @@ def create_endpoint(self: Hosting, **request) -> dict:
 def describe_endpoint(self: Hosting, **asked) -> dict:
     "All that is known of an endpoint"
     about = self._of('Endpoint', 'Describe', asked)
-    if about['EndpointStatus']!='Failed' and not is_locked(self._lock(about['EndpointName'])):
-        if not self.table('Endpoint').get(about['EndpointName']): raise api_error('ValidationException', f'Could not find endpoint "{about["EndpointName"]}".', 'DescribeEndpoint')  # it has just been deleted
-        about |= dict(EndpointStatus='Failed', FailureReason='the process that ran the endpoint on this machine is gone: delete it, and create it again')
+    name = about['EndpointName']
+    if about['EndpointStatus']!='Failed' and not is_locked(self._lock(name)):
+        about = self._of('Endpoint', 'Describe', asked)  # it may just have ended
+        if about['EndpointStatus']=='Deleting':
+            self._forget_endpoint(name)
+            raise api_error('ValidationException', f'Could not find endpoint "{name}".', 'DescribeEndpoint')
+        if about['EndpointStatus']!='Failed': about |= dict(EndpointStatus='Failed', FailureReason='the process that ran the endpoint on this machine is gone: delete it, and create it again')
     return about
 
 def update_endpoint(self: Hosting, **asked) -> dict:
@@ -224,10 +228,10 @@ def delete_endpoint(self: Hosting, **asked) -> dict:
     "End an endpoint's containers, when they have answered what they have begun"
     about = self._of('Endpoint', 'Delete', asked)
     name = about['EndpointName']
-    if is_locked(self._lock(name)):
-        self.table('Endpoint').change(name, lambda a: a.update(EndpointStatus='Deleting'))
-        (self.place('Endpoint', name)/'delete').touch()
-    else: self._forget_endpoint(name)
+    self.place('Endpoint', name).mkdir(parents=True, exist_ok=True)
+    (self.place('Endpoint', name)/'delete').touch()
+    with suppress(KeyError): self.table('Endpoint').change(name, lambda a: a.update(EndpointStatus='Deleting'))
+    if not is_locked(self._lock(name)): self._forget_endpoint(name)
     return {}
 
 def _forget_endpoint(self, name):

@@ -7,8 +7,10 @@ __all__ = ['LocalSageMaker', 'list_training_jobs', 'run_job', 'Job', 'note', 'ch
 
 # %% ../nbs/26_local.ipynb #b5eb704f
 import json, os, shutil, sqlite3, time, traceback
-from datetime import datetime, timezone
+from contextlib import suppress
 from pathlib import Path
+
+from botocore.exceptions import ClientError
 
 from .api import api_error, check_request, exceptions
 from .files import Rows, now, open_files
@@ -255,8 +257,10 @@ def _clean_hosting(self):
     freed = 0
     for e in self._all('Endpoint'):
         if e['EndpointStatus']=='Failed':
-            freed += _remove(self.endpoint_folder(e['EndpointName']))
+            freed += _size(self.endpoint_folder(e['EndpointName']))
             self.delete_endpoint(EndpointName=e['EndpointName'])
+            with suppress(ClientError):  # which it ends with
+                while self.describe_endpoint(EndpointName=e['EndpointName']): time.sleep(.02)
     for t in self.transforms.all():
         name = t['TransformJobName']
         if self.describe_transform_job(TransformJobName=name)['TransformJobStatus'] not in ('InProgress', 'Stopping'):
@@ -265,8 +269,10 @@ def _clean_hosting(self):
             self.transform_folder(name).with_suffix('.lock').unlink(missing_ok=True)
     return freed
 
+def _size(folder): return sum(f.lstat().st_size for f in folder.rglob('*') if not f.is_dir()) # bytes
+
 def _remove(folder): # bytes
-    size = sum(f.lstat().st_size for f in folder.rglob('*') if not f.is_dir())
+    size = _size(folder)
     shutil.rmtree(folder, ignore_errors=True)
     return size
 
