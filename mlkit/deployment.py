@@ -42,15 +42,15 @@ def model_request(name: str, uri: str, target: Any, options: Machines) -> dict:
     "The CreateModel request for a bundle"
     o,image = options,options.image or target.image(options.instance, serving=True)
     torchserve = dict(SAGEMAKER_PROGRAM='inference.py', SAGEMAKER_SUBMIT_DIRECTORY='/opt/ml/model/code') if '/pytorch-inference:' in image else {}
-    return checked('CreateModel', dict(ModelName=name, ExecutionRoleArn=o.role or target.role, PrimaryContainer=dict(Image=image, ModelDataUrl=uri, Environment={**torchserve, **o.environment}))
+    return checked('CreateModel', target.with_defaults('Model', dict(ModelName=name, ExecutionRoleArn=o.role or target.role, PrimaryContainer=dict(Image=image, ModelDataUrl=uri, Environment={**torchserve, **o.environment}))
                    | ({'VpcConfig': dict(Subnets=list(o.subnets), SecurityGroupIds=list(o.security_groups))} if o.subnets or o.security_groups else {})
-                   | ({'EnableNetworkIsolation': True} if o.network_isolation else {}) | _tags(o))
+                   | ({'EnableNetworkIsolation': True} if o.network_isolation else {}) | _tags(o)))
 
-def config_request(name: str, options: Machines) -> dict:
+def config_request(name: str, target: Any, options: Machines) -> dict:
     "The CreateEndpointConfig request for a model of the same name"
     o = options
     how = dict(ServerlessConfig=dict(MemorySizeInMB=o.memory, MaxConcurrency=o.concurrency)) if o.serverless else dict(InstanceType=o.instance, InitialInstanceCount=o.count, ContainerStartupHealthCheckTimeoutInSeconds=o.startup)
-    return checked('CreateEndpointConfig', dict(EndpointConfigName=name, ProductionVariants=[dict(VariantName='all', ModelName=name, InitialVariantWeight=1, **how)]) | ({'KmsKeyId': o.kms_key} if o.kms_key else {}) | _tags(o))
+    return checked('CreateEndpointConfig', target.with_defaults('EndpointConfig', dict(EndpointConfigName=name, ProductionVariants=[dict(VariantName='all', ModelName=name, InitialVariantWeight=1, **how)]) | ({'KmsKeyId': o.kms_key} if o.kms_key else {}) | _tags(o)))
 
 def _tags(options): return {'Tags': [dict(Key=k, Value=v) for k,v in options.tags.items()]} if options.tags else {}
 
@@ -109,7 +109,7 @@ class Endpoint:
         "Have the bundle where the endpoint can read it, and make its model and config"
         uri = send_bundle(bundle, self.target)
         name = f'{self.name[:50]}-{secrets.token_hex(4)}'
-        model,config = model_request(name, uri, self.target, self.options),config_request(name, self.options)
+        model,config = model_request(name, uri, self.target, self.options),config_request(name, self.target, self.options)
         self.target.client.create_model(**model)
         try: self.target.client.create_endpoint_config(**config)
         except Exception:

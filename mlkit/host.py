@@ -173,9 +173,10 @@ class MetricReader:
     def read(self, logs: list[Path]) -> Iterator[tuple[str, float]]:
         "The metrics in the lines that are new"
         for log in logs:
-            for line in new_lines(log, self.places): yield from self._of(line)
+            for line in new_lines(log, self.places): yield from self.find(line)
 
-    def _of(self, line):
+    def find(self, line: str) -> Iterator[tuple[str, float]]:
+        "The metrics in a line"
         for name,pattern in self.patterns:
             try: value = float(pattern.search(line)[1])
             except (TypeError, ValueError, IndexError): continue  # no such number in this line

@@ -113,7 +113,7 @@ def request(self: TrainingJob, target: Any = None) -> dict:
         StoppingCondition=dict(MaxRuntimeInSeconds=o.max_run) | ({'MaxWaitTimeInSeconds': o.max_wait or 2*o.max_run} if o.spot else {}),
         CheckpointConfig=dict(S3Uri=o.checkpoints or f'{home}/{self.name}/checkpoints'),
         Environment=dict(PYTHONPATH=f'{code}:{code}/{wheel}', PYTHONUNBUFFERED='1') | dict(o.environment))
-    asked |= _further(o)
+    asked = t.with_defaults('TrainingJob', asked | _further(o))
     if wrong := list(find_wrong('CreateTrainingJob', asked)): raise ValueError('SageMaker would refuse this:\n' + '\n'.join(wrong))
     return asked
 
@@ -212,7 +212,7 @@ def logs(self: TrainingJob) -> list[str]:
     return [f'[{h}] {line}' if self.options.hosts>1 else line for h,line in self.target.lines(self.name, {})]
 
 def metrics(self: TrainingJob) -> dict[str, list[float]]:
-    "The values of each metric so far; from SageMaker, the last of each"
+    "The values of each metric so far, as its expressions find them in the log"
     found = {}
     for m in self.target.metrics(self.name): found.setdefault(m['MetricName'], []).append(m['Value'])
     return found

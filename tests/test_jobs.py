@@ -95,6 +95,8 @@ def test_the_log_comes_in_order_once_and_from_all_hosts(session, folder):
     assert list(job.target.lines('talking', seen)) == []
     say(2, 5)
     assert list(job.target.lines('talking', seen)) == [('algo-2', 'line 5')]
+    job.target.client.meta.events.register('after-call.sagemaker.DescribeTrainingJob', lambda parsed, **_: parsed['AlgorithmSpecification'].update(MetricDefinitions=[dict(Name='line', Regex='line ([0-9]+)')]))  # moto forgets them
+    assert job.metrics() == {'line': [0, 1, 2, 3, 4, 5]}
     out = io.StringIO()
     job.follow(out, every=.01)
     assert '[algo-1] line 4\n' in out.getvalue() and out.getvalue().count('line ') == 6
@@ -296,3 +298,32 @@ def test_a_job_as_the_sdk_has_it(session, folder, tmp_path, monkeypatch):
     log = TrainingJob.attach(sdk['TrainingJobName'], local).follow(io.StringIO()).logs()
     said = next(line for line in log if line.startswith('{') and ' hello ' in line)
     assert "'epochs': '2'" in said and "['rows.csv']" in said, log
+
+
+CONFIG = '''
+SchemaVersion: '1.0'
+SageMaker:
+  PythonSDK: {Modules: {Session: {DefaultS3Bucket: company, DefaultS3ObjectKeyPrefix: team}}}
+  TrainingJob:
+    RoleArn: arn:aws:iam::123456789012:role/admin
+    EnableNetworkIsolation: true
+    VpcConfig: {Subnets: [subnet-1], SecurityGroupIds: [sg-1]}
+    OutputDataConfig: {KmsKeyId: admin-key}
+    ResourceConfig: {VolumeKmsKeyId: admin-key}
+    Environment: {A: admin, B: admin}
+  Model: {ExecutionRoleArn: 'arn:aws:iam::123456789012:role/model', EnableNetworkIsolation: true}
+  EndpointConfig: {KmsKeyId: admin-key}
+'''
+
+
+def test_what_the_administrators_have_set(session, folder, tmp_path):
+    (tmp_path/'config.yaml').write_text(CONFIG)
+    root = Path(__file__).parent
+    done = subprocess.run([environment('v3')/'python', root/'conformance'/'defaults_v3.py', folder/'src', tmp_path/'out.json'], text=True, capture_output=True,
+                          env=os.environ | dict(PYTHONPATH=str(root.parent), HOME=str(tmp_path), SAGEMAKER_USER_CONFIG_OVERRIDE=str(tmp_path/'config.yaml')))
+    assert not done.returncode, done.stderr[-3000:]
+    plain, own, model, config = json.loads((tmp_path/'out.json').read_text())
+    assert (plain['RoleArn'], plain['EnableNetworkIsolation'], plain['VpcConfig']['Subnets'], plain['OutputDataConfig']) == (ROLE.replace('job', 'admin'), True, ['subnet-1'], dict(S3OutputPath='s3://company/team/jobs', KmsKeyId='admin-key'))
+    assert plain['ResourceConfig']['VolumeKmsKeyId'] == 'admin-key' and plain['Environment']['A'] == 'admin' and plain['Environment']['PYTHONPATH'].startswith('/opt/ml')
+    assert (own['RoleArn'], own['OutputDataConfig']['KmsKeyId'], own['ResourceConfig']['VolumeKmsKeyId'], own['Environment']['A'], own['Environment']['B']) == (ROLE.replace('job', 'own'), 'own', 'own', 'admin', 'own')
+    assert model['EnableNetworkIsolation'] and config['KmsKeyId'] == 'admin-key'
