@@ -7,7 +7,7 @@ __all__ = ['read_value', 'type_name', 'write_value', 'field_comments', 'make_par
            'check_hyperparameters', 'to_hyperparameters', 'to_argv']
 
 # %% ../nbs/20_hyperparameters.ipynb #fe1d0dea
-import argparse, ast, dataclasses, inspect, io, json, re, textwrap, tokenize, types
+import argparse, ast, dataclasses, inspect, io, json, re, sys, textwrap, tokenize, types
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -97,12 +97,21 @@ def _plain(value):
     raise TypeError(f'cannot write a {type(value).__name__} as a hyperparameter: {value!r}')
 
 # %% ../nbs/20_hyperparameters.ipynb #ba2fc4f5
+def _source_in_cells(config_type):
+    "A class of a notebook is in no file, but in one of the cells that were run"
+    for cell in reversed(getattr(sys.modules['__main__'], 'In', [])):
+        if config_type.__name__ not in cell: continue
+        try: found = [n for n in ast.parse(cell).body if isinstance(n, ast.ClassDef) and n.name==config_type.__name__]
+        except SyntaxError: continue  # magics
+        if found: return '\n'.join(cell.splitlines()[found[-1].lineno-1:found[-1].end_lineno])
+    return ''
+
 def field_comments(config_type: type) -> dict[str, str]:
     "The comment behind each field of a dataclass, inherited ones too; none where the source is not to be had"
     found = {}
     for t in reversed(config_type.__mro__):
         try: source = textwrap.dedent(inspect.getsource(t)) if dataclasses.is_dataclass(t) else ''
-        except (OSError, TypeError): continue
+        except (OSError, TypeError): source = _source_in_cells(t)
         tokens = tokenize.generate_tokens(io.StringIO(source).readline)
         comments = {t.start[0]: t.string.lstrip('# ').rstrip() for t in tokens if t.type==tokenize.COMMENT}
         fields = [n for c in ast.parse(source).body for n in c.body if isinstance(n, ast.AnnAssign)]
