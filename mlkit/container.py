@@ -22,7 +22,7 @@ class Container:
     output_dir: Path # output/failure goes here
     output_data_dir: Path # kept beside the model, as output.tar.gz
     checkpoint_dir: Path # copied to S3 during the run, if the job was launched with a checkpoint location
-    channels: dict[str, Path] = field(default_factory=dict)
+    channels: dict[str, Path | str] = field(default_factory=dict) # a folder; s3://bucket/prefix where the program itself reads S3, see `mlkit.objects`
     hyperparameters: Mapping = field(default_factory=dict) # as they came, before a config reads them; a ChainMap of `SM_HPS` and the file where both are there
     hosts: tuple[str, ...] = ('localhost',)
     current_host: str = 'localhost'
@@ -48,8 +48,8 @@ class Container:
         stop.polled = True
         return stop.asked
 
-    def channel(self, name: str) -> Path:
-        "The folder of a channel that the job cannot do without; a FileNotFoundError says which channels there are"
+    def channel(self, name: str) -> Path | str:
+        "The folder, or S3 URI, of a channel that the job cannot do without; a FileNotFoundError says which channels there are"
         if name in self.channels: return self.channels[name]
         raise FileNotFoundError(f'no channel {name!r}; {did_you_mean(name, self.channels)} (channels are given to a job at launch'
                                 + (')' if self.job_name else f"; by hand one is the folder data/{name}, or what SM_CHANNEL_{name.upper()} names)"))
@@ -102,7 +102,7 @@ def _config(root, name):
 def _channels(env, root):
     listed = {n.upper(): n for n in _json(env.get('SM_CHANNELS'), 'SM_CHANNELS') or _config(root, 'inputdataconfig')}
     prefix = 'SM_CHANNEL_'
-    found = {listed.get(k[len(prefix):], k[len(prefix):].lower()): Path(v) for k,v in env.items() if k.startswith(prefix)}
+    found = {listed.get(k[len(prefix):], k[len(prefix):].lower()): v if v.startswith('s3://') else Path(v) for k,v in env.items() if k.startswith(prefix)}
     inside = root/'input'/'data' if (root/'input').is_dir() else root/'data'
     for n in listed.values(): found.setdefault(n, inside/n)
     if not found and inside.is_dir(): found = {f.name: f for f in inside.iterdir() if f.is_dir()}

@@ -113,7 +113,10 @@ class S3:
         return to
 
     def measure(self, uri: str) -> tuple[int, int] | None:
-        sizes = [o['Size'] for _,o in islice(self.under(uri), 100_000)]  # more need not be counted to know what to do
+        try: sizes = [o['Size'] for _,o in islice(self.under(uri), 100_000)]  # more need not be counted to know what to do
+        except self.client.exceptions.ClientError as e:
+            if e.response['Error']['Code'] not in ('AccessDenied', 'AllAccessDisabled', 'NoSuchBucket'): raise
+            return None  # the job's role may see what this one may not
         return (len(sizes),sum(sizes)) if sizes else None
 
     def put(self, path: Path, uri: str):

@@ -17,8 +17,9 @@ from typing import Any
 
 from .api import find_wrong
 from .archive import extract_bundle
-from .channel import choose_input_mode, write_channel
+from .channel import CONNECTOR, choose_input_mode, write_channel
 from .container import metric_definitions
+from .files import Files
 from .hyperparameters import check_hyperparameters, to_hyperparameters, write_value
 from .source import Source, read_source, to_send
 from .target import LocalTarget, make_options, make_target, options_signature
@@ -35,7 +36,7 @@ class Options:
     spot: bool = False # cheaper, and may be interrupted: then it goes on from its checkpoints
     max_run: int = 86400 # seconds
     max_wait: int | None = None # seconds, waiting for a spot machine included; twice max_run, unless given
-    input_mode: str | None = None # of the channels: File or FastFile; chosen by size, unless given, and explain() says why
+    input_mode: str | None = None # of the channels: File, FastFile or s3torchconnector (with mlkit.objects); chosen by size, unless given, and explain() says why
     volume: int = 30 # GB of disk
     image: str | None = None # of the container; AWS's newest for the torch version here, unless given
     role: str | None = None # ARN; the notebook's own, unless given
@@ -99,6 +100,7 @@ def request(self: TrainingJob, target: Any = None) -> dict:
     "The CreateTrainingJob request, as a dict; a ValueError has a line for each field that SageMaker would refuse"
     o = self.options
     t = make_target(target, o.role, o.output)
+    channels = {n: (_uri(n, where, t), self._reading(where, t)[2]) for n,where in self.channels.items()}
     home = o.output.rstrip('/') if o.output else f'{t.bucket}/jobs'
     arguments = [self.source.entry] if self.source.entry else ['-m', 'mlkit.sagemaker_entry']
     code = '/opt/ml/input/data/code'
@@ -107,12 +109,12 @@ def request(self: TrainingJob, target: Any = None) -> dict:
         TrainingJobName=self.name, RoleArn=o.role or t.role, HyperParameters=self.hyperparameters,
         AlgorithmSpecification=dict(TrainingImage=o.image or t.image(o.instance), TrainingInputMode='File', ContainerEntrypoint=['python', f'{code}/mlkit_start.py'], ContainerArguments=arguments,
                                     MetricDefinitions=[m for name in o.metrics for m in (metric_definitions([name]) if isinstance(name, str) else [dict(name)])]),
-        InputDataConfig=[_channel('code', self._code_uri(t)), *(_channel(n, _uri(n, where, t), self._reading(where, t)[2]) for n,where in self.channels.items())],
+        InputDataConfig=[_channel('code', self._code_uri(t)), *(_channel(n, uri, mode) for n,(uri,mode) in channels.items() if mode!=CONNECTOR)],
         OutputDataConfig=dict(S3OutputPath=home) | ({'KmsKeyId': o.kms_key} if o.kms_key else {}),
         ResourceConfig=dict(InstanceType=o.instance, InstanceCount=o.hosts, VolumeSizeInGB=o.volume) | ({'VolumeKmsKeyId': o.kms_key} if o.kms_key else {}) | ({'KeepAlivePeriodInSeconds': o.keep_alive} if o.keep_alive else {}),
         StoppingCondition=dict(MaxRuntimeInSeconds=o.max_run) | ({'MaxWaitTimeInSeconds': o.max_wait or 2*o.max_run} if o.spot else {}),
         CheckpointConfig=dict(S3Uri=o.checkpoints or f'{home}/{self.name}/checkpoints'),
-        Environment=dict(PYTHONPATH=f'{code}:{code}/{wheel}', PYTHONUNBUFFERED='1') | dict(o.environment))
+        Environment=dict(PYTHONPATH=f'{code}:{code}/{wheel}', PYTHONUNBUFFERED='1') | {f'SM_CHANNEL_{n.upper()}': uri for n,(uri,mode) in channels.items() if mode==CONNECTOR} | dict(o.environment))
     asked = t.with_defaults('TrainingJob', asked | _further(o))
     if wrong := list(find_wrong('CreateTrainingJob', asked)): raise ValueError('SageMaker would refuse this:\n' + '\n'.join(wrong))
     return asked
@@ -136,6 +138,7 @@ def _reading(self, where, target): # files, bytes, mode and why
         found = len(sizes),sum(sizes)
     else: found = target.files.measure(where) if self.options.input_mode is None else None
     count,size = found or (None, None)
+    if self.options.input_mode==CONNECTOR and isinstance(target.files, Files): return count,size,'File','a folder stands for S3 here; open_objects reads it all the same'
     return count,size,*((self.options.input_mode, 'as was asked for') if self.options.input_mode else choose_input_mode(count, size))
 
 def _uri(name, where, target):
@@ -295,7 +298,7 @@ def to_model_trainer(self: TrainingJob, target: Any) -> Any: # a sagemaker.train
         output_data_config=configs.OutputDataConfig(s3_output_path=asked['OutputDataConfig']['S3OutputPath'], kms_key_id=asked['OutputDataConfig'].get('KmsKeyId')),
         checkpoint_config=configs.CheckpointConfig(s3_uri=asked['CheckpointConfig']['S3Uri']), tags=[shapes.Tag(key=k, value=v) for k,v in self.options.tags.items()] or None,
         networking=configs.Networking(subnets=vpc.get('Subnets'), security_group_ids=vpc.get('SecurityGroupIds'), enable_network_isolation=self.options.network_isolation or None) if vpc or self.options.network_isolation else None,
-        input_data_config=[configs.InputData(channel_name=n, data_source=str(where)) for n,where in self.channels.items()] or None)
+        input_data_config=[configs.InputData(channel_name=n, data_source=str(where)) for n,where in self.channels.items() if self.options.input_mode!=CONNECTOR] or None)
     trainer.with_metric_definitions([shapes.MetricDefinition(name=m['Name'], regex=m['Regex']) for m in algorithm['MetricDefinitions']])
     return trainer.with_retry_strategy(shapes.RetryStrategy(maximum_retry_attempts=self.options.retries)) if self.options.retries else trainer
 

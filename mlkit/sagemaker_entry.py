@@ -7,10 +7,11 @@ __all__ = ['entry_point', 'wanted_by', 'run_job', 'Config', 'make_model', 'make_
            'main']
 
 # %% ../nbs/22_sagemaker_entry.ipynb #6832189d
-import inspect, os, sys, traceback
+import inspect, os, sys, tempfile, traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
@@ -24,6 +25,7 @@ from .failure import failure_text, write_failure
 from .hyperparameters import find_conflicts, read_config
 from .launcher import follow_launcher, is_rank, launch, processes_here, signal_processes_apart, told_to_end
 from .model import Standardized, create_model, load_object, save_model
+from .objects import as_folder
 from .training import fast_adam, train_model
 from .history import History, save_history
 
@@ -167,7 +169,7 @@ class PrintMetrics:
 # %% ../nbs/22_sagemaker_entry.ipynb #06f8626c
 def train(config: Config, container: Container) -> History:
     "Train what `config` says on the container's channels; saves the model into `model_dir` and the history into `output_data_dir`"
-    data = {n: read_channel(container.channel(n), config.label) for n in ('training', 'validation') if n=='training' or n in container.channels}
+    data = {n: _read(container.channel(n), config.label) for n in ('training', 'validation') if n=='training' or n in container.channels}
     x,y = data['training'].tensors
     if 'validation' in data: _check_alike(data['training'], data['validation'], config.output_dim)
     torch.manual_seed(config.seed)
@@ -196,6 +198,10 @@ def _save(model, history, container, sample):
     container.output_data_dir.mkdir(parents=True, exist_ok=True)
     save_history(history, container.output_data_dir/'history.jsonl')
     print(f'saved the model in {container.model_dir}', flush=True)
+
+# %% ../nbs/22_sagemaker_entry.ipynb #769b18f6
+def _read(channel, label):
+    with tempfile.TemporaryDirectory() as copy: return read_channel(as_folder(channel, Path(copy)), label)
 
 # %% ../nbs/22_sagemaker_entry.ipynb #60af5d1f
 def _check_alike(training: TensorDataset, validation: TensorDataset, classes: int | None = None):

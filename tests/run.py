@@ -1,7 +1,10 @@
 "Every test there is: the notebooks' through nbdev_test, then those of this folder through pytest. Closes with `N passed, N failed`"
+import io
 import os
 import signal
 import sys
+import tempfile
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import nbdev.test
@@ -10,12 +13,23 @@ import pytest
 here = Path(__file__).parent
 
 
-def run_notebooks():
+class Overheard:
+    "What a notebook's test prints when it fails is kept as well: it is to be read at the end, not among all that others print"
+    def __init__(self, test, folder): self.test, self.folder = test, folder
+
+    def __call__(self, notebook, **kwargs):
+        err = io.StringIO()
+        with redirect_stderr(err): found = self.test(notebook, **kwargs)
+        if not found[0]: (self.folder/notebook.name).write_text(err.getvalue())
+        return found
+
+
+def run_notebooks(folder):
     "How many notebooks passed and failed; nbdev_test itself prints no count, so its parallel runner is overheard"
     seen, parallel = [], nbdev.test.parallel
 
-    def overheard(*args, **kwargs):
-        seen.extend(parallel(*args, **kwargs))
+    def overheard(test, *args, **kwargs):
+        seen.extend(parallel(Overheard(test, folder), *args, **kwargs))
         return seen
     nbdev.test.parallel = overheard
     try: nbdev.test.nbdev_test(do_print=True)
@@ -37,14 +51,16 @@ class Counter:
 def main():
     os.chdir(here.parent)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in the background with Ctrl-C ignored
-    passed, failed = run_notebooks()
+    folder = Path(tempfile.mkdtemp())
+    passed, failed = run_notebooks(folder)
     if not passed + failed: sys.exit('no notebook was tested')
     counter = Counter()
-    code = pytest.main([str(here), '-q', '-rs', '--no-header', '-p', 'no:cacheprovider', *sys.argv[1:]], plugins=[counter])
+    code = pytest.main([str(here), '-q', '-rs', '--no-header', '--tb=short', '-p', 'no:cacheprovider', *sys.argv[1:]], plugins=[counter])
     failed += counter.failed or int(code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
     if counter.skipped and os.environ.get('CI'):
         print(f'{counter.skipped} skipped: in CI a skip is a failure')
         failed += counter.skipped
+    for report in sorted(folder.iterdir()): print(f'\n{report.name} failed:\n{report.read_text()[-4000:]}')
     print(f'{passed + counter.passed} passed, {failed} failed', flush=True)
     return int(failed > 0)
 

@@ -75,6 +75,27 @@ def test_large_data_in_s3_are_streamed(session, folder):
     assert job.request(session)['InputDataConfig'][1]['InputMode'] == 'FastFile' and 'streamed from S3' in job.explain(session).rows[0][4]
 
 
+def test_a_program_that_reads_s3_itself(session, folder, monkeypatch):
+    "AWS's s3torchconnector asks moto, from the job's process; with a folder for S3 the same program reads that"
+    monkeypatch.setenv('AWS_REGION', 'us-east-1')
+    monkeypatch.setenv('AWS_DEFAULT_REGION', 'us-east-1')
+    s3 = session.client('s3')
+    s3.create_bucket(Bucket='data')
+    for key in ('rows/a/1.csv', 'rows/b/2.csv', 'rows-of-others/3.csv'): s3.put_object(Bucket='data', Key=key, Body='\n'.join(f'{i % 2},{i},{-i}' for i in range(20)).encode())
+    (folder/'src'/'train.py').write_text('from mlkit.container import Container\nfrom mlkit.objects import open_objects\nchannel = Container.from_env().channel("training")\n'
+                                         'print("found", type(channel).__name__, [(name, len(text)) for name, text in open_objects(channel)])\n')
+    local = LocalSageMaker(folder/'local', s3='boto3')
+    def run(target, where, **options): return TrainingJob(options.pop('config', None), options.pop('source', None), {'training': where}, input_mode='s3torchconnector').run(target).follow(io.StringIO())
+    assert "found str [('a/1.csv', 158), ('b/2.csv', 158)]" in run(local, 's3://data/rows', source=folder/'src').logs()
+    assert "found str [('rows.csv', 12)]" in run(local, folder/'training', source=folder/'src').logs()
+    assert any("Path [('rows.csv', 12)]" in line for line in run(LocalSageMaker(folder/'other'), folder/'training', source=folder/'src').logs())
+    assert any('40 samples of shape (2,)' in line for line in run(local, 's3://data/rows', config={'epochs': 1}).logs())
+    job = TrainingJob(source=folder/'src', channels={'training': 's3://data/rows'}, role=ROLE, input_mode='s3torchconnector')
+    asked = job.request(session)
+    assert [c['ChannelName'] for c in asked['InputDataConfig']] == ['code'] and asked['Environment']['SM_CHANNEL_TRAINING'] == 's3://data/rows'
+    assert job.explain(session).rows[0][4] == 's3torchconnector: as was asked for'
+
+
 def test_the_role_is_asked_for(session, folder):
     with pytest.raises(ValueError, match='which role shall the job have'): TrainingJob(source=folder/'src').run(session)
     assert not sent(session)
