@@ -13,23 +13,25 @@ import pytest
 here = Path(__file__).parent
 
 
-class Overheard:
-    "What a notebook's test prints when it fails is kept as well: it is to be read at the end, not among all that others print"
-    def __init__(self, test, folder): self.test, self.folder = test, folder
+def keep_errors(folder):
+    "What a notebook's test prints when it fails goes into a file: it is to be read at the end, not among all that others print"
+    test = nbdev.test.test_nb
 
-    def __call__(self, notebook, **kwargs):
+    def kept(notebook, **kwargs):
         err = io.StringIO()
-        with redirect_stderr(err): found = self.test(notebook, **kwargs)
-        if not found[0]: (self.folder/notebook.name).write_text(err.getvalue())
+        with redirect_stderr(err): found = test(notebook, **kwargs)
+        if not found[0]: (folder/notebook.name).write_text(err.getvalue())
         return found
+    kept.__module__, kept.__qualname__ = test.__module__, test.__qualname__  # worker processes look it up by its name
+    nbdev.test.test_nb = kept
 
 
-def run_notebooks(folder):
+def run_notebooks():
     "How many notebooks passed and failed; nbdev_test itself prints no count, so its parallel runner is overheard"
     seen, parallel = [], nbdev.test.parallel
 
-    def overheard(test, *args, **kwargs):
-        seen.extend(parallel(Overheard(test, folder), *args, **kwargs))
+    def overheard(*args, **kwargs):
+        seen.extend(parallel(*args, **kwargs))
         return seen
     nbdev.test.parallel = overheard
     try: nbdev.test.nbdev_test(do_print=True)
@@ -52,7 +54,8 @@ def main():
     os.chdir(here.parent)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in the background with Ctrl-C ignored
     folder = Path(tempfile.mkdtemp())
-    passed, failed = run_notebooks(folder)
+    keep_errors(folder)
+    passed, failed = run_notebooks()
     if not passed + failed: sys.exit('no notebook was tested')
     counter = Counter()
     code = pytest.main([str(here), '-q', '-rs', '--no-header', '--tb=short', '-p', 'no:cacheprovider', *sys.argv[1:]], plugins=[counter])
