@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['CONTENT_TYPES', 'Machines', 'model_request', 'config_request', 'checked', 'EndpointFailed', 'Endpoint', 'send_bundle',
-           'InvocationFailed', 'to_body', 'invoke', 'stream']
+           'InvocationFailed', 'to_body', 'invoke', 'stream', 'ask']
 
 # %% ../nbs/27_deployment.ipynb #e49a33f0
-import hashlib, re, secrets, sys, time
+import hashlib, json, re, secrets, sys, tarfile, time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -159,6 +160,15 @@ class Endpoint:
         self.target.client.delete_endpoint(EndpointName=self.name)
         self._forget(config)
 
+    @property
+    def signature(self) -> Any:
+        "Shapes and dtypes of an input, as the model was saved with; None where it was saved without. Of the bundle only its beginning is read"
+        variant = self.target.client.describe_endpoint_config(EndpointConfigName=self.describe()['EndpointConfigName'])['ProductionVariants'][0]
+        uri = self.target.client.describe_model(ModelName=variant['ModelName'])['PrimaryContainer']['ModelDataUrl']
+        with closing(self.target.files.open(uri)) as f, tarfile.open(fileobj=f, mode='r|gz') as archive:
+            for member in archive:
+                if member.name.removeprefix('./')=='model.json' and member.isfile() and member.size<2**20: return json.load(archive.extractfile(member)).get('sample')
+
     def logs(self) -> list[str]:
         "All lines of the containers' logs so far"
         return [line for _,line in self.target.lines(self.name, {}, 'Endpoints')]
@@ -198,7 +208,7 @@ def to_body(x: Any, content_type: str | None = None) -> tuple[bytes, str]: # the
 
 def invoke(self: Endpoint, x: Any, content_type: str | None = None, accept: str | None = None, **more) -> Any: # more: further arguments of boto3's invoke_endpoint
     "What the endpoint makes of an input; an `InvocationFailed` says what it had against it"
-    answer = self._ask('invoke_endpoint', x, content_type, accept, more)
+    answer = self.ask(x, content_type, accept, **more)
     body,kind = answer['Body'].read(),answer.get('ContentType') or 'application/octet-stream'
     codecs = import_module('mlkit.codecs')
     try: return codecs.decode(body, kind)
@@ -206,7 +216,7 @@ def invoke(self: Endpoint, x: Any, content_type: str | None = None, accept: str 
 
 def stream(self: Endpoint, x: Any, content_type: str | None = None, accept: str | None = None, **more) -> Iterator[str | bytes]:
     "The answer of a handler that yields, as it comes: text for text and JSON, else bytes"
-    answer = self._ask('invoke_endpoint_with_response_stream', x, content_type, accept, more)
+    answer = self.ask(x, content_type, accept, 'invoke_endpoint_with_response_stream', **more)
     as_text = re.match(r'text/|application/(json|x-ndjson)', answer.get('ContentType') or '')
     decoder = import_module('codecs').getincrementaldecoder('utf-8')('replace')
     for event in answer['Body']:
@@ -214,10 +224,11 @@ def stream(self: Endpoint, x: Any, content_type: str | None = None, accept: str 
         piece = event['PayloadPart']['Bytes']
         yield decoder.decode(piece) if as_text else piece
 
-def _ask(self, operation, x, content_type, accept, more):
+def ask(self: Endpoint, x: Any, content_type: str | None = None, accept: str | None = None, operation: str = 'invoke_endpoint', **more) -> dict:
+    "The answer as boto3 gives it; an `InvocationFailed` where it is no success"
     body,kind = to_body(x, content_type)
     runtime = self.target.runtime
     try: return getattr(runtime, operation)(EndpointName=self.name, Body=body, ContentType=kind, **{'Accept': accept} if accept else {}, **more)
     except runtime.exceptions.ModelError as e: raise InvocationFailed(self.name, e.response.get('OriginalStatusCode', 500), e.response.get('OriginalMessage') or str(e)) from None
 
-Endpoint.invoke,Endpoint.stream,Endpoint._ask = invoke,stream,_ask
+Endpoint.invoke,Endpoint.stream,Endpoint.ask = invoke,stream,ask

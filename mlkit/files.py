@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .text import human_bytes
 
@@ -64,6 +64,10 @@ class Files:
         "Copy the file that a URI is; a FileNotFoundError where there is none"
         if not self.path(uri).is_file(): raise FileNotFoundError(f'no S3 object {uri} in {self.root}')
         shutil.copy(self.path(uri), to)
+
+    def open(self, uri: str) -> BinaryIO:
+        "What is at a URI, to be read from its beginning"
+        return open(self.path(uri), 'rb')
 
     def remove(self, uri: str): self.path(uri).unlink(missing_ok=True)
 
@@ -134,6 +138,10 @@ class S3:
         except self.client.exceptions.ClientError as e:
             if e.response['Error']['Code'] not in ('404', 'NoSuchBucket'): raise
             raise FileNotFoundError(f'no S3 object {uri}') from None
+
+    def open(self, uri: str) -> BinaryIO:
+        bucket,key = split_uri(uri)
+        return self.client.get_object(Bucket=bucket, Key=key)['Body']
 
     def remove(self, uri: str):
         bucket,key = split_uri(uri)
