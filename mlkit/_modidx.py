@@ -1185,4 +1185,5 @@ d = { 'settings': { 'branch': 'main',
                                'mlkit.widgets.playground': ('widgets.html#playground', 'mlkit/widgets.py'),
                                'mlkit.widgets.read_stages': ('widgets.html#read_stages', 'mlkit/widgets.py'),
                                'mlkit.widgets.runs': ('widgets.html#runs', 'mlkit/widgets.py'),
+                               'mlkit.widgets.shown_signature': ('widgets.html#shown_signature', 'mlkit/widgets.py'),
                                'mlkit.widgets.to_form': ('widgets.html#to_form', 'mlkit/widgets.py')}}}

@@ -193,7 +193,7 @@ def draw_svg(curves: Curves, width: int = 720, height: int = 250, log: bool = Fa
     calm = smooth(mean)
     shown = np.concatenate([np.quantile(low, [.005]), np.quantile(high, [.995]), calm]) if len(x) else np.array([])  # one wild step does not flatten the rest
     panel = _Panel((56, 34, left, height-78), [0, *xs[-1:], *places], [*shown, *(v for _,v in valid), *(v for _,v in train)], 'loss', log)
-    out = [panel.frame(dict(step='step', epoch='epoch', time='seconds')[axis])]
+    out = [panel.frame(dict(step='step' if curves.loss.count else 'epoch', epoch='epoch', time='seconds')[axis])]
     if len(x): out += [panel.band(xs, low, high, _COLOURS[0]), panel.line(xs, calm, _COLOURS[0], 2)]
     if train: out.append(panel.line(*zip(*train), _COLOURS[0], 2))
     if valid:
