@@ -1,5 +1,6 @@
 "README.md and the site, rendered from the notebooks as nbdev processes them"
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def readme():
     root = get_config().config_path
     front, text, files = rendered(proc_nbs(file_glob='index.ipynb', n_workers=0)/'index.ipynb')
     if files: raise SystemExit(f'README.md stands alone, but index.ipynb has pictures in its outputs: {sorted(files)}')
+    text = re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text)
     (root/'README.md').write_text(f"# {front['title']}\n\n> {front['description']}\n\n{text}\n", encoding='utf-8')
 
 
@@ -45,8 +47,10 @@ def site():
             (pages/name).parent.mkdir(parents=True, exist_ok=True)
             (pages/name).write_bytes(content)
         pages.mkdir(parents=True, exist_ok=True)
+        text = re.sub(r'\]\((\w+)\.ipynb\)', r'](\1.md)', text)
         (pages/f'{f.stem}.md').write_text(f"# {front.get('title', f.stem)}\n\n> {front.get('description', '')}\n\n{text}\n", encoding='utf-8')
         nav.append({front.get('title', f.stem): f'{f.stem}.md'})
+    shutil.copytree(cfg.config_path/'nbs'/'images', pages/'images', dirs_exist_ok=True)
     settings = {'site_name': cfg.title, 'docs_dir': 'pages', 'site_dir': 'site', 'use_directory_urls': False, 'nav': nav,
                 'theme': {'name': 'material', 'font': False}}
     (out/'mkdocs.yml').write_text(yaml.safe_dump(settings, sort_keys=False), encoding='utf-8')

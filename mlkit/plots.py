@@ -385,7 +385,7 @@ def compare(runs: dict[str, Any], # {name: a History, a LossPlot, a TrainingJob,
             line, = axes.plot(*zip(*points), label=name)
             axes.plot(*best, 'o', color=line.get_color(), fillstyle='none')
     axes.set_xlabel('epoch'); axes.set_ylabel(metric.replace('_', ' ')); axes.grid(alpha=.3); axes.spines[['top', 'right']].set_visible(False)
-    if rows: axes.legend(frameon=False)
+    if axes.lines: axes.legend(frameon=False)
     fig._repr_png_ = lambda: to_png(fig)
     table = Table(['run', *keys, f'best {metric}', 'in epoch', 'epochs'], sorted(rows, key=lambda r: (r[-3] is None, (r[-3] or 0)*(1 if lower else -1))))
     table.figure = fig

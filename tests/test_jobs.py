@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 from mlkit.host import namespaces as host_namespaces
 from mlkit.jobs import JobFailed, TrainingJob
 from mlkit.local import LocalSageMaker
+from mlkit.widgets import launcher, monitor, runs
 from test_conformance import environment
 
 ROLE = 'arn:aws:iam::123456789012:role/job'
@@ -50,6 +51,22 @@ def test_what_is_sent_to_sagemaker(session, folder):
     assert asked['AlgorithmSpecification']['TrainingImage'].endswith('-sagemaker')
     assert sent(session) == ['train.py', 'mlkit-0.0.1-py3-none-any.whl', 'mlkit_start.py', 'rows.csv']
     assert job.status == 'Completed' and TrainingJob.attach('first', session).hyperparameters == {'epochs': '3'}
+
+
+def test_the_launcher_asks_before_it_costs_money(session, folder):
+    form = launcher(TrainingJob({'epochs': 3}, folder/'src', {'training': folder/'training'}, role=ROLE), session=session)
+    form.target.value, form.hosts.value = 'sagemaker', 2
+    form.show_request()
+    form.launch_button.click()
+    assert '&quot;InstanceCount&quot;: 2' in form.request_text.value and 'This costs money' in form.question_text.value and not form.note.value, form.note.value
+    assert 'CreateTrainingJob' not in [n for n, _ in session.calls]
+    form.yes.click()
+    form.yes.click()
+    assert form.wait().monitor.wait(60).watch.status == 'Completed', form.note.value
+    assert [n for n, _ in session.calls].count('CreateTrainingJob') == 1
+    found = runs(session)
+    assert [j['TrainingJobName'] for j in found.jobs] == [form.job.name]
+    assert monitor(form.job.name, session).watch.status == 'Completed' and found.compare().rows[0][0] == form.job.name
 
 
 def test_what_is_there_is_not_sent_again(session, folder):

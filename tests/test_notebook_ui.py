@@ -95,7 +95,8 @@ class Lab:
     def curve(self):
         "What the live plot says of itself"
         plot = self.page.locator(f'{NOTEBOOK} svg[role=img]').last
-        plot.wait_for()
+        try: plot.wait_for()
+        except Exception as e: raise AssertionError(f'there is no plot; the notebook says:\n{self.page.locator(NOTEBOOK).inner_text()[-3000:]}\nthe console: {self.said}') from e
         return plot.get_attribute('aria-label')
 
     def moves(self):
