@@ -93,7 +93,7 @@ def status_html(watch: Watch, note: str = '') -> str:
     times = [(t['Status'], _seconds(t['StartTime'], t.get('EndTime'))) for t in watch.transitions]
     steps = ' → '.join(f'<span title="{escape(str(t.get("StatusMessage", "")), quote=True)}">{escape(name)}{f" {duration(took)}" if name not in ENDED else ""}</span>' for (name,took),t in zip(times, watch.transitions))
     saved = f', {100-100*watch.billable/watch.trained:.0f} % saved' if watch.about.get('EnableManagedSpotTraining') and watch.trained and watch.billable<watch.trained else ''
-    reason = f'<pre role="alert" style="color:{_COLOURS["Failed"]};font-size:15px;font-weight:600;white-space:pre-wrap;margin:8px 0">{escape(watch.reason)}</pre>' if watch.reason else ''
+    reason = f'<pre role="alert" style="color:{_COLOURS["Failed"]};font-size:15px;font-weight:600;white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:8px 0">{escape(watch.reason)}</pre>' if watch.reason else ''
     return (f'<div style="line-height:1.6;color:var(--jp-ui-font-color1,#222)"><b>{escape(job.name)}</b> <span style="background:{colour};color:var(--jp-ui-inverse-font-color1,#fff);border-radius:3px;padding:1px 7px">{escape(watch.status or "…")}</span> '
             f'<span style="color:{_MUTED}">{escape(str(job.target))}, {job.options.hosts} × {escape(job.options.instance)}</span><br><span style="color:{_MUTED}">{steps}<br>'
             f'{duration(watch.elapsed)} since it was asked for, billable {duration(watch.billable)}{" on each machine" if job.options.hosts>1 else ""}{saved}</span>{reason}'

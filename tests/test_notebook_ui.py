@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 
+from mlkit.local import LocalSageMaker
 from test_server import free_port
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -56,8 +57,8 @@ launcher(TrainingJob(Config(), source='src'))
 
 class Lab:
     "JupyterLab with a notebook open in a browser"
-    def __init__(self, page, url, folder, pictures):
-        self.page, self.url, self.folder, self.pictures, self.said = page, url, folder, pictures, []
+    def __init__(self, page, url, folder, local, pictures):
+        self.page, self.url, self.folder, self.local, self.pictures, self.said = page, url, folder, local, pictures, []
         page.on('console', lambda m: self.said.append((m.type, m.text)) if m.type == 'error' else None)
         page.on('pageerror', lambda e: self.said.append(('pageerror', str(e))))
 
@@ -133,7 +134,7 @@ def lab(tmp_path_factory, request):
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'])
             page = browser.new_context(viewport=dict(width=1000, height=1100)).new_page()
             page.set_default_timeout(60_000)
-            yield Lab(page, f'http://127.0.0.1:{port}', folder, request.config.getoption('--screenshots'))
+            yield Lab(page, f'http://127.0.0.1:{port}', folder, LocalSageMaker(home/'mlkit'), request.config.getoption('--screenshots'))
             browser.close()
     finally:
         with contextlib.suppress(ProcessLookupError): os.killpg(server.pid, signal.SIGTERM)
@@ -162,6 +163,7 @@ def test_a_form_launches_a_job_that_is_followed_and_stopped(lab):
     lab.text('Stopped').wait_for()
     lab.page.locator(f'{NOTEBOOK} .jp-OutputArea-output img').wait_for()  # a picture stays
     lab.picture('stopped')
+    assert len(lab.local.list_training_jobs()['TrainingJobSummaries']) == 1
 
 
 def test_a_page_that_is_loaded_again(lab):
