@@ -39,7 +39,7 @@ def to_form(config: Any) -> Form: # a dataclass, a dict, or None for the built-i
 _ROLE = 'role="alert"','' # of a finding, and of a note
 
 def _alert(text): return f'<pre role="alert" style="color:var(--jp-error-color1,#c62828);white-space:pre-wrap;margin:4px 0">{escape(text)}</pre>'
-def _muted(text): return f'<span style="color:var(--jp-ui-font-color2,#666)">{escape(text)}</span>'
+def _muted(text, style=''): return f'<span style="color:var(--jp-ui-font-color2,#666);{style}">{escape(text)}</span>'
 
 def instance_names() -> list[str]:
     "The types of machines for training that are known here"
@@ -189,9 +189,9 @@ class Runs:
         try: self.jobs = self.target.client.list_training_jobs(**asked)['TrainingJobSummaries']
         except Exception as e: self.jobs,self.note.value = [],_alert(str(e))
         chosen = self.chosen
-        self.boxes = {j['TrainingJobName']: widgets.Checkbox(value=j['TrainingJobName'] in chosen, description=j['TrainingJobName'], indent=False, layout=widgets.Layout(width='330px')) for j in self.jobs}
+        self.boxes = {j['TrainingJobName']: widgets.Checkbox(value=j['TrainingJobName'] in chosen, description=j['TrainingJobName'], indent=False, layout=widgets.Layout(width='250px')) for j in self.jobs}
         rows = self.table.cells()
-        self.list.children = [widgets.HBox([b, *(widgets.HTML(_muted(cell), layout=widgets.Layout(width=width)) for cell,width in zip(r[1:], ('100px', '160px', '100px')))]) for b,r in zip(self.boxes.values(), rows)] or [widgets.HTML(_muted('no jobs'))]
+        self.list.children = [widgets.HBox([b, *(widgets.HTML(_muted(cell, 'white-space:nowrap'), layout=widgets.Layout(width=width)) for cell,width in zip(r[1:], ('90px', '150px', '80px')))]) for b,r in zip(self.boxes.values(), rows)] or [widgets.HTML(_muted('no jobs'))]
 
     @property
     def chosen(self) -> list[str]: return [n for n,b in self.boxes.items() if b.value]
