@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCREEN', 'Series', 'smooth', 'Curves', 'duration', 'ticks', 'log_ticks', 'draw_svg', 'draw_figure', 'to_png',
-           'LossPlot', 'View', 'to_curves', 'compare']
+           'LossPlot', 'in_notebook', 'show_widget', 'View', 'to_curves', 'compare']
 
 # %% ../nbs/30_plots.ipynb #02611052
 import base64, io, math, sys, textwrap, time
@@ -325,18 +325,26 @@ class LossPlot:
         self.curves.state,self.curves.batch = state,trainer.batch if trainer.batch!=self.curves.batches else 0
         self.view.end(self.curves, draw_svg(self.curves, log=self.log, axis=self.axis), self.log)
 
+def in_notebook() -> bool:
+    "Is there a front end that could show a widget? There is none in a terminal, and in nbdev_test"
+    try: from IPython import get_ipython
+    except ModuleNotFoundError: return False
+    return hasattr(get_ipython(), 'kernel')
+
+def show_widget(widget: Any, text: str) -> Any: # a DisplayHandle
+    "Display a widget, with what is to be read where there are none: in a saved notebook, on GitHub"
+    from IPython.display import display
+    return display(widget._repr_mimebundle_() | {'text/plain': text}, raw=True, display_id=True)
+
 class View:
     "Where a plot is shown: in a notebook a widget while it runs, and a picture with text at the end; elsewhere a line of text at the end"
     def __init__(self):
         self.live = self.handle = self.widget = None
-        try: from IPython import get_ipython
-        except ModuleNotFoundError: return
-        if not hasattr(get_ipython(), 'kernel'): return  # a terminal, or a test
+        if not in_notebook(): return
         try: from ipywidgets import HTML
         except ModuleNotFoundError: return
-        from IPython.display import display
         self.widget,self.live = HTML(),True
-        self.handle = display(self.widget, display_id=True)
+        self.handle = show_widget(self.widget, 'training')
 
     def show(self, curves: Curves, svg: str): self.widget.value = f'{svg}<div style="color:{_MUTED};font-size:12px">{escape(curves.summary)}</div>'
 

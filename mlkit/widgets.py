@@ -21,8 +21,8 @@ from .deployment import Endpoint, InvocationFailed
 from .forms import Form, form
 from .instances import find_instance
 from .jobs import TrainingJob
-from .monitor import ENDED, Monitor, button, in_notebook, monitor, train_widget
-from .plots import compare, duration, to_png
+from .monitor import ENDED, Monitor, button, monitor, train_widget
+from .plots import compare, duration, in_notebook, show_widget, to_png
 from .target import AWSTarget, make_target
 from .text import Table, human_bytes
 
@@ -155,8 +155,7 @@ class Launcher:
 
     def _ipython_display_(self):
         if not in_notebook(): return print(repr(self))
-        from IPython.display import display
-        self.handles = [display(p, display_id=True) for p in self.places]
+        self.handles = [show_widget(p, repr(self) if i==0 else '') for i,p in enumerate(self.places)]
 
 def launcher(job: TrainingJob, # not started
              local: Any = None, # a LocalSageMaker; None is that of this machine
@@ -224,8 +223,7 @@ class Runs:
 
     def _ipython_display_(self):
         if not in_notebook(): return print(repr(self))
-        from IPython.display import display
-        display(self.widget._repr_mimebundle_() | {'text/plain': repr(self)}, raw=True)
+        show_widget(self.widget, repr(self))
 
 def runs(target: Any = None, # nothing is this machine; or a LocalSageMaker, or a boto3 session
          most: int = 25) -> Runs: # jobs that are shown
@@ -322,8 +320,7 @@ class Playground:
 
     def _ipython_display_(self):
         if not in_notebook(): return print(repr(self))
-        from IPython.display import display
-        display(self.widget._repr_mimebundle_() | {'text/plain': repr(self)}, raw=True)
+        show_widget(self.widget, repr(self))
 
 def playground(endpoint: Endpoint | str, # or its name
                target: Any = None) -> Playground: # of a name: nothing is this machine; or a LocalSageMaker, or a boto3 session
