@@ -283,7 +283,7 @@ def invoke(name: str, body: str = '-', content_type: str | None = None, accept: 
     endpoints = _module('endpoints', 'jobs')
     endpoint = endpoints.Endpoint(name, _target(target))
     given = sys.stdin.buffer.read() if body=='-' else Path(body)
-    answer = endpoint._ask('invoke_endpoint', given, content_type or ('application/json' if body=='-' else None), accept, {})
+    answer = endpoint.ask(given, content_type or ('application/json' if body=='-' else None), accept)
     said,kind = answer['Body'].read(),answer['ContentType']
     try: text = said.decode()
     except UnicodeDecodeError: raise ValueError(f'the answer is {len(said):,} bytes of {kind}, which a terminal cannot show; name another type with --accept') from None
