@@ -23,7 +23,7 @@ from .instances import find_instance
 from .jobs import TrainingJob
 from .monitor import ENDED, Monitor, button, monitor, train_widget
 from .plots import compare, duration, in_notebook, show_widget, to_png
-from .target import AWSTarget, make_target
+from .target import make_target
 from .text import Table, human_bytes
 
 # %% ../nbs/31_widgets.ipynb #12eb3724
@@ -112,7 +112,7 @@ class Launcher:
     def show_request(self):
         "Show the request, or hide it"
         if self.request_text.value: self.request_text.value = ''; return
-        def does(): self.request_text.value = f'<pre tabindex="0" style="max-height:320px;overflow:auto;font-size:12px">{escape(json.dumps(self.make_job().request(self.make_target().client if self.target.value=="local" else self.make_target().session), indent=2, default=str))}</pre>'
+        def does(): self.request_text.value = f'<pre tabindex="0" style="max-height:320px;overflow:auto;font-size:12px">{escape(json.dumps(self.make_job().request(self.make_target()), indent=2, default=str))}</pre>'
         self._try(does)
 
     def launch(self):
@@ -134,7 +134,7 @@ class Launcher:
         if self.monitor or self.question.layout.display=='none' and self.target.value!='local': return
         self.question.layout.display,job = 'none',self.launching
         def does():
-            job.run(self.make_target().client if self.target.value=='local' else self.make_target().session)
+            job.run(self.make_target())
             self.job = job
             self.watch()
         self._in_background(does, f'launching {job.name} …')
@@ -204,20 +204,18 @@ class Runs:
         "Watch the job that is chosen; of several the first"
         if not self.chosen: self.note.value = _alert('choose a job'); return
         if self.monitor: self.monitor.close()
-        self.monitor = Monitor(TrainingJob.attach(self.chosen[0], self._given)).start()
+        self.monitor = Monitor(TrainingJob.attach(self.chosen[0], self.target)).start()
         self.found.children = [self.monitor.widget]
 
     def compare(self) -> Any: # the Table
         "The jobs that are chosen in one table and one figure; all where none is"
         names = self.chosen or list(self.boxes)
         if not names: return
-        jobs = {n: TrainingJob.attach(n, self._given) for n in names}
+        jobs = {n: TrainingJob.attach(n, self.target) for n in names}
         metrics = {k for j in jobs.values() for k in j.metrics()}
         found = compare(jobs, 'valid_loss' if 'valid_loss' in metrics else 'train_loss')
         self.found.children = [widgets.HTML(found._repr_html_().replace('text-align:', 'padding:1px 10px;text-align:')),widgets.Image(value=to_png(found.figure), format='png', layout=widgets.Layout(max_width='600px'))]
         return found
-
-    _given = property(lambda self: self.target.session if isinstance(self.target, AWSTarget) else self.target.client)
 
     def __repr__(self): return repr(self.table) if self.jobs else 'no jobs'
 
