@@ -145,7 +145,7 @@ def main():
     count = args.epochs*args.steps
     print(f'{count:,} steps of {1e6*statistics.median(a for a, *_ in times["tqdm.notebook"])/count:.0f} µs in a plain loop, {1e6*statistics.median(a for a, *_ in times["mlkit"])/count:.0f} µs in train_model; medians of {args.rounds} paired rounds\n')
     print(f'By its own account LossPlot took {account:.2%} of the time.\n')
-    print(f'| | a step, µs more | of the training | one drawing, ms | at the end, ms |\n|---|---|---|---|---|')
+    print('| | a step, µs more | of the training | one drawing, ms | at the end, ms |\n|---|---|---|---|---|')
     for name, pairs in times.items():
         more = statistics.median(b - end - a for a, b, end in pairs)
         print(f'| {name} | {1e6*more/count:.1f} | {statistics.median((b - end - a)/a for a, b, end in pairs):.1%} | {drawings[name]:.2f} | {1e3*statistics.median(end for *_, end in pairs):.0f} |')

@@ -7,7 +7,7 @@ __all__ = ['ENDED', 'Watch', 'status_html', 'log_html', 'Monitor', 'button', 'sh
            'train_widget']
 
 # %% ../nbs/31_monitor.ipynb #740cfd8f
-import re, threading, time, traceback
+import re, threading, traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime

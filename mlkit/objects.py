@@ -64,6 +64,7 @@ def as_folder(channel: str | Path, # a folder, or s3://bucket/prefix
     return to
 
 def _write(folder, name, file):
+    if not name or name.endswith('/'): return  # an empty object that S3's console shows as a folder
     path = (folder/name).resolve()
     if not path.is_relative_to(folder): raise ValueError(f'the key {name!r} leads out of its folder')
     path.parent.mkdir(parents=True, exist_ok=True)

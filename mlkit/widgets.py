@@ -17,7 +17,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from .api import service
-from .deployment import Endpoint, InvocationFailed
+from .deployment import Endpoint
 from .forms import Form, form
 from .instances import find_instance
 from .jobs import TrainingJob
