@@ -107,21 +107,19 @@ def _of_notebook(path):
 
 # %% ../nbs/26_source.ipynb #83a7c773
 _STARTER = '''"Starts a job: installs what the program asks for, then becomes it; written by mlkit"
-import importlib.util
 import os
-import pathlib
-import subprocess
 import sys
+from importlib.util import find_spec
 
-here = pathlib.Path(__file__).resolve().parent
-wanted = ['-r', str(here/'requirements.txt')] if (here/'requirements.txt').is_file() else []
-if importlib.util.find_spec('safetensors') is None: wanted += ['safetensors>=0.4']
+here = os.path.dirname(os.path.realpath(__file__))
+wanted = ['-r', os.path.join(here, 'requirements.txt')] if os.path.isfile(os.path.join(here, 'requirements.txt')) else []
+if find_spec('safetensors') is None: wanted += ['safetensors>=0.4']
 if wanted:
+    import subprocess
     done = subprocess.run([sys.executable, '-m', 'pip', 'install', '--disable-pip-version-check', *wanted], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, flush=True)
     if done.returncode:
-        output = pathlib.Path(os.environ.get('SM_OUTPUT_DIR', '/opt/ml/output'))
-        (output/'failure').write_text('the requirements could not be installed:\\n' + done.stdout[-800:])
+        with open(os.path.join(os.environ.get('SM_OUTPUT_DIR', '/opt/ml/output'), 'failure'), 'w') as f: f.write('the requirements could not be installed:\\n' + done.stdout[-800:])
         sys.exit(1)
 os.chdir(here)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
