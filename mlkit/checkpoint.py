@@ -104,7 +104,12 @@ def _shares(tensors):
     return len(storages)!=len(set(storages)) or not all(t.is_contiguous() for t in tensors.values())
 
 def _fingerprint(path):
-    with open(path, 'rb') as f: return dict(size=path.stat().st_size, sha256=hashlib.file_digest(f, 'sha256').hexdigest())
+    digest,size,piece = hashlib.sha256(),0,bytearray(2**22)  # large: a thread may wait 5 ms for its turn at Python before and after each
+    with open(path, 'rb', buffering=0) as f:
+        while n := f.readinto(piece):
+            digest.update(memoryview(piece)[:n])
+            size += n
+    return dict(size=size, sha256=digest.hexdigest())
 
 def _to_disk(path):
     handle = os.open(path, os.O_RDONLY)
@@ -153,22 +158,32 @@ class Checkpoints:
                  keep: int = 3): # how many of the newest
         if keep<1: raise ValueError(f'keep: expected at least 1, got {keep}')
         self.folder,self.keep,self.last = Path(folder),keep,None
-        self._writing,self._error,self._copies = threading.Lock(),None,{}
+        self._writing,self._copying,self._error,self._copies,self._left = threading.Lock(),threading.Lock(),None,{},[]
 
     @property
     def busy(self) -> bool: return self._writing.locked()
 
     def save(self, state: Any, step: int, score: float | None = None, # lower is better, say a validation loss
              patient: bool = False, # wait for the write under way, rather than give up
+             later: str = '', # a key of `state` whose tensors stay as they are until `wait_for_copy`: they are copied in the background, too
             ) -> bool: # False when a write was under way, and nothing was done
         "Copy `state` and write the copy in the background; what went wrong in the last write is raised here"
         if self.busy and not patient: return False
         self.wait()
         tree,tensors = flatten_state(state)
-        copies = {n: self._copy(n, t) for n,t in tensors.items()}
+        copies = {n: self._copy(n, t) for n,t in tensors.items() if not later or not n.startswith(f'{later}.')}
+        self._left = [(copies, n, t) for n,t in tensors.items() if n not in copies]
         self._writing.acquire()
         _thread.start_new_thread(self._run, (tree, copies, step, score))  # threading.Thread would wait for it to begin
         return True
+
+    def wait_for_copy(self) -> None:
+        "Until all that was saved may be changed; what is not copied yet is copied here"
+        while True:
+            with self._copying:
+                if not self._left: return
+                copies,name,tensor = self._left.pop()
+                copies[name] = self._copy(name, tensor)
 
     def wait(self) -> None:
         "Until nothing is being written; what went wrong in the last write is raised here, except an OSError, which was said"
@@ -180,9 +195,10 @@ class Checkpoints:
         if kept is None or kept.shape!=tensor.shape or kept.dtype!=tensor.dtype: kept = self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
         return kept.copy_(tensor)
 
-    def _run(self, tree, tensors, step, score):
+    def _run(self, tree, copies, step, score):
         try:
-            self.last = _write(tree, tensors, self.folder, step, score)
+            self.wait_for_copy()
+            self.last = _write(tree, copies, self.folder, step, score)
             self._prune()
         except OSError as e: warnings.warn(f'no checkpoint of step {step}: {e}. Training goes on; the last good one is {self.last}')
         except BaseException as e: self._error = e

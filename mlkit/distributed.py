@@ -178,13 +178,13 @@ def optimizer_as_held(state: dict, optimizer: torch.optim.Optimizer) -> dict:
 # %% ../nbs/12_distributed.ipynb #7992d29f
 class SharedCheckpoints(Checkpoints):
     "`Checkpoints` that the main process writes, with the random states of all"
-    def save(self, state: dict, step: int, score: float | None = None, patient: bool = False) -> bool: # False when a write was under way
+    def save(self, state: dict, step: int, score: float | None = None, patient: bool = False, later: str = '') -> bool: # False when a write was under way
         "Gather `state` and write it in the background; every process has to call it, and all are told the same"
         if not from_main(patient or not self.busy): return False
         ranks = [None]*world_size()
         dist.all_gather_object(ranks, state['random'])
         state = gathered(state)
-        if is_main(): super().save(state | dict(ranks=ranks), step, score, patient=True)
+        if is_main(): super().save(state | dict(ranks=ranks), step, score, patient=True, later=later)
         return True
 
 # %% ../nbs/12_distributed.ipynb #e0eb9baf

@@ -70,11 +70,14 @@ class Trainer:
         self.stopping,self.asked,self.resumed,self.saved,self.waiting,self.read_every = None,None,None,None,0,256
         self.chunk,self.compiled,self.shapes = 1,None,None  # batches that are trained in one go, and what does it
         self.group = Group(self, parallel) if world_size()>1 else None
+        self.copied_later = '' if compile=='step' else 'optimizer'  # of a checkpoint: the next optimizer step, or who listens, waits for it
         if compile is True: model.compile()
         if compile=='step': compile_steps(self, Trainer)
 
     def notify(self, event: str):
-        for listener in self.listeners[event]: listener(self)
+        heard = self.listeners[event]
+        if heard and self.checkpoints: self.checkpoints.wait_for_copy()  # who listens may change anything
+        for listener in heard: listener(self)
 
     def stop(self, reason: str):
         "End the run after this batch, or as soon as all processes know; may be called by a callback, a signal handler or another thread"
@@ -154,6 +157,7 @@ class Trainer:
         self.epochs,self.parameters = epochs,[p for g in self.optimizer.param_groups for p in g['params']]
         check_trainer(self)
         for p in self.parameters: p.grad = None
+        hook = self.optimizer.register_step_pre_hook(lambda *_: self.checkpoints.wait_for_copy()) if self.checkpoints and self.copied_later else None
         with signals(self):
             try:
                 self.notify('before_fit')
@@ -167,6 +171,7 @@ class Trainer:
                 self.notify('on_exception')
                 raise
             finally:
+                if hook: hook.remove()
                 if self.checkpoints: self.checkpoints.wait()
         if self.stopping=='SIGTERM': raise SystemExit(128+signal.SIGTERM)
         return self.history
@@ -266,7 +271,7 @@ def save(trainer, score: float | None = None, patient: bool = False):
     t = trainer
     read_losses(t)
     best = score is not None and score<=min(e['valid_loss'] for e in t.history.epochs)
-    done = t.checkpoints.save(trainer_state(t), t.step, score, patient=patient or best)
+    done = t.checkpoints.save(trainer_state(t), t.step, score, patient=patient or best, later=t.copied_later)
     t.next_save = t.step + (t.save_every or 0 if done else 1)
     if done: t.saved = t.epoch,t.batch
 
