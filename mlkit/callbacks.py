@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .distributed import as_held
 from .text import Table, did_you_mean
 from .training import Trainer
 
@@ -107,7 +108,8 @@ class BestWeights:
             self.weights = {k: v.detach().cpu().clone() for k,v in trainer.model.state_dict().items()}
 
     def after_fit(self, trainer):
-        if self.weights: trainer.model.load_state_dict(self.weights)
+        held = trainer.model.state_dict()
+        if self.weights: trainer.model.load_state_dict({n: as_held(v, held[n]) for n,v in self.weights.items()})
 
     def state_dict(self) -> dict: return dict(best=self.best, epoch=self.epoch, weights=self.weights)
     def load_state_dict(self, state: dict): self.best,self.epoch,self.weights = state['best'],state['epoch'],state['weights']
@@ -122,7 +124,9 @@ class EMA:
     @property
     def model(self) -> nn.Module: return self.averaged.module
 
-    def before_fit(self, trainer): self.averaged = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+    def before_fit(self, trainer):
+        if any(hasattr(p, 'full_tensor') for p in trainer.model.parameters()): raise ValueError("EMA keeps a copy of the model, and one whose parameters are sharded (parallel='fsdp') cannot be copied: use parallel='ddp'")
+        self.averaged = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
     def after_step(self, trainer): self.averaged.update_parameters(trainer.model)
     def before_validate(self, trainer): self.trained,trainer.model = trainer.model,self.model
     def after_validate(self, trainer): trainer.model = self.trained

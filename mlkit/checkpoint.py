@@ -7,7 +7,8 @@ __all__ = ['flatten_state', 'unflatten_state', 'random_state', 'set_random_state
            'list_checkpoints', 'read_latest', 'Checkpoints']
 
 # %% ../nbs/11_checkpoint.ipynb #ac3acfd6
-import _thread, hashlib, json, os, random, re, shutil, threading, warnings
+import _thread, hashlib, json, math, os, random, re, shutil, threading, warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _write(tree, tensors, folder, step, score):
         try: save_file(tensors, filling/'tensors.safetensors')
         except SafetensorError as e: raise OSError(str(e)) from None  # which is what a full disk is to everybody else
         (filling/'state.json').write_text(json.dumps(tree), encoding='utf-8')
-        manifest = dict(step=step, score=score, files={f.name: _fingerprint(f) for f in sorted(filling.iterdir())})
+        manifest = dict(step=step, score=score if score is not None and math.isfinite(score) else None, files={f.name: _fingerprint(f) for f in sorted(filling.iterdir())})
         (filling/'manifest.json').write_text(json.dumps(manifest), encoding='utf-8')
         for f in (*filling.iterdir(), filling): _to_disk(f)
         filling.rename(final)
@@ -158,7 +159,7 @@ class Checkpoints:
                  keep: int = 3): # how many of the newest
         if keep<1: raise ValueError(f'keep: expected at least 1, got {keep}')
         self.folder,self.keep,self.last = Path(folder),keep,None
-        self._writing,self._copying,self._error,self._copies,self._left = threading.Lock(),threading.Lock(),None,{},[]
+        self._writing,self._copying,self._error,self._copies,self._left,self._swept = threading.Lock(),threading.Lock(),None,{},[],False
 
     @property
     def busy(self) -> bool: return self._writing.locked()
@@ -166,6 +167,7 @@ class Checkpoints:
     def save(self, state: Any, step: int, score: float | None = None, # lower is better, say a validation loss
              patient: bool = False, # wait for the write under way, rather than give up
              later: str = '', # a key of `state` whose tensors stay as they are until `wait_for_copy`: they are copied in the background, too
+             finite: Iterable[str] = (), # names of tensors, as `flatten_state` has them: with a NaN or an infinity in one there is no checkpoint
             ) -> bool: # False when a write was under way, and nothing was done
         "Copy `state` and write the copy in the background; what went wrong in the last write is raised here"
         if self.busy and not patient: return False
@@ -174,7 +176,7 @@ class Checkpoints:
         copies = {n: self._copy(n, t) for n,t in tensors.items() if not later or not n.startswith(f'{later}.')}
         self._left = [(copies, n, t) for n,t in tensors.items() if n not in copies]
         self._writing.acquire()
-        _thread.start_new_thread(self._run, (tree, copies, step, score))  # threading.Thread would wait for it to begin
+        _thread.start_new_thread(self._run, (tree, copies, step, score, finite))  # threading.Thread would wait for it to begin
         return True
 
     def wait_for_copy(self) -> None:
@@ -192,17 +194,26 @@ class Checkpoints:
 
     def _copy(self, name, tensor):
         kept = self._copies.get(name)
-        if kept is None or kept.shape!=tensor.shape or kept.dtype!=tensor.dtype: kept = self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        if kept is None or kept.shape!=tensor.shape or kept.dtype!=tensor.dtype: kept = self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         return kept.copy_(tensor)
 
-    def _run(self, tree, copies, step, score):
+    def _run(self, tree, copies, step, score, finite):
         try:
+            self._sweep()
             self.wait_for_copy()
+            bad = next((n for n in finite if not copies[n].isfinite().all()), None)
+            if bad: return warnings.warn(f'no checkpoint of step {step}: {bad} is not finite. The last good one is {self.last}')
             self.last = _write(tree, copies, self.folder, step, score)
             self._prune()
         except OSError as e: warnings.warn(f'no checkpoint of step {step}: {e}. Training goes on; the last good one is {self.last}')
         except BaseException as e: self._error = e
         finally: self._writing.release()
+
+    def _sweep(self):
+        "Delete what a write that was killed has left under a name of its own; once, before the first"
+        if not self._swept:
+            for part in self.folder.glob('.step-*'): shutil.rmtree(part, ignore_errors=True)
+        self._swept = True
 
     def _prune(self):
         "Delete what is whole, neither new nor the best; what is torn is left for a person to look at"

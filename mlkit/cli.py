@@ -8,7 +8,7 @@ __all__ = ['COMMANDS', 'command', 'write_channels', 'show_progress', 'job_lines'
            'train_command', 'make_command', 'main']
 
 # %% ../nbs/29_cli.ipynb #7ca86ef7
-import argparse, dataclasses, inspect, io, json, os, sys, tempfile, time
+import argparse, dataclasses, inspect, io, json, os, signal, subprocess, sys, tempfile, time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -17,6 +17,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from . import __version__
 from .hyperparameters import read_config, to_argv, to_hyperparameters
+from .text import bar, live_line
 
 # %% ../nbs/29_cli.ipynb #254aae90
 COMMANDS: dict[str, tuple[Callable, dict]] = {}
@@ -63,7 +64,7 @@ def show_progress(lines: Iterator[str], epochs: int, out=None) -> None:
         m = {k: float(v) for k,_,v in (p.partition('=') for p in line.split()[1:])}
         epoch = int(m['epoch'])
         text = f"epoch {epoch}/{epochs}, loss {m['train_loss']:.4f}" + (f", accuracy {m['valid_accuracy']:.3f}" if 'valid_accuracy' in m else '')
-        if out.isatty(): print(f"\r  {'█'*(20*epoch//epochs):░<20} {text}", end='\n'*(epoch==epochs), file=out, flush=True)
+        if out.isatty(): live_line(f'  {bar(epoch/epochs)} {text}', out); print(end='\n'*(epoch==epochs), file=out)
         elif epoch in (1, epochs) or epoch*10//epochs > (epoch-1)*10//epochs: print(f'  {text}', file=out, flush=True)
 
 # %% ../nbs/29_cli.ipynb #86bb7124
@@ -309,12 +310,24 @@ def local(action: str = 'clean', name: str | None = None) -> dict:
     return {'freed': freed}
 
 # %% ../nbs/29_cli.ipynb #32b20e9a
-@command('train, as a container of a job does', 'mlkit train --epochs 3', 'mlkit train [--name value ...]', 'Its options are the hyperparameters: mlkit train --help shows those of the program.')
-def train(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> None:
-    "Become the program in /opt/ml/code (train.py, or what SAGEMAKER_PROGRAM names), or mlkit's own training where there is none"
+@command('train, as a container of a job does', 'mlkit train --epochs 3', 'mlkit train [--name value ...]', 'Its options are the hyperparameters: mlkit train --help shows those of the program. With --json as the first, its output goes to stderr, and how it ended to stdout.')
+def train(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None, wait: bool = False) -> dict:
+    "Become the program in /opt/ml/code (train.py, or what SAGEMAKER_PROGRAM names), or mlkit's own training where there is none; with `wait` start it, and tell how it ended"
     command,folder = train_command(argv, os.environ if environ is None else environ)
+    if wait: return _ended(subprocess.Popen(command, cwd=folder, stdout=2))
     if folder: os.chdir(folder)
     os.execv(command[0], command)
+
+def _ended(process):
+    from mlkit.container import Container
+    heard = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: process.terminate()}  # Ctrl-C in a terminal goes to the program as well
+    before = {n: signal.signal(n, h) for n,h in heard.items()}
+    try: code = process.wait()
+    finally:
+        for n,h in before.items(): signal.signal(n, h)
+    container = Container.from_env()
+    failure = container.failure_file.read_text(encoding='utf-8', errors='replace') if code and container.failure_file.is_file() else None
+    return {'ok': code==0, 'exit_code': code, 'failure': failure, 'model': str(container.model_dir)}
 
 def train_command(argv: Sequence[str], environ: Mapping[str, str], folder: str | Path = '/opt/ml/code') -> tuple[list[str], Path | None]:
     "The command of a job in this container, and the folder that it runs in"
@@ -342,12 +355,14 @@ def make_command() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     "The `mlkit` command: 0, 1 for an error (with a message on stderr) or where `check` found something, 130 after Ctrl-C"
     argv = sys.argv[1:] if argv is None else list(argv)
-    given,rest = (argv[:1],argv[1:]) if argv[:1]==['train'] else _split(argv)
+    own = 1 + (argv[1:2]==['--json'])  # of `mlkit train`, whose other arguments are the program's
+    given,rest = (argv[:own],argv[own:]) if argv[:1]==['train'] else _split(argv)
     parser = make_command()
     args = vars(parser.parse_args(given))
     run,as_json = args.pop('run'),args.pop('json', False)
     if rest and 'argv' not in args: parser.error('only check, run and train take hyperparameters, after --')
     if rest: args['argv'] = rest
+    if run is train: args['wait'] = as_json
     try:
         with redirect_stdout(sys.stderr if as_json else sys.stdout): result = run(**args)
         if as_json: print(json.dumps(result))

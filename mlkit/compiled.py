@@ -200,7 +200,7 @@ def train_compiled(trainer, group: list) -> int: # how many of the group were tr
     losses = t.compiled(*(torch.stack(v) for v in zip(*pairs)))
     if losses is None: _train_eagerly(t, t.compiled.reason); return 0
     n,t.loss = len(pairs),losses[-1]
-    t.pending += losses.unbind(); t.pending_at += range(t.batch, t.batch+n); t.sizes += [len(pairs[0][1])]*n
+    t.pending += losses.unbind(); t.pending_at += range(t.batch, t.batch+n); t.sizes.extend([len(pairs[0][1])]*n)
     t.step += n
     t.notify('after_step')
     t.notify('after_batch')

@@ -17,7 +17,6 @@ from typing import Any
 
 from .api import find_wrong
 from .target import LocalTarget, make_options, make_target
-from .text import human_bytes
 
 # %% ../nbs/27_deployment.ipynb #4193e73b
 @dataclass
@@ -180,7 +179,6 @@ def send_bundle(bundle: Any, target: Any) -> str: # its S3 URI
     if not path.is_file(): raise FileNotFoundError(f'there is no bundle {path}: build_bundle makes one')
     with open(path, 'rb') as f: digest = hashlib.file_digest(f, 'sha256').hexdigest()[:24]
     uri = f'{target.bucket}/models/{digest}/model.tar.gz'
-    if path.stat().st_size>100*2**20: print(f'{path.name}: {human_bytes(path.stat().st_size)} to {uri}', flush=True)
     target.files.send_file(path, uri)
     return uri
 

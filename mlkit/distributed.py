@@ -165,7 +165,7 @@ def _whole(tensor):
 # %% ../nbs/12_distributed.ipynb #cc10585b
 def as_held(tensor: Tensor, like: Tensor) -> Tensor:
     "What this process holds of a whole `tensor`, if it holds `like` in parts; else the tensor as it is"
-    if not hasattr(like, 'full_tensor') or tensor.shape!=like.shape: return tensor
+    if not hasattr(like, 'full_tensor') or hasattr(tensor, 'full_tensor') or tensor.shape!=like.shape: return tensor
     from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
@@ -178,13 +178,13 @@ def optimizer_as_held(state: dict, optimizer: torch.optim.Optimizer) -> dict:
 # %% ../nbs/12_distributed.ipynb #7992d29f
 class SharedCheckpoints(Checkpoints):
     "`Checkpoints` that the main process writes, with the random states of all"
-    def save(self, state: dict, step: int, score: float | None = None, patient: bool = False, later: str = '') -> bool: # False when a write was under way
+    def save(self, state: dict, step: int, score: float | None = None, patient: bool = False, later: str = '', finite: Iterable[str] = ()) -> bool: # False when a write was under way
         "Gather `state` and write it in the background; every process has to call it, and all are told the same"
         if not from_main(patient or not self.busy): return False
         ranks = [None]*world_size()
         dist.all_gather_object(ranks, state['random'])
         state = gathered(state)
-        if is_main(): super().save(state | dict(ranks=ranks), step, score, patient=True, later=later)
+        if is_main(): super().save(state | dict(ranks=ranks), step, score, patient=True, later=later, finite=finite)
         return True
 
 # %% ../nbs/12_distributed.ipynb #e0eb9baf

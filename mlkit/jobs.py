@@ -23,7 +23,7 @@ from .container import metric_definitions
 from .files import Files
 from .hyperparameters import check_hyperparameters, to_hyperparameters, write_value
 from .source import Source, read_source, to_send
-from .target import LocalTarget, make_options, make_target, options_signature
+from .target import LocalTarget, is_passing, make_options, make_target, options_signature
 from .text import Table, did_you_mean, human_bytes
 
 # %% ../nbs/27_jobs.ipynb #29274cb8
@@ -220,18 +220,29 @@ TrainingJob.status = property(lambda self: self.describe()['TrainingJobStatus'],
 # %% ../nbs/27_jobs.ipynb #179524a9
 def follow(self: TrainingJob, out: Any = None, every: float | None = None) -> TrainingJob: # seconds; None is as often as the target bears
     "Show the job until it ends: its status and its log. A `JobFailed` has the reason and the end of the log; Ctrl-C stops the showing, not the job"
-    out,seen,shown,last = out or sys.stdout,{},0,[]
-    wait = every or (.2 if isinstance(self.target, LocalTarget) else 2.)
+    out,seen,shown,last,until,trouble = out or sys.stdout,{},0,[],None,False
+    first,most = (every, every) if every else (.2, 1.) if isinstance(self.target, LocalTarget) else (2., 20.)
+    wait = first
     try:
         while True:
-            about = self.describe()
+            try: about,lines = self.describe(),list(self.target.lines(self.name, seen))
+            except Exception as e:
+                if not is_passing(e): raise
+                trouble = trouble or not print(f'{self.target} does not answer ({e}); the job goes on, and it is asked again', file=out, flush=True)
+                wait = min(2*wait, max(most, 60))
+                time.sleep(wait)
+                continue
+            trouble = False
             for t in about['SecondaryStatusTransitions'][shown:]: print(f'{t["StartTime"]:%H:%M:%S} {t["Status"]}: {t.get("StatusMessage", "")}'[:300], file=out, flush=True)
             shown,fresh = len(about['SecondaryStatusTransitions']),False
-            for host,line in self.target.lines(self.name, seen):
+            for host,line in lines:
                 print(f'[{host}] {line}' if self.options.hosts>1 else line, file=out, flush=True)
                 last,fresh = [*last[-19:], line],True
-            if about['TrainingJobStatus'] in ('Completed', 'Failed', 'Stopped'): break
-            wait = (every or wait) if fresh else min(wait*1.2, every or (1. if isinstance(self.target, LocalTarget) else 20.))
+            wait = first if fresh else min(wait*1.2, most)
+            if about['TrainingJobStatus'] in ('Completed', 'Failed', 'Stopped'):
+                if fresh or until is None: until = time.monotonic()+self.target.settle
+                if time.monotonic()>=until: break
+                wait = first
             time.sleep(wait)
     except KeyboardInterrupt: return print(f"\n{self.name} goes on without you: TrainingJob.attach({self.name!r}).follow() shows it again, .stop() ends it", file=out) or self
     if about['TrainingJobStatus']=='Failed': raise JobFailed(self.name, about.get('FailureReason', ''), last)

@@ -7,7 +7,7 @@ __all__ = ['ENDED', 'Watch', 'status_html', 'log_html', 'Monitor', 'button', 'sh
            'train_widget']
 
 # %% ../nbs/31_monitor.ipynb #740cfd8f
-import re, threading, traceback
+import re, threading, time, traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -165,14 +165,17 @@ class Monitor:
 
     def _run(self):
         first,most = (.3, 1.5) if isinstance(self.job.target, LocalTarget) else (2., 20.)
-        wait = self.every or first
+        wait,until = self.every or first,None
         while not self.closed.is_set():
             try: fresh = self.look()
             except Exception as e:  # no network, a token that ran out: it may come back
                 fresh,self.note = False,f'{type(e).__name__}: {e}'
                 self.show()
-            if self.watch.about and not self.watch.running: break
             wait = self.every or (first if fresh else min(wait*1.3, most))
+            if self.watch.about and not self.watch.running:
+                if fresh or until is None: until = time.monotonic()+self.job.target.settle
+                if time.monotonic()>=until: break
+                wait = self.every or first
             self.closed.wait(wait)
         if not self.closed.is_set() and self.handle: self.end_display()
         if self.on_end and not self.closed.is_set(): self.on_end(self)

@@ -180,7 +180,7 @@ def train(config: Config, container: Container) -> History:
     try:
         history = train_model(model, DataLoader(data['training'], config.batch_size, shuffle=True), config.epochs, config.learning_rate, optimizer=optimizer,
                               loss_fn=make_loss(config.loss) if config.loss else None, valid_loader=valid_loader, verbose=False,
-                              callbacks=[PrintMetrics(), *map(make_callback, config.callbacks)], **_checkpoints(config, container))
+                              callbacks=[PrintMetrics(), *map(make_callback, config.callbacks)], config=config, **_checkpoints(config, container))
     except SystemExit:  # SIGTERM, and the checkpoint is written
         if is_main(): save_model(model, container.model_dir, sample=x[:1])
         raise

@@ -8,6 +8,7 @@ __all__ = ['EVENTS', 'AUTOCAST', 'Trainer', 'between_batches', 'is_stopping', 'r
 
 # %% ../nbs/13_training.ipynb #b482da61
 import inspect, math, os, signal, sys, threading, time
+from array import array
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -24,8 +25,8 @@ from .distributed import Group, SharedCheckpoints, from_main, heard, is_main, jo
 from .history import History
 from .metrics import default_metrics, fit_target, weighted_mean
 from .mistakes import check_first_batch, check_trainer, check_workers, explain
-from .resume import resume, start_alike, start_epoch, trainer_state
-from .text import did_you_mean
+from .resume import plain_config, resume, start_alike, start_epoch, trainer_state
+from .text import bar, did_you_mean, live_line
 
 # %% ../nbs/13_training.ipynb #47737cbb
 EVENTS = tuple(f'{when}_{what}' for what in ('fit', 'epoch', 'batch', 'loss', 'backward', 'step', 'validate') for when in ('before', 'after')
@@ -50,7 +51,8 @@ class Trainer:
                  save_every: int | None = None, # optimizer steps between checkpoints; there is one after each epoch in any case
                  keep: int = 3, # checkpoints kept, beside the best
                  grace: float = 60, # seconds for a last checkpoint after SIGTERM
-                 parallel: str | Callable = 'ddp'): # of many processes: 'ddp', 'fsdp', or what makes of the model one that trains with the others'
+                 parallel: str | Callable = 'ddp', # of many processes: 'ddp', 'fsdp', or what makes of the model one that trains with the others'
+                 config: Any = None): # what the run was made from, a dict or a dataclass: kept in the checkpoints
         if precision not in AUTOCAST: raise ValueError(f'precision: {did_you_mean(str(precision), AUTOCAST)}')
         if compile not in (False, True, 'step'): raise ValueError(f"compile: expected False, True or 'step', got {compile!r}")
         if accumulate<1: raise ValueError(f'accumulate: expected at least 1, got {accumulate}')
@@ -66,7 +68,7 @@ class Trainer:
         for c in self.callbacks: _check_callback(c)
         self.listeners = {e: [getattr(c, e) for c in self.callbacks if hasattr(c, e)] for e in EVENTS}
         self.history,self.epoch,self.batch,self.step = History(),0,0,0  # epochs that are complete, batches of the next, optimizer steps
-        self.losses,self.sizes,self.pending,self.pending_at = [],[],[],[]  # of this epoch; losses not read from the device yet, and their batches
+        self.config,self.losses,self.sizes,self.pending,self.pending_at = plain_config(config),array('d'),array('q'),[],[]  # of this epoch; losses not read from the device yet, and their batches
         self.stopping,self.asked,self.resumed,self.saved,self.waiting,self.read_every = None,None,None,None,0,256
         self.chunk,self.compiled,self.shapes = 1,None,None  # batches that are trained in one go, and what does it
         self.group = Group(self, parallel) if world_size()>1 else None
@@ -206,8 +208,8 @@ def read_losses(trainer):
     if t.pending:
         values = torch.stack(t.pending).double()
         values = (t.group.mean_losses(t, values) if t.group else values).tolist()
-        if not t.scaler and not all(map(math.isfinite, values)): raise FloatingPointError(_not_finite(t, values))
-        t.losses += values
+        if not all(map(math.isfinite, values)) and not (t.scaler and _passing(t, values)): raise FloatingPointError(_not_finite(t, values))
+        t.losses.extend(values)
         t.history.steps.extend(values)
         t.pending.clear(); t.pending_at.clear()
     t.next_read = _next_read(t)
@@ -215,7 +217,11 @@ def read_losses(trainer):
 
 def _next_read(t): return math.inf if t.group else time.perf_counter()+.5  # many processes go by `read_every`
 
+def _passing(t, values, most=20): # with a loss scaler a step that overflows is left out; when so many batches in a row do, the weights are gone
+    return 'x'*most not in ''.join('.' if math.isfinite(v) else 'x' for v in (*t.history.steps[-most:], *values))
+
 def _not_finite(t, values):
+    if t.checkpoints: t.checkpoints.wait()  # the one on its way may be the last good one
     i = next(i for i,v in enumerate(values) if not math.isfinite(v))
     batch = t.pending_at[i]
     samples = t.batches.indices(batch)
@@ -233,7 +239,7 @@ def end_epoch(trainer):
     t.epoch,t.batch = t.epoch+1,0
     t.last_metrics = dict(epoch=t.epoch, train_loss=math.fsum(l*n for l,n in zip(t.losses, t.sizes))/sum(t.sizes))
     t.last_metrics['seconds'] = time.perf_counter()-t.started
-    t.losses,t.sizes = [],[]
+    t.losses,t.sizes = array('d'),array('q')
     if t.valid_loader is not None: t.last_metrics |= validate(t)
     t.last_metrics = from_main(t.last_metrics)
     t.history.epochs.append(t.last_metrics)
@@ -270,8 +276,9 @@ def save(trainer, score: float | None = None, patient: bool = False):
     "Ask for a checkpoint; one that is the best so far, or `patient`, waits for the write under way rather than be left out"
     t = trainer
     read_losses(t)
-    best = score is not None and score<=min(e['valid_loss'] for e in t.history.epochs)
-    done = t.checkpoints.save(trainer_state(t), t.step, score, patient=patient or best, later=t.copied_later)
+    best = score is not None and not any(e.get('valid_loss', math.inf)<score for e in t.history.epochs)
+    weights = [f'model.{n}' for n,p in t.model.named_parameters() if p.is_floating_point()]
+    done = t.checkpoints.save(trainer_state(t), t.step, score, patient=patient or best, later=t.copied_later, finite=weights)
     t.next_save = t.step + (t.save_every or 0 if done else 1)
     if done: t.saved = t.epoch,t.batch
 
@@ -321,15 +328,15 @@ class Progress:
         if not terminal and time.monotonic()<self.next: return
         self.next = time.monotonic()+self.every
         rate = trainer.batch/max(time.perf_counter()-trainer.started, 1e-9)
-        text = f"Epoch {trainer.epoch+1}/{trainer.epochs}, batch {trainer.batch:,}{f'/{self.batches:,}' if self.batches else ''}, " \
-               f"Loss: {trainer.history.steps[-1]:.4f}, {rate:,.0f} batches/s"
-        print(f'\r{text}\033[K' if terminal else text, end='' if terminal else '\n', file=self.out, flush=True)
+        text = f"batch {trainer.batch:,}{f'/{self.batches:,}' if self.batches else ''}, Loss: {trainer.history.steps[-1]:.4f}, {rate:,.0f} batches/s"
+        if not terminal: print(f'Epoch {trainer.epoch+1}/{trainer.epochs}, {text}', file=self.out, flush=True)
+        else: live_line(f"Epoch {trainer.epoch+1}/{trainer.epochs} {bar(trainer.batch/self.batches) + ' ' if self.batches else ''}{text}", self.out)
 
     def after_epoch(self, trainer):
         m = trainer.last_metrics
         more = ''.join(f", {k.replace('_', ' ').capitalize()}: {v:.4f}" for k,v in m.items() if k.startswith('valid_'))
-        start = '\r\033[K' if self.out.isatty() else ''
-        print(f"{start}Epoch {m['epoch']}/{trainer.epochs}, Loss: {m['train_loss']:.4f}{more}", file=self.out, flush=True)
+        if self.out.isatty(): live_line('', self.out)
+        print(f"Epoch {m['epoch']}/{trainer.epochs}, Loss: {m['train_loss']:.4f}{more}", file=self.out, flush=True)
 
 # %% ../nbs/13_training.ipynb #81c040f8
 def default_device() -> torch.device:
@@ -348,6 +355,7 @@ def train_model(model: nn.Module, # trained in place; is left on `device`
                 seed: int | None = None, # seeds torch, and with it the order in which the loader shuffles
                 callbacks: Iterable = (),
                 verbose: bool = True, # print a line an epoch
+                config: Any = None, # kept in the checkpoints, see `Trainer`; epochs, learning_rate and seed, unless given
                 **options, # of `Trainer`: metrics, accumulate, precision, compile, checkpoints, save_every, keep, grace, parallel
                ) -> History:
     "Train `model`, print a line an epoch, and return what happened"
@@ -362,7 +370,7 @@ def train_model(model: nn.Module, # trained in place; is left on `device`
     model.to(device)
     if not isinstance(optimizer, torch.optim.Optimizer): optimizer = (optimizer or fast_adam)(model.parameters(), lr=learning_rate)
     trainer = Trainer(model, train_loader, optimizer, loss_fn or nn.CrossEntropyLoss(), valid_loader, device,
-                      [Progress()]*verbose + list(callbacks), **options)
+                      [Progress()]*verbose + list(callbacks), config=dict(epochs=epochs, learning_rate=learning_rate, seed=seed) if config is None else config, **options)
     if verbose: _say_fast(trainer)
     return trainer.fit(epochs)
 

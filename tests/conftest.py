@@ -29,6 +29,8 @@ def moto():
 def session(moto, monkeypatch):
     "A boto3 session whose calls go to moto, and those calls"
     import boto3
+    from mlkit.target import AWSTarget
+    monkeypatch.setattr(AWSTarget, 'settle', .2)  # moto has all lines at once
     for name, value in dict(AWS_ENDPOINT_URL=moto, AWS_ACCESS_KEY_ID='testing', AWS_SECRET_ACCESS_KEY='testing', AWS_EC2_METADATA_DISABLED='true').items(): monkeypatch.setenv(name, value)
     urlopen(f'{moto}/moto-api/reset', data=b'').close()
     session = boto3.Session(region_name='us-east-1')

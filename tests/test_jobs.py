@@ -10,17 +10,19 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 import torch
-from botocore.exceptions import ClientError, ParamValidationError
+from botocore.exceptions import ClientError, EndpointConnectionError, ParamValidationError
 
 from mlkit.host import namespaces as host_namespaces
 from mlkit.jobs import JobFailed, TrainingJob
 from mlkit.local import LocalSageMaker
+from mlkit.target import AWSTarget
 from mlkit.widgets import launcher, monitor, runs
 from test_conformance import environment
 
@@ -75,6 +77,14 @@ def test_what_is_there_is_not_sent_again(session, folder):
     sent(session)
     start()
     assert sent(session) == []
+    (folder/'training'/'large.bin').write_bytes(bytes(9*2**20))  # goes in parts, and then S3's own digest is no MD5
+    start()
+    assert sent(session) == ['large.bin']
+    start()
+    assert sent(session) == []
+    (folder/'training'/'large.bin').write_bytes(bytes(9*2**20 - 1) + b'1')
+    start()
+    assert sent(session) == ['large.bin']
     (folder/'training'/'more.csv').write_text('1,2,3\n')
     (folder/'src'/'train.py').write_text('print("other")\n')
     start()
@@ -138,6 +148,33 @@ def test_the_log_comes_in_order_once_and_from_all_hosts(session, folder):
     out = io.StringIO()
     job.follow(out, every=.01)
     assert '[algo-1] line 4\n' in out.getvalue() and out.getvalue().count('line ') == 6
+
+
+def test_following_outlasts_the_network_and_hears_the_last_words(session, folder, monkeypatch):
+    "A connection that fails between two streams loses no line and repeats none; what CloudWatch gets after the end is shown, too"
+    monkeypatch.setattr(AWSTarget, 'settle', 3)
+    job = TrainingJob(source=folder/'src', role=ROLE, hosts=2, name='late').run(session)
+    logs, group, failures = session.client('logs'), '/aws/sagemaker/TrainingJobs', []
+    logs.create_log_group(logGroupName=group)
+    now = int(time.time()*1000)
+    for host in (1, 2):
+        logs.create_log_stream(logGroupName=group, logStreamName=f'late/algo-{host}-17')
+        logs.put_log_events(logGroupName=group, logStreamName=f'late/algo-{host}-17', logEvents=[dict(timestamp=now + host, message=f'line {host}')])
+
+    def fail(params, **_):
+        if 'algo-2' in str(params['body']) and len(failures) < 2:
+            failures.append(1)
+            raise EndpointConnectionError(endpoint_url='nowhere')
+    session.events.register('before-call.cloudwatch-logs.GetLogEvents', fail)
+    out = io.StringIO()
+    following = threading.Thread(target=job.follow, args=(out,), kwargs=dict(every=.05))
+    following.start()
+    while 'line 2' not in out.getvalue(): time.sleep(.01)
+    logs.put_log_events(logGroupName=group, logStreamName='late/algo-1-17', logEvents=[dict(timestamp=now + 3, message='the last words')])
+    following.join(60)
+    said = [line for line in out.getvalue().splitlines() if 'algo-' in line or 'does not answer' in line]
+    assert len(failures) == 2 and [s for s in said if 'does not' not in s] == ['[algo-1] line 1', '[algo-2] line 2', '[algo-1] the last words'], said
+    assert sum('does not answer (Could not connect to the endpoint URL' in s for s in said) == 1
 
 
 def test_the_model_comes_back(session, folder):
