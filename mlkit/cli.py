@@ -298,14 +298,19 @@ def delete(name: str, target: str = 'local') -> dict:
     print(f'{name} is being deleted')
     return {'name': name}
 
-@command('the SageMaker on this machine: clean up, or interrupt a spot job', 'mlkit local clean', action='[place] clean or interrupt', name='of the job; clean takes all that have ended, unless given')
-def local(action: str = 'clean', name: str | None = None) -> dict:
-    "Forget jobs that have ended and delete their folders (models in its S3 stay), or take the machine of a spot job away"
+@command('the SageMaker on this machine: what is there, clean up, or interrupt a spot job', 'mlkit local clean', action='[place] show, clean or interrupt', name='of the job; clean takes all that have ended, unless given',
+         everything='with clean: models, checkpoints and programs in its S3, too')
+def local(action: str = 'show', name: str | None = None, everything: bool = False) -> dict:
+    "Say what is there; forget jobs that have ended and delete their folders (models in its S3 stay, unless everything goes); or take the machine of a spot job away"
     from mlkit.text import human_bytes
     here = _module('local', 'jobs').LocalSageMaker()
     if action=='interrupt' and name: return here.interrupt(name) or {}
-    if action!='clean': raise ValueError(f'expected clean, or interrupt --name NAME, got {action!r}')
-    freed = here.clean(name)
+    if action=='show':
+        size = sum(f.lstat().st_size for f in here.root.rglob('*') if not f.is_dir())
+        print(f'{here!r}, {human_bytes(size)}')
+        return {'root': str(here.root), 'jobs': len(here.rows.all()), 'endpoints': len(here.table('Endpoint').all()), 'bytes': size}
+    if action!='clean': raise ValueError(f'expected show, clean, or interrupt --name NAME, got {action!r}')
+    freed = here.clean(name, everything)
     print(f'{human_bytes(freed)} freed in {here.root}')
     return {'freed': freed}
 

@@ -41,11 +41,17 @@ class LocalSageMaker(Hosting, Transforms):
         about = request | dict(TrainingJobArn=arn, TrainingJobStatus='InProgress', SecondaryStatus='Starting', CreationTime=began, LastModifiedTime=began,
                                SecondaryStatusTransitions=[dict(Status='Starting', StartTime=began, StatusMessage='Starting the training job')])
         lock = take_lock(self._job_lock(name))
-        if lock is None or not self.rows.add(name, about): raise api_error('ResourceInUse', f'Training job names must be unique within an AWS account and region, and a training job with this name already exists ({arn})', 'CreateTrainingJob')
-        shutil.rmtree(self.folder(name), ignore_errors=True)
-        self.folder(name).mkdir(parents=True)
-        (self.folder(name)/'ballast').write_bytes(bytes(2**18))  # thrown overboard where the disk is full, so that at least that can be written down
-        (self.folder(name)/'request.json').write_text(json.dumps(request, indent=2, default=str), encoding='utf-8')
+        new = lock is not None and self.rows.add(name, about)
+        try:
+            if not new: raise api_error('ResourceInUse', f'Training job names must be unique within an AWS account and region, and a training job with this name already exists ({arn})', 'CreateTrainingJob')
+            shutil.rmtree(self.folder(name), ignore_errors=True)
+            self.folder(name).mkdir(parents=True)
+            (self.folder(name)/'ballast').write_bytes(bytes(2**18))  # thrown overboard where the disk is full, so that at least that can be written down
+            (self.folder(name)/'request.json').write_text(json.dumps(request, indent=2, default=str), encoding='utf-8')
+        except BaseException:  # a job that was not started is none, and its lock is nobody's
+            if new: self.rows.remove(name) or self._job_lock(name).unlink()
+            if lock is not None: os.close(lock)
+            raise
         start_locked(lock, PROGRAM, [str(self.root), self.s3, name], self.folder(name)/'runner.log')
         return {'TrainingJobArn': arn}
 
@@ -72,7 +78,9 @@ class LocalSageMaker(Hosting, Transforms):
 
     def interrupt(self, TrainingJobName: str):
         "What happens to a spot job when its machine is taken away: SIGTERM, an end, and another start from its checkpoints"
-        if not self._about('DescribeTrainingJob', {'TrainingJobName': TrainingJobName}).get('EnableManagedSpotTraining'): raise ValueError(f'{TrainingJobName} is no spot job: its machine cannot be taken away')
+        about = self.describe_training_job(TrainingJobName=TrainingJobName)
+        if not about.get('EnableManagedSpotTraining'): raise ValueError(f'{TrainingJobName} is no spot job: its machine cannot be taken away')
+        if about['TrainingJobStatus']!='InProgress': raise ValueError(f'{TrainingJobName} is {about["TrainingJobStatus"]}: it has no machine that could be taken away')
         (self.folder(TrainingJobName)/'interrupt').touch()
 
     def logs(self, TrainingJobName: str) -> list[Path]:
@@ -111,8 +119,11 @@ def list_training_jobs(self: LocalSageMaker, **asked) -> dict:
 LocalSageMaker.list_training_jobs = list_training_jobs
 
 # %% ../nbs/26_local.ipynb #bd7b424e
-def clean(self: LocalSageMaker, name: str | None = None) -> int: # bytes that were freed; None is every job that has ended
-    "Forget jobs that have ended and endpoints that have failed, and delete their folders; models and checkpoints in S3 stay"
+def clean(self: LocalSageMaker, name: str | None = None, # of a job; None is every one that has ended
+          everything: bool = False, # the folder that stands for S3 as well: models, checkpoints, programs; and tables that were made channels
+         ) -> int: # bytes that were freed
+    "Forget jobs that have ended and endpoints that have failed, and delete their folders; models and checkpoints in S3 stay, unless `everything` goes"
+    if everything and (still := _running(self)): raise ValueError(f'{", ".join(still)}: still there, and may need what is in S3; stop or delete first')
     freed = 0 if name else _clean_hosting(self)
     for job in self.rows.all():
         if name not in (None, job['TrainingJobName']): continue
@@ -122,7 +133,11 @@ def clean(self: LocalSageMaker, name: str | None = None) -> int: # bytes that we
         freed += _remove(self.folder(job['TrainingJobName']))
         self.rows.remove(job['TrainingJobName'])
         self._job_lock(job['TrainingJobName']).unlink(missing_ok=True)
-    return freed
+    return freed + sum(_remove(self.root/part) for part in ('s3', 'channels', 'sources') if everything)
+
+def _running(self):
+    jobs = [j['TrainingJobName'] for j in self.list_training_jobs(MaxResults=100, StatusEquals='InProgress')['TrainingJobSummaries']]
+    return jobs + [e['EndpointName'] for e in self._all('Endpoint') if e['EndpointStatus']!='Failed']
 
 def _clean_hosting(self):
     freed = 0
