@@ -111,7 +111,7 @@ def _channels(env, root):
 # %% ../nbs/21_container.ipynb #23cf2557
 def lay_out(root: str | Path, # made if it is not there; in a real container it is /opt/ml
             hyperparameters: Mapping[str, str] | None = None, # as the request has them: strings
-            channels: Mapping[str, str | Path] | None = None, # name and folder; each folder is linked, not copied
+            channels: Mapping[str, str | Path] | None = None, # name and folder; each folder is linked, not copied, unless the channel is in the tree already
             hosts: tuple[str, ...] = ('algo-1',),
             current_host: str | None = None, # None is the first
             instance_type: str = 'ml.m5.large',
@@ -119,7 +119,9 @@ def lay_out(root: str | Path, # made if it is not there; in a real container it 
     "The tree that a training container finds at /opt/ml"
     root = Path(root).resolve()
     for d in ('input/config', 'input/data', 'model', 'output/data', 'checkpoints'): (root/d).mkdir(parents=True, exist_ok=True)
-    for name,folder in (channels or {}).items(): (root/'input'/'data'/name).symlink_to(Path(folder).resolve(), target_is_directory=True)
+    for name,folder in (channels or {}).items():
+        place = root/'input'/'data'/name
+        if not place.exists(): place.symlink_to(Path(folder).resolve(), target_is_directory=True)
     group = dict(instance_group_name='homogeneousCluster', instance_type=instance_type, hosts=list(hosts))
     settings = dict(
         hyperparameters=dict(hyperparameters or {}),

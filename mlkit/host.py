@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .container import Container, lay_out, to_environ
+from .files import lend
 
 # %% ../nbs/26_host.ipynb #eba2fce8
 _UNSHARE = '--mount', '--uts', '--pid', '--fork', '--kill-child=SIGKILL', '--mount-proc', '--propagation', 'private'
@@ -57,20 +58,29 @@ class Host:
         if self.memory: resource.setrlimit(resource.RLIMIT_DATA, (self.memory, self.memory))
         if self.cpus and hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:self.cpus])
 
-    def signal(self, number: int):
+    def signal(self, number: int) -> bool: # False where it would not be heard, or not yet
         "To process 1 of the container; SIGKILL ends all that is in it"
-        if self.process.poll() is not None: return
         try:
-            if not self.isolated: os.killpg(self.process.pid, number) if number==signal.SIGKILL else os.kill(self.process.pid, number)
+            if number==signal.SIGKILL and not self.isolated: os.killpg(self.process.pid, number)  # also what it has left behind
+            elif self.process.poll() is not None: return True
             elif number==signal.SIGKILL: self.process.kill()  # and the namespace with it
-            else: os.kill(_first(self.process.pid), number)
-        except (ProcessLookupError, IndexError, FileNotFoundError): pass  # it has ended by itself
+            elif not self.isolated: os.kill(self.process.pid, number)
+            elif not _hears(first := _first(self.process.pid), number): return False
+            else: os.kill(first, number)
+        except IndexError: return False  # the namespace is being made
+        except (ProcessLookupError, FileNotFoundError): pass  # it has ended by itself
+        return True
 
 def end_with_parent():
     "Called in a new process: whoever runs a job may be killed; its hosts then end too, where the system can see to that"
     if sys.platform=='linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 def _first(pid): return int(Path(f'/proc/{pid}/task/{pid}/children').read_text().split()[0])
+
+def _hears(pid, number):
+    "Process 1 does not get a signal that it has no handler for: Python, for one, has none before it has started"
+    caught = re.search(r'^SigCgt:\s*(\w+)', Path(f'/proc/{pid}/status').read_text(), re.M)
+    return bool(int(caught[1], 16) >> (number-1) & 1)
 
 # %% ../nbs/26_host.ipynb #a01eadba
 def make_hosts(request: Mapping, # as CreateTrainingJob takes it
@@ -89,24 +99,29 @@ def make_hosts(request: Mapping, # as CreateTrainingJob takes it
     made = []
     for i,name in enumerate(names):
         own = {n: where[i] if isinstance(where, list) else where for n,where in channels.items()}
+        for channel,where in own.items(): lend(where, folder/name/'input'/'data'/channel)  # as a job of SageMaker's, it may write there
         root = lay_out(folder/name, request.get('HyperParameters'), own, names, name, resources['InstanceType'])
         command = [*algorithm.get('ContainerEntrypoint', ()), *algorithm.get('ContainerArguments', ())] or ['train']
         environ = _environ(request, Container.from_env({}, root), name, port, isolated)
+        if command[0]=='python' and not shutil.which('python', path=environ['PATH']): command[0] = sys.executable
         if command[0]=='train' and not shutil.which('train', path=environ['PATH']): command = [sys.executable, '-m', 'mlkit.cli', *command]
-        if not isolated: command = [re.sub(r'/opt/ml(?=/|$)', str(root), c) for c in command]
+        if not isolated: command = [_moved(c, root) for c in command]
         made.append(Host(name, root, command, environ, isolated, cpus, memory))
     return made
 
 def _environ(request, container, name, port, isolated):
     "The variables of a container: this process's, without what describes another job, and the request's"
     env = {k: v for k,v in os.environ.items() if not k.startswith(('SM_', 'SAGEMAKER_', 'MLKIT_')) and k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
-    env |= dict(PATH=f'{Path(sys.executable).parent}{os.pathsep}{env.get("PATH", os.defpath)}', PYTHONUNBUFFERED='1', TRAINING_JOB_NAME=request['TrainingJobName'])
+    env |= dict(PATH=f'{Path(sys.executable).parent}{os.pathsep}{env.get("PATH", os.defpath)}', PYTHONUNBUFFERED='1', TRAINING_JOB_NAME=request['TrainingJobName'],
+                MLKIT_PACKAGES='/opt/ml/packages' if isolated else str(container.model_dir.parent/'packages'))  # for what the program asks for and is not here: it does not go into this environment
     if isolated: env |= dict(SM_MASTER_ADDR=container.hosts[0], SM_MASTER_PORT=str(port))
     else:
         env |= to_environ(replace(container, job_name=request['TrainingJobName'], current_host=name, master=f'127.0.0.1:{port}'))
-        env |= {k: re.sub(r'/opt/ml(?=/|$)', str(container.model_dir.parent), v) for k,v in request.get('Environment', {}).items()}
+        env |= {k: _moved(v, container.model_dir.parent) for k,v in request.get('Environment', {}).items()}
         return env
     return env | request.get('Environment', {})
+
+def _moved(text, root): return re.sub(r'/opt/ml(?=/|$)', lambda _: str(root), text)
 
 def _free_port():
     with socket.socket() as s:
@@ -127,7 +142,7 @@ def run_hosts(hosts: list[Host],
               every: float = .1, # seconds
              ) -> Outcome:
     "Start the hosts, and wait for their end; an exception here ends them too"
-    outcome,until = Outcome(),None
+    outcome,until,unheard = Outcome(),None,[]
     try:
         for h in hosts: h.start(hosts[0].root.parent/'hosts')
         while any(h.process.poll() is None for h in hosts):
@@ -135,7 +150,8 @@ def run_hosts(hosts: list[Host],
             said = ask()
             if until is None and (failed or said):
                 outcome.ended_by,until = '' if failed else said,time.monotonic()+(10 if failed else grace)
-                for h in hosts: h.signal(signal.SIGTERM)
+                unheard = hosts
+            unheard = [h for h in unheard if not h.signal(signal.SIGTERM)]  # once each, as soon as it is heard
             if until is not None and time.monotonic()>until:
                 for h in hosts: h.signal(signal.SIGKILL)
             time.sleep(every)
@@ -170,10 +186,10 @@ class MetricReader:
         self.patterns = [(d['Name'], re.compile(d['Regex'])) for d in definitions]
         self.places,self.last = {},{} # of each log: how far it was read; of each metric: its last value
 
-    def read(self, logs: list[Path]) -> Iterator[tuple[str, float]]:
+    def read(self, logs: list[Path], ended: bool = False) -> Iterator[tuple[str, float]]:
         "The metrics in the lines that are new"
         for log in logs:
-            for line in new_lines(log, self.places): yield from self.find(line)
+            for line in new_lines(log, self.places, ended): yield from self.find(line)
 
     def find(self, line: str) -> Iterator[tuple[str, float]]:
         "The metrics in a line"
@@ -183,23 +199,28 @@ class MetricReader:
             self.last[name] = value
             yield name,value
 
-def new_lines(log: Path, places: dict[Path, int]) -> list[str]: # places: how far each log was read; changed
+def new_lines(log: Path, places: dict[Path, int], # how far each log was read; changed
+              ended: bool = False, # will nothing be added? Then the last line needs no end
+             ) -> list[str]:
     "The lines of a growing file that were not read before, as far as they are whole"
     if not log.exists(): return []
     with open(log, 'rb') as f:
         f.seek(places.get(log, 0))
-        whole,_,_ = f.read().rpartition(b'\n')
-    places[log] = places.get(log, 0)+len(whole)+bool(whole)
+        fresh = f.read()
+    whole = fresh if ended else fresh[:fresh.rfind(b'\n')+1]
+    places[log] = places.get(log, 0)+len(whole)
     return whole.decode('utf-8', 'replace').splitlines()
 
 # %% ../nbs/26_host.ipynb #36edfaf8
 def take_lock(path: Path) -> int | None: # a file descriptor
     "Take a lock; None where somebody has it"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError: return os.close(lock)
-    return lock
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: return os.close(lock)
+        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()): return lock
+        os.close(lock)  # of a file that somebody has deleted in between
 
 def is_locked(path: Path) -> bool:
     "Does a process that lives have the lock?"

@@ -7,12 +7,13 @@ __all__ = ['Options', 'JobFailed', 'TrainingJob', 'request', 'sent', 'check', 'r
            'logs', 'metrics', 'stop', 'fetch', 'model', 'deploy', 'resume', 'explain', 'to_model_trainer']
 
 # %% ../nbs/27_jobs.ipynb #3cda52cc
-import dataclasses, os, re, secrets, shlex, sys, tempfile, time
+import dataclasses, re, secrets, shlex, sys, tempfile, time
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .api import find_wrong
 from .archive import extract_bundle
 from .channel import CONNECTOR, choose_input_mode, write_channel
 from .container import metric_definitions
-from .files import Files
+from .files import Files, files_under, own_folder
 from .hyperparameters import check_hyperparameters, to_hyperparameters, write_value
 from .source import Source, read_source, to_send
 from .target import LocalTarget, is_passing, make_options, make_target, options_signature
@@ -63,7 +64,7 @@ class JobFailed(RuntimeError):
 class TrainingJob:
     "A training job: `config` (a dataclass or a dict) and `source` (a folder, file, module or notebook; none is the built-in training) on `channels` ({name: folder, S3 URI, DataFrame or tensors})"
     def __init__(self, config: Any = None, source: Any = None, channels: Mapping[str, Any] | None = None, **options):
-        self.config,self.channels,self.options,self.target = config,{n: _place(n, where) for n,where in (channels or {}).items()},make_options(Options, options, 'TrainingJob', 'config', 'source', 'channels'),None
+        self.config,self.channels,self.options,self.target = config,_channels(channels),make_options(Options, options, 'TrainingJob', 'config', 'source', 'channels'),None
         self.source = read_source(source, self.options.entry)
         self.hyperparameters = _hyperparameters(config, self.source)
         self.stem = re.sub(r'[^a-zA-Z0-9]+', '-', Path(str(getattr(source, '__file__', source) or 'mlkit')).resolve().stem if source else 'mlkit').strip('-')[:30] or 'job'
@@ -76,10 +77,16 @@ class TrainingJob:
 # %% ../nbs/27_jobs.ipynb #6b8dec6a
 def _new_name(stem): return f'{stem}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}'
 
+def _channels(given):
+    "The channels by name, each as an S3 URI or as a folder"
+    if given is not None and not isinstance(given, Mapping): raise TypeError(f'channels: expected a dict such as {{"training": "data/"}}, got a {type(given).__name__}')
+    if 'code' in (given or {}): raise ValueError("channels: 'code' is the name of the program's own channel; choose another")
+    return {n: _place(n, where) for n,where in (given or {}).items()}
+
 def _place(name, where):
     "An S3 URI, or a folder; one is made of what the notebook holds"
     if isinstance(where, (str, Path)): return str(where) if str(where).startswith('s3://') else Path(where).expanduser().resolve()
-    try: return write_channel(where, Path(os.environ.get('MLKIT_LOCAL') or '~/.mlkit/local').expanduser()/'channels')
+    try: return write_channel(where, own_folder()/'channels')
     except TypeError as e: raise TypeError(f'channel {name!r}: {e}; or a folder, or an S3 URI') from None
 
 def _hyperparameters(config, source):
@@ -94,14 +101,21 @@ def _hyperparameters(config, source):
         return {k: v for k,v in to_hyperparameters(Config(**config)).items() if v!=default[k]}
     if dataclasses.is_dataclass(config) and not isinstance(config, type): return to_hyperparameters(config)
     if not isinstance(config, Mapping): raise TypeError(f'config: expected a dataclass or a dict, got a {type(config).__name__}')
-    found = {str(k): write_value(v) for k,v in config.items()}
+    found = {str(k): _text(k, v) for k,v in config.items()}
     check_hyperparameters(found)
     return found
 
+def _text(name, value): # NumPy's and torch's numbers are numbers, too
+    try: return write_value(value.item() if hasattr(value, 'item') and getattr(value, 'ndim', 1)==0 else value)
+    except TypeError as e: raise TypeError(f'hyperparameter {name!r}: {e}') from None
+
 # %% ../nbs/27_jobs.ipynb #9d8cafdf
 def request(self: TrainingJob, target: Any = None) -> dict:
-    "The CreateTrainingJob request, as a dict; a ValueError has a line for each field that SageMaker would refuse"
+    "The CreateTrainingJob request, as a dict; a ValueError has a line for each field that SageMaker would refuse. Of a job that was attached it is what was asked for"
+    if not hasattr(self, 'stem'): return _asked(self)
     o = self.options
+    if o.max_wait and not o.spot: raise ValueError(f'max_wait={o.max_wait}: only a spot job waits; pass spot=True as well')
+    if o.network_isolation and 'requirements.txt' in self.source.files: raise ValueError('network_isolation: without a network the job cannot install its requirements.txt; have them in the image (mlkit dockerfile writes one), and leave the file out')
     t = make_target(target, o.role, o.output)
     channels = {n: (_uri(n, where, t), self._reading(where, t)[2]) for n,where in self.channels.items()}
     home = o.output.rstrip('/') if o.output else f'{t.bucket}/jobs'
@@ -137,7 +151,7 @@ def _channel(name, uri, mode='File'): return dict(ChannelName=name, DataSource=d
 def _reading(self, where, target): # files, bytes, mode and why
     "How a job reads a channel"
     if isinstance(where, Path):
-        sizes = [f.stat().st_size for f in where.rglob('*') if f.is_file()]
+        sizes = [f.stat().st_size for f in files_under(where)]
         found = len(sizes),sum(sizes)
     else: found = target.files.measure(where) if self.options.input_mode is None else None
     count,size = found or (None, None)
@@ -146,8 +160,17 @@ def _reading(self, where, target): # files, bytes, mode and why
 
 def _uri(name, where, target):
     if isinstance(where, str): return where
+    if where.is_file(): raise ValueError(f'channel {name!r}: {where.name} is a file; a channel is a folder, so pass {str(where.parent)!r}, or a folder that has only this file')
     if not where.is_dir(): raise ValueError(f'channel {name!r}: there is no folder {where}')
+    if not files_under(where): raise ValueError(f'channel {name!r}: there are no files in {where}')
     return target.uri_of(where, 'data')
+
+_FIELDS = 'RoleArn HyperParameters AlgorithmSpecification InputDataConfig OutputDataConfig ResourceConfig StoppingCondition CheckpointConfig Environment EnableManagedSpotTraining VpcConfig EnableNetworkIsolation RetryStrategy'.split()
+
+def _asked(self): # DescribeTrainingJob does not tell the tags
+    about = self.describe()
+    tags = self.target.client.list_tags(ResourceArn=about['TrainingJobArn']).get('Tags')
+    return {'TrainingJobName': self.name} | {k: about[k] for k in _FIELDS if k in about} | ({'Tags': tags} if tags else {})
 
 TrainingJob.request,TrainingJob._reading = request,_reading
 
@@ -165,6 +188,7 @@ TrainingJob.sent,TrainingJob._code_uri = sent,_code_uri
 # %% ../nbs/27_jobs.ipynb #aebe71a7
 def check(self: TrainingJob, seconds: float = 120) -> Any: # a `Report` of 23_check
     "Try the program on the channels that are folders here, with one step of training"
+    _must_be_made_here(self)
     with tempfile.TemporaryDirectory(prefix='mlkit-job-') as folder:
         code,data = Path(folder)/'code',Path(folder)/'data'
         code.mkdir(); data.mkdir()
@@ -177,12 +201,16 @@ def check(self: TrainingJob, seconds: float = 120) -> Any: # a `Report` of 23_ch
 
 def replace(self: TrainingJob, config: Any = None, **options) -> TrainingJob: # not started; of another name
     "The same job with another config, or other options"
-    if not hasattr(self, 'stem'): raise ValueError(f'of {self.name}, which was attached, only the request is known: resume() goes on from it')
+    _must_be_made_here(self)
     make_options(Options, options, 'replace', 'config')
+    if 'entry' in options: raise ValueError('entry: the program is read when the job is made; make another TrainingJob')
     made = copy(self)
     made.config,made.options,made.target = self.config if config is None else config,dataclasses.replace(self.options, **{'name': None} | options),None
     made.hyperparameters,made.name = _hyperparameters(made.config, made.source),made.options.name or _new_name(self.stem)
     return made
+
+def _must_be_made_here(self):
+    if not hasattr(self, 'stem'): raise ValueError(f'of {self.name}, which was attached, only the request is known: resume() goes on from it')
 
 TrainingJob.check,TrainingJob.replace = check,replace
 
@@ -209,10 +237,13 @@ def attach(cls, name: str, target: Any = None) -> TrainingJob:
     self.source,self.options = Source({}, entry),Options(instance=resources.get('InstanceType', ''), hosts=resources.get('InstanceCount', 1), name=name)
     return self
 
+def _started(self): # its target
+    if not self.target: raise ValueError(f'{self.name} was not started: run() it')
+    return self.target
+
 def describe(self: TrainingJob) -> dict:
     "DescribeTrainingJob, as it is now"
-    if not self.target: raise ValueError(f'{self.name} was not started: run() it')
-    return self.target.client.describe_training_job(TrainingJobName=self.name)
+    return _started(self).client.describe_training_job(TrainingJobName=self.name)
 
 TrainingJob.run,TrainingJob.attach,TrainingJob.describe = run,attach,describe
 TrainingJob.status = property(lambda self: self.describe()['TrainingJobStatus'], doc='InProgress, Completed, Failed, Stopping or Stopped')
@@ -250,17 +281,17 @@ def follow(self: TrainingJob, out: Any = None, every: float | None = None) -> Tr
 
 def logs(self: TrainingJob) -> list[str]:
     "All lines of the log so far, with their host where there are several"
-    return [f'[{h}] {line}' if self.options.hosts>1 else line for h,line in self.target.lines(self.name, {})]
+    return [f'[{h}] {line}' if self.options.hosts>1 else line for h,line in _started(self).lines(self.name, {})]
 
 def metrics(self: TrainingJob) -> dict[str, list[float]]:
     "The values of each metric so far, as its expressions find them in the log"
     found = {}
-    for m in self.target.metrics(self.name): found.setdefault(m['MetricName'], []).append(m['Value'])
+    for m in _started(self).metrics(self.name): found.setdefault(m['MetricName'], []).append(m['Value'])
     return found
 
 def stop(self: TrainingJob):
     "Ask the job to stop; it saves what it has, and `resume()` goes on from there"
-    self.target.client.stop_training_job(TrainingJobName=self.name)
+    _started(self).client.stop_training_job(TrainingJobName=self.name)
 
 TrainingJob.follow,TrainingJob.logs,TrainingJob.metrics,TrainingJob.stop = follow,logs,metrics,stop
 
@@ -297,18 +328,22 @@ def resume(self: TrainingJob) -> TrainingJob: # the job that goes on
     if about['TrainingJobStatus'] in ('InProgress', 'Stopping'): raise ValueError(f'{self.name} is still running')
     if 'CheckpointConfig' not in about: raise ValueError(f'{self.name} was started without a place for checkpoints: there is nothing to go on from')
     base,number = re.fullmatch(r'(.*?)(?:-again-(\d+))?', self.name).groups()
-    fields = 'RoleArn HyperParameters AlgorithmSpecification InputDataConfig OutputDataConfig ResourceConfig StoppingCondition CheckpointConfig Environment EnableManagedSpotTraining VpcConfig EnableNetworkIsolation RetryStrategy Tags'.split()
-    asked = {k: about[k] for k in fields if k in about} | dict(TrainingJobName=f'{base[:50]}-again-{int(number or 1)+1}')
-    self.target.client.create_training_job(**asked)
-    return TrainingJob.attach(asked['TrainingJobName'], self.target)
+    client,asked = self.target.client,_asked(self)
+    for i in count(int(number or 1)+1):
+        asked['TrainingJobName'] = f'{base[:50]}-again-{i}'
+        try: client.create_training_job(**asked)
+        except client.exceptions.ResourceInUse: continue  # it was resumed before
+        return TrainingJob.attach(asked['TrainingJobName'], self.target)
 
 TrainingJob.resume = resume
 
 # %% ../nbs/27_jobs.ipynb #cd62ba56
 def explain(self: TrainingJob, target: Any = None) -> Table:
     "The job's channels: what is in them, and how the job will read it; with a boto3 session as target S3 is asked how much is there"
+    _must_be_made_here(self)
     rows,t = [],make_target(target, self.options.role, self.options.output)
     for name,where in self.channels.items():
+        _uri(name, where, t)  # is there something?
         count,size,mode,why = self._reading(where, t)
         rows.append([name, str(where), count, None if size is None else human_bytes(size), f'{mode}: {why}'])
     return Table(['channel', 'from', 'files', 'size', 'read as'], rows, f'the program: {self.source}, as the channel code with mlkit\'s wheel')
@@ -322,7 +357,8 @@ def to_model_trainer(self: TrainingJob, target: Any) -> Any: # a sagemaker.train
     except ModuleNotFoundError as e: raise ModuleNotFoundError(f"this needs {e.name}: pip install 'mlkit[sagemaker]'", name=e.name) from None
     shapes,session = import_module('sagemaker.core.shapes'),target if hasattr(target, 'boto_session') else helper.Session(boto_session=target)
     asked = self.request(session.boto_session)
-    folder = Path(os.environ.get('MLKIT_LOCAL') or '~/.mlkit/local').expanduser()/'sources'/self.sent.digest  # the trainer reads it when it starts a job
+    _must_be_made_here(self)
+    folder = own_folder()/'sources'/self.sent.digest  # the trainer reads it when it starts a job
     for name,content in self.sent.files.items():
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         (folder/name).write_bytes(content)

@@ -10,7 +10,7 @@ import json, os, shutil, sqlite3, time, traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .files import Rows, now, open_files
+from .files import Rows, files_under, now, open_files
 from .host import Host, MetricReader, Outcome, make_hosts, pack_results, run_hosts
 from .instances import find_instance
 
@@ -73,6 +73,7 @@ class Job:
         for h in self.hosts: h.root.rename(h.root.with_name(f'{h.name}.{number-1}'))  # a new machine has nothing of the old one
         self.hosts = make_hosts(self.request, self.folder, self.channels, **_limits(self.request))
         for h in self.hosts: self.checkpoints(h, back=True)
+        if said := self.look(): return Outcome(ended_by=said)  # before it has begun
         self.tell('', 'Training', lambda about: about.setdefault('TrainingStartTime', now()))
         return run_hosts(self.hosts, self.look, float(os.environ.get('MLKIT_GRACE', 120)))
 
@@ -108,12 +109,12 @@ def _limits(request):
     machine = find_instance(request['ResourceConfig'].get('InstanceType', '')) if os.environ.get('MLKIT_LIMITS')=='yes' else None
     return dict(cpus=machine.cpus, memory=round(machine.memory*2**30)) if machine else {}
 
-def note(self: Job):
+def note(self: Job, ended: bool = False):
     "Write down the metrics that are new in the logs"
-    found = [dict(MetricName=n, Value=v, Timestamp=time.time()) for n,v in self.metrics.read([h.log for h in self.hosts])]
+    found = [dict(MetricName=n, Value=v, Timestamp=time.time()) for n,v in self.metrics.read([h.log for h in self.hosts], ended)]
     if not found: return
     with open(self.folder/'metrics.jsonl', 'a', encoding='utf-8') as f: f.writelines(json.dumps(m) + '\n' for m in found)
-    last = [dict(MetricName=n, Value=v, Timestamp=time.time()) for n,v in self.metrics.last.items()]
+    last = [dict(MetricName=n, Value=v, Timestamp=now()) for n,v in self.metrics.last.items()]
     self.rows.change(self.name, lambda about: about.update(FinalMetricDataList=last))
 
 Job.tell,Job.stage,Job.note = tell,stage,note
@@ -125,7 +126,7 @@ def checkpoints(self: Job, host: Host, back: bool = False): # back: from S3 to t
     if not config: return
     folder,uri = host.root/config.get('LocalPath', '/opt/ml/checkpoints').removeprefix('/opt/ml/'),config['S3Uri'].rstrip('/')
     if back: return self.files.get(uri, folder)
-    for path in sorted(p for p in folder.rglob('*') if p.is_file()):
+    for path in files_under(folder):
         try:
             state = (path.stat().st_mtime_ns,path.stat().st_size)
             if self.seen.get(path)!=state: self.files.put(path, f'{uri}/{path.relative_to(folder).as_posix()}')
@@ -139,7 +140,7 @@ def finish(self: Job, outcome: Outcome):
     "Bring the results to S3, and say how the job ended"
     bad = next((c for c in outcome.codes if c), 0)
     if bad and shutil.disk_usage(self.folder).free<2**20: return self.tell('Failed', 'Failed', f'ClientError: the disk that has {self.root} is full; mlkit local clean frees what old jobs left there')
-    self.note()
+    self.note(ended=True)
     for h in self.hosts: self.checkpoints(h)
     self.tell('', 'Uploading')
     out = f"{self.request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{self.name}/output"

@@ -8,13 +8,13 @@ __all__ = ['LocalTarget', 'AWSTarget', 'admin_defaults', 'default_bucket', 'defa
 
 # %% ../nbs/26_target.ipynb #49c6900b
 import hashlib, inspect, json, platform, re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
@@ -41,8 +41,13 @@ class LocalTarget:
     def lines(self, name: str, seen: dict, kind: str = 'TrainingJobs') -> Iterator[tuple[str, str]]: # (host, line); `seen` is kept between calls; or Endpoints, TransformJobs
         "The lines of a log that are new"
         folder = dict(TrainingJobs=self.client.folder, Endpoints=self.client.endpoint_folder, TransformJobs=self.client.transform_folder)[kind](name)
+        ended = self._has_ended(name, kind)  # before the log is read: after it nothing is added
         for log in sorted(folder.glob('*.log'), key=lambda p: (len(p.name), p.name)):
-            if log.stem!='runner': yield from ((log.stem, line) for line in new_lines(log, seen))
+            if log.stem!='runner': yield from ((log.stem, line) for line in new_lines(log, seen, ended))
+
+    def _has_ended(self, name, kind):
+        table,key = dict(TrainingJobs=(self.client.rows, 'TrainingJobStatus'), Endpoints=(self.client.table('Endpoint'), 'EndpointStatus'), TransformJobs=(self.client.transforms, 'TransformJobStatus'))[kind]
+        return (table.get(name) or {key: 'Failed'})[key] in ('Completed', 'Failed', 'Stopped')
 
     def metrics(self, name: str) -> list[dict]: # MetricName, Value
         path = self.client.folder(name)/'metrics.jsonl'
@@ -167,6 +172,10 @@ def make_options(cls: type, given: Mapping[str, Any], what: str, *also: str) -> 
     names = [*(f.name for f in fields(cls)), *also]
     for k in given:
         if k not in names: raise TypeError(f'{what} takes no {k!r}; {did_you_mean(k, names)}')
+    for f in fields(cls):
+        kind,value = get_origin(f.type) or f.type,given.get(f.name, ())
+        if kind is Sequence and isinstance(value, str): raise TypeError(f'{f.name}: expected a list, got the text {value!r}; [{value!r}] is one')
+        if kind is Mapping and value!=() and not isinstance(value, Mapping): raise TypeError(f'{f.name}: expected a dict, got a {type(value).__name__}')
     return cls(**given)
 
 def options_signature(cls: type, *first: str) -> inspect.Signature:
