@@ -6,14 +6,16 @@
 __all__ = ['SourceError', 'Source', 'read_source', 'to_send']
 
 # %% ../nbs/26_source.ipynb #992b0a9a
-import json, os, re, shutil, subprocess, tempfile
+import ast, json, os, re, shutil, subprocess, tempfile, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
 from .image import build_wheel
-from .lint import find_missing_modules, follow_imports, within
+from .lint import find_missing_modules, find_place, follow_imports, is_installed_file, parse, within
 from .text import did_you_mean, human_bytes
 
 # %% ../nbs/26_source.ipynb #8465823a
@@ -38,12 +40,7 @@ def read_source(source: str | Path | ModuleType | None = None, # a folder, a .py
                ) -> Source:
     "The files that a job needs; a `SourceError` says what is missing, or too large"
     if source is None: return Source()
-    if isinstance(source, ModuleType):
-        if not getattr(source, '__file__', None): raise SourceError(f'the module {source.__name__} has no file: pass a folder, a file or a notebook')
-        source = source.__file__
-    path = Path(source).resolve()
-    if not path.exists(): raise SourceError(f'there is no {path}; {did_you_mean(path.name, (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ())}')
-    found = _of_folder(path, entry) if path.is_dir() else _of_notebook(path) if path.suffix=='.ipynb' else _of_file(path)
+    found = _of_module(source) if isinstance(source, ModuleType) else _of_path(Path(source).resolve(), entry)
     total = sum(map(len, found.files.values()))
     if total>most:
         large = sorted(found.files.items(), key=lambda f: -len(f[1]))[:5]
@@ -51,78 +48,214 @@ def read_source(source: str | Path | ModuleType | None = None, # a folder, a .py
                           '\n'.join(f'  {human_bytes(len(b)):>9}  {n}' for n,b in large))
     return found
 
+def _of_path(path, entry):
+    if not path.exists(): raise SourceError(f'there is no {path}; {did_you_mean(path.name, (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ())}')
+    return _of_folder(path, entry) if path.is_dir() else _of_notebook(path) if path.suffix=='.ipynb' else _of_file(path)
+
 # %% ../nbs/26_source.ipynb #ea0cbaca
 def _of_folder(folder, entry):
-    names = _not_ignored(folder)
-    if entry and entry not in names: raise SourceError(f'there is no {entry} in {folder}; {did_you_mean(entry, (n for n in names if n.endswith(".py")))}')
-    programs = [n for n in names if n.endswith('.py') and '/' not in n]
-    entry = entry or ('train.py' if 'train.py' in names else programs[0] if len(programs)==1 else None)
-    if not entry: raise SourceError(f'which program is it? {folder} has no train.py, but {", ".join(programs) or "no .py file"}: name it with entry=')
-    sizes = {n: (folder/n).stat().st_size for n in names}
+    files = _files_of(folder)
+    if entry and entry not in files: raise SourceError(f'there is no {entry} in {folder}; {did_you_mean(entry, (n for n in files if n.endswith(".py")))}')
+    every = [n for n in files if n.endswith('.py')]
+    programs = [n for n in every if '/' not in n]
+    entry = entry or ('train.py' if 'train.py' in files else programs[0] if len(programs)==1 else None)
+    if not entry: raise SourceError(_no_entry(folder, files, programs or every))
+    if '/' in entry and entry.endswith('.py') and _is_relative(folder/entry, folder): return _as_module(files, entry)
+    return Source(files, entry)
+
+def _no_entry(folder, files, programs):
+    if programs: return f'which program is it? {folder} has no train.py, but {", ".join(programs[:9])}: name it with entry='
+    if files: return f'there is no program in {folder}, which has {", ".join([*files][:9])}, but no .py file: name the folder of the program'
+    return f'there is nothing in {folder} that could be sent: it is empty, or all that is in it is hidden or named in .gitignore; expected a folder with a program, such as train.py'
+
+def _files_of(folder):
+    "`{name: bytes}` of what is sent of a folder"
+    found = {within(f, folder): f for f in islice(_not_ignored(folder), 20_001)}
+    if len(found)>20_000: raise SourceError(f'{folder} has more than 20,000 files, such as {[*found][-1]}: name the folder that has only the program')
+    sizes = {n: f.stat().st_size for n,f in found.items()}
     if sum(sizes.values())>2**30: raise SourceError(f'{folder} has {human_bytes(sum(sizes.values()))}, in files such as {max(sizes, key=sizes.get)}: name the folder that has only the program')
-    return Source({n: (folder/n).read_bytes() for n in names}, entry)
+    return {n: found[n].read_bytes() for n in sorted(found)}
 
-def _not_ignored(folder):
-    "The files of a folder, but for hidden ones, caches, environments, and what .gitignore names, as git itself reads it"
-    found = {within(f, folder) for f in folder.rglob('*') if f.is_file() and not any(p.startswith('.') or p in ('__pycache__', 'node_modules') for p in f.relative_to(folder).parts)}
-    environments = {within(f.parent, folder) + '/' for f in folder.rglob('pyvenv.cfg')}
-    found = {n for n in found if not n.startswith(tuple(environments))} if environments else found
-    if shutil.which('git') and any(folder.rglob('.gitignore')):
-        with tempfile.TemporaryDirectory() as empty:  # the folder need not be a repository, or the top of one
-            git = 'git', f'--git-dir={empty}/.git'
-            subprocess.run([*git, 'init', '--quiet'], check=True, capture_output=True)
-            listed = subprocess.run([*git, f'--work-tree={folder}', 'ls-files', '--others', '--exclude-per-directory=.gitignore', '-z'], cwd=folder, check=True, capture_output=True).stdout
-        found &= set(listed.decode().split('\0'))
-    return sorted(found)
+def _not_ignored(folder, inside=(), out=None):
+    "The files of a folder, through links, but for hidden ones, caches, environments, and what .gitignore names"
+    if out is None or folder.is_symlink() or (folder/'.git').exists(): out = (out or set()) | _ignored(folder)
+    inside = {*inside, folder.resolve()}
+    for p in sorted(folder.iterdir()):
+        if p in out or p.name.startswith('.') or p.name in ('__pycache__', 'node_modules'): continue
+        if p.is_file(): yield p
+        elif p.is_dir() and os.access(p, os.R_OK | os.X_OK) and not (p/'pyvenv.cfg').is_file() and p.resolve() not in inside: yield from _not_ignored(p, inside, out)
 
+def _ignored(folder):
+    "What .gitignore takes out of a folder, as git itself reads it: its repository's as well, unless that ignores this very folder"
+    if not shutil.which('git'):
+        if any((p/'.gitignore').is_file() for p in folder.parents) or any(folder.rglob('.gitignore')): warnings.warn('git is not to be found on the PATH: what .gitignore names is sent as well')
+        return set()
+    env = {k: v for k,v in os.environ.items() if not k.startswith('GIT_')}
+    def git(*args): return subprocess.run(['git', *args], cwd=folder, env=env, capture_output=True)
+    listed = 'ls-files', '--others', '--ignored', '-z'
+    if git('rev-parse', '--is-inside-work-tree').stdout.strip()==b'true' and git('check-ignore', '--quiet', str(folder.resolve())).returncode==1: found = git(*listed, '--exclude-standard')
+    else:
+        with tempfile.TemporaryDirectory() as empty:
+            git('init', '--quiet', '--bare', empty)
+            found = git(f'--git-dir={empty}', '--work-tree=.', *listed, '--exclude-per-directory=.gitignore')
+    if found.returncode: raise SourceError(f'git cannot say what is ignored in {folder}: {os.fsdecode(found.stderr).strip()}')
+    return {folder/n for n in os.fsdecode(found.stdout).split('\0') if n}
+
+# %% ../nbs/26_source.ipynb #0f719da2
 def _of_file(path):
     if path.suffix!='.py': raise SourceError(f'{path.name} is no program: expected a folder, a .py file, a module or a notebook')
-    return Source(_with_imports(path, path.parent), path.name)
+    if not (path.parent/'__init__.py').is_file() or not _is_relative(path, path.parent): return Source(_with_imports(path, path.parent), path.name)
+    root = next(p for p in path.parents if not (p/'__init__.py').is_file())
+    return _of_package(root, within(path, root))
+
+def _of_module(module):
+    spec,file = module.__spec__,getattr(module, '__file__', None)
+    if hasattr(module, '__path__'): path,name = Path(next(iter(module.__path__)))/'__main__.py',f'{spec.name}.__main__'
+    elif file: path,name = Path(file),spec.name if spec else ''
+    else: raise SourceError(f'the module {module.__name__} has no file: pass a folder, a file or a notebook')
+    root = path.absolute().parents[name.count('.')]
+    return _of_package(root, within(path.absolute(), root)) if '.' in name else _of_file(path.resolve())
+
+def _of_package(root, program):
+    "A package, with what it imports of the folder beside it, and what runs one of its modules"
+    top = program.partition('/')[0]
+    files = {f'{top}/{n}': b for n,b in _files_of(root/top).items()}
+    if program not in files:
+        modules = [n.removesuffix('.py').replace('/', '.') for n in files if n.endswith('.py') and not n.endswith('__.py')] or ['no other module']
+        wanted = next((m for m in modules if 'train' in m), modules[0])
+        raise SourceError(f'{program.rpartition("/")[0].replace("/", ".")} has no __main__.py, so it is no program: pass the module that is one, such as {wanted} after import {wanted}; there is {", ".join(modules)}')
+    return _as_module(files | ({} if is_installed_file(root/program) else _with_imports(root/program, root)), program)
+
+def _as_module(files, program):
+    "Files with one more at the top, which runs one of them as `python -m` does: so it may import its neighbours relatively"
+    name = program.removesuffix('.py').replace('/', '.')
+    entry = name.replace('.__main__', '.main').replace('.', '_') + '.py'
+    while entry in files: entry = f'run_{entry}'
+    about = f'"Runs {name}{", which has an entry_point," if b"entry_point" in files[program] else ""} as a program; written by mlkit"'
+    seen = f'if False: import {name}  # for who reads this without running it\n' if all(map(str.isidentifier, name.split('.'))) else ''
+    return Source(files | {entry: f"{about}\nimport runpy\n\n{seen}runpy.run_module({name!r}, run_name='__main__', alter_sys=True)\n".encode()}, entry)
+
+def _is_relative(path, folder):
+    "Has a program relative imports? Then it can be run only as a module of its package"
+    with _naming(folder): return any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(parse(path)))
+
+@contextmanager
+def _naming(folder):
+    "A SyntaxError in a file of the folder as a `SourceError`"
+    try: yield
+    except SyntaxError as e:
+        where = within(Path(e.filename), folder) + (f':{e.lineno}' if e.lineno else '')
+        raise SourceError(f'{where}: SyntaxError: {e.msg}' + (f': {e.text.strip()}' if e.text else '')) from None
 
 def _with_imports(path, folder):
-    wrong = list(find_missing_modules(folder, [path]))
+    with _naming(folder): wrong = list(find_missing_modules(folder, [path]))
     if wrong: raise SourceError('\n'.join(map(str, wrong)))
     files = {path} | {f for *_,local in follow_imports(folder, [path]) for f in (local if isinstance(local, list) else [])}
     return {within(f, folder): f.read_bytes() for f in sorted(files)}
 
 # %% ../nbs/26_source.ipynb #7a921be3
+_EXPORT = re.compile(r'\s*#\s*\|\s*export[si]?\s*$')
+_MAGIC = re.compile(r'\s*([\w.,\[\] ]+=\s*)?(%{1,2}[A-Za-z]|!{1,2}\s*[^\s=])|\s*\?{1,2}\w|\s*[%\w.]+\?{1,2}\s*$')
+
 def _of_notebook(path):
-    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-    texts = [''.join(c['source']) for c in cells if c['cell_type']=='code']
-    tagged = ['export' in c.get('metadata', {}).get('tags', ()) for c in cells if c['cell_type']=='code']
-    kept = [t for t,tag in zip(texts, tagged) if tag or re.match(r'\s*#\s*\|\s*exports?\s*$', t.lstrip().partition('\n')[0])]
+    cells = [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code']
+    halves = [_split_cell(''.join(c['source'])) for c in cells]
+    kept = [h for c,h in zip(cells, halves) if 'export' in c.get('metadata', {}).get('tags', ()) or any(map(_EXPORT.match, h[0]))]
     if not kept: raise SourceError(f'{path.name} exports nothing: begin the cells of the program with #| export, or give them the tag export')
-    named = [m[1] for t in texts if (m := re.search(r'^#\s*\|\s*default_exp\s+([\w.]+)', t, re.M))]
-    name = named[0].rpartition('.')[2] if named else re.sub(r'\W', '_', re.sub(r'^\d+_', '', path.stem))
-    text = f'"From the notebook {path.name}"\n\n' + '\n\n\n'.join(re.sub(r'^\s*#\s*\|.*\n?', '', t, flags=re.M).strip('\n') for t in kept) + '\n'
-    magic = next((line for line in text.splitlines() if re.match(r'\s*[%!]', line)), None)
-    if magic: raise SourceError(f'{path.name}: a cell that is exported has {magic.strip()!r}, which only a notebook can do')
+    for top,rest in kept: _check_cell(path.name, [*top, *rest])
+    texts = [''.join([l for l in top if not re.match(r'\s*#\s*\|', l)] + rest).strip('\n') for top,rest in kept]
     with tempfile.TemporaryDirectory() as folder:
-        module = Path(folder).resolve()/f'{name}.py'
-        module.write_text(text, encoding='utf-8')
-        for beside in path.parent.glob('*.py'):  # its imports may be local
-            if beside.name!=module.name: shutil.copy(beside, folder)
-        for package in (p for p in path.parent.iterdir() if (p/'__init__.py').is_file()): shutil.copytree(package, module.parent/package.name)
+        module = Path(folder).resolve()/f'{_module_name(path, halves)}.py'
+        module.write_text(f'"From the notebook {path.name}"\n\n' + '\n\n\n'.join(texts) + '\n', encoding='utf-8')
+        for beside in path.parent.iterdir():  # its imports may be local
+            if beside.name==module.name or beside.name.startswith('.') or (beside/'pyvenv.cfg').is_file(): continue
+            if beside.suffix=='.py' or beside.is_dir(): (module.parent/beside.name).symlink_to(beside, target_is_directory=beside.is_dir())
         return Source(_with_imports(module, module.parent), module.name)
+
+def _split_cell(text): # two lists of lines
+    "The comments at the top of a cell, in which its directives are, and the rest"
+    lines = text.splitlines(True)
+    first = next((i for i,l in enumerate(lines) if l.strip() and not l.lstrip().startswith('#')), len(lines))
+    return lines[:first],lines[first:]
+
+def _check_cell(name, lines):
+    "What is no Python in a cell may be for the notebook alone; in what is Python a line may begin as it likes"
+    try: compile(''.join(lines), name, 'exec', dont_inherit=True)
+    except (SyntaxError, ValueError) as e:
+        line = getattr(e, 'text', None) or ''
+        magic = next((l for l in [line, *lines] if _MAGIC.match(l)), None)
+        if magic: raise SourceError(f'{name}: a cell that is exported has {magic.strip()!r}, which only a notebook can do') from None
+        raise SourceError(f'{name}: SyntaxError: {getattr(e, "msg", e)}: {line.strip()}, in the cell that begins with {"".join(lines).strip().splitlines()[0]!r}') from None
+
+def _module_name(path, halves):
+    "As `#| default_exp` has it, or after the notebook; what would hide a module of Python's, or one that is installed, gets a longer name"
+    named = [m[1] for top,_ in halves for l in top if (m := re.match(r'\s*#\s*\|\s*default_exp\s+([\w.]+)', l))]
+    name = named[0].rpartition('.')[2] if named else re.sub(r'\W', '_', re.sub(r'^\d+_', '', path.stem))
+    return f'{name}_program' if find_place(name)=='' else name
 
 # %% ../nbs/26_source.ipynb #83a7c773
 _STARTER = '''"Starts a job: installs what the program asks for, then becomes it; written by mlkit"
+import json
 import os
+import shlex
+import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 
 here = os.path.dirname(os.path.realpath(__file__))
-wanted = ['-r', os.path.join(here, 'requirements.txt')] if os.path.isfile(os.path.join(here, 'requirements.txt')) else []
-if find_spec('safetensors') is None: wanted += ['safetensors>=0.4']
-if wanted:
-    import subprocess
-    done = subprocess.run([sys.executable, '-m', 'pip', 'install', '--disable-pip-version-check', *wanted], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def pip_install(*arguments):
+    "What pip prints; where it fails, that is the failure of the job"
+    done = subprocess.run([sys.executable, '-m', 'pip', 'install', '--disable-pip-version-check', *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if not done.returncode: return done.stdout
     print(done.stdout, flush=True)
-    if done.returncode:
-        with open(os.path.join(os.environ.get('SM_OUTPUT_DIR', '/opt/ml/output'), 'failure'), 'w') as f: f.write('the requirements could not be installed:\\n' + done.stdout[-800:])
-        sys.exit(1)
-os.chdir(here)
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+    with open(os.path.join(os.environ.get('SM_OUTPUT_DIR', '/opt/ml/output'), 'failure'), 'w') as f: f.write('the requirements could not be installed:\\n' + done.stdout[-800:])
+    sys.exit(1)
+
+
+def install_apart(wanted, folder):
+    "Install what is missing into a folder of the job's own: the Python is somebody's, and stays as it is"
+    with tempfile.TemporaryDirectory() as own:  # on stdout, the report might be in colours
+        report = os.path.join(own, 'report.json')
+        pip_install('--dry-run', '--quiet', '--report', report, *wanted)
+        with open(report, encoding='utf-8') as f: found = json.load(f)['install']
+    if not found: return
+    lines = [line.split(' #')[0].strip() for line in open('requirements.txt', encoding='utf-8-sig')] if os.path.isfile('requirements.txt') else []
+    where = '-i', '-f', '--index-url', '--extra-index-url', '--find-links', '--no-index', '--trusted-host', '--no-binary', '--only-binary'
+    options = [a for line in lines if line.startswith(where) for a in shlex.split(os.path.expandvars(line))]
+    print(pip_install('--no-deps', '--target', folder, *options, *map(pin, found)), flush=True)
+    os.environ['PYTHONPATH'] = os.pathsep.join([folder, *filter(None, [os.environ.get('PYTHONPATH')])])
+
+
+def pin(one):
+    "A requirement for what pip's report names"
+    name, place = one['metadata']['name'], one['download_info']
+    if not one['is_direct']: return f"{name}=={one['metadata']['version']}"
+    vcs = place.get('vcs_info')
+    url = f"{vcs['vcs']}+{place['url']}@{vcs['commit_id']}" if vcs else place['url']
+    return f'{name} @ {url}' + (f"#subdirectory={place['subdirectory']}" if place.get('subdirectory') else '')
+
+
+def hyperparameters():
+    "Those of the request as arguments, as SageMaker's own launchers pass them"
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, os.pardir, 'config')
+    for folder in os.environ.get('SM_INPUT_CONFIG_DIR'), os.path.normpath(beside), '/opt/ml/input/config':
+        path = os.path.join(folder or '', 'hyperparameters.json')
+        if folder and os.path.isfile(path):
+            with open(path, encoding='utf-8') as f: given = json.load(f)
+            return [a for k, v in given.items() if not k.startswith('sagemaker_') for a in (f'--{k}', v if isinstance(v, str) else json.dumps(v))]
+    return []
+
+
+arguments = sys.argv[1:] if sys.argv[1:3] == ['-m', 'mlkit.sagemaker_entry'] else sys.argv[1:] + hyperparameters()
+os.chdir(here)  # where the requirements may name files
+wanted = ['-r', 'requirements.txt'] if os.path.isfile('requirements.txt') else []
+if find_spec('safetensors') is None: wanted += ['safetensors>=0.4']
+if wanted and os.environ.get('MLKIT_PACKAGES'): install_apart(wanted, os.path.abspath(os.environ['MLKIT_PACKAGES']))
+elif wanted: print(pip_install(*wanted), flush=True)
+os.execv(sys.executable, [sys.executable, *arguments])
 '''
 
 def to_send(source: Source) -> Source: # with `entry` as the starter's arguments
