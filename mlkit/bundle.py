@@ -8,7 +8,6 @@ __all__ = ['Bundle', 'build_bundle', 'check_bundle']
 # %% ../nbs/25_bundle.ipynb #97446f14
 import json, os, re, shutil, subprocess, sys, tempfile, time
 from collections.abc import Iterable
-from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,9 +56,8 @@ def _handlers_file(handlers, model):
 # %% ../nbs/25_bundle.ipynb #013b9c01
 def _imported(start: Path, source: Path) -> dict[str, Path]: # {name in the archive: file}
     "A file and every module of its folder that it imports, directly or not; a `BundleError` names what is missing"
-    for wrong in (find_syntax_errors, partial(find_missing_modules, start=[start])):
-        found = [f for f in wrong(source) if wrong is not find_syntax_errors or f.file==within(start, source)]
-        if found: raise BundleError('\n'.join(map(str, found)))
+    for wrong in (find_syntax_errors, find_missing_modules):  # what else lies in the folder is no matter of the bundle's
+        if found := list(wrong(source, [start])): raise BundleError('\n'.join(map(str, found)))
     files = {start} | {f for *_,local in follow_imports(source, [start]) for f in (local if isinstance(local, list) else [])}
     return {f'code/{within(f, source)}': f for f in sorted(files)}
 

@@ -33,9 +33,11 @@ class Finding:
         return f'{"note: " if self.note else ""}{where}{self.what}\n    -> {self.remedy}'
 
 # %% ../nbs/22_lint.ipynb #2fe92af7
-def find_syntax_errors(source: Path) -> Iterator[Finding]:
-    "A finding for each file of the folder that is not Python"
-    for path in sorted(source.rglob('*.py')):
+def find_syntax_errors(source: Path,
+                       files: Iterable[Path] | None = None, # of the folder; None is every .py file
+                      ) -> Iterator[Finding]:
+    "A finding for each file that is not Python"
+    for path in sorted(source.rglob('*.py') if files is None else files):
         try: parse(path)
         except SyntaxError as e:
             todo = 'mend this line' if e.lineno else 'mend this file, or take it out of the folder'
