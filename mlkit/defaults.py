@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .codecs import RequestError, decode, encode
-from .data import to_device
+from .batches import to_device
 from .model import load_model
 
 # %% ../nbs/23_defaults.ipynb #0a3183a7

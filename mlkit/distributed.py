@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .checkpoint import Checkpoints, flatten_state, unflatten_state
-from .data import make_batches
+from .batches import make_batches
 from .text import did_you_mean
 
 # %% ../nbs/12_distributed.ipynb #c4d54aba

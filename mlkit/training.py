@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .checkpoint import Checkpoints
 from .compiled import SkipBatch, compile_steps, train_compiled
-from .data import TensorBatches, batch_size, make_batches, to_device
+from .batches import TensorBatches, batch_size, make_batches, to_device
 from .distributed import Group, SharedCheckpoints, from_main, heard, is_main, join_processes, rank, world_size
 from .history import History
 from .metrics import default_metrics, fit_target, weighted_mean
