@@ -7,7 +7,7 @@ __all__ = ['trainer_state', 'load_trainer_state', 'plain_config', 'changes', 'ge
            'go_on_random', 'start_epoch', 'resume']
 
 # %% ../nbs/12_resume.ipynb #a74f738e
-import dataclasses, json
+import dataclasses, json, warnings
 from array import array
 from collections.abc import Mapping
 from typing import Any
@@ -68,7 +68,8 @@ def changes(was: dict, now: dict) -> str:
 # %% ../nbs/12_resume.ipynb #810cd564
 def _generators(trainer):
     "The loaders' own generators, each once"
-    parts = [o for l in (trainer.train_loader, trainer.valid_loader) for o in (l, getattr(l, 'sampler', None), getattr(l, 'batch_sampler', None))]
+    own = lambda l: (l, getattr(l, 'sampler', None), batch_sampler := getattr(l, 'batch_sampler', None), getattr(batch_sampler, 'sampler', None))
+    parts = [*own(trainer.train_loader), *own(trainer.valid_loader)]
     return list({id(g): g for o in parts if isinstance(g := getattr(o, 'generator', None), torch.Generator)}.values())
 
 def get_states(trainer): return random_state() | dict(loaders=[g.get_state() for g in _generators(trainer)])
@@ -81,12 +82,16 @@ def set_states(trainer, states):
 def start_alike(trainer, batches):
     "An epoch of `batches` whose order is drawn in every process as the main process draws it"
     set_states(trainer, from_main(get_states(trainer)))
-    return batches.start(0, draw_apart)
+    return _start(trainer, batches, 0, draw_apart)
+
+def _start(trainer, batches, *args):
+    getattr(batches, 'set_epoch', lambda epoch: None)(trainer.epoch)
+    return batches.start(*args)
 
 def go_on_random(trainer, state):
     "Put the generators to where they stood in this process when the checkpoint was written, or near it where there was no such process"
-    ranks = state.get('ranks', [])
-    set_states(trainer, ranks[rank()] if len(ranks)==world_size() else state['random'])
+    ranks = state.get('ranks', [])  # the loaders' own have come there by drawing the order again, further where batches are loaded ahead
+    set_random_state(ranks[rank()] if len(ranks)==world_size() else state['random'])
     if len(ranks)!=world_size(): draw_apart()
 
 # %% ../nbs/12_resume.ipynb #22558757
@@ -96,9 +101,19 @@ def start_epoch(trainer): # an iterator over batches
     if t.resumed:  # draw the order as it was drawn then, and go on with the generators as they stood later
         state,t.epoch_random,t.resumed = t.resumed,t.resumed['epoch_random'],None
         set_states(t, t.epoch_random)
-        return t.batches.start(t.batch, lambda: go_on_random(t, state))
+        return _start(t, t.batches, t.batch, lambda: go_on_random(t, state))
     t.epoch_random = get_states(t)
-    return start_alike(t, t.batches) if t.group else t.batches.start()
+    return start_alike(t, t.batches) if t.group else _start(t, t.batches)
+
+# %% ../nbs/12_resume.ipynb #c5e50002
+def _go_on_loading(trainer):
+    "Bring the loaders to where they were beside their generators; a warning says what cannot be"
+    t,l = trainer,trainer.valid_loader
+    if t.epoch and (why := getattr(t.batches, 'inexact', '')): warnings.warn(f'what comes now is not bit for bit what would have come: {why}')
+    if t.epoch and not t.group and getattr(l, 'persistent_workers', False) and l._iterator is None:
+        states = get_states(t)
+        iter(l)
+        set_states(t, states)
 
 # %% ../nbs/12_resume.ipynb #08a6d539
 def resume(trainer):
@@ -107,7 +122,8 @@ def resume(trainer):
     state,path = (read_latest(t.checkpoints.folder) if t.checkpoints and is_main() else None) or (None, None)
     if (state := from_main(state)) is None: return
     load_trainer_state(t, state)
-    t.checkpoints.last,t.saved = path,(t.epoch, t.batch)
+    t.checkpoints.last,t.checkpoints.origin,t.saved = path,path,(t.epoch, t.batch)
+    if t.epoch<t.epochs: _go_on_loading(t)
     if not is_main(): return
     print(f'Going on from {path}: epoch {t.epoch+1}, batch {t.batch+1}, step {t.step}' if t.epoch<t.epochs else f'Nothing to do: {path} has {t.epoch} epochs', flush=True)
     if changed := changes(state.get('config', {}), t.config): print(f'The config is another than in the checkpoint: {changed}. What optimizer and schedule had, such as the learning rate, they keep', flush=True)
