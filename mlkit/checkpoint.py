@@ -9,6 +9,7 @@ __all__ = ['flatten_state', 'unflatten_state', 'random_state', 'set_random_state
 # %% ../nbs/11_checkpoint.ipynb #ac3acfd6
 import _thread, hashlib, json, math, os, random, re, shutil, threading, warnings
 from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def flatten_state(state: Any, # dicts, lists, tuples, tensors, numbers, strings,
     tensors = {} if tensors is None else tensors
     down = lambda k,v: flatten_state(v, f'{name}.{k}' if name else str(k), tensors)[0]
     if isinstance(state, Tensor):
+        name = next(n for n in chain([name], (f'{name}~{i}' for i in count(2))) if n not in tensors)  # 'a.b' may be a key, or b below a
         tensors[name] = state.detach()
         return {'$tensor': name},tensors
     if isinstance(state, dict):
@@ -119,23 +121,34 @@ def _to_disk(path):
 
 # %% ../nbs/11_checkpoint.ipynb #912f7aa0
 def read_checkpoint(path: str | Path) -> Any:
-    "The state in one checkpoint; a ValueError says what of it is torn, missing or changed"
+    "The state in one checkpoint; a ValueError says what of it is torn, missing, changed or not readable"
     path = Path(path)
-    for name,told in _manifest(path)['files'].items():
-        if _fingerprint(path/name)!=told: raise ValueError(f'{path}: {name} has changed since it was written, its checksum is another')
+    _verified(path)
     try: return unflatten_state(json.loads((path/'state.json').read_text(encoding='utf-8')), load_file(path/'tensors.safetensors'))
-    except (SafetensorError, ValueError, KeyError) as e: raise ValueError(f'{path}: cannot be read ({e})') from None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e: raise ValueError(f'{path}: cannot be read ({e!r})') from None
 
 # %% ../nbs/11_checkpoint.ipynb #c20c73c2
+_FILES = 'state.json','tensors.safetensors'
+
 def _manifest(path):
     "The manifest of a checkpoint whose files are all there in full length; whether they are unchanged is not looked at"
     try:
         manifest = json.loads((path/'manifest.json').read_text(encoding='utf-8'))
-        sizes = {n: manifest['files'][n]['size'] for n in ('state.json', 'tensors.safetensors')}
+        sizes = {n: (manifest['files'][n]['size'], (path/n).stat().st_size if (path/n).is_file() else None) for n in _FILES}
+        if not isinstance(score := manifest['score'], (int, float, type(None))): raise TypeError(f'the score is {score!r}')
     except (OSError, ValueError, TypeError, KeyError) as e: raise ValueError(f'{path}: no readable manifest.json ({e!r})') from None
-    for name,size in sizes.items():
-        if not (path/name).is_file(): raise ValueError(f'{path}: {name} is missing')
-        if (found := (path/name).stat().st_size) != size: raise ValueError(f'{path}: {name} has {found} bytes, {size} were written')
+    for name,(size,found) in sizes.items():
+        if found is None: raise ValueError(f'{path}: {name} is missing')
+        if found!=size: raise ValueError(f'{path}: {name} has {found} bytes, {size} were written')
+    return manifest
+
+def _verified(path):
+    "The manifest of a checkpoint whose files are, by their checksums, what was written"
+    manifest = _manifest(path)
+    for name in _FILES:
+        try: found = _fingerprint(path/name)
+        except OSError as e: raise ValueError(f'{path}: {name} cannot be read ({e})') from None
+        if found!=manifest['files'][name]: raise ValueError(f'{path}: {name} has changed since it was written, its checksum is another')
     return manifest
 
 # %% ../nbs/11_checkpoint.ipynb #b8f109fd
@@ -158,8 +171,8 @@ class Checkpoints:
                  folder: str | Path,
                  keep: int = 3): # how many of the newest
         if keep<1: raise ValueError(f'keep: expected at least 1, got {keep}')
-        self.folder,self.keep,self.last = Path(folder),keep,None
-        self._writing,self._copying,self._error,self._copies,self._left,self._swept = threading.Lock(),threading.Lock(),None,{},[],False
+        self.folder,self.keep,self.last,self.origin = Path(folder),keep,None,None  # the newest that is known to be good, and the one that was gone on from
+        self._writing,self._copying,self._error,self._copies,self._left,self._swept,self._scores = threading.Lock(),threading.Lock(),None,{},[],False,{}
 
     @property
     def busy(self) -> bool: return self._writing.locked()
@@ -204,6 +217,7 @@ class Checkpoints:
             bad = next((n for n in finite if not copies[n].isfinite().all()), None)
             if bad: return warnings.warn(f'no checkpoint of step {step}: {bad} is not finite. The last good one is {self.last}')
             self.last = _write(tree, copies, self.folder, step, score)
+            self._scores[self.last] = _manifest(self.last)['score']
             self._prune()
         except OSError as e: warnings.warn(f'no checkpoint of step {step}: {e}. Training goes on; the last good one is {self.last}')
         except BaseException as e: self._error = e
@@ -216,12 +230,16 @@ class Checkpoints:
         self._swept = True
 
     def _prune(self):
-        "Delete what is whole, neither new nor the best; what is torn is left for a person to look at"
-        whole = []
-        for path in list_checkpoints(self.folder):
-            try: whole.append((path, _manifest(path)['score']))
-            except ValueError: continue
-        scores = [s for _,s in whole if s is not None]
-        best = next((p for p,s in reversed(whole) if scores and s==min(scores)), None)
-        for path,_ in whole[:-self.keep]:
-            if path!=best: shutil.rmtree(path, ignore_errors=True)
+        "Delete what is whole, neither new nor the best; what is damaged counts for nothing, and is left for a person to look at"
+        whole = [p for p in list_checkpoints(self.folder) if self._is_whole(p)]
+        scored = [p for p in whole if self._scores[p] is not None]
+        best = min(reversed(scored), key=self._scores.get, default=None)
+        for path in whole[:-self.keep]:
+            if path not in (best, self.last, self.origin): shutil.rmtree(path, ignore_errors=True)
+
+    def _is_whole(self, path):
+        "Was it written here, or found to be what was written? Each is looked at once"
+        if path not in self._scores:
+            try: self._scores[path] = _verified(path)['score']
+            except ValueError: self._scores[path] = False
+        return self._scores[path] is not False
