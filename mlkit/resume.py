@@ -24,7 +24,7 @@ from .model import differences
 def trainer_state(trainer) -> dict:
     "All that the run needs to go on as if it had never stopped"
     t = trainer
-    return dict(model=t.model.state_dict(), optimizer=t.optimizer.state_dict(), scaler=t.scaler and t.scaler.state_dict(),
+    return dict(model=t.model.state_dict(), optimizer=t.optimizer.state_dict(), optimizer_class=type(t.optimizer).__name__, scaler=t.scaler and t.scaler.state_dict(),
                 callbacks=[[type(c).__name__, c.state_dict() if hasattr(c, 'state_dict') else None] for c in t.callbacks],
                 epoch=t.epoch, batch=t.batch, step=t.step, losses=_as_tensor(t.losses), sizes=_as_tensor(t.sizes), history=t.history.epochs, steps=_as_tensor(t.history.steps),
                 random=get_states(t), epoch_random=t.epoch_random if t.batch else None, config=t.config)
@@ -35,6 +35,9 @@ def _as_tensor(numbers): return torch.from_numpy(np.array(numbers))  # of an arr
 def load_trainer_state(trainer, state: dict):
     "Put a run to where `trainer_state` found it; a ValueError says what belongs to another model or optimizer"
     t = trainer
+    if missing := _missing(state): raise ValueError(f'this is no checkpoint of a Trainer, it lacks {", ".join(missing)}; name another folder')
+    another = f'the checkpoint is of another optimizer than this {type(t.optimizer).__name__}'
+    if (was := state.get('optimizer_class', type(t.optimizer).__name__))!=type(t.optimizer).__name__: raise ValueError(f'{another}: of {was}; name another folder, or make the same')
     shapes = lambda tensors: {n: tuple(v.shape) if isinstance(v, Tensor) else () for n,v in tensors.items()}
     if problems := differences(shapes(t.model.state_dict()), shapes(state['model'])):
         raise ValueError(f'the checkpoint is of another model than this {type(t.model).__name__}; name another folder, or build the same model:\n'
@@ -42,7 +45,7 @@ def load_trainer_state(trainer, state: dict):
     held = t.model.state_dict()
     t.model.load_state_dict({n: as_held(v, held[n]) for n,v in state['model'].items()})
     try: t.optimizer.load_state_dict(optimizer_as_held(state['optimizer'], t.optimizer))
-    except (ValueError, KeyError) as e: raise ValueError(f'the checkpoint is of another optimizer than this {type(t.optimizer).__name__}: {e}') from None
+    except (ValueError, KeyError) as e: raise ValueError(f'{another}: {e}') from None
     if t.scaler and state['scaler']: t.scaler.load_state_dict(state['scaler'])
     kept = {}
     for name,own in state['callbacks']: kept.setdefault(name, []).append(own)
@@ -52,6 +55,10 @@ def load_trainer_state(trainer, state: dict):
     t.losses,t.sizes,t.history.steps = (array(kind, state[k].tolist()) for k,kind in (('losses', 'd'), ('sizes', 'q'), ('steps', 'd')))
     if t.batch: t.resumed = state
     set_states(t, state['random'])
+
+_KEYS = 'model','optimizer','scaler','callbacks','epoch','batch','step','losses','sizes','history','steps','random'
+
+def _missing(state): return [k for k in _KEYS if not isinstance(state, dict) or k not in state]
 
 # %% ../nbs/12_resume.ipynb #888f253b
 def plain_config(config: Any) -> dict:

@@ -62,11 +62,16 @@ class ShardBatches:
                  block: int = 1024, # neighbouring samples that are read together
                  mix: int = 64, # blocks that are in memory at a time, and mixed; twice as many while the next are read
                  generator: torch.Generator | None = None): # draws the order; None is torch's own
+        for name,value in dict(batch_size=batch_size, block=block, mix=mix).items():
+            if not isinstance(value, (int, np.integer)) or value<1: raise ValueError(f'{name}: expected a whole number from 1, got {value!r}')
         self.batch_size,self.shuffle,self.mix,self.generator = batch_size,shuffle,mix,generator
         files = sorted(f for f in Path(folder).rglob('*') if f.is_file() and f.name[0] not in '._')
         if not files: raise FileNotFoundError(f'no shards in {folder}: expected .npy or .safetensors files')
         self.blocks = []  # (reader, start, stop) of each
-        for n,read in (open_shard(f, label, target) for f in files): self.blocks += [(read, a, min(a+block, n)) for a in range(0, n, block)]
+        shards = [open_shard(f, label, target) for f in files]
+        for f,(n,read) in zip(files, shards):
+            if (found := _sample(read))!=(first := _sample(shards[0][1])): raise ValueError(f'{f}: samples of {found}, but in {files[0]} they are of {first}')
+            self.blocks += [(read, a, min(a+block, n)) for a in range(0, n, block)]
         self.samples = sum(b-a for _,a,b in self.blocks)
 
     def __len__(self): return -(-self.samples//self.batch_size)
@@ -97,6 +102,11 @@ class ShardBatches:
         if rest is not None and len(rest[0]): yield rest
 
 # %% ../nbs/10_shards.ipynb #89803e99
+def _sample(read):
+    "The shapes of one sample and its target, in words"
+    x,y = read(0, 0)
+    return f'shape {tuple(x.shape[1:])} with target {tuple(y.shape[1:])}'
+
 def _mixed(blocks, seed):
     "The samples of some blocks, in an order drawn with `seed`"
     x,y = (torch.cat(parts) for parts in zip(*(read(a, b) for read,a,b in blocks)))
