@@ -149,10 +149,9 @@ class LoaderBatches:
 
     @property
     def inexact(self) -> str: # empty where it can
-        "Why an epoch that is not the first cannot be started as it was in another process"
-        if not self.source and getattr(self.loader, 'persistent_workers', False):
-            return 'the workers of an IterableDataset that are persistent draw on from epoch to epoch, and new ones begin anew'
-        return ''
+        "Why an epoch that is not the first may not come as it would have in the process that was stopped"
+        anew = not self.source and getattr(self.loader, 'persistent_workers', False) and self.loader._iterator is None
+        return 'the persistent workers of an IterableDataset draw on from epoch to epoch, if they draw, and new ones begin anew' if anew else ''
 
     def start(self, skip: int = 0, ready: Callable = lambda: None) -> Iterator:
         "An epoch without its first `skip` batches; `ready` is called when nothing more of their order depends on the generators"

@@ -116,7 +116,7 @@ def start_epoch(trainer): # an iterator over batches
 def _go_on_loading(trainer):
     "Bring the loaders to where they were beside their generators; a warning says what cannot be"
     t,l = trainer,trainer.valid_loader
-    if t.epoch and (why := getattr(t.batches, 'inexact', '')): warnings.warn(f'what comes now is not bit for bit what would have come: {why}')
+    if t.epoch and (why := getattr(t.batches, 'inexact', '')): warnings.warn(f'what comes now may not be bit for bit what would have come: {why}')
     if t.epoch and not t.group and getattr(l, 'persistent_workers', False) and l._iterator is None:
         states = get_states(t)
         iter(l)

@@ -1,5 +1,9 @@
 "A run that is stopped anywhere and gone on from by a new trainer ends with the bits of one that never was, whatever draws the order"
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, TensorDataset
 
+from mlkit.checkpoint import list_checkpoints, write_checkpoint
 from mlkit.training import Trainer
 
 torch.manual_seed(0)
@@ -60,6 +65,7 @@ seeded = lambda: torch.Generator().manual_seed(0)
 
 LOADERS = dict(
     batch_sampler=lambda: DataLoader(data, batch_sampler=BatchSampler(SubsetRandomSampler(range(40)), 8, False)),
+    batch_sampler_generator=lambda: DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data, generator=seeded()), 8, False)),
     sampling_python=lambda: DataLoader(Plain(), batch_sampler=Drawing(lambda: random.sample(range(80), 8))),
     sampling_torch=lambda: DataLoader(Noisy(), batch_sampler=Drawing(lambda: torch.randint(80, (8,)).tolist())),
     sampling_numpy_workers=lambda: DataLoader(Noisy(), batch_sampler=Drawing(lambda: np.random.randint(0, 80, 8).tolist()), num_workers=1),
@@ -107,7 +113,7 @@ def test_persistent_workers_of_both_loaders(dataset, tmp_path):
 
 def test_what_persistent_workers_draw_by_themselves_is_said_to_differ(tmp_path):
     loader = lambda: DataLoader(Buffered(), 8, num_workers=1, persistent_workers=True)
-    with pytest.warns(UserWarning, match='not bit for bit what would have come: the workers of an IterableDataset that are persistent draw on'):
+    with pytest.warns(UserWarning, match='may not be bit for bit what would have come: the persistent workers of an IterableDataset draw on'):
         train(loader, tmp_path, at=[(1, 4)], epochs=2)
 
 
@@ -123,3 +129,60 @@ def test_each_epoch_draws_other_transforms(persistent):
     model = Seen(5, 2)
     Trainer(model, loader, torch.optim.SGD(model.parameters(), lr=.1), nn.CrossEntropyLoss()).fit(3)
     assert len({float(x.sum()) for x in seen}) == 3
+
+
+def test_a_batch_sampler_is_asked_for_the_samples():
+    seen = []
+    class Seen:
+        def before_batch(self, trainer): seen.append(trainer.x)
+    model = nn.Linear(5, 2)
+    Trainer(model, LOADERS['batch_sampler'](), torch.optim.SGD(model.parameters(), lr=.1), nn.CrossEntropyLoss(), callbacks=[Seen()]).fit(1)
+    x = torch.cat(seen)
+    assert len(x) == 40 and not torch.equal(x, X[:40]) and torch.equal(x.sum(1).sort().values, X[:40].sum(1).sort().values)
+
+
+def test_damaged_checkpoints_are_passed_over_and_push_out_nothing(tmp_path):
+    "Also where the one that is gone on from has a lower step than the damaged ones"
+    loader = LOADERS['own_generator_tensors']
+    train(loader, tmp_path, epochs=3)
+    for path in list_checkpoints(tmp_path)[1:]:
+        file = path/'tensors.safetensors'
+        content = bytearray(file.read_bytes())
+        content[-3] ^= 1
+        file.write_bytes(content)
+    with pytest.warns(UserWarning, match='passed over a damaged checkpoint: .*step-000000020: tensors.safetensors has changed'): again = train(loader, tmp_path, epochs=5)
+    assert torch.equal(again, train(loader, epochs=5))
+    assert {f'step-0000000{n}' for n in ('10', '20', '30', '50')} <= {f.name for f in list_checkpoints(tmp_path)}  # gone on from, damaged, damaged, new
+
+
+def test_another_optimizer_or_a_foreign_checkpoint_is_refused(tmp_path):
+    train(LOADERS['own_generator_tensors'], tmp_path/'adam', epochs=1)
+    write_checkpoint({'model': nn.Linear(5, 2).state_dict()}, tmp_path/'foreign', 1)
+    def go_on(folder, make):
+        model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(.5), nn.Linear(8, 2))
+        Trainer(model, DataLoader(data, 8), make(model.parameters()), nn.CrossEntropyLoss(), checkpoints=tmp_path/folder).fit(2)
+    with pytest.raises(ValueError, match='of another optimizer than this SGD: of Adam'): go_on('adam', lambda p: torch.optim.SGD(p, lr=.1, momentum=.9))
+    with pytest.raises(ValueError, match='of another optimizer than this AdamW: of Adam'): go_on('adam', lambda p: torch.optim.AdamW(p, lr=.5, weight_decay=.3))
+    with pytest.raises(ValueError, match='no checkpoint of a Trainer, it lacks optimizer'): go_on('foreign', torch.optim.Adam)
+
+
+TOGETHER = '''
+import sys, torch
+from pathlib import Path
+from mlkit.distributed import from_main, join_processes
+from test_resume import LOADERS, train
+join_processes()
+for name in 'iterable_noise', 'sampling_torch', 'loader':
+    whole = train(LOADERS[name])
+    print(name, torch.equal(train(LOADERS[name], Path(sys.argv[1])/name, at=[(1, 2), (1, 4)]), whole), flush=True)
+'''
+
+
+def test_two_processes_go_on_alike(tmp_path):
+    "Each with its part of batches that are loaded whole, in the middle of an epoch"
+    (tmp_path/'together.py').write_text(TOGETHER)
+    command = [sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', tmp_path/'together.py', tmp_path]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    done = subprocess.run(command, text=True, capture_output=True, timeout=120, env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': paths})
+    assert done.returncode == 0, done.stderr
+    assert [done.stdout.count(f'{name} True') for name in ('iterable_noise', 'sampling_torch', 'loader')] == [2, 2, 2], done.stdout
