@@ -9,11 +9,13 @@ __all__ = ['CONTENT_TYPES', 'Machines', 'model_request', 'config_request', 'chec
 # %% ../nbs/27_deployment.ipynb #e49a33f0
 import hashlib, json, re, secrets, sys, tarfile, time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from botocore.exceptions import ClientError
 
 from .api import find_wrong
 from .target import LocalTarget, make_options, make_target
@@ -76,7 +78,8 @@ class Endpoint:
         options = make_options(Machines, options, 'an endpoint', 'bundle', 'target', 'name', 'wait')
         self = cls(name or f'mlkit-{secrets.token_hex(4)}', make_target(target, options.role, options.bucket), options)
         checked('CreateEndpoint', asked := dict(EndpointName=self.name, EndpointConfigName=self.name) | _tags(options))
-        config = self._config(bundle)
+        self._await_deletion(out)
+        config = self._config(bundle, options)
         try: self.target.client.create_endpoint(**asked | dict(EndpointConfigName=config))
         except Exception:
             self._forget(config)
@@ -105,11 +108,22 @@ class Endpoint:
     def describe(self) -> dict: return self.target.client.describe_endpoint(EndpointName=self.name)
     status = property(lambda self: self.describe()['EndpointStatus'], doc='Creating, InService, Updating, Failed, Deleting and so on')
 
-    def _config(self, bundle) -> str: # its name
+    _every = property(lambda self: .1 if isinstance(self.target, LocalTarget) else 10) # seconds
+    _stem = property(lambda self: self.name if len(self.name)<=54 else f'{self.name[:45]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}') # of its configs' names, and of no other endpoint's
+
+    def _await_deletion(self, out):
+        "The name of an endpoint that is being deleted is free when that is done"
+        said = False
+        with _may_be_gone():
+            while self.status=='Deleting':
+                said = said or not print(f'{time.strftime("%H:%M:%S")} {self.name}: the former is being deleted, and has to be gone first', file=out or sys.stdout, flush=True)
+                time.sleep(self._every)
+
+    def _config(self, bundle, options) -> str: # its name
         "Have the bundle where the endpoint can read it, and make its model and config"
         uri = send_bundle(bundle, self.target)
-        name = f'{self.name[:50]}-{secrets.token_hex(4)}'
-        model,config = model_request(name, uri, self.target, self.options),config_request(name, self.target, self.options)
+        name = f'{self._stem}-{secrets.token_hex(4)}'
+        model,config = model_request(name, uri, self.target, options),config_request(name, self.target, options)
         self.target.client.create_model(**model)
         try: self.target.client.create_endpoint_config(**config)
         except Exception:
@@ -117,13 +131,21 @@ class Endpoint:
             raise
         return name
 
-    def _forget(self, config):
-        models = [v['ModelName'] for v in self.target.client.describe_endpoint_config(EndpointConfigName=config)['ProductionVariants']]
-        self.target.client.delete_endpoint_config(EndpointConfigName=config)
-        for m in models: self.target.client.delete_model(ModelName=m)
+    def _configs(self) -> list[str]:
+        "The configs that were made for this endpoint, the oldest first"
+        found = [c for page in self.target.client.get_paginator('list_endpoint_configs').paginate(NameContains=self._stem) for c in page['EndpointConfigs']]
+        return [c['EndpointConfigName'] for c in sorted(found, key=lambda c: c['CreationTime']) if re.fullmatch(f'{self._stem}-[0-9a-f]{{8}}', c['EndpointConfigName'])]
+
+    def _forget(self, *configs):
+        "Delete configs and their models, as far as they are there"
+        for config in configs:
+            with _may_be_gone():
+                models = [v['ModelName'] for v in self.target.client.describe_endpoint_config(EndpointConfigName=config)['ProductionVariants']]
+                self.target.client.delete_endpoint_config(EndpointConfigName=config)
+                for m in models: self.target.client.delete_model(ModelName=m)
 
     def wait(self, out: Any = None) -> 'Endpoint':
-        "Show the endpoint until it answers; an `EndpointFailed` has the reason, and the container's last lines. Ctrl-C stops the waiting, not the endpoint"
+        "Show the endpoint until it answers; an `EndpointFailed` has the reason, and the container's last lines. When it does, what it had before its updates is forgotten. Ctrl-C stops the waiting, not the endpoint"
         out,shown,began,said = out or sys.stdout,None,time.monotonic(),time.monotonic()
         try:
             while True:
@@ -132,32 +154,35 @@ class Endpoint:
                 elif time.monotonic()-said>30: said = print(f'{self.name} is {shown} since {time.monotonic()-began:.0f} s', file=out, flush=True) or time.monotonic()
                 shown = about['EndpointStatus']
                 if shown not in ('Creating', 'Updating', 'SystemUpdating', 'RollingBack'): break
-                time.sleep(.1 if isinstance(self.target, LocalTarget) else 10)
+                time.sleep(self._every)
         except KeyboardInterrupt: return print(f'\n{self.name} goes on without you: Endpoint.attach({self.name!r}).wait() shows it again, .delete() ends it', file=out) or self
         if shown!='InService' or 'FailureReason' in about: raise EndpointFailed(self.name, about.get('FailureReason', f'it is {shown}'), self.logs()[-20:])
+        there,now = self._configs(),about['EndpointConfigName']
+        self._forget(*there[:there.index(now)] if now in there else ())  # a later one may be on its way into service
         return self
 
     def update(self, bundle: Any, wait: bool = True, out: Any = None, **options) -> 'Endpoint':
         "Put another bundle, and other `options`, behind the same name; until it answers the former does, and where it never will, an `EndpointFailed` says why"
         make_options(Machines, options, 'an update', 'bundle', 'wait')
-        before,self.options = self.options,replace(self.options, **options)
-        try:
-            old,new = self.describe()['EndpointConfigName'],self._config(bundle)
-            self.target.client.update_endpoint(EndpointName=self.name, EndpointConfigName=new)
-            if not wait: return self
-            self.wait(out)
-        except EndpointFailed:
+        if (about := self.describe())['EndpointStatus']=='Failed': raise ValueError(f'{self.name} has failed ({about.get("FailureReason", "SageMaker gives no reason")}), and an update needs one that is in service: delete it, and deploy again')
+        before,wanted = self.options,replace(self.options, **options)
+        new = self._config(bundle, wanted)
+        try: self.target.client.update_endpoint(EndpointName=self.name, EndpointConfigName=new)
+        except Exception:
             self._forget(new)
-            self.options = before
             raise
-        self._forget(old)
-        return self
+        self.options = wanted
+        try: return self.wait(out) if wait else self
+        except EndpointFailed:
+            self.options = before
+            self._forget(new)
+            raise
 
     def delete(self):
-        "End the endpoint, and forget its config and model; the bundle stays in S3"
-        config = self.describe()['EndpointConfigName']
+        "End the endpoint, and forget its configs and models; the bundle stays in S3"
+        configs = {self.describe()['EndpointConfigName'], *self._configs()}
         self.target.client.delete_endpoint(EndpointName=self.name)
-        self._forget(config)
+        self._forget(*sorted(configs))
 
     @property
     def signature(self) -> Any:
@@ -171,6 +196,12 @@ class Endpoint:
     def logs(self) -> list[str]:
         "All lines of the containers' logs so far"
         return [line for _,line in self.target.lines(self.name, {}, 'Endpoints')]
+
+@contextmanager
+def _may_be_gone():
+    try: yield
+    except ClientError as e:
+        if 'Could not find' not in str(e): raise
 
 def send_bundle(bundle: Any, target: Any) -> str: # its S3 URI
     "Have a model.tar.gz where the target can read it; it is named by its digest, and sent once"
@@ -186,8 +217,8 @@ def send_bundle(bundle: Any, target: Any) -> str: # its S3 URI
 class InvocationFailed(RuntimeError):
     "An answer that is no success: `status` is the container's, `body` what it said"
     def __init__(self, name: str, status: int, body: str):
-        found = re.search(r'"error": ?"((?:[^"\\]|\\.)*)"', body)
-        super().__init__(f'{name} answered {status}: {found[1] if found else body[:500]}' + '; Endpoint.logs() has it'*(status==500))
+        found = re.search(r'"(?:error|message)": ?("(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")', body)  # it may have been cut off, and then is no JSON
+        super().__init__(f'{name} answered {status}: {json.loads(found[1], strict=False) if found else body[:500]}' + '; Endpoint.logs() has it'*(status==500))
         self.status,self.body = status,body
 
 CONTENT_TYPES = {'.json': 'application/json', '.jsonl': 'application/jsonlines', '.csv': 'text/csv', '.npy': 'application/x-npy', '.npz': 'application/x-npz', '.safetensors': 'application/x-safetensors', '.txt': 'text/plain',

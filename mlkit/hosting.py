@@ -236,8 +236,8 @@ def delete_endpoint(self: Hosting, **asked) -> dict:
 
 def _forget_endpoint(self, name):
     shutil.rmtree(self.place('Endpoint', name), ignore_errors=True)
-    self.table('Endpoint').remove(name)
     self._lock(name).unlink(missing_ok=True)
+    self.table('Endpoint').remove(name)  # the last: then another may have the name
 
 def _variants(config):
     "ProductionVariants, as DescribeEndpoint has them"
