@@ -6,10 +6,12 @@
 __all__ = ['deploy', 'TransformJob', 'transform']
 
 # %% ../nbs/28_endpoints.ipynb #f285d94f
-import secrets, sys, time
+import re, secrets, sys, time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from botocore.exceptions import ClientError
 
 from .deployment import Endpoint, EndpointFailed, InvocationFailed, Machines, CONTENT_TYPES, checked, model_request, send_bundle
 from .jobs import JobFailed, TrainingJob
@@ -27,7 +29,7 @@ def deploy(bundle: Any, # a model.tar.gz, or its S3 URI; or a TrainingJob that h
     "Put a bundle behind an endpoint"
     options = {k: v for k,v in options.items() if v is not None}
     make_options(Machines, options, 'deploy', 'bundle', 'target', 'name', 'wait', 'check')
-    if isinstance(bundle, TrainingJob): return bundle.deploy(target=target, name=name, wait=wait, out=out, **options)
+    if isinstance(bundle, TrainingJob): return bundle.deploy(target=target, name=name, wait=wait, out=out, check=check is not False, **options)
     target = make_target(target, options.get('role'), options.get('bucket'))
     if not str(bundle).startswith('s3://') and (check or check is None and isinstance(target, AWSTarget)):
         report = import_module('mlkit.bundle').check_bundle(bundle)
@@ -54,7 +56,7 @@ class TransformJob:
         return self
 
     def follow(self, out: Any = None) -> 'TransformJob':
-        "Show the job until it ends; a `JobFailed` has the reason and the end of the log. Ctrl-C stops the showing, not the job"
+        "Show the job until it ends, and forget the model that was made for it; a `JobFailed` has the reason and the end of the log. Ctrl-C stops the showing, not the job"
         out,seen,last,here = out or sys.stdout,{},[],isinstance(self.target, LocalTarget)
         try:
             while True:
@@ -63,8 +65,14 @@ class TransformJob:
                 if about['TransformJobStatus'] not in ('InProgress', 'Stopping'): break
                 time.sleep(.1 if here else 10)
         except KeyboardInterrupt: return print(f'\n{self.name} goes on without you: TransformJob.attach({self.name!r}).follow() shows it again, .stop() ends it', file=out) or self
+        if re.fullmatch(f'{re.escape(self.name[:54])}-[0-9a-f]{{8}}', about['ModelName']): self._forget_model(about['ModelName'])
         if about['TransformJobStatus']=='Failed': raise JobFailed(self.name, about.get('FailureReason', ''), last)
         return self
+
+    def _forget_model(self, model):
+        try: self.target.client.delete_model(ModelName=model)
+        except ClientError as e:
+            if 'Could not find' not in str(e): raise  # who followed it before has done so
 
     def fetch(self, folder: str | Path) -> Path:
         "Copy the answers, a file NAME.out for each file, into a folder"
@@ -87,19 +95,24 @@ def transform(bundle: Any, # a model.tar.gz, or its S3 URI
     options = make_options(Machines, options, 'transform', 'content_type', 'accept', 'split', 'output', 'requests', 'payload')
     target = make_target(target, options.role, options.bucket)
     name = name or f'mlkit-{secrets.token_hex(4)}'
+    model = f'{name[:54]}-{secrets.token_hex(4)}'
     if not str(data).startswith('s3://'):
         folder = Path(data).expanduser().resolve()
         if not folder.is_dir(): raise FileNotFoundError(f'there is no folder {data}')
-        kinds = {f.suffix.lower() for f in folder.rglob('*') if f.is_file()}
+        kinds = {f.suffix.lower() for f in folder.rglob('*') if f.is_file() and not f.name.startswith('.')}
+        if not kinds: raise ValueError(f'there are no files in {data}: expected some to send through the model')
         if not content_type and len(kinds)==1: content_type = CONTENT_TYPES.get(min(kinds))
         if not content_type: raise ValueError(f'content_type: which one have the files in {data}? Their names do not say')
         data = target.uri_of(folder, 'data')
         target.files.send_folder(folder, data)
-    asked = dict(TransformJobName=name, ModelName=name, MaxConcurrentTransforms=requests, MaxPayloadInMB=payload, BatchStrategy='MultiRecord' if split else 'SingleRecord',
+    asked = dict(TransformJobName=name, ModelName=model, MaxConcurrentTransforms=requests, MaxPayloadInMB=payload, BatchStrategy='MultiRecord' if split else 'SingleRecord',
                  TransformInput=dict(DataSource=dict(S3DataSource=dict(S3DataType='S3Prefix', S3Uri=data)), SplitType='Line' if split else 'None') | ({'ContentType': content_type} if content_type else {}),
                  TransformOutput=dict(S3OutputPath=output or f'{target.bucket}/transforms/{name}', AssembleWith='Line' if split else 'None') | ({'Accept': accept} if accept else {}),
                  TransformResources=dict(InstanceType=options.instance, InstanceCount=options.count))
     checked('CreateTransformJob', asked)
-    target.client.create_model(**model_request(name, send_bundle(bundle, target), target, options))
-    target.client.create_transform_job(**asked)
+    target.client.create_model(**model_request(model, send_bundle(bundle, target), target, options))
+    try: target.client.create_transform_job(**asked)
+    except Exception:
+        target.client.delete_model(ModelName=model)
+        raise
     return TransformJob(name, target)

@@ -7,10 +7,11 @@ __all__ = ['Transforms', 'create_transform_job', 'describe_transform_job', 'stop
            'run_transform']
 
 # %% ../nbs/26_hosting_batch.ipynb #6d356b2e
-import os, shutil, time, traceback
+import os, shutil, subprocess, time, traceback
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ Transforms.create_transform_job,Transforms.describe_transform_job,Transforms.sto
 _PROGRAM = 'import sys; from mlkit import hosting_batch, local; hosting_batch.run_transform(local.LocalSageMaker(*sys.argv[1:3]), sys.argv[3])'
 
 # %% ../nbs/26_hosting_batch.ipynb #86ac3e48
-def run_transform(local: Any, name: str) -> None:
+def run_transform(local: Any, name: str, startup: float = 600) -> None: # startup: seconds until /ping has to answer 200, as of an endpoint
     "Run a batch transform to its end; to be called in a process of its own"
     folder,rows = local.transform_folder(name),local.transforms
     request = rows.get(name)
@@ -86,7 +87,10 @@ def run_transform(local: Any, name: str) -> None:
     end = lambda status, **more: rows.change(name, lambda a: a.update(TransformJobStatus=status, TransformEndTime=now(), LastModifiedTime=now(), **more))
     try:
         server.start()
-        while not server.ready() and not (folder/'stop').exists(): time.sleep(.05)
+        until = time.monotonic()+startup
+        while not server.ready() and not (folder/'stop').exists():
+            if time.monotonic()>until: raise RuntimeError(f'/ping did not answer 200 in {startup:g} seconds; the last lines of the log:\n' + '\n'.join(server.said().splitlines()[-5:]))
+            time.sleep(.05)
         rows.change(name, lambda a: a.update(TransformStartTime=now()))
         where = local.files.stage(request['TransformInput']['DataSource']['S3DataSource']['S3Uri'], folder/'input')
         for path in sorted(p for p in where.rglob('*') if p.is_file() and not p.name.startswith('.')):
@@ -105,9 +109,15 @@ def _transform_file(server, request, path, folder):
     "The answers to a file, in its order, as the file `answer`; no more requests are under way than were asked for"
     how,out = request['TransformInput'],request['TransformOutput']
     headers = ({'Content-Type': how['ContentType']} if 'ContentType' in how else {}) | ({'Accept': out['Accept']} if 'Accept' in out else {})
+    seconds = request.get('ModelClientConfig', {}).get('InvocationsTimeoutInSeconds', 600)
     def ask(numbered):
         number,body = numbered
-        with server.ask('POST', '/invocations', body, headers, timeout=request.get('ModelClientConfig', {}).get('InvocationsTimeoutInSeconds', 600)) as reply: said = reply.read()
+        try:
+            with server.ask('POST', '/invocations', body, headers, timeout=seconds) as reply: said = reply.read()
+        except TimeoutError: raise RuntimeError(f'{path.name}, request {number+1}: the model did not answer in {seconds} seconds') from None
+        except (OSError, HTTPException) as e:
+            with suppress(subprocess.TimeoutExpired): server.process.wait(5)  # it may still be ending
+            raise RuntimeError(f'{path.name}, request {number+1}: {f"the container broke off: {e}" if server.process.poll() is None else server.reason()}') from None
         if reply.status>=400: raise RuntimeError(f'{path.name}, request {number+1}: the model answered {reply.status}: {server.error() if reply.status>=500 else said.decode("utf-8", "replace")[:500]}')
         return said
     most,waiting = request.get('MaxConcurrentTransforms') or 1,deque()
@@ -122,10 +132,16 @@ def _transform_file(server, request, path, folder):
 
 def _bodies(path, request) -> Iterator[bytes]:
     "A file whole; by lines; or as many lines in a request as its size allows"
-    if request['TransformInput'].get('SplitType', 'None')=='None': return (yield path.read_bytes())
-    most,lines,size = 1 if request.get('BatchStrategy')=='SingleRecord' else (request.get('MaxPayloadInMB') or 6)*2**20,[],0
+    megabytes = request.get('MaxPayloadInMB', 6)  # 0: as large as it is
+    def fitting(size, what):
+        if megabytes and size>megabytes*2**20: raise ValueError(f'{what} has {size:,} bytes, at most {megabytes*2**20:,} are allowed in a request (MaxPayloadInMB={megabytes})')
+    if request['TransformInput'].get('SplitType', 'None')=='None':
+        fitting(path.stat().st_size, path.name)
+        return (yield path.read_bytes())
+    most,lines,size = 1 if request.get('BatchStrategy')=='SingleRecord' else (megabytes or 6)*2**20,[],0
     with open(path, 'rb') as f:
-        for line in f:
+        for number,line in enumerate(f):
+            fitting(len(line), f'{path.name}, line {number+1}')
             if lines and size+len(line)>most:
                 yield b''.join(lines)
                 lines,size = [],0
