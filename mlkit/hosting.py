@@ -17,6 +17,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
+from botocore.utils import parse_to_aware_datetime
 
 from .api import api_error, check_request, exceptions, paginator, waiter
 from .archive import BundleError, extract_bundle
@@ -166,7 +167,9 @@ def select(found: list[dict], asked: Mapping, kind: str, listed: str, fields: tu
     kept = [f for f in found if _fits(f, asked, name, status)]
     by = {'Name': name, 'Status': status}.get(asked.get('SortBy', ''), 'CreationTime')
     kept.sort(key=lambda f: f[by], reverse=asked.get('SortOrder', 'Descending')=='Descending')
-    begin,most = int(asked.get('NextToken', '0') or 0),asked.get('MaxResults', 10)
+    token,most = asked.get('NextToken') or '0',asked.get('MaxResults', 10)
+    if not token.isdecimal(): raise api_error('ValidationException', f'Invalid NextToken {token!r}: expected the one of the page before', f'List{kind}s')
+    begin = int(token)
     page = [{k: f[k] for k in (name, f'{kind}Arn', 'CreationTime', 'LastModifiedTime', *fields) if k in f} for f in kept[begin:begin+most]]
     return {listed: page} | ({'NextToken': str(begin+most)} if len(kept)>begin+most else {})
 
@@ -174,14 +177,9 @@ def _fits(about, asked, name, status):
     if asked.get('NameContains', '').lower() not in about[name].lower(): return False
     if asked.get('StatusEquals', about.get(status))!=about.get(status): return False
     for key in ('CreationTime', 'LastModifiedTime'):
-        before,after = (_aware(asked.get(key+side)) for side in ('Before', 'After'))
+        before,after = (asked.get(key+side) and parse_to_aware_datetime(asked[key+side]) for side in ('Before', 'After'))
         if before and not about[key]<before or after and not about[key]>after: return False
     return True
-
-def _aware(when):
-    "boto3 takes numbers and times without a zone too"
-    if isinstance(when, (int, float)): return type(now()).fromtimestamp(when, now().tzinfo)
-    return when.astimezone(now().tzinfo) if hasattr(when, 'astimezone') else when
 
 # %% ../nbs/26_hosting.ipynb #0dd96da4
 def create_endpoint(self: Hosting, **request) -> dict:
