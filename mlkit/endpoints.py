@@ -32,6 +32,7 @@ def deploy(bundle: Any, # a model.tar.gz, or its S3 URI; or a TrainingJob that h
     if isinstance(bundle, TrainingJob): return bundle.deploy(target=target, name=name, wait=wait, out=out, check=check is not False, **options)
     target = make_target(target, options.get('role'), options.get('bucket'))
     if not str(bundle).startswith('s3://') and (check or check is None and isinstance(target, AWSTarget)):
+        print(f'Checking {Path(bundle).name} in a clean process', file=out or sys.stdout, flush=True)
         report = import_module('mlkit.bundle').check_bundle(bundle)
         if not report.ok: raise ValueError(f'{bundle} would not work behind an endpoint:\n{report}')
     return Endpoint.create(bundle, target, name, wait, out, **options)
