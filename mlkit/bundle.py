@@ -7,7 +7,7 @@ __all__ = ['Bundle', 'build_bundle', 'check_bundle']
 
 # %% ../nbs/25_bundle.ipynb #97446f14
 import json, os, re, shutil, subprocess, sys, tempfile, time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,10 +54,10 @@ def _handlers_file(handlers, model):
     return path.resolve()
 
 # %% ../nbs/25_bundle.ipynb #013b9c01
-def _imported(start: Path, source: Path) -> dict[str, Path]: # {name in the archive: file}
+def _imported(start: Path, source: Path, known: Collection[str] = ()) -> dict[str, Path]: # {name in the archive: file}; `known`: modules that are in the bundle anyway
     "A file and every module of its folder that it imports, directly or not; a `BundleError` names what is missing"
-    for wrong in (find_syntax_errors, find_missing_modules):  # what else lies in the folder is no matter of the bundle's
-        if found := list(wrong(source, [start])): raise BundleError('\n'.join(map(str, found)))
+    for found in (find_syntax_errors(source, [start]), find_missing_modules(source, [start], known)):  # what else lies in the folder is no matter of the bundle's
+        if found := list(found): raise BundleError('\n'.join(map(str, found)))
     files = {start} | {f for *_,local in follow_imports(source, [start]) for f in (local if isinstance(local, list) else [])}
     return {f'code/{within(f, source)}': f for f in sorted(files)}
 
@@ -149,8 +149,8 @@ def _shown(contents):
 # %% ../nbs/25_bundle.ipynb #3a9cd1f4
 def _contents(model, handlers, requirements, sample, include, folder): # {name in the archive: bytes or file}
     file,found = _handlers_file(handlers, model),_model_files(model, folder, sample)
-    code = _imported(file, file.parent) if file else {}
-    if 'model.json' in found: code |= _of_model(json.loads(found['model.json'].read_text(encoding='utf-8')), Path.cwd(), *([file.parent] if file else []))
+    code = _of_model(json.loads(found['model.json'].read_text(encoding='utf-8')), Path.cwd(), *([file.parent] if file else [])) if 'model.json' in found else {}
+    if file: code = _imported(file, file.parent, {n.split('/')[1].removesuffix('.py') for n in code}) | code
     for extra in include: code |= _included(file.parent if file else Path.cwd(), extra)
     name = file and ('handlers.py' if file.name=='inference.py' else file.name)  # inference.py is mlkit's own
     if file:

@@ -67,7 +67,8 @@ class TrainingJob:
         self.config,self.channels,self.options,self.target = config,_channels(channels),make_options(Options, options, 'TrainingJob', 'config', 'source', 'channels'),None
         self.source = read_source(source, self.options.entry)
         self.hyperparameters = _hyperparameters(config, self.source)
-        self.stem = re.sub(r'[^a-zA-Z0-9]+', '-', Path(str(getattr(source, '__file__', source) or 'mlkit')).resolve().stem if source else 'mlkit').strip('-')[:30] or 'job'
+        called = getattr(source, '__name__', None) or (Path(source).resolve().stem if source else 'mlkit')
+        self.stem = re.sub(r'[^a-zA-Z0-9]+', '-', called).strip('-')[:30] or 'job'
         self.name = self.options.name or _new_name(self.stem)
 
     __signature__ = options_signature(Options, 'config', 'source', 'channels')

@@ -8,7 +8,7 @@ __all__ = ['Finding', 'find_syntax_errors', 'parse', 'within', 'find_missing_mod
 
 # %% ../nbs/22_lint.ipynb #107974cb
 import ast, pkgutil, sys, sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -57,11 +57,12 @@ def within(path: Path, source: Path) -> str:
 # %% ../nbs/22_lint.ipynb #fab496d3
 def find_missing_modules(source: Path,
                          start: Iterable[Path], # the files to begin with; the local ones that they import follow
+                         known: Collection[str] = (), # modules that will be there, though they are not in the folder
                         ) -> Iterator[Finding]:
     "A finding for each import of a module that is neither in the folder nor installed, to be called with the folder on `sys.path`"
     for path,name,line,local in follow_imports(source, start):
         if isinstance(local, str): yield Finding(f'there is no module {name!r} in the source folder', local, within(path, source), line)
-        elif local is None and (place := find_place(name.partition('.')[0])) not in ('', str(source)):  # there, it may be compiled
+        elif local is None and name.partition('.')[0] not in known and (place := find_place(name.partition('.')[0])) not in ('', str(source)):  # there, it may be compiled
             if place: yield Finding(f'there is no module {name!r} beside the program; it is in {place}', 'put it beside the program, or name the folder as source', within(path, source), line)
             else: yield Finding(f'there is no module {name!r}', _near_module(name, source) or _asked_for(name), within(path, source), line)
 
