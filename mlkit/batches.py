@@ -100,33 +100,27 @@ def _draws_first(batch_sampler):
 # %% ../nbs/10_batches.ipynb #b4a70006
 def apart(items: Iterable, seed: int) -> Iterator:
     "The same items; while the first is made the random generators of Python, NumPy and torch are as they stand, later they are its own, which begin with `seed`"
-    items,own = iter(items),None
+    items = iter(items)
     yield from islice(items, 1)
+    own = random.Random(seed).getstate(),np.random.MT19937(seed % 2**32),torch.Generator().manual_seed(seed).get_state()
     while True:
-        held = _generators()
-        if own is None: _seed_all(seed)
-        else: _put_back(own)
-        try:
-            item = [next(items)]
-            own = _generators()
+        held = _swap(own)
+        try: item = [next(items)]
         except StopIteration: return
-        finally: _put_back(held)
+        finally: own = _swap(held)
         yield from item
 
-def _generators(): return random.getstate(),np.random.get_state(),torch.get_rng_state()
-
-def _put_back(states):
-    for put,state in zip((random.setstate, np.random.set_state, torch.set_rng_state), states): put(state)
-
-def _seed_all(seed):
-    random.seed(seed); np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the model's generator on a GPU, too
+def _swap(own):
+    "Let the global generators be these, and return what they were; NumPy's is swapped itself, to take its state down costs a hundred times as much"
+    held = random.getstate(),np.random.get_bit_generator(),torch.get_rng_state()
+    for put,state in zip((random.setstate, np.random.set_bit_generator, torch.set_rng_state), own): put(state)
+    return held
 
 def _look_ahead(epoch):
     "A seed for an epoch from where the generators stand, without a draw from them"
-    held = _generators()
+    held = random.getstate(),np.random.get_state(),torch.get_rng_state()
     drawn = random.getrandbits(48),np.random.randint(2**31),torch.randint(2**48, ()).item()
-    _put_back(held)
+    for put,state in zip((random.setstate, np.random.set_state, torch.set_rng_state), held): put(state)
     return random.Random(f'{epoch} {drawn}').getrandbits(48)
 
 # %% ../nbs/10_batches.ipynb #5a8b9135
