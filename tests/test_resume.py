@@ -83,6 +83,7 @@ LOADERS = dict(
 class Stop:
     def __init__(self, at): self.at = at
     def after_batch(self, trainer):
+        if trainer.group: trainer.read_every = 1  # many processes hear of it when losses are read
         if (trainer.epoch, trainer.batch + 1) == self.at: trainer.stop('enough')
 
 
