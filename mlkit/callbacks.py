@@ -77,6 +77,8 @@ class EarlyStopping:
         self.metric,self.patience,self.min_delta,self.sign = metric,patience,min_delta,1 if lower else -1
         self.best,self.since = math.inf,0
 
+    def before_fit(self, trainer): _expect_metric(trainer, self.metric)
+
     def before_epoch(self, trainer):  # a run that had ended so and is started again has nothing to do
         if self.since>=self.patience: trainer.stop(f'{self.metric} has not improved for {self.patience} epochs')
 
@@ -89,23 +91,30 @@ class EarlyStopping:
     def load_state_dict(self, state: dict): self.best,self.since = state['best'],state['since']
 
 # %% ../nbs/14_callbacks.ipynb #e0a97b62
+def _expect_metric(trainer, name):
+    if name.startswith('valid_') and trainer.valid_loader is None: raise ValueError(f"there is no {name} without validation: pass a valid_loader, or metric='train_loss'")
+
 def _metric(trainer, name):
-    found = trainer.last_metrics
-    if name not in found: raise ValueError(f'no metric {name!r} after an epoch; {did_you_mean(name, found)}'
-                                           + ('. Pass a valid_loader for it' if name.startswith('valid_') and trainer.valid_loader is None else ''))
-    return found[name]
+    if name not in trainer.last_metrics: raise ValueError(f'no metric {name!r} after an epoch; {did_you_mean(name, trainer.last_metrics)}')
+    return trainer.last_metrics[name]
 
 # %% ../nbs/14_callbacks.ipynb #c6ea15f9
 class BestWeights:
-    "Remember the weights of the epoch in which `metric` was best, and put them back when the run ends"
+    "Remember the weights of the epoch in which `metric` was best, those that were validated (of an `EMA` the average), and put them into the model when the run ends"
     def __init__(self, metric: str = 'valid_loss', lower: bool = True):
-        self.metric,self.sign,self.best,self.epoch,self.weights = metric,1 if lower else -1,math.inf,None,None
+        self.metric,self.sign,self.best,self.epoch,self.weights,self.seen = metric,1 if lower else -1,math.inf,None,None,()
+
+    def before_fit(self, trainer): _expect_metric(trainer, self.metric)
+    def before_validate(self, trainer): self.seen = trainer.model,
+    def after_validate(self, trainer): self.seen = *self.seen,trainer.model  # the average is in place at one of the two, by the order of the callbacks
 
     def after_epoch(self, trainer):
         value = self.sign*_metric(trainer, self.metric)
+        validated = next((m for m in self.seen if m is not trainer.model and self.metric.startswith('valid_')), trainer.model)
+        self.seen = ()
         if value<self.best:
             self.best,self.epoch = value,trainer.epoch
-            self.weights = {k: v.detach().cpu().clone() for k,v in trainer.model.state_dict().items()}
+            self.weights = {k: v.detach().cpu().clone() for k,v in validated.state_dict().items()}
 
     def after_fit(self, trainer):
         held = trainer.model.state_dict()
@@ -116,7 +125,7 @@ class BestWeights:
 
 # %% ../nbs/14_callbacks.ipynb #e9cfcce3
 class EMA:
-    "Exponential moving average of weights and buffers (torch's AveragedModel), validated in place of the model; `ema.model` is the average"
+    "Exponential moving average of weights and buffers (torch's AveragedModel), validated in place of the model, of several the first; `ema.model` is the average"
     def __init__(self, decay: float = .999): # share of the past kept at each step
         if not 0<=decay<1: raise ValueError(f'decay: expected 0 <= decay < 1, got {decay}')
         self.decay,self.averaged,self.trained = decay,None,None
@@ -125,11 +134,15 @@ class EMA:
     def model(self) -> nn.Module: return self.averaged.module
 
     def before_fit(self, trainer):
+        self.after_validate(trainer)  # a second Ctrl-C may have ended the last run within a validation
         if any(hasattr(p, 'full_tensor') for p in trainer.model.parameters()): raise ValueError("EMA keeps a copy of the model, and one whose parameters are sharded (parallel='fsdp') cannot be copied: use parallel='ddp'")
         self.averaged = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
     def after_step(self, trainer): self.averaged.update_parameters(trainer.model)
-    def before_validate(self, trainer): self.trained,trainer.model = trainer.model,self.model
-    def after_validate(self, trainer): trainer.model = self.trained
+    def before_validate(self, trainer):
+        if all(c.trained is None for c in trainer.callbacks if isinstance(c, EMA)): self.trained,trainer.model = trainer.model,self.model
+    def after_validate(self, trainer):
+        if self.trained is not None: trainer.model,self.trained = self.trained,None
+    def on_exception(self, trainer): self.after_validate(trainer)
     def state_dict(self) -> dict: return self.averaged.state_dict()
     def load_state_dict(self, state: dict): self.averaged.load_state_dict(state)
 
