@@ -6,9 +6,13 @@
 __all__ = ['why_not_compiled', 'CompiledSteps', 'SkipBatch', 'compile_steps', 'train_compiled']
 
 # %% ../nbs/12_compiled.ipynb #7358c2d4
+import random
 from collections.abc import Callable
+from functools import partial
 from itertools import takewhile
+from types import FunctionType, MethodType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -23,6 +27,7 @@ def why_not_compiled(model: nn.Module, optimizer: torch.optim.Optimizer) -> str 
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks: return 'hooks of the optimizer'
     if any(t.device.type!='cpu' or t.is_complex() for t in tensors): return 'tensors that are complex, or not on the CPU'
     if not {id(p) for g in groups for p in g['params']} <= set(map(id, tensors)): return "parameters of the optimizer that are not the model's"
+    if any(isinstance(m, nn.LSTM) for m in modules): return 'an nn.LSTM, whose backward pass torch cannot put into a graph; an nn.GRU can be'
     if any(getattr(m, 'sparse', False) for m in modules): return 'sparse gradients'
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules): return 'hooks of a module'
 
@@ -84,12 +89,14 @@ class _Step:
 
 # %% ../nbs/12_compiled.ipynb #47bb8e31
 def _compile(step, args):
-    "`args` are the values, then how many batches, the numbers, xs and ys; the result updates the values in place and gives the losses"
+    "`args` are the values, then how many batches, the numbers, xs and ys; the result updates the values in place and gives the losses. With it, the tensors it found elsewhere"
     from torch._higher_order_ops.while_loop import while_loop_op
     from torch._inductor.compile_fx import compile_fx
     from torch.fx.experimental.proxy_tensor import make_fx
     *values,n,numbers,xs,ys = args
+    drawn = _drawn()
     one = make_fx(step, tracing_mode='fake', _allow_non_fake_inputs=True)(*values, numbers[0], xs[0], ys[0])
+    if _drawn()!=drawn: raise _Refused("the model or the loss draws from Python's or NumPy's random numbers, which would be the same in every step; draw from torch's")
     constants = {node.target: getattr(one, node.target) for node in one.graph.find_nodes(op='get_attr')}  # such as the weights of classes
     m,values = len(values),[*values, *constants.values()]
     changed,still = step.changed,[i for i in range(len(values)) if i not in step.changed]
@@ -106,18 +113,49 @@ def _compile(step, args):
         return [losses]
     args = [*values, n, numbers, xs, ys]
     graph = compile_fx(make_fx(loop, tracing_mode='fake')(*args), args, config_patches=_FLAGS)
-    return lambda *args: graph(*args[:m], *constants.values(), *args[m:])[0]
+    return lambda *args: graph(*args[:m], *constants.values(), *args[m:])[0],list(constants.values())
 
 # %% ../nbs/12_compiled.ipynb #42216da7
 _FLAGS = {'cpp_wrapper': True, 'fallback_random': True,  # the loop in C++; eager's own random numbers
           'cpp.vec_isa_ok': True, 'cpp_cache_precompile_headers': False}  # seconds less at the first compile
 
+# %% ../nbs/12_compiled.ipynb #cf7b1fc7
+class _Refused(Exception): "A reason in words of its own"
+
+def _drawn():
+    _,keys,at,*_ = np.random.get_state()
+    return random.getstate(),keys.tobytes(),at
+
+def _reason(e):
+    "What the user can do something about, of an exception of torch"
+    if isinstance(e, _Refused): return str(e)
+    if 'DataDependent' in type(e).__name__: return 'the model or the loss looks at the values of a tensor (an if, .item(), a mask of varying size), which a graph cannot'
+    return f'torch cannot compile a step of this model ({type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else "no message"})'
+
+# %% ../nbs/12_compiled.ipynb #a609f58b
+_PLAIN = frozenset((int, float, bool, str, type(None)))
+
+def _looked_at(f) -> list[dict]:
+    "Where a loss finds what it depends on: attributes of objects; of a function the globals that it names, and what it closes over"
+    if isinstance(f, nn.Module): return [d for m in f.modules() for d in (vars(m), m._buffers, m._parameters)]
+    if isinstance(f, partial): return [f.keywords, dict(enumerate(f.args)), *_looked_at(f.func)]
+    if isinstance(f, MethodType): return _looked_at(f.__self__)
+    if not isinstance(f, FunctionType): return [vars(f)] if hasattr(f, '__dict__') else []
+    return [{n: f.__globals__[n] for n in f.__code__.co_names if n in f.__globals__}, dict(zip(f.__code__.co_freevars, (_content(c) for c in f.__closure__ or ())))]
+
+def _content(cell):
+    try: return cell.cell_contents
+    except ValueError: return None  # nothing in it yet
+
+def _plain(d): return tuple([(k, v) for k,v in d.items() if type(v) in _PLAIN])
+
 # %% ../nbs/12_compiled.ipynb #cc702a95
 class CompiledSteps:
     "Optimizer steps on up to `steps` batches a call, as one compiled graph; where that cannot be, `reason` says why"
-    def __init__(self, model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, steps: int = 64):
-        self.model,self.loss_fn,self.optimizer,self.steps = model,loss_fn,optimizer,steps
-        self.graphs,self.reason = {},why_not_compiled(model, optimizer)
+    def __init__(self, model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, steps: int = 64,
+                 loss: Callable | None = None): # gives what `loss_fn` goes by, where it is not `loss_fn` itself
+        self.model,self.loss_fn,self.optimizer,self.steps,self.loss = model,loss_fn,optimizer,steps,loss or (lambda: loss_fn)
+        self.graphs,self.built,self.reason = {},[],why_not_compiled(model, optimizer)
 
     def __call__(self,
                  xs: Tensor, # (n, batch, ...): n batches of one shape, 1 <= n <= steps
@@ -126,10 +164,11 @@ class CompiledSteps:
         "An optimizer step on each batch in turn; the first call with a new shape compiles, for some seconds"
         if self.reason: return None
         if not 0<len(xs)<=self.steps: raise ValueError(f'{len(xs)} batches: a call takes 1 to {self.steps}')
-        pairs,states,args,key = self._arguments(xs, ys)
-        if key not in self.graphs: self._build(key, pairs, args)
+        pairs,states,args,key,places = self._arguments(xs, ys)
+        graph,found,_ = self.graphs.get(key) or (None, (), None)
+        if not graph or not all(places[i].get(n) is t for i,n,t in found): self._build(key, pairs, args, places)
         if self.reason: return None
-        with torch.no_grad(): losses = self.graphs[key](*args)[:len(xs)]
+        with torch.no_grad(): losses = self.graphs[key][0](*args)[:len(xs)]
         for (_,p),s in zip(pairs, states):
             if 'step' in s: s['step'] += len(xs)
             if s: self.optimizer.state[p] = s
@@ -137,7 +176,7 @@ class CompiledSteps:
         return losses
 
     def _arguments(self, xs, ys):
-        "What the graph takes, and the key of the graph that takes it: shapes, options, modes"
+        "What the graph takes, the key of the graph that takes it (shapes, options, numbers of the model and of the loss), and where those were found"
         pairs = [(g, p) for g in self.optimizer.param_groups for p in g['params'] if p.requires_grad]
         states = [_state(self.optimizer, g, p) for g,p in pairs]
         held = [t.detach() for named in (self.model.named_parameters, self.model.named_buffers) for _,t in named()]
@@ -145,22 +184,39 @@ class CompiledSteps:
         args = [*held, *(s[k] for s,(g,_) in zip(states, pairs) for k in _slots(g)), torch.tensor(len(xs)),
                 _numbers(self.optimizer, pairs, states, self.steps), fill(xs), fill(ys)]
         options = 'betas eps weight_decay momentum nesterov maximize decoupled_weight_decay'.split()
-        key = repr(([(t.shape, t.stride(), t.dtype) for t in args], [id(p) for _,p in pairs], [[g.get(o) for o in options] for g,_ in pairs],
-                    [m.training for m in self.model.modules()], torch.is_autocast_enabled('cpu'), torch.get_num_threads()))
-        return pairs,states,args,key
+        fixed = (tuple([(t.shape, t.stride(), t.dtype) for t in args]), tuple([id(p) for _,p in pairs]), repr([[g.get(o) for o in options] for g,_ in pairs]),
+                 torch.is_autocast_enabled('cpu'), torch.get_num_threads())
+        modules,loss = list(self.model.modules()),self.loss()
+        places = [*map(vars, modules), *_looked_at(loss)]
+        return pairs,states,args,(fixed, id(loss), sum([len(m._forward_hooks) for m in modules]), tuple(map(_plain, places))),places
 
-    def _build(self, key, pairs, args):
+    def _build(self, key, pairs, args, places):
         "Compile, and compare one step on copies with the same step done eagerly"
-        step,copies = _Step(self.model, self.loss_fn, self.optimizer, pairs),lambda: [a.clone() for a in args[:-4]]
+        step,copies,drawn = _Step(self.model, self.loss_fn, self.optimizer, pairs),lambda: [a.clone() for a in args[:-4]],(random.getstate(), np.random.get_state())
+        self.built.append(key[0])
         try:
-            with torch.no_grad(): graph = _compile(step, args)
+            if why := why_not_compiled(self.model, self.optimizer): raise _Refused(why)
+            if self.built.count(key[0])>5: raise _Refused(f'{self._changes(key)} changes again and again, and each value is compiled anew; a tensor that is changed in place is not')
+            with torch.no_grad(): graph,constants = _compile(step, args)
             with torch.random.fork_rng(devices=[]): want = step(*copies(), *(a[0] for a in args[-3:]))
+            if own := {k for d,was in zip(places, key[-1]) for k,v in set(_plain(d))-set(was)}: raise _Refused(f'the model or the loss changes its own {", ".join(own)} in each step')
             after = copies()
             with torch.random.fork_rng(devices=[]), torch.no_grad(): loss = graph(*after, torch.tensor(1), *args[-3:])[0]
-            got = [loss, *(after[i] for i in step.changed)]
-            for g,w in zip(got, want): torch.testing.assert_close(g, w.to(g.dtype), rtol=1e-3, atol=1e-5, equal_nan=True)
-            self.graphs[key] = graph
-        except Exception as e: self.reason = f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else "no message"}'
+            names = ['the loss', *(n for n,_ in sorted(step.at.items(), key=lambda at: at[1])), *['the state of the optimizer']*len(args)]
+            for i,g,w in zip([-1, *step.changed], [loss, *(after[i] for i in step.changed)], want): _compare(names[i+1], g, w)
+            self.graphs[key] = graph,[(i, n, v) for i,d in enumerate(places) for n,v in d.items() if any(v is c for c in constants)],self.loss()
+        except Exception as e: self.reason = _reason(e)
+        for d,was in zip(places, key[-1]): d.update(was)
+        random.setstate(drawn[0]); np.random.set_state(drawn[1])
+
+    def _changes(self, key):
+        "What is other than in the graphs there are"
+        return ', '.join(sorted({str(k) for *_,old in self.graphs for a,b in zip(old, key[-1]) for k,_ in set(a)^set(b)})) or 'the loss, or a tensor of it,'
+
+def _compare(name, got, want):
+    try: torch.testing.assert_close(got, want.to(got.dtype), rtol=1e-3, atol=1e-5, equal_nan=True)
+    except AssertionError: raise _Refused(f'{name} is other after a compiled step than after an eager one'
+                                          + (', as with the bias before a BatchNorm, whose gradient is nothing but rounding: that layer needs no bias (bias=False)' if name.endswith('bias') else '')) from None
 
 # %% ../nbs/12_compiled.ipynb #1c629d14
 class SkipBatch(Exception): "Raised by a callback before the loss: goes on with the next batch"
@@ -171,13 +227,16 @@ def compile_steps(trainer, base: type, # the class whose steps are known; a subc
     "Let groups of up to `steps` batches be trained by one graph, or print why not"
     t = trainer
     inside = [e for e in ('before_loss', 'after_loss', 'before_backward', 'after_backward', 'before_step') if t.listeners[e]]
-    replaced = [n for n in ('train_batch', 'update', 'predict', 'compute_loss', 'backward', 'optimizer_step') if getattr(type(t), n)!=getattr(base, n)]
+    replaced = [n for n in _KNOWN if getattr(type(t), n)!=getattr(base, n)]
     reason = ('there are several processes' if t.group else f'a callback listens to {inside[0]}' if inside else f'{type(t).__name__} replaces {replaced[0]}' if replaced else
               f'accumulate={t.accumulate}' if t.accumulate>1 else f'precision={t.precision!r}' if t.precision!='fp32' else None)
-    compiled = CompiledSteps(t.model, t.compute_loss, t.optimizer, steps)
+    if any(t.listeners[e] for e in ('before_batch', 'after_step', 'after_batch')): steps = 1
+    elif t.checkpoints and t.save_every: steps = min(steps, t.save_every)
+    compiled = CompiledSteps(t.model, t.compute_loss, t.optimizer, steps, lambda: t.loss_fn)
     _train_eagerly(t, reason or compiled.reason)
-    if not (reason or compiled.reason):
-        t.compiled,t.chunk = compiled,1 if any(t.listeners[e] for e in ('before_batch', 'after_step', 'after_batch')) else steps
+    if not (reason or compiled.reason): t.compiled,t.chunk = compiled,steps
+
+_KNOWN = 'train_batch','update','predict','compute_loss','backward','optimizer_step'
 
 def _train_eagerly(trainer, reason):
     if reason: print(f'Steps are not compiled, but trained one by one: {reason}', flush=True)
@@ -185,24 +244,51 @@ def _train_eagerly(trainer, reason):
 
 # %% ../nbs/12_compiled.ipynb #b527fda3
 def train_compiled(trainer, group: list) -> int: # how many of the group were trained; the rest has another shape, or is to be trained eagerly
-    "Train the first batches of a group, as far as they have the shape of the first batch of the run, as one graph"
+    "Train the first batches of a group, as far as they have the shape of a full batch, as one graph"
     t = trainer
-    pairs = [t.unpack(b) for b in group]
-    if not all(isinstance(v, Tensor) for p in pairs for v in p): _train_eagerly(t, 'a batch is not a pair of tensors')
-    t.shapes = t.shapes or (pairs[0][0].shape, pairs[0][1].shape) if t.compiled else None
-    if not t.step or not t.compiled: return 0  # the very first batch is trained eagerly, where a mistake is told best
-    pairs = list(takewhile(lambda p: (p[0].shape, p[1].shape)==t.shapes, pairs))
-    if not pairs: return 0
-    if t.listeners['before_batch']:  # the chunk is this one batch
+    pairs,changed = [t.unpack(b) for b in group],[f'{n} is replaced on the trainer' for n in _KNOWN if n in vars(t)]
+    if (t.compiled.model, t.compiled.optimizer)!=(t.model, t.optimizer): changed.append('the trainer has another model or optimizer than it was made with')
+    if changed or not _tensors(pairs): _train_eagerly(t, changed[0] if changed else 'a batch is not a pair of tensors'); return 0
+    if t.save_every: left = t.next_save-t.step-len(group); t.chunk = min(t.compiled.steps, left if left>0 else t.save_every)  # so that a group ends where a checkpoint is due
+    if not t.step: return 0  # the very first batch is trained eagerly, where a mistake is told best
+    if prepared := bool(t.listeners['before_batch']):  # the chunk is this one batch
         t.x,t.y = pairs[0]
         try: t.notify('before_batch')
         except SkipBatch: t.batch += 1; return 1
-    losses = t.compiled(*(torch.stack(v) for v in zip(*pairs)))
-    if losses is None: _train_eagerly(t, t.compiled.reason); return 0
-    n,t.loss = len(pairs),losses[-1]
-    t.pending += losses.unbind(); t.pending_at += range(t.batch, t.batch+n); t.sizes.extend([len(pairs[0][1])]*n)
+        pairs = [(t.x, t.y)]
+    pairs = list(takewhile(lambda p: _fits(t, *p), pairs)) if _tensors(pairs) else []
+    losses = t.compiled(*(torch.stack(v) for v in zip(*pairs))) if pairs else None
+    if t.compiled.reason: _train_eagerly(t, t.compiled.reason)
+    if losses is None: return _train_prepared(t) if prepared else 0
+    n,t.loss,(t.x,t.y) = len(pairs),losses[-1],pairs[-1]
+    vars(t).pop('prediction', None)  # there is none, rather than that of another batch
+    t.pending += losses.unbind(); t.pending_at += range(t.batch, t.batch+n); t.sizes.extend([len(t.y)]*n)
     t.step += n
     t.notify('after_step')
     t.notify('after_batch')
     t.batch += n
     return n
+
+def _tensors(pairs): return all(isinstance(v, Tensor) for p in pairs for v in p)
+
+def _fits(t, x, y):
+    "Has this batch the shape that is compiled? That is the first of as many samples as the loader gives or, where it does not say, the largest so far"
+    if (x.shape, y.shape)==t.shapes: return True
+    loader = t.train_loader
+    full = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None) or getattr(loader, 'batch_size', None)
+    try: full = full and min(full, len(loader.dataset))
+    except (TypeError, AttributeError): pass
+    if x.ndim and (not t.shapes and full in (None, len(x)) or t.shapes and full is None and len(x)>t.shapes[0][0]): t.shapes = x.shape,y.shape
+    return (x.shape, y.shape)==t.shapes
+
+def _train_prepared(t):
+    "Train the batch that `before_batch` was told of eagerly, without telling it again"
+    own,t.listeners,listeners = vars(t).get('unpack'),t.listeners|dict(before_batch=[]),t.listeners
+    t.unpack = lambda pair: pair
+    try: t.train_batch((t.x, t.y))
+    finally:
+        t.listeners = listeners
+        del t.unpack
+        if own: t.unpack = own
+    t.batch += 1
+    return 1
