@@ -7,10 +7,12 @@ __all__ = ['fit_target', 'accuracy', 'default_metrics', 'weighted_mean']
 
 # %% ../nbs/12_metrics.ipynb #a2e43ddc
 import math
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 # %% ../nbs/12_metrics.ipynb #251f448a
 def fit_target(prediction: Any, target: Any) -> Any:
@@ -20,15 +22,29 @@ def fit_target(prediction: Any, target: Any) -> Any:
     return target.to(prediction.dtype) if prediction.shape==target.shape and not target.is_floating_point() else target
 
 # %% ../nbs/12_metrics.ipynb #9e4380d3
-def accuracy(prediction: Tensor, target: Tensor) -> Tensor: # a scalar
-    "The share of samples whose largest logit is the target's; for one logit, `(batch, 1)` or `(batch,)`, whose sign is"
-    if prediction.ndim>target.ndim and prediction.shape[1]>1: return (prediction.argmax(1)==target).float().mean()
-    return ((prediction.reshape(target.shape)>0)==(target>0)).float().mean()
+def accuracy(prediction: Tensor, target: Tensor,
+             threshold: float = 0., # of the one number that stands for a class
+             ignore_index: int | None = None, # a target that does not count
+            ) -> Tensor: # a scalar
+    "The share of samples whose largest logit, along axis 1, is the target's; for one number, `(batch, 1)` or `(batch,)`, whose side of `threshold` is"
+    if prediction.ndim>target.ndim and prediction.shape[1]>1: right = prediction.argmax(1)==target
+    else: right = (prediction.reshape(target.shape)>threshold)==(target>.5)
+    return (right if ignore_index is None else right[target!=ignore_index]).float().mean()
 
-def default_metrics(prediction: Any, target: Any) -> dict:
-    "Accuracy where the target is a class for each sample, else nothing"
-    classes = isinstance(target, Tensor) and isinstance(prediction, Tensor) and not target.is_floating_point() and not target.is_complex()
-    return {'accuracy': accuracy} if classes and prediction.ndim in (target.ndim, target.ndim+1) else {}
+def default_metrics(prediction: Any, target: Any,
+                    loss_fn: Any = None, # tells what a prediction is
+                   ) -> dict:
+    "Accuracy where it is known what would be right: with torch's losses for classes, else for `(batch, classes)` and a class for each sample"
+    if not (isinstance(prediction, Tensor) and isinstance(target, Tensor)) or prediction.is_complex() or target.is_complex(): return {}
+    of = lambda *losses: any(loss_fn is l or isinstance(l, type) and isinstance(loss_fn, l) for l in losses)
+    classes = (prediction.ndim>1 and prediction.shape[1]>1 and not target.is_floating_point()
+               and (len(prediction), *prediction.shape[2:])==tuple(target.shape))
+    if of(nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss):
+        return {'accuracy': partial(accuracy, ignore_index=getattr(loss_fn, 'ignore_index', -100))} if classes else {}
+    for threshold,losses in ((0., (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits)), (.5, (nn.BCELoss, F.binary_cross_entropy))):
+        if of(*losses): return {'accuracy': lambda p,y: accuracy(p.reshape(y.shape), y, threshold)} if prediction.numel()==target.numel() else {}
+    known = classes and target.ndim==1 and target.dtype==torch.int64 and len(target) and 0<=int(target.min())<=int(target.max())<prediction.shape[1]
+    return {'accuracy': accuracy} if known else {}
 
 # %% ../nbs/12_metrics.ipynb #26d69359
 def weighted_mean(values: list[Tensor], sizes: list[int]) -> float:
