@@ -7,37 +7,55 @@ __all__ = ['Schedule', 'total_steps', 'cosine', 'one_cycle', 'ClipGradients', 'E
            'CSVLog', 'TensorBoard', 'MLflow', 'find_learning_rate']
 
 # %% ../nbs/14_callbacks.ipynb #d09c7238
-import csv, json, math
+import csv, io, math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .distributed import as_held
+from .history import json_line
 from .text import Table, did_you_mean
 from .training import Trainer
 
 # %% ../nbs/14_callbacks.ipynb #b830214d
 class Schedule:
-    "A torch scheduler, made from (optimizer, steps of the whole run) and moved after each optimizer step or each epoch"
-    def __init__(self, make: Callable[[torch.optim.Optimizer, int], LRScheduler], every: str = 'step'):
+    "A torch scheduler, or what makes one from (optimizer, steps of the whole run), moved after each optimizer step or each epoch"
+    def __init__(self, make: LRScheduler | Callable[[torch.optim.Optimizer, int], LRScheduler], every: str = 'step'):
         if every not in ('step', 'epoch'): raise ValueError(f'every: {did_you_mean(str(every), ("step", "epoch"))}')
         self.make,self.every,self.scheduler = make,every,None
 
     def before_fit(self, trainer):
-        self.scheduler = self.make(trainer.optimizer, total_steps(trainer) if self.every=='step' else trainer.epochs)
+        self.steps = total_steps(trainer) if self.every=='step' and not isinstance(self.make, LRScheduler) else trainer.epochs
+        self.scheduler = self.make if isinstance(self.make, LRScheduler) else self.make(trainer.optimizer, self.steps)
+        if self.scheduler.optimizer is not trainer.optimizer: raise ValueError('the schedule is of another optimizer than the trainer has: make it from the same')
+        if isinstance(self.scheduler, ReduceLROnPlateau) and self.every=='step': raise ValueError("ReduceLROnPlateau goes by a metric, which there is after an epoch: use every='epoch'")
+        self.lengths = _whole_numbers(self.scheduler.state_dict())
 
     def after_step(self, trainer):
         if self.every=='step': self.scheduler.step()
 
     def after_epoch(self, trainer):
-        if self.every=='epoch': self.scheduler.step()
+        m = trainer.last_metrics
+        if self.every=='epoch': self.scheduler.step(*[m.get('valid_loss', m['train_loss'])]*isinstance(self.scheduler, ReduceLROnPlateau))
 
-    def state_dict(self) -> dict: return self.scheduler.state_dict()
-    def load_state_dict(self, state: dict): self.scheduler.load_state_dict(state)
+    def state_dict(self) -> dict: return dict(scheduler=self.scheduler.state_dict(), steps=self.steps, lengths=self.lengths)
+    def load_state_dict(self, state: dict):
+        "Go on with a schedule; one that was made for a shorter run has nothing to say about the rest of a longer"
+        steps,lengths = state.get('steps', self.steps),state.get('lengths', self.lengths)
+        if steps<self.steps and lengths!=self.lengths:
+            raise ValueError(f'the schedule was made for a run of {steps} {self.every}s, and this run has {self.steps}: train as many epochs as before, '
+                             'or begin a new run with these weights (load them into the model, and name another folder for checkpoints)')
+        self.steps,self.lengths = steps,lengths
+        self.scheduler.load_state_dict(state.get('scheduler', state))
+
+def _whole_numbers(state):
+    "Of a scheduler's state, such as total_steps or T_max: they tell whether it depends on the length of the run"
+    values = state.values() if isinstance(state, dict) else state
+    return [n for v in values for n in ([v] if type(v) is int else _whole_numbers(v) if isinstance(v, (dict, list, tuple)) else [])]
 
 # %% ../nbs/14_callbacks.ipynb #b0317d11
 def total_steps(trainer: Trainer) -> int:
@@ -148,27 +166,39 @@ class EMA:
 
 # %% ../nbs/14_callbacks.ipynb #da1d28eb
 class JSONLines:
-    "Append a JSON object for each epoch to a file"
+    "Append a JSON object for each epoch to a file; a run that goes on from a checkpoint first takes out what was written after it"
     rank_zero_only = True
     def __init__(self, path: str | Path): self.path = Path(path)
 
     def after_epoch(self, trainer):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, 'a', encoding='utf-8') as f: print(json.dumps(trainer.last_metrics), file=f)
+        with open(self.path, 'a', encoding='utf-8') as f: f.write(json_line(trainer.last_metrics))
+
+    def _lines(self): return self.path.read_text(encoding='utf-8').splitlines(True) if self.path.exists() else []
+    def state_dict(self) -> dict: return dict(lines=len(self._lines()))
+    def load_state_dict(self, state: dict):
+        if len(lines := self._lines())>state['lines']: _replace(self.path, ''.join(lines[:state['lines']]))
+
+def _replace(path, text):
+    part = path.with_name(path.name+'.part')
+    part.write_text(text, encoding='utf-8')
+    part.replace(path)
 
 # %% ../nbs/14_callbacks.ipynb #0be26856
-class CSVLog:
-    "Append a row for each epoch to a file; the header is written with the first"
-    rank_zero_only = True
-    def __init__(self, path: str | Path): self.path = Path(path)
-
+class CSVLog(JSONLines):
+    "Append a row for each epoch to a file with a header, as `JSONLines` does; a metric that is new becomes a new column"
     def after_epoch(self, trainer):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.path.exists()
-        with open(self.path, 'a', newline='', encoding='utf-8') as f:
-            writer = csv.DictWriter(f, list(trainer.last_metrics))
-            if new: writer.writeheader()
-            writer.writerow(trainer.last_metrics)
+        rows = csv.DictReader(self._lines())
+        known = list(rows.fieldnames or ())
+        names = list(dict.fromkeys([*known, *trainer.last_metrics]))
+        if names!=known: _replace(self.path, _csv(names, [dict(zip(names, names)), *rows]))
+        with open(self.path, 'a', encoding='utf-8') as f: f.write(_csv(names, [trainer.last_metrics]))
+
+def _csv(names, rows):
+    out = io.StringIO()
+    csv.DictWriter(out, names, lineterminator='\n').writerows(rows)
+    return out.getvalue()
 
 # %% ../nbs/14_callbacks.ipynb #90e601a7
 class TensorBoard:
@@ -188,7 +218,8 @@ class TensorBoard:
             if k!='epoch': self.writer.add_scalar(k, v, trainer.epoch)
 
     def after_fit(self, trainer): self.writer.close()
-    def on_exception(self, trainer): self.writer.close()
+    def on_exception(self, trainer):
+        if self.writer: self.writer.close()
 
 # %% ../nbs/14_callbacks.ipynb #0d3c4f75
 class MLflow:
@@ -209,34 +240,43 @@ class MLflow:
             if k!='epoch': self.client.log_metric(self.run_id, k, v, step=trainer.epoch)
 
     def after_fit(self, trainer): self.client.set_terminated(self.run_id, 'KILLED' if trainer.history.stopped in ('Ctrl-C', 'SIGTERM') else 'FINISHED')
-    def on_exception(self, trainer): self.client.set_terminated(self.run_id, 'FAILED')
+    def on_exception(self, trainer):
+        if self.run_id: self.client.set_terminated(self.run_id, 'FAILED')
     def state_dict(self) -> dict: return dict(run_id=self.run_id)
     def load_state_dict(self, state: dict):
+        from mlflow.exceptions import MlflowException
+        try: self.client.update_run(state['run_id'], status='RUNNING')
+        except MlflowException: return print(f"MLflow: the run {state['run_id']} that was stopped is not at {self.uri}; this goes on as the new run {self.run_id}", flush=True)
         self.client.set_terminated(self.run_id, 'FINISHED')  # the one begun a moment ago; the run that was stopped goes on
         self.client.delete_run(self.run_id)
         self.run_id = state['run_id']
 
 # %% ../nbs/14_callbacks.ipynb #11436214
 class _Sweep:
-    def __init__(self, low, high, steps): self.low,self.high,self.steps,self.found = low,high,steps,[]
+    def __init__(self, low, high, steps): self.low,self.high,self.steps,self.found,self.mean,self.best = low,high,steps,[],0.,math.inf
     def before_step(self, trainer):
         lr = self.low*(self.high/self.low)**(trainer.step/(self.steps-1))
         for g in trainer.optimizer.param_groups: g['lr'] = lr
         self.found.append((lr, trainer.loss.item()))
-        best = min(l for _,l in self.found)
-        if len(self.found)>=self.steps or not self.found[-1][1]<=4*best: trainer.stop('swept')
+        self.mean = .9*self.mean + .1*self.found[-1][1]
+        smooth = self.mean/(1-.9**len(self.found))
+        exploded = len(self.found)>10 and smooth>self.best+3*abs(self.best)  # four times a positive loss
+        self.best = min(self.best, smooth) if len(self.found)>=10 else self.best
+        if len(self.found)>=self.steps or exploded or not math.isfinite(smooth): trainer.stop('swept')
 
 # %% ../nbs/14_callbacks.ipynb #c29bc49c
 def find_learning_rate(model: nn.Module, train_loader: Iterable, loss_fn: Callable | None = None, *, optimizer: Callable = torch.optim.Adam,
                        low: float = 1e-6, high: float = 10., steps: int = 100, device: str = 'cpu',
                       ) -> Table: # learning rate and loss of each step; `table.suggested` is the rate where the smoothed loss fell fastest
     "Train for some steps with a learning rate that grows from `low` to `high`; the model's weights are put back"
+    if steps<2: raise ValueError(f'steps: expected at least 2, got {steps}')
     weights = {k: v.clone() for k,v in model.state_dict().items()}
     sweep,mode = _Sweep(low, high, steps),model.training
     try: Trainer(model, train_loader, optimizer(model.parameters(), lr=low), loss_fn or nn.CrossEntropyLoss(), device=device, callbacks=[sweep]).fit(steps)
     except FloatingPointError: pass  # the loss has exploded, which is what it is for
     finally: model.load_state_dict(weights); model.train(mode)
     found = [(lr, l) for lr,l in sweep.found if math.isfinite(l)]
+    if not found: raise ValueError(f'the loss is {sweep.found[0][1] if sweep.found else math.nan} from the first batch on, with any learning rate: look at the data, the model and the loss')
     smooth = [sum(l for _,l in found[max(i-2, 0):i+3])/len(found[max(i-2, 0):i+3]) for i in range(len(found))]
     lowest = smooth.index(min(smooth))
     fastest = min(range(1, lowest+1), key=lambda i: smooth[i]-smooth[i-1], default=0)
