@@ -205,10 +205,30 @@ class Group:
         return self.model
 
     def weigh(self, trainer) -> int: # the samples of this batch in all processes
-        "Scale the loss of this process's part, so that the mean over the processes is the mean over the samples"
-        own,whole = trainer.batches.share(trainer.batch)
-        if own*self.world!=whole: trainer.loss = trainer.loss*(own*self.world/whole)
+        "Scale the loss of this process's part, so that the mean over the processes is that of the whole batch"
+        t,(own,whole) = trainer,trainer.batches.share(trainer.batch)
+        part,all_parts = self.counted(t.loss_fn, t.y, own, whole)
+        if not part and isinstance(t.prediction, Tensor): t.loss = (t.prediction*0).sum()  # also where the mean over nothing is no number
+        elif part*self.world!=all_parts: t.loss = t.loss*(part*self.world/all_parts)
         return whole
+
+    def weigh_valid(self, trainer, loss: Tensor, y: Any, batch: int) -> tuple[int, Tensor]: # the samples of this process's part, and its loss
+        "Scale a loss of validation, so that the mean over all samples is what one process would have found"
+        own,whole = self.valid.share(batch)
+        part,all_parts = self.counted(trainer.loss_fn, y, own, whole)
+        if not part: return own,torch.zeros_like(loss)
+        return own,loss if part*whole==all_parts*own else loss*(part*whole/(all_parts*own))
+
+    def counted(self, loss_fn: Callable, y: Any, own: int, whole: int) -> tuple[float, float]:
+        "Over what a loss is the mean, in this process's part and in the whole batch: samples, or targets that are not ignored by the weights of their classes"
+        kind,weight,ignored = getattr(loss_fn, 'reduction', 'mean'),getattr(loss_fn, 'weight', None),getattr(loss_fn, 'ignore_index', None)
+        if kind=='sum': return int(own>0),1
+        if ignored is None or y.is_floating_point() or (weight is None and ignored==-100 and y.ndim<2): return own,whole
+        valid = (y!=ignored)*(own>0)
+        n = (valid if weight is None else weight[y*valid]*valid).sum(dtype=torch.float64)
+        total = n.clone().to(_carrier())
+        dist.all_reduce(total)
+        return n.item(),total.item()
 
     def reduce_gradients(self, parameters: Iterable[Tensor]):
         "For an optimizer step that comes before its last batch"
