@@ -57,7 +57,7 @@ loss = lambda p, y: nn.functional.cross_entropy(p, y)
 if kind == 'map': model = model.float()
 history = train_model(model, DataLoader(data, 10, shuffle=True), 6, .05, valid_loader=DataLoader(data, 7, shuffle=True), loss_fn=loss,
                       optimizer=torch.optim.Adam if kind != 'map' else lambda p, lr: torch.optim.SGD(p, lr, momentum=.9), device='cpu',
-                      accumulate=2, checkpoints=None if folder == '-' else folder, save_every=1, callbacks=[Said(), Killer(), Stopper()] + [BestWeights()]*(kind == 'tensors'), parallel=parallel)
+                      accumulate=2, checkpoints=None if folder == '-' else folder, save_every=None if folder == '-' else 1, callbacks=[Said(), Killer(), Stopper()] + [BestWeights()]*(kind == 'tensors'), parallel=parallel)
 weights = {n: (t.full_tensor() if hasattr(t, 'full_tensor') else t).contiguous() for n, t in model.state_dict().items()}
 save_file(weights | {f'history {n}': torch.tensor(history[n], dtype=torch.float64) for n in history.names if n != 'seconds'}
           | {'history steps': torch.tensor(history.steps)}, f'{out}-{rank()}')

@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 child = Path(__file__).parent/'distributed_child.py'
 
 
-def start(processes, *args, options=()):
+def start(processes, *args, options=(), child=child):
     "The child under torchrun or, as the only process, without it"
     launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes), *options] if processes > 1 else []
     return subprocess.Popen([sys.executable, *launcher, child, *map(str, args)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             env=os.environ | {'OMP_NUM_THREADS': '1'})
 
 
-def train(processes, *args, options=()):
+def train(processes, *args, **kwargs):
     "What the child printed; it has to succeed"
-    process = start(processes, *args, options=options)
+    process = start(processes, *args, **kwargs)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     return printed
@@ -54,6 +54,11 @@ def test_weights_and_history_are_those_of_one_process(expected, tmp_path):
         check(tmp_path/f'{kind}-{processes}', processes, expected[kind])
         lines = [line.split(',')[0] for line in out.splitlines() if not line.startswith('Tensors in memory')]
         assert lines == ['callback of rank 0', *(f'Epoch {i}/6' for i in range(1, 7))], 'only the main process prints'
+
+
+def test_losses_that_are_no_plain_means(tmp_path):
+    with ThreadPoolExecutor(2) as pool: list(pool.map(lambda n: train(n, tmp_path/str(n), child=child.parent/'distributed_losses.py'), (1, 3)))
+    check(tmp_path/'3', 3, load_file(tmp_path/'1-0'))
 
 
 def test_a_run_goes_on_with_another_number_of_processes_sharded_or_not(expected, tmp_path):

@@ -1,0 +1,28 @@
+"Small runs with losses that are no plain means over samples: OUT"
+import sys
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from mlkit.distributed import rank
+from mlkit.training import Trainer
+
+x = torch.randn(22, 4, generator=torch.Generator().manual_seed(0)).double()
+y = torch.arange(22) % 3
+y[5:8] = 0  # one of three processes has nothing but these of its part of the second batch
+words = torch.stack([y, torch.full_like(y, -100)], 1)
+weight = torch.tensor([1., 5, .2]).double()
+losses = {'weights': (nn.CrossEntropyLoss(weight), y, 3), 'ignored': (nn.CrossEntropyLoss(ignore_index=0), y, 3), 'sum': (nn.CrossEntropyLoss(reduction='sum'), y, 3),
+          'words': (nn.CrossEntropyLoss(weight), words, 6)}
+found = {}
+for name, (loss, target, outputs) in losses.items():
+    torch.manual_seed(0)
+    model = nn.Linear(4, outputs).double()
+    if outputs == 6: model = nn.Sequential(model, nn.Unflatten(1, (3, 2)))
+    data = TensorDataset(x, target)
+    trainer = Trainer(model, DataLoader(data, 5), torch.optim.SGD(model.parameters(), .02), loss, DataLoader(data, 5))
+    history = trainer.fit(2)
+    found |= {f'{name} {n}': t for n, t in model.state_dict().items()} | {f'{name} {n}': torch.tensor(history[n]).double() for n in ('train_loss', 'valid_loss')}
+save_file(found, f'{sys.argv[1]}-{rank()}')
