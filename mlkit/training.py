@@ -9,7 +9,7 @@ __all__ = ['EVENTS', 'AUTOCAST', 'Steps', 'Trainer', 'between_batches', 'is_stop
 # %% ../nbs/13_training.ipynb #b482da61
 import inspect, math, os, signal, sys, threading, time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Steps:
     "What a `Trainer` does with a batch; each step may be replaced in a subclass of it"
     def unpack(self, batch: Any) -> tuple[Any, Any]:
         "The model's input, a tuple for several and a dict for keywords, and the target"
-        if isinstance(batch, dict):
+        if isinstance(batch, Mapping):
             key = next((k for k in ('y', 'target', 'label', 'labels') if k in batch), None)
             if key is None: raise ValueError(f'a batch has the keys {list(batch)}: which is the target? Name it y, target, label or labels')
             return {k: v for k,v in batch.items() if k!=key},batch[key]
@@ -49,7 +49,7 @@ class Steps:
     def predict(self, x: Any) -> Any:
         "What the model says to an input as `unpack` gives it"
         model = self.group.training_model(self) if self.group and self.model.training else self.model
-        if isinstance(x, dict): return model(**x)
+        if isinstance(x, Mapping): return model(**x)
         return model(*x) if isinstance(x, (tuple, list)) else model(x)
 
     def compute_loss(self, prediction: Any, target: Any) -> Tensor:

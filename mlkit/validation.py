@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import batch_size, to_device
+from .batches import batch_size, to_device
 from .distributed import world_size
 from .metrics import default_metrics, fit_target, weighted_mean
 from .resume import get_states, set_states, start_alike
@@ -92,7 +92,7 @@ def validate(trainer) -> dict[str, float] | None: # None where the run is to end
     return found
 
 def _measure(t):
-    losses,sizes,values = [],[],{}
+    losses,sizes,values,metrics = [],[],{},t.metrics
     for m in t.metrics.values(): getattr(m, 'reset', lambda: None)()
     if t.group: t.read_every = 1
     t.validating = 0,None,None  # the batch, its target and prediction, for an error to say
@@ -109,7 +109,8 @@ def _measure(t):
         own,loss = t.group.weigh_valid(t, loss, y, len(sizes)) if t.group else (batch_size(y), loss)
         losses.append(loss); sizes.append(own)
         target = shaped(prediction, y)
-        for name,m in (t.metrics or default_metrics(prediction, y)).items():
+        metrics = metrics or default_metrics(prediction, y, t.loss_fn)
+        for name,m in metrics.items():
             if hasattr(m, 'update'): own and m.update(prediction, target)
             else:
                 for n,v in numbers(name, m(prediction, target)).items(): values.setdefault(n, []).append(torch.as_tensor(v, device=t.device).reshape(()))
