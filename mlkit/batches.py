@@ -117,10 +117,8 @@ def _swap(own):
     return held
 
 def _look_ahead(epoch):
-    "A seed for an epoch from where the generators stand, without a draw from them"
-    held = random.getstate(),np.random.get_state(),torch.get_rng_state()
-    drawn = random.getrandbits(48),np.random.randint(2**31),torch.randint(2**48, ()).item()
-    for put,state in zip((random.setstate, np.random.set_state, torch.set_rng_state), held): put(state)
+    "A seed for an epoch from where torch's generator stands, which `torch.manual_seed` alone decides, without a draw from it"
+    drawn = torch.randint(2**48, (), generator=torch.Generator().set_state(torch.get_rng_state())).item()
     return random.Random(f'{epoch} {drawn}').getrandbits(48)
 
 # %% ../nbs/10_batches.ipynb #5a8b9135
