@@ -197,10 +197,7 @@ def _module_name(path, halves):
 _STARTER = '''"Starts a job: installs what the program asks for, then becomes it; written by mlkit"
 import json
 import os
-import shlex
-import subprocess
 import sys
-import tempfile
 from importlib.util import find_spec
 
 here = os.path.dirname(os.path.realpath(__file__))
@@ -208,6 +205,7 @@ here = os.path.dirname(os.path.realpath(__file__))
 
 def pip_install(*arguments):
     "What pip prints; where it fails, that is the failure of the job"
+    import subprocess  # only who installs something waits for it
     done = subprocess.run([sys.executable, '-m', 'pip', 'install', '--disable-pip-version-check', *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if not done.returncode: return done.stdout
     print(done.stdout, flush=True)
@@ -217,6 +215,8 @@ def pip_install(*arguments):
 
 def install_apart(wanted, folder):
     "Install what is missing into a folder of the job's own: the Python is somebody's, and stays as it is"
+    import shlex
+    import tempfile
     with tempfile.TemporaryDirectory() as own:  # on stdout, the report might be in colours
         report = os.path.join(own, 'report.json')
         pip_install('--dry-run', '--quiet', '--report', report, *wanted)
