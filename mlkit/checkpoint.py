@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['flatten_state', 'unflatten_state', 'random_state', 'set_random_state', 'write_checkpoint', 'read_checkpoint',
-           'list_checkpoints', 'read_latest', 'Checkpoints']
+           'list_checkpoints', 'read_latest', 'Copy', 'Checkpoints']
 
 # %% ../nbs/11_checkpoint.ipynb #ac3acfd6
-import _thread, hashlib, json, math, os, random, re, shutil, threading, warnings
+import hashlib, json, math, os, random, re, shutil, threading, warnings
 from collections.abc import Iterable
-from itertools import chain, count
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 # %% ../nbs/11_checkpoint.ipynb #a22622ad
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+
 def flatten_state(state: Any, # dicts, lists, tuples, tensors, numbers, strings, None
-                  name: str = '', tensors: dict | None = None
                  ) -> tuple[Any, dict[str, Tensor]]: # what JSON can hold, and the tensors by name
     "Take the tensors out of a state; a TypeError names what can be saved in neither way"
-    tensors = {} if tensors is None else tensors
-    down = lambda k,v: flatten_state(v, f'{name}.{k}' if name else str(k), tensors)[0]
+    tensors = {}
+    return _flat(state, '', tensors),tensors
+
+def _flat(state, name, tensors):
     if isinstance(state, Tensor):
-        name = next(n for n in chain([name], (f'{name}~{i}' for i in count(2))) if n not in tensors)  # 'a.b' may be a key, or b below a
-        tensors[name] = state.detach()
-        return {'$tensor': name},tensors
+        if name in tensors: name = next(n for i in count(2) if (n := f'{name}~{i}') not in tensors)  # 'a.b' may be a key, or b below a
+        tensors[name] = state.detach() if state.requires_grad else state
+        return {'$tensor': name}
+    below = f'{name}.' if name else ''
+    down = lambda k,v: v if type(v) in _PLAIN else _flat(v, f'{below}{k}', tensors)
     if isinstance(state, dict):
-        if all(isinstance(k, str) and k[:1]!='$' for k in state): return {k: down(k, v) for k,v in state.items()},tensors
-        return {'$items': [[down(f'{k}!', k), down(k, v)] for k,v in state.items()]},tensors
+        if all(isinstance(k, str) and k[:1]!='$' for k in state): return {k: down(k, v) for k,v in state.items()}
+        return {'$items': [[down(f'{k}!', k), down(k, v)] for k,v in state.items()]}
     if isinstance(state, (list, tuple)):
         items = [down(i, v) for i,v in enumerate(state)]
-        return ({'$tuple': items} if isinstance(state, tuple) else items),tensors
-    if state is None or isinstance(state, (bool, int, float, str)): return state,tensors
+        return {'$tuple': items} if isinstance(state, tuple) else items
+    if isinstance(state, (int, float, str, type(None))): return state
     raise TypeError(f'cannot save {name or "the state"}: a {type(state).__name__} is neither a tensor nor plain data')
 
 # %% ../nbs/11_checkpoint.ipynb #3518fb22
@@ -164,6 +170,54 @@ def read_latest(folder: str | Path) -> tuple[Any, Path] | None: # the state and 
         try: return read_checkpoint(path),path
         except ValueError as e: warnings.warn(f'passed over a damaged checkpoint: {e}', stacklevel=2)
 
+# %% ../nbs/11_checkpoint.ipynb #1b29b8a1
+class Copy:
+    "A copy of tensors that are still in use: some at once, the others in a thread that calls `finish`"
+    def __init__(self): self.memory,self.taking,self.left,self.piece,self.again = {},threading.Lock(),[],None,None
+
+    def start(self, tensors: dict[str, Tensor], later: str | tuple = ()): # how the names begin of those that do not change until `take_over`
+        self.copies,self.left,self.piece,self.again,now = {},[],None,None,[]  # `again` is what the thread's piece was when it was taken over
+        for n,t in tensors.items(): (self.left if n.startswith(later) else now).append((n, t, 0))
+        _copy(self._next(now))
+
+    def take_over(self) -> None:
+        "Until all tensors may be changed"
+        with self.taking:
+            _copy(self._next(self.left))
+            if self.piece and not self.again: self.again = [t.clone() for _,t in self.piece]
+
+    def finish(self) -> dict[str, Tensor]: # the copies
+        "In the thread, until nothing is left or the rest is taken over"
+        while True:
+            with self.taking:
+                if self.again: _copy([(to, t) for (to,_),t in zip(self.piece, self.again)])
+                self.piece,self.again = self._next(self.left, most=2**21),None
+            if not self.piece: return self.copies
+            _copy(self.piece)
+
+    def _next(self, left, most=math.inf): # bytes; of names, tensors, and from where on they are to be copied
+        "Tensors to copy to and from, taken from the end of `left`; of a large one a part"
+        piece,size = [],0
+        while left and size<most:
+            name,t,start = left.pop()
+            to = self._place(name, t)
+            if t.nbytes>most and t.is_contiguous():
+                end = start + most//t.itemsize
+                if end<t.numel(): left.append((name, t, end))
+                to,t = (v.view(-1)[start:end] for v in (to, t))
+            piece.append((to, t))
+            size += t.nbytes
+        return piece
+
+    def _place(self, name, tensor):
+        kept = self.memory.get(name)
+        if kept is None or kept.shape!=tensor.shape or kept.dtype!=tensor.dtype: kept = self.memory[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        self.copies[name] = kept
+        return kept
+
+def _copy(pairs):
+    if pairs: torch._foreach_copy_(*map(list, zip(*pairs)))
+
 # %% ../nbs/11_checkpoint.ipynb #1b29b899
 class Checkpoints:
     "A folder of checkpoints that is written to in the background; the last `keep` and the best stay"
@@ -172,10 +226,10 @@ class Checkpoints:
                  keep: int = 3): # how many of the newest
         if keep<1: raise ValueError(f'keep: expected at least 1, got {keep}')
         self.folder,self.keep,self.last,self.origin = Path(folder),keep,None,None  # the newest that is known to be good, and the one that was gone on from
-        self._writing,self._copying,self._error,self._copies,self._left,self._swept,self._scores = threading.Lock(),threading.Lock(),None,{},[],False,{}
+        self._pool,self._write,self._copy,self._swept,self._scores = ThreadPoolExecutor(1, 'checkpoints'),None,Copy(),False,{}
 
     @property
-    def busy(self) -> bool: return self._writing.locked()
+    def busy(self) -> bool: return self._write is not None and not self._write.done()
 
     def save(self, state: Any, step: int, score: float | None = None, # lower is better, say a validation loss
              patient: bool = False, # wait for the write under way, rather than give up
@@ -186,42 +240,30 @@ class Checkpoints:
         if self.busy and not patient: return False
         self.wait()
         tree,tensors = flatten_state(state)
-        copies = {n: self._copy(n, t) for n,t in tensors.items() if not later or not n.startswith(f'{later}.')}
-        self._left = [(copies, n, t) for n,t in tensors.items() if n not in copies]
-        self._writing.acquire()
-        _thread.start_new_thread(self._run, (tree, copies, step, score, finite))  # threading.Thread would wait for it to begin
+        self._copy.start(tensors, f'{later}.' if later else ())
+        self._write = self._pool.submit(self._run, tree, step, score, finite, state)
         return True
 
     def wait_for_copy(self) -> None:
-        "Until all that was saved may be changed; what is not copied yet is copied here"
-        while True:
-            with self._copying:
-                if not self._left: return
-                copies,name,tensor = self._left.pop()
-                copies[name] = self._copy(name, tensor)
+        "Until all that was saved may be changed"
+        self._copy.take_over()
 
     def wait(self) -> None:
         "Until nothing is being written; what went wrong in the last write is raised here, except an OSError, which was said"
-        with self._writing: error,self._error = self._error,None
+        error = self._write and self._write.exception()
+        self._write = None
         if error: raise error
 
-    def _copy(self, name, tensor):
-        kept = self._copies.get(name)
-        if kept is None or kept.shape!=tensor.shape or kept.dtype!=tensor.dtype: kept = self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return kept.copy_(tensor)
-
-    def _run(self, tree, copies, step, score, finite):
+    def _run(self, tree, step, score, finite, state): # the state itself is let go of here, where it takes no time of the loop
         try:
             self._sweep()
-            self.wait_for_copy()
-            bad = next((n for n in finite if not copies[n].isfinite().all()), None)
+            copies = self._copy.finish()
+            bad = next((n for n in finite if n in copies and not copies[n].isfinite().all()), None)
             if bad: return warnings.warn(f'no checkpoint of step {step}: {bad} is not finite. The last good one is {self.last}')
             self.last = _write(tree, copies, self.folder, step, score)
             self._scores[self.last] = _manifest(self.last)['score']
             self._prune()
         except OSError as e: warnings.warn(f'no checkpoint of step {step}: {e}. Training goes on; the last good one is {self.last}')
-        except BaseException as e: self._error = e
-        finally: self._writing.release()
 
     def _sweep(self):
         "Delete what a write that was killed has left under a name of its own; once, before the first"

@@ -159,6 +159,7 @@ class Trainer(Steps):
         "Take over what the optimizer trains now; its gradients begin at nothing"
         self.parameters = [p for g in self.optimizer.param_groups for p in g['params']]
         for p in self.parameters: p.grad = None
+        self.weights = [f'model.{n}' for n,p in self.model.named_parameters() if p.is_floating_point()]  # what a checkpoint has to have finite
 
     def run_epoch(self):
         self.model.train()
@@ -278,8 +279,7 @@ def save(trainer, score: float | None = None, patient: bool = False):
     t = trainer
     read_losses(t)
     best = score is not None and not any(e.get('valid_loss', math.inf)<score for e in t.history.epochs)
-    weights = [f'model.{n}' for n,p in t.model.named_parameters() if p.is_floating_point()]
-    done = t.checkpoints.save(trainer_state(t), t.step, score, patient=patient or best, later=t.copied_later, finite=weights)
+    done = t.checkpoints.save(trainer_state(t), t.step, score, patient=patient or best, later=t.copied_later, finite=t.weights)
     t.next_save = t.step + (t.save_every or 0 if done else 1)
     if done: t.saved = t.epoch,t.batch
 
