@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .batches import begin
 from .checkpoint import random_state, read_latest, set_random_state
 from .distributed import as_held, draw_apart, from_main, is_main, optimizer_as_held, rank, world_size
 from .model import differences
@@ -119,7 +120,7 @@ def _go_on_loading(trainer):
     if t.epoch and (why := getattr(t.batches, 'inexact', '')): warnings.warn(f'what comes now may not be bit for bit what would have come: {why}')
     if t.epoch and not t.group and getattr(l, 'persistent_workers', False) and l._iterator is None:
         states = get_states(t)
-        iter(l)
+        begin(l)
         set_states(t, states)
 
 # %% ../nbs/12_resume.ipynb #08a6d539

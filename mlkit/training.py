@@ -26,7 +26,7 @@ from .metrics import fit_target
 from .mistakes import check_callback, check_first_batch, check_options, check_rate, check_trainer, check_workers, explain, whole_number
 from .resume import get_states, plain_config, resume, start_epoch, trainer_state
 from .text import bar, did_you_mean, live_line
-from .validation import check_metrics, deaf_workers, next_batches, validate
+from .validation import check_metrics, next_batches, validate
 
 # %% ../nbs/13_training.ipynb #47737cbb
 EVENTS = tuple(f'{when}_{what}' for what in ('fit', 'epoch', 'batch', 'loss', 'backward', 'step', 'validate') for when in ('before', 'after')
@@ -167,7 +167,7 @@ class Trainer(Steps):
         if self.stopping: return
         self.follow_optimizer()
         self.started,self.waiting,self.next_read,self.next_save = time.perf_counter(),0,_next_read(self),self.step+(self.save_every or 0)
-        with deaf_workers(self.train_loader): batches = iter(start_epoch(self))
+        batches = iter(start_epoch(self))
         while chunk := next_batches(self, batches, self.chunk if self.step else 1):  # the very first alone, where a mistake is told best
             for batch in chunk[train_compiled(self, chunk) if self.compiled else 0:]:
                 try: self.train_batch(batch)

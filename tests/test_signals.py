@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from mlkit.checkpoint import read_latest
 program = """
 import sys, time, torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from mlkit.training import Trainer
 class Slow(Dataset):
     def __init__(self, seconds): self.seconds = seconds
@@ -22,6 +21,9 @@ class Slow(Dataset):
     def __getitem__(self, i):
         time.sleep(self.seconds)
         return torch.full((3,), i/48) + torch.rand(3), i % 2
+class Stream(IterableDataset):
+    def __init__(self, *args): self.data = Slow(*args)
+    def __iter__(self): return (self.data[i] for i in range(48))
 class Say:
     rank_zero_only = True
     def after_step(self, trainer): print('step', trainer.step, flush=True)
@@ -31,6 +33,7 @@ if __name__ == '__main__':
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(.5), nn.Linear(8, 2))
     make = lambda seconds: DataLoader(Slow(seconds), 4, shuffle=True, num_workers=workers, multiprocessing_context=None if context == '-' else context)
+    if context == 'stream': make = lambda seconds: DataLoader(Stream(seconds), 4, num_workers=workers)
     trainer = Trainer(model, make(seconds), torch.optim.Adam(model.parameters(), .01), nn.CrossEntropyLoss(), make(valid), accumulate=2,
                       checkpoints=folder, grace=6, callbacks=[Say()])
     print('stopped', trainer.fit(2).stopped, flush=True)
@@ -86,9 +89,9 @@ def test_the_checkpoint_comes_before_a_validation_and_goes_on_to_the_same_bits(t
     alike(tmp_path/'checkpoints', tmp_path/'whole')
 
 
-@pytest.mark.parametrize('after, seconds, valid', [('step 2', .05, 0), ('validation', 0, .4)])
-def test_many_processes_and_their_workers(tmp_path, after, seconds, valid):
-    process = start(tmp_path, tmp_path/'checkpoints', 1, '-', seconds, valid, processes=2)
+@pytest.mark.parametrize('context, after, seconds, valid', [('-', 'step 2', .05, 0), ('-', 'validation', 0, .4), ('stream', 'step 2', .05, 0), ('stream', 'validation', 0, .4)])
+def test_many_processes_and_their_workers(tmp_path, context, after, seconds, valid):
+    process = start(tmp_path, tmp_path/'checkpoints', 1, context, seconds, valid, processes=2)
     said = send(process, signal.SIGTERM, after)
     assert process.returncode and 'exited unexpectedly' not in said and 'does not answer' not in said, said
     state, _ = read_latest(tmp_path/'checkpoints')
