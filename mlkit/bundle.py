@@ -6,7 +6,7 @@
 __all__ = ['Bundle', 'build_bundle', 'check_bundle']
 
 # %% ../nbs/25_bundle.ipynb #97446f14
-import json, os, re, shutil, subprocess, sys, tempfile, time
+import json, os, re, subprocess, sys, tempfile, time
 from collections.abc import Collection, Iterable
 from hashlib import sha256
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from .archive import BundleError, extract_bundle, write_archive
 from .check import Report, _Child, _end, _failed, _read_said
 from .codecs import encode
 from .defaults import zeros_like_signature
-from .handlers import HandlerError, HandlerFailure, Handlers, find_code
+from .handlers import HandlerError, HandlerFailure, find_code
 from .lint import Finding, find_missing_modules, find_syntax_errors, find_unmet_requirements, follow_imports, within
 from .model import save_model
 from .text import Table, human_bytes

@@ -6,7 +6,7 @@
 __all__ = ['CONNECTOR', 'write_channel', 'choose_input_mode']
 
 # %% ../nbs/26_channel.ipynb #11a9a3bb
-import os, shutil, tempfile
+import tempfile
 from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path

@@ -252,8 +252,7 @@ def local(action: str = 'show', name: str | None = None, everything: bool = Fals
     here = _module('local', 'jobs').LocalSageMaker()
     if action=='interrupt' and name: return here.interrupt(name) or {}
     if action=='show':
-        size = sum(f.lstat().st_size for f in here.root.rglob('*') if not f.is_dir())
-        print(f'{here!r}, {human_bytes(size)}')
+        print(f'{here!r}, {human_bytes(size := here.size)}')
         return {'root': str(here.root), 'jobs': len(here.rows.all()), 'endpoints': len(here.table('Endpoint').all()), 'bytes': size}
     if action!='clean': raise ValueError(f'expected show, clean, or interrupt --name NAME, got {action!r}')
     freed = here.clean(name, everything)

@@ -7,7 +7,7 @@ __all__ = ['ServerProcess', 'ask', 'Hosting', 'select', 'create_endpoint', 'desc
            'delete_endpoint', 'run_endpoint', 'Fleet', 'LocalRuntime']
 
 # %% ../nbs/26_hosting.ipynb #de23ed87
-import io, json, os, random, re, shutil, signal, subprocess, sys, threading, time, traceback
+import io, os, random, re, shutil, signal, subprocess, sys, threading, time, traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +22,7 @@ from botocore.utils import parse_to_aware_datetime
 from .api import api_error, check_request, exceptions, paginator, waiter
 from .archive import BundleError, extract_bundle
 from .files import Files, Rows, now
-from .host import end_with_parent, is_locked, new_lines, start_locked, take_lock
+from .host import end_with_parent, is_locked, start_locked, take_lock
 
 # %% ../nbs/26_hosting.ipynb #b1f59f46
 class ServerProcess:

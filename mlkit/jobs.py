@@ -58,7 +58,7 @@ class Options:
 class JobFailed(RuntimeError):
     "A job that ended as Failed; `reason` is its FailureReason, `log` the last lines of its log"
     def __init__(self, name: str, reason: str, log: list[str]):
-        super().__init__(f'{name} failed: {reason}\n' + '\n'.join(['', f'the last lines of its log:', *log] if log else []))
+        super().__init__(f'{name} failed: {reason}\n' + '\n'.join(['', 'the last lines of its log:', *log] if log else []))
         self.reason,self.log = reason,log
 
 class TrainingJob:

@@ -192,3 +192,4 @@ def _remove(folder): # bytes
     return size
 
 LocalSageMaker.clean = clean
+LocalSageMaker.size = property(lambda self: _size(self.root), doc='Bytes in its folder, links not followed')

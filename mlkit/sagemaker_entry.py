@@ -26,7 +26,7 @@ from .hyperparameters import find_conflicts, read_config
 from .launcher import follow_launcher, is_rank, launch, processes_here, signal_processes_apart, told_to_end
 from .model import Standardized, create_model, load_object, save_model
 from .objects import as_folder
-from .training import fast_adam, train_model
+from .training import train_model
 from .history import History, save_history
 
 # %% ../nbs/22_sagemaker_entry.ipynb #2e373319

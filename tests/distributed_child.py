@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mlkit.callbacks import BestWeights
-from mlkit.distributed import is_main, rank, world_size
+from mlkit.distributed import rank, world_size
 from mlkit.training import train_model
 
 folder, out, kind = sys.argv[1:4]

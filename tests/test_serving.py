@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
