@@ -241,7 +241,9 @@ class Checkpoints:
         self.wait()
         tree,tensors = flatten_state(state)
         self._copy.start(tensors, f'{later}.' if later else ())
-        self._write = self._pool.submit(self._run, tree, step, score, finite, state)
+        args = tree,step,score,finite,state
+        try: self._write = self._pool.submit(self._run, *args)
+        except RuntimeError: self._run(*args)  # Python goes down, and waits for the thread that still trains
         return True
 
     def wait_for_copy(self) -> None:
