@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARALLEL', 'rank', 'world_size', 'is_main', 'join_processes', 'from_main', 'draw_apart', 'heard', 'ddp', 'fsdp',
-           'parallelize', 'gathered', 'as_held', 'optimizer_as_held', 'SharedCheckpoints', 'Group', 'explain_lost']
+           'parallelize', 'gathered', 'as_held', 'SharedCheckpoints', 'Group', 'explain_lost']
 
 # %% ../nbs/12_distributed.ipynb #198d0b57
 import atexit, os, random, sys, threading, time
@@ -86,15 +86,16 @@ def _leave():
     dist.destroy_process_group()
 
 # %% ../nbs/12_distributed.ipynb #d6c9d572
-def from_main(value: Any = None) -> Any: # see `flatten_state`
+def from_main(value: Any = None, # see `flatten_state`
+              keep: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor, # what this process needs of each tensor, so that there is no second whole of a large state
+             ) -> Any:
     "What the main process gives as `value`, in every process; tensors arrive on the CPU. Every process has to call it"
     if world_size()==1: return value
     tree,tensors = flatten_state(value) if is_main() else (None, {})
     told = [tree, [(n, tuple(t.shape), t.dtype) for n,t in tensors.items()]]
     dist.broadcast_object_list(told)
     tree,shapes = told
-    found = {n: _sent(tensors.get(n), shape, dtype) for n,shape,dtype in shapes}
-    return value if is_main() else unflatten_state(tree, found)
+    return unflatten_state(tree, {n: keep(n, _sent(tensors.get(n), shape, dtype)) for n,shape,dtype in shapes})
 
 # %% ../nbs/12_distributed.ipynb #40d07f53
 def _sent(tensor, shape, dtype):
@@ -154,26 +155,23 @@ def parallelize(model: nn.Module, optimizer: torch.optim.Optimizer, parallel: st
 def gathered(state: Any) -> Any: # see `flatten_state`
     "`state` with what is sharded put together, on the CPU of the main process; None in the others. Every process has to call it"
     tree,tensors = flatten_state(state)
+    if not any(_is_sharded(t) for t in tensors.values()): return state if is_main() else None
     whole = {n: _whole(t) for n,t in tensors.items()}
     return unflatten_state(tree, whole) if is_main() else None
 
+def _is_sharded(tensor): return hasattr(tensor, 'full_tensor')  # a DTensor, which is slow to import
+
 def _whole(tensor):
-    if not hasattr(tensor, 'full_tensor'): return tensor  # of a DTensor, which is slow to import
+    if not _is_sharded(tensor): return tensor
     tensor = tensor.full_tensor()
     return tensor.cpu() if is_main() else None
 
 # %% ../nbs/12_distributed.ipynb #cc10585b
 def as_held(tensor: Tensor, like: Tensor) -> Tensor:
     "What this process holds of a whole `tensor`, if it holds `like` in parts; else the tensor as it is"
-    if not hasattr(like, 'full_tensor') or hasattr(tensor, 'full_tensor') or tensor.shape!=like.shape: return tensor
+    if not _is_sharded(like) or _is_sharded(tensor) or tensor.shape!=like.shape: return tensor
     from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-
-def optimizer_as_held(state: dict, optimizer: torch.optim.Optimizer) -> dict:
-    "An optimizer's `state_dict` with whole tensors as one that this process's optimizer can load"
-    parameters = [p for g in optimizer.param_groups for p in g['params']]
-    held = lambda i,v: as_held(v, parameters[i]) if isinstance(v, Tensor) and i<len(parameters) else v
-    return state | dict(state={i: {k: held(i, v) for k,v in s.items()} for i,s in state['state'].items()})
 
 # %% ../nbs/12_distributed.ipynb #7992d29f
 class SharedCheckpoints(Checkpoints):

@@ -7,7 +7,7 @@ __all__ = ['trainer_state', 'load_trainer_state', 'plain_config', 'changes', 'ge
            'go_on_random', 'start_epoch', 'resume']
 
 # %% ../nbs/12_resume.ipynb #a74f738e
-import dataclasses, json, warnings
+import dataclasses, json, re, warnings
 from array import array
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .batches import begin
 from .checkpoint import random_state, read_latest, set_random_state
-from .distributed import as_held, draw_apart, from_main, is_main, optimizer_as_held, rank, world_size
+from .distributed import as_held, draw_apart, from_main, is_main, rank, world_size
 from .model import differences
 
 # %% ../nbs/12_resume.ipynb #6abd4fda
@@ -43,9 +43,8 @@ def load_trainer_state(trainer, state: dict):
     if problems := differences(shapes(t.model.state_dict()), shapes(state['model'])):
         raise ValueError(f'the checkpoint is of another model than this {type(t.model).__name__}; name another folder, or build the same model:\n'
                          + '\n'.join(problems))
-    held = t.model.state_dict()
-    t.model.load_state_dict({n: as_held(v, held[n]) for n,v in state['model'].items()})
-    try: t.optimizer.load_state_dict(optimizer_as_held(state['optimizer'], t.optimizer))
+    t.model.load_state_dict(state['model'])
+    try: t.optimizer.load_state_dict(state['optimizer'])
     except (ValueError, KeyError) as e: raise ValueError(f'{another}: {e}') from None
     if t.scaler and state['scaler']: t.scaler.load_state_dict(state['scaler'])
     kept = {}
@@ -124,11 +123,20 @@ def _go_on_loading(trainer):
         set_states(t, states)
 
 # %% ../nbs/12_resume.ipynb #08a6d539
+def _kept(trainer):
+    "What this process keeps of a tensor of a checkpoint, by its name there: its part, where the model is sharded"
+    model,parameters = trainer.model.state_dict(),[p for g in trainer.optimizer.param_groups for p in g['params']]
+    def keep(name, tensor):
+        if name.startswith('model.'): return as_held(tensor, model.get(name[6:]))
+        of = re.match(r'optimizer\.state\.(\d+)\.', name)
+        return as_held(tensor, parameters[int(of[1])]) if of and int(of[1])<len(parameters) else tensor
+    return keep
+
 def resume(trainer):
     "Go on from the newest valid checkpoint, where there is one; the main process reads it and tells the others"
     t = trainer
     state,path = (read_latest(t.checkpoints.folder) if t.checkpoints and is_main() else None) or (None, None)
-    if (state := from_main(state)) is None: return
+    if (state := from_main(state, _kept(t))) is None: return
     load_trainer_state(t, state)
     t.checkpoints.last,t.checkpoints.origin,t.saved = path,path,(t.epoch, t.batch)
     if t.epoch<t.epochs: _go_on_loading(t)
