@@ -98,6 +98,11 @@ def _draws_first(batch_sampler):
     "Is it torch's own, which have drawn the whole order, or a generator for it, before the first batch?"
     return type(batch_sampler) is BatchSampler and type(batch_sampler.sampler) in SAMPLERS  # the loader's own `sampler` is another where `batch_sampler` was given
 
+def _drawn_first(batch_sampler):
+    "The batches of one that does; one with a generator of its own, which a dataset may draw from too, would draw part of its order later"
+    order = batch_sampler.sampler
+    return iter(BatchSampler(list(order), batch_sampler.batch_size, batch_sampler.drop_last) if getattr(order, 'generator', None) else batch_sampler)
+
 # %% ../nbs/10_batches.ipynb #5b0c1f29
 def begin(loader: Iterable) -> Iterator:
     "`iter(loader)`, whose workers never hear Ctrl-C and SIGTERM, and end with this process at the latest"
@@ -141,6 +146,11 @@ def _look_ahead(epoch):
     drawn = torch.randint(2**48, (), generator=torch.Generator().set_state(torch.get_rng_state())).item()
     return random.Random(f'{epoch} {drawn}').getrandbits(48)
 
+def _skipped(batches, skip):
+    "Leave out the first batches. Where there are none to leave out, draw one, which is returned in a list: then the order is drawn, and nothing beyond it"
+    for _ in islice(batches, skip): pass
+    return [] if skip else list(islice(batches, 1))
+
 # %% ../nbs/10_batches.ipynb #5a8b9135
 class LoaderBatches:
     "The batches of any loader, from any point of an epoch: at no cost for a map-style `DataLoader`, by loading and dropping for others"
@@ -175,7 +185,7 @@ class LoaderBatches:
             return begin(self.loader)
         if skip: warnings.warn(f'a {type(self.loader).__name__} cannot skip: loading {skip} batches to get to where the run was stopped')
         batches = apart(begin(self.loader), seed)
-        first = list(islice(batches, skip, skip+1))
+        first = _skipped(batches, skip)
         ready()
         return chain(first, batches)
 
@@ -199,8 +209,8 @@ class _SeededBatches:
     def __len__(self): return len(self.batch_sampler)
     def __iter__(self):
         self.recent.clear()
-        batches = iter(self.batch_sampler) if _draws_first(self.batch_sampler) else apart(self.batch_sampler, self.seed)
-        first = list(islice(batches, self.skip, self.skip+1))
+        batches = _drawn_first(self.batch_sampler) if _draws_first(self.batch_sampler) else apart(self.batch_sampler, self.seed)
+        first = _skipped(batches, self.skip)
         self.ready()
         for i,batch in enumerate(chain(first, batches), self.skip):
             self.recent[i] = list(batch)

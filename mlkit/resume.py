@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from .batches import begin
 from .checkpoint import random_state, read_latest, set_random_state
@@ -97,8 +98,10 @@ def _start(trainer, batches, *args):
 
 def go_on_random(trainer, state):
     "Put the generators to where they stood in this process when the checkpoint was written, or near it where there was no such process"
-    ranks = state.get('ranks', [])  # the loaders' own have come there by drawing the order again, further where batches are loaded ahead
-    set_random_state(ranks[rank()] if len(ranks)==world_size() else state['random'])
+    ranks,loader = state.get('ranks', []),trainer.train_loader
+    held = ranks[rank()] if len(ranks)==world_size() else state['random']
+    if type(loader) is DataLoader and not loader.num_workers: set_states(trainer, held)
+    else: set_random_state(held)  # batches may be loaded ahead: the loaders' own have come there, or further, by drawing the order again
     if len(ranks)!=world_size(): draw_apart()
 
 # %% ../nbs/12_resume.ipynb #22558757

@@ -31,6 +31,13 @@ class Plain(Dataset):
     def __getitem__(self, i): return X[i], Y[i]
 
 
+class Sharing(Dataset):
+    "Adds noise from the generator that its loader draws from"
+    def __init__(self, generator): self.generator = generator
+    def __len__(self): return 80
+    def __getitem__(self, i): return X[i] + torch.randn(5, generator=self.generator), Y[i]
+
+
 class Buffered(IterableDataset):
     "Shuffles with a buffer, and adds noise where it is asked to"
     def __init__(self, noise=0): self.noise = noise
@@ -49,7 +56,7 @@ class Lines(IterableDataset):
 
 class Drawing:
     "A batch sampler that draws each batch when it is asked for"
-    def __init__(self, draw): self.draw = draw
+    def __init__(self, draw, generator=None): self.draw, self.generator = draw, generator
     def __len__(self): return 10
     def __iter__(self):
         for _ in range(10): yield self.draw()
@@ -64,6 +71,18 @@ class DrawingLoader:
 
 seeded = lambda: torch.Generator().manual_seed(0)
 
+
+def sharing(sampler=None):
+    "A loader whose sampler and dataset draw from one generator"
+    g = seeded()
+    return DataLoader(Sharing(g), 8, not sampler, sampler and sampler(g), generator=g)
+
+
+def sharing_batches():
+    g = seeded()
+    return DataLoader(Sharing(g), batch_sampler=Drawing(lambda: torch.randint(80, (8,), generator=g).tolist(), g))
+
+
 LOADERS = dict(
     batch_sampler=lambda: DataLoader(data, batch_sampler=BatchSampler(SubsetRandomSampler(range(40)), 8, False)),
     batch_sampler_generator=lambda: DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data, generator=seeded()), 8, False)),
@@ -75,6 +94,10 @@ LOADERS = dict(
     replacement=lambda: DataLoader(Plain(), 8, sampler=RandomSampler(range(80), replacement=True, generator=seeded()), num_workers=1),
     workers=lambda: DataLoader(Noisy(), 8, shuffle=True, num_workers=1, generator=seeded()),
     persistent=lambda: DataLoader(Noisy(), 8, shuffle=True, num_workers=1, persistent_workers=True),
+    shared_generator=sharing,
+    shared_replacement=lambda: sharing(lambda g: RandomSampler(range(80), replacement=True, generator=g)),
+    shared_longer=lambda: sharing(lambda g: RandomSampler(range(20), num_samples=80, generator=g)),
+    shared_sampling=sharing_batches,
     iterable=lambda: DataLoader(Buffered(), 8),
     iterable_noise=lambda: DataLoader(Buffered(1), 8),
     iterable_workers=lambda: DataLoader(Buffered(1), 8, num_workers=1),
