@@ -19,7 +19,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .checkpoint import Checkpoints, flatten_state, unflatten_state
-from .batches import make_batches
 from .text import did_you_mean
 
 # %% ../nbs/12_distributed.ipynb #c4d54aba
@@ -193,7 +192,6 @@ class Group:
         if parallel=='fsdp' and t.scaler: raise ValueError("precision: 'fp16' is not for parallel='fsdp', each process would scale by itself; use 'bf16'")
         self.world,self.met,self.reduced = world_size(),time.perf_counter(),True
         self.model = parallelize(t.model, t.optimizer, parallel)
-        self.valid = None if t.valid_loader is None else make_batches(t.valid_loader, rank(), self.world)
         t.read_every = 1
 
     def training_model(self, trainer) -> nn.Module:
@@ -212,7 +210,7 @@ class Group:
 
     def weigh_valid(self, trainer, loss: Tensor, y: Any, batch: int) -> tuple[int, Tensor]: # the samples of this process's part, and its loss
         "Scale a loss of validation, so that the mean over all samples is what one process would have found"
-        own,whole = self.valid.share(batch)
+        own,whole = trainer.valid.share(batch)
         part,all_parts = self.counted(trainer.loss_fn, y, own, whole)
         if not part: return own,torch.zeros_like(loss)
         return own,loss if part*whole==all_parts*own else loss*(part*whole/(all_parts*own))

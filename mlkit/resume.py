@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .batches import begin
+from .batches import LoaderBatches, begin
 from .checkpoint import random_state, read_latest, set_random_state
 from .distributed import as_held, draw_apart, from_main, is_main, rank, world_size
 from .model import differences
@@ -119,8 +119,8 @@ def start_epoch(trainer): # an iterator over batches
 def _go_on_loading(trainer):
     "Bring the loaders to where they were beside their generators; a warning says what cannot be"
     t,l = trainer,trainer.valid_loader
-    if t.epoch and (why := getattr(t.batches, 'inexact', '')): warnings.warn(f'what comes now may not be bit for bit what would have come: {why}')
-    if t.epoch and not t.group and getattr(l, 'persistent_workers', False) and l._iterator is None:
+    if t.epoch and (why := getattr(t.batches, 'inexact', '') or LoaderBatches(l).inexact): warnings.warn(f'what comes now may not be bit for bit what would have come: {why}')
+    if t.epoch and t.valid is None and getattr(l, 'persistent_workers', False) and l._iterator is None:
         states = get_states(t)
         begin(l)
         set_states(t, states)

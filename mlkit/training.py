@@ -26,7 +26,7 @@ from .metrics import fit_target
 from .mistakes import check_callback, check_first_batch, check_options, check_rate, check_trainer, check_workers, explain, whole_number
 from .resume import get_states, plain_config, resume, start_epoch, trainer_state
 from .text import bar, did_you_mean, live_line
-from .validation import check_metrics, next_batches, validate
+from .validation import check_metrics, next_batches, own_batches, validate
 
 # %% ../nbs/13_training.ipynb #47737cbb
 EVENTS = tuple(f'{when}_{what}' for what in ('fit', 'epoch', 'batch', 'loss', 'backward', 'step', 'validate') for when in ('before', 'after')
@@ -127,7 +127,7 @@ class Trainer(Steps):
         accumulate,keep,save_every = whole_number('accumulate', accumulate, 1),whole_number('keep', keep, 1),save_every if save_every is None else whole_number('save_every', save_every, 1)
         self.model,self.optimizer,self.loss_fn,self.device,self.metrics = model,optimizer,loss_fn,torch.device(device),check_metrics(metrics)
         for loader in (train_loader, valid_loader): check_workers(loader, held=66 if compile=='step' else 2)
-        self.train_loader,self.valid_loader,self.batches = train_loader,valid_loader,make_batches(train_loader, rank(), world_size())
+        self.train_loader,self.valid_loader,self.batches,self.valid = train_loader,valid_loader,make_batches(train_loader, rank(), world_size()),own_batches(valid_loader)
         self.accumulate,self.precision,self.save_every,self.grace = accumulate,precision,save_every,grace
         self.checkpoints = (Checkpoints if world_size()==1 else SharedCheckpoints)(checkpoints, keep) if checkpoints else None
         self.autocast = torch.autocast(self.device.type, AUTOCAST[precision]) if AUTOCAST[precision] else nullcontext()

@@ -112,12 +112,12 @@ class Stop:
 
 
 def train(loader, folder=None, valid=None, at=(), epochs=3):
-    "The weights of a run that is stopped at (epoch, batch), one of `at` after the other, and gone on from by a trainer of its own"
+    "The weights, and what validation found, of a run that is stopped at (epoch, batch), one of `at` after the other, and gone on from by a trainer of its own"
     for stop in (*at, ()):
         for seed in torch.manual_seed, random.seed, np.random.seed: seed(1)
         model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(.5), nn.Linear(8, 2))
-        Trainer(model, loader(), torch.optim.Adam(model.parameters(), lr=.01), nn.CrossEntropyLoss(), valid and valid(), callbacks=[Stop(stop)], checkpoints=folder).fit(epochs)
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+        history = Trainer(model, loader(), torch.optim.Adam(model.parameters(), lr=.01), nn.CrossEntropyLoss(), valid and valid(), callbacks=[Stop(stop)], checkpoints=folder).fit(epochs)
+    return torch.cat([*(p.detach().flatten() for p in model.parameters()), torch.tensor(history['valid_loss'] if valid else [])])
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -129,7 +129,7 @@ def test_stopped_anywhere_ends_the_same(name, tmp_path):
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('dataset', [Plain, Lines])
+@pytest.mark.parametrize('dataset', [Plain, Noisy, Lines])
 def test_persistent_workers_of_both_loaders(dataset, tmp_path):
     loader = lambda: DataLoader(dataset(), 8, num_workers=1, persistent_workers=True)
     whole = train(loader, valid=loader)
@@ -138,8 +138,9 @@ def test_persistent_workers_of_both_loaders(dataset, tmp_path):
 
 def test_what_persistent_workers_draw_by_themselves_is_said_to_differ(tmp_path):
     loader = lambda: DataLoader(Buffered(), 8, num_workers=1, persistent_workers=True)
-    with pytest.warns(UserWarning, match='may not be bit for bit what would have come: the persistent workers of an IterableDataset draw on'):
-        train(loader, tmp_path, at=[(1, 4)], epochs=2)
+    for name, train_loader, valid_loader in (('train', loader, None), ('valid', LOADERS['own_generator_tensors'], loader)):
+        with pytest.warns(UserWarning, match='may not be bit for bit what would have come: the persistent workers of an IterableDataset draw on'):
+            train(train_loader, tmp_path/name, valid_loader, [(1, 4)], 2)
 
 
 @pytest.mark.parametrize('persistent', [False, True])
