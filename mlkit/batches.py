@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'own_part', 'TensorBatches', 'is_plain', 'begin', 'apart', 'LoaderBatches', 'SlicedBatches',
-           'make_batches', 'to_device', 'batch_size']
+           'make_batches', 'to_device', 'batch_size', 'ignore_index', 'labels', 'counted']
 
 # %% ../nbs/10_batches.ipynb #b4a70003
 import atexit, os, random, signal, warnings
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import (BatchSampler, DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler,
                               SubsetRandomSampler, TensorDataset, WeightedRandomSampler, default_collate)
 
@@ -274,3 +275,24 @@ def batch_size(y: Any) -> int:
     if isinstance(y, Tensor): return len(y) if y.ndim else 1
     first = next(iter(y.values() if isinstance(y, Mapping) else y), None) if isinstance(y, (Mapping, list, tuple)) else None
     return batch_size(first) if isinstance(first, Tensor) else _samples(y)
+
+# %% ../nbs/10_batches.ipynb #c0a1d002
+def ignore_index(loss_fn: Any) -> int | None:
+    "The target that a loss leaves out, where it has one"
+    return -100 if loss_fn in (F.cross_entropy, F.nll_loss) else getattr(loss_fn, 'ignore_index', None)
+
+def labels(loss_fn: Any, target: Any,
+           samples: int, # in the batch, or in this process's part of it
+           weight: Tensor | None = None, # of each class
+          ) -> int | Tensor:
+    "How many targets a loss does not ignore, or what they weigh; the samples, where it ignores none"
+    ignored = ignore_index(loss_fn)
+    if ignored is None or not isinstance(target, Tensor) or target.is_floating_point(): return samples
+    valid = (target!=ignored)*(samples>0)
+    return (valid if weight is None else weight[target*valid]*valid).sum()
+
+def counted(loss_fn: Any, target: Any, samples: int) -> int | Tensor:
+    "Over what a loss is the mean; of a sum, the samples"
+    if getattr(loss_fn, 'reduction', 'mean')=='sum': return samples
+    weight = getattr(loss_fn, 'weight', None)
+    return labels(loss_fn, target, samples, weight if isinstance(weight, Tensor) else None)

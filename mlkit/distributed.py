@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .batches import counted
 from .checkpoint import Checkpoints, flatten_state, unflatten_state
 from .text import did_you_mean
 
@@ -208,21 +209,11 @@ class Group:
         elif part*self.world!=all_parts: t.loss = t.loss*(part*self.world/all_parts)
         return whole
 
-    def weigh_valid(self, trainer, loss: Tensor, y: Any, batch: int) -> tuple[int, Tensor]: # the samples of this process's part, and its loss
-        "Scale a loss of validation, so that the mean over all samples is what one process would have found"
-        own,whole = trainer.valid.share(batch)
-        part,all_parts = self.counted(trainer.loss_fn, y, own, whole)
-        if not part: return own,torch.zeros_like(loss)
-        return own,loss if part*whole==all_parts*own else loss*(part*whole/(all_parts*own))
-
     def counted(self, loss_fn: Callable, y: Any, own: int, whole: int) -> tuple[float, float]:
-        "Over what a loss is the mean, in this process's part and in the whole batch: samples, or targets that are not ignored by the weights of their classes"
-        kind,weight,ignored = getattr(loss_fn, 'reduction', 'mean'),getattr(loss_fn, 'weight', None),getattr(loss_fn, 'ignore_index', None)
-        if kind=='sum': return int(own>0),1
-        if ignored is None or y.is_floating_point() or (weight is None and ignored==-100 and y.ndim<2): return own,whole
-        valid = (y!=ignored)*(own>0)
-        n = (valid if weight is None else weight[y*valid]*valid).sum(dtype=torch.float64)
-        total = n.clone().to(_carrier())
+        "Over what a loss is the mean, in this process's part and in the whole batch"
+        if getattr(loss_fn, 'reduction', 'mean')=='sum': return int(own>0),1
+        if not isinstance(n := counted(loss_fn, y, own), Tensor): return own,whole
+        total = n.to(_carrier(), torch.float64, copy=True)
         dist.all_reduce(total)
         return n.item(),total.item()
 
@@ -254,9 +245,10 @@ class Group:
     def checksum(self) -> str | None: # None where each process has other weights
         if isinstance(self.model, nn.parallel.DistributedDataParallel): return repr(sum(p.detach().double().sum().item() for p in self.model.parameters()))
 
-    def weighted_mean(self, values: list[Tensor], sizes: list[int]) -> float:
-        "The mean of a scalar of each batch over the samples of all processes"
-        sums = torch.tensor([sum(v.item()*n for v,n in zip(values, sizes)), sum(sizes)], dtype=torch.float64, device=_carrier())
+    def weighted_mean(self, values: list[Tensor], sizes: list) -> float: # sizes: numbers, or tensors of one
+        "The mean of a scalar of each batch over all that counts in all processes"
+        sizes = [float(n) for n in sizes]
+        sums = torch.tensor([sum(v.item()*n for v,n in zip(values, sizes) if n), sum(sizes)], dtype=torch.float64, device=_carrier())
         dist.all_reduce(sums)
         return (sums[0]/sums[1]).item()
 

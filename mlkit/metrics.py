@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .batches import ignore_index
+
 # %% ../nbs/12_metrics.ipynb #251f448a
 def fit_target(prediction: Any, target: Any) -> Any:
     "`target` in the form of a prediction of one number each, `(batch, 1)` and floating; any other is returned as it is"
@@ -40,13 +42,14 @@ def default_metrics(prediction: Any, target: Any,
     classes = (prediction.ndim>1 and prediction.shape[1]>1 and not target.is_floating_point()
                and (len(prediction), *prediction.shape[2:])==tuple(target.shape))
     if of(nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss):
-        return {'accuracy': partial(accuracy, ignore_index=getattr(loss_fn, 'ignore_index', -100))} if classes else {}
+        return {'accuracy': partial(accuracy, ignore_index=ignore_index(loss_fn))} if classes else {}
     for threshold,losses in ((0., (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits)), (.5, (nn.BCELoss, F.binary_cross_entropy))):
         if of(*losses): return {'accuracy': lambda p,y: accuracy(p.reshape(y.shape), y, threshold)} if prediction.numel()==target.numel() else {}
     known = classes and target.ndim==1 and target.dtype==torch.int64 and len(target) and 0<=int(target.min())<=int(target.max())<prediction.shape[1]
-    return {'accuracy': accuracy} if known else {}
+    return {'accuracy': partial(accuracy, ignore_index=ignore_index(loss_fn))} if known else {}
 
 # %% ../nbs/12_metrics.ipynb #26d69359
-def weighted_mean(values: list[Tensor], sizes: list[int]) -> float:
-    "The mean of a scalar of each batch over all samples"
-    return math.fsum(v*n for v,n in zip(torch.stack(values).double().tolist(), sizes))/sum(sizes)
+def weighted_mean(values: list[Tensor], sizes: list) -> float: # sizes: numbers, or tensors of one
+    "The mean of a scalar of each batch over all that counts"
+    sizes = [float(n) for n in sizes]
+    return math.fsum(v*n for v,n in zip(torch.stack(values).double().tolist(), sizes) if n)/(sum(sizes) or math.nan)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batches import batch_size, begin, make_batches, to_device
+from .batches import batch_size, begin, counted, labels, make_batches, to_device
 from .distributed import rank, world_size
 from .metrics import default_metrics, fit_target, weighted_mean
 from .resume import get_states, set_states, start_alike
@@ -75,7 +75,7 @@ def own_batches(loader: Any) -> Any: # see `make_batches`; None where those of t
 # %% ../nbs/12_validation.ipynb #48be313d
 @torch.no_grad()
 def validate(trainer) -> dict[str, float] | None: # None where the run is to end before it is done; then all is as it was before
-    "`valid_loss`, `valid_accuracy` for classes, and `valid_` before the name of each metric: means over the samples of `valid_loader`"
+    "`valid_loss`, `valid_accuracy` for classes, and `valid_` before the name of each metric: means over the samples of `valid_loader`, of the first two over those that count"
     t,model,before = trainer,trainer.model,get_states(trainer)
     try:
         t.notify('before_validate')
@@ -88,36 +88,42 @@ def validate(trainer) -> dict[str, float] | None: # None where the run is to end
     return found
 
 def _measure(t):
-    losses,sizes,values,metrics = [],[],{},t.metrics
+    found,done,metrics = {},0,t.metrics
     for m in t.metrics.values(): getattr(m, 'reset', lambda: None)()
     if t.group: t.read_every = 1
     t.validating = 0,None,None  # the batch, its target and prediction, for an error to say
     batches = begin(t.valid_loader) if t.valid is None else start_alike(t, t.valid)
     while batch := next_batches(t, batches):
-        if t.group and len(sizes)%t.read_every==0: t.group.mean_losses(t, torch.zeros(t.read_every, dtype=torch.float64))
+        if t.group and done%t.read_every==0: t.group.mean_losses(t, torch.zeros(t.read_every, dtype=torch.float64))
         if t.stopping: break
         x,y = t.unpack(to_device(batch[0], t.device))
-        t.validating = len(sizes),y,None
+        t.validating = done,y,None
         with t.autocast:
             prediction = t.predict(x)
-            t.validating = len(sizes),y,prediction
+            t.validating = done,y,prediction
             loss = t.compute_loss(prediction, y)
-        own,loss = t.group.weigh_valid(t, loss, y, len(sizes)) if t.group else (batch_size(y), loss)
-        losses.append(loss); sizes.append(own)
+        own,whole = t.valid.share(done) if t.group else [batch_size(y)]*2
+        if 0<own<whole and getattr(t.loss_fn, 'reduction', '')=='sum': loss = loss*(whole/own)
+        _add(found, t, 'loss', loss, counted(t.loss_fn, y, own))
         target = shaped(prediction, y)
         metrics = metrics or default_metrics(prediction, y, t.loss_fn)
         for name,m in metrics.items():
             if hasattr(m, 'update'): own and m.update(prediction, target)
-            else:
-                for n,v in numbers(name, m(prediction, target)).items(): values.setdefault(n, []).append(torch.as_tensor(v, device=t.device).reshape(()))
-        t.validating = len(sizes),None,None
+            else: _add(found, t, name, m(prediction, target), own if t.metrics else labels(t.loss_fn, y, own))
+        done += 1
+        t.validating = done,None,None
     if t.stopping: t.held = batches; return
-    if not sizes: raise ValueError('valid_loader gave no batch: is the dataset empty?')
-    mean = t.group.weighted_mean if t.group else weighted_mean
-    found = {n: mean(v, sizes) for n,v in (('loss', losses), *values.items())}
+    if not done: raise ValueError('valid_loader gave no batch: is the dataset empty?')
+    means = {n: (t.group.weighted_mean if t.group else weighted_mean)(*of) for n,of in found.items()}
     for name,m in t.metrics.items():
-        if hasattr(m, 'update'): found |= {n: float(v) for n,v in numbers(name, m.compute()).items()}
-    return {f'valid_{n}': v for n,v in found.items()}
+        if hasattr(m, 'update'): means |= {n: float(v) for n,v in numbers(name, m.compute()).items()}
+    return {f'valid_{n}': v for n,v in means.items()}
+
+def _add(found, t, name, value, counts):
+    "Note what was found of a batch, and how much of it counts"
+    for n,v in numbers(name, value).items():
+        values,sizes = found.setdefault(n, ([], []))
+        values.append(torch.as_tensor(v, device=t.device).reshape(())); sizes.append(counts)
 
 def shaped(prediction: Any, target: Any) -> Any:
     "`target` in the shape of a prediction of one number each, in its own dtype"
