@@ -171,7 +171,7 @@ class Trainer(Steps):
         while chunk := next_batches(self, batches, self.chunk if self.step else 1):  # the very first alone, where a mistake is told best
             for batch in chunk[train_compiled(self, chunk) if self.compiled else 0:]:
                 try: self.train_batch(batch)
-                except SkipBatch: pass
+                except SkipBatch as e: self.group and self.group.check_skip(e)
                 self.batch += 1
             if between_batches(self): self.held = batches; return
         if self.waiting: self.update()

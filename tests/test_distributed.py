@@ -61,6 +61,17 @@ def test_losses_that_are_no_plain_means(tmp_path):
     check(tmp_path/'3', 3, load_file(tmp_path/'1-0'))
 
 
+def test_a_batch_that_one_skips_is_skipped_by_all(tmp_path):
+    skip, events = child.parent/'distributed_skip.py', ('before_batch', 'before_loss', 'after_loss')
+    with ThreadPoolExecutor(2) as pool: list(pool.map(lambda n: train(n, tmp_path/str(n), *events, child=skip), (1, 3)))
+    check(tmp_path/'3', 3, load_file(tmp_path/'1-0'))
+    began = time.monotonic()
+    process = start(2, tmp_path/'late', 'before_backward', child=skip)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode != 0 and time.monotonic()-began < 30
+    assert 'RuntimeError: with many processes a SkipBatch is for before_batch, before_loss, after_loss, where all hear of it' in errors
+
+
 def test_a_run_goes_on_with_another_number_of_processes_sharded_or_not(expected, tmp_path):
     def chain(name, first, then):
         half = train(first[0], tmp_path/name, tmp_path/f'{name} half', 'tensors', first[1])
