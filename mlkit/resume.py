@@ -44,9 +44,9 @@ def load_trainer_state(trainer, state: dict):
     if problems := differences(shapes(t.model.state_dict()), shapes(state['model'])):
         raise ValueError(f'the checkpoint is of another model than this {type(t.model).__name__}; name another folder, or build the same model:\n'
                          + '\n'.join(problems))
-    t.model.load_state_dict(state['model'])
     try: t.optimizer.load_state_dict(state['optimizer'])
-    except (ValueError, KeyError) as e: raise ValueError(f'{another}: {e}') from None
+    except (ValueError, KeyError) as e: raise ValueError(f'{another}: {_groups_added(t, state) or e}') from None
+    t.model.load_state_dict(state['model'])
     if t.scaler and state['scaler']: t.scaler.load_state_dict(state['scaler'])
     kept = {}
     for name,own in state['callbacks']: kept.setdefault(name, []).append(own)
@@ -58,6 +58,11 @@ def load_trainer_state(trainer, state: dict):
     set_states(t, state['random'])
 
 _KEYS = 'model','optimizer','scaler','callbacks','epoch','batch','step','losses','sizes','history','steps','random'
+
+def _groups_added(t, state):
+    was,now = len(state['optimizer'].get('param_groups', ())),len(t.optimizer.param_groups)
+    return was>now and (f'it had {was} groups of parameters, this one has {now}. If a callback has added a group during the run, let it add that in before_fit, '
+                        'which comes before a checkpoint is read, and train it later by requires_grad of its parameters or its learning rate')
 
 def _missing(state): return [k for k in _KEYS if not isinstance(state, dict) or k not in state]
 

@@ -192,6 +192,29 @@ def test_another_optimizer_or_a_foreign_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match='no checkpoint of a Trainer, it lacks optimizer'): go_on('foreign', torch.optim.Adam)
 
 
+class Unfreeze:
+    "Trains a part of the model from the second epoch on; its group of the optimizer is there from the beginning, or from then on"
+    def __init__(self, early): self.early = early
+    def add(self, trainer): trainer.optimizer.add_param_group(dict(params=list(trainer.model[2].parameters()), lr=.001))
+    def before_fit(self, trainer):
+        if self.early: self.add(trainer)
+    def before_epoch(self, trainer):
+        for p in trainer.model[2].parameters(): p.requires_grad_(trainer.epoch > 0)
+        if not self.early and trainer.epoch == 1: self.add(trainer)
+
+
+def test_groups_that_a_callback_adds_are_added_before_the_run(tmp_path):
+    def unfreeze(folder=None, at=(), early=True):
+        for stop in (*at, ()):
+            torch.manual_seed(1)
+            model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(.5), nn.Linear(8, 2))
+            optimizer = torch.optim.Adam(model[0].parameters(), lr=.01)
+            Trainer(model, DataLoader(data, 8, shuffle=True), optimizer, nn.CrossEntropyLoss(), callbacks=[Stop(stop), Unfreeze(early)], checkpoints=folder).fit(3)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert torch.equal(unfreeze(tmp_path/'early', [(0, 4), (1, 4), (1, 10)]), unfreeze())
+    with pytest.raises(ValueError, match='it had 2 groups of parameters, this one has 1.*let it add that in before_fit'): unfreeze(tmp_path/'late', [(1, 4)], early=False)
+
+
 TOGETHER = '''
 import sys, torch
 from pathlib import Path
