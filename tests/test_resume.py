@@ -221,7 +221,7 @@ from pathlib import Path
 from mlkit.distributed import from_main, join_processes
 from test_resume import LOADERS, train
 join_processes()
-for name in 'iterable_noise', 'sampling_torch', 'loader':
+for name in 'iterable_noise', 'sampling_torch', 'shared_sampling', 'loader':
     whole = train(LOADERS[name])
     same = torch.equal(train(LOADERS[name], Path(sys.argv[1])/name, at=[(1, 2), (1, 4)]), whole)
     print(f'{name} {same}\\n', end='', flush=True)  # in one piece: two processes print
@@ -235,4 +235,4 @@ def test_two_processes_go_on_alike(tmp_path):
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     done = subprocess.run(command, text=True, capture_output=True, timeout=120, env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': paths})
     assert done.returncode == 0, done.stderr
-    assert [done.stdout.count(f'{name} True') for name in ('iterable_noise', 'sampling_torch', 'loader')] == [2, 2, 2], done.stdout
+    assert [done.stdout.count(f'{name} True') for name in ('iterable_noise', 'sampling_torch', 'shared_sampling', 'loader')] == [2]*4, done.stdout
