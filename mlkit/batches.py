@@ -288,8 +288,9 @@ def labels(loss_fn: Any, target: Any,
     "How many targets a loss does not ignore, or what they weigh; the samples, where it ignores none"
     ignored = ignore_index(loss_fn)
     if ignored is None or not isinstance(target, Tensor) or target.is_floating_point(): return samples
-    valid = (target!=ignored)*(samples>0)
-    return (valid if weight is None else weight[target*valid]*valid).sum()
+    valid = target!=ignored
+    n = (valid if weight is None else weight[target*valid]*valid).sum()
+    return n if samples else n*0
 
 def counted(loss_fn: Any, target: Any, samples: int) -> int | Tensor:
     "Over what a loss is the mean; of a sum, the samples"

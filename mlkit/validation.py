@@ -88,7 +88,8 @@ def validate(trainer) -> dict[str, float] | None: # None where the run is to end
     return found
 
 def _measure(t):
-    found,done,metrics = {},0,t.metrics
+    found,done,metrics = {'loss': ([], [])},0,t.metrics
+    weighs = getattr(t.loss_fn, 'weight', None) is not None or getattr(t.loss_fn, 'reduction', 'mean')=='sum'
     for m in t.metrics.values(): getattr(m, 'reset', lambda: None)()
     if t.group: t.read_every = 1
     t.validating = 0,None,None  # the batch, its target and prediction, for an error to say
@@ -103,13 +104,14 @@ def _measure(t):
             t.validating = done,y,prediction
             loss = t.compute_loss(prediction, y)
         own,whole = t.valid.share(done) if t.group else [batch_size(y)]*2
-        if 0<own<whole and getattr(t.loss_fn, 'reduction', '')=='sum': loss = loss*(whole/own)
-        _add(found, t, 'loss', loss, counted(t.loss_fn, y, own))
+        if 0<own<whole and getattr(t.loss_fn, 'reduction', 'mean')=='sum': loss = loss*(whole/own)
+        counts = labels(t.loss_fn, y, own)
+        found['loss'][0].append(loss); found['loss'][1].append(counted(t.loss_fn, y, own) if weighs else counts)
         target = shaped(prediction, y)
         metrics = metrics or default_metrics(prediction, y, t.loss_fn)
         for name,m in metrics.items():
             if hasattr(m, 'update'): own and m.update(prediction, target)
-            else: _add(found, t, name, m(prediction, target), own if t.metrics else labels(t.loss_fn, y, own))
+            else: _add(found, t, name, m(prediction, target), own if t.metrics else counts)
         done += 1
         t.validating = done,None,None
     if t.stopping: t.held = batches; return
