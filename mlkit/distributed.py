@@ -7,7 +7,7 @@ __all__ = ['PARALLEL', 'SKIPPING', 'rank', 'world_size', 'is_main', 'join_proces
            'fsdp', 'parallelize', 'gathered', 'as_held', 'SharedCheckpoints', 'Group', 'explain_lost']
 
 # %% ../nbs/12_distributed.ipynb #198d0b57
-import atexit, os, random, sys, threading, time
+import atexit, os, random, sys, threading, time, warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
@@ -196,6 +196,7 @@ class Group:
         t = trainer
         if parallel=='fsdp' and t.scaler: raise ValueError("precision: 'fp16' is not for parallel='fsdp', each process would scale by itself; use 'bf16'")
         self.world,self.met,self.reduced,self.skipping = world_size(),time.perf_counter(),True,False
+        self.first,self.ignoring,self.late = None,False,0  # the first epoch that is seen whole; whether labels are ignored; how often they were when nobody asked
         self.model = parallelize(t.model, t.optimizer, parallel)
         t.read_every = 1
         for event,anyone in zip(SKIPPING, self.anywhere(*(t.listeners[e] for e in SKIPPING))):
@@ -231,18 +232,26 @@ class Group:
     def weigh(self, trainer) -> int: # the samples of this batch in all processes
         "Scale the loss of this process's part, so that the mean over the processes is that of the whole batch"
         t,(own,whole) = trainer,trainer.batches.share(trainer.batch)
-        part,all_parts = self.counted(t.loss_fn, t.y, own, whole)
+        if self.first is None: self.first = t.epoch + (t.batch>0)
+        part,all_parts = self.counted(t.loss_fn, t.y, own, whole, ask=self.ignoring or t.epoch<=self.first)
         if not part and isinstance(t.prediction, Tensor): t.loss = (t.prediction*0).sum()  # also where the mean over nothing is no number
         elif part*self.world!=all_parts: t.loss = t.loss*(part*self.world/all_parts)
         return whole
 
-    def counted(self, loss_fn: Callable, y: Any, own: int, whole: int) -> tuple[float, float]:
+    def counted(self, loss_fn: Callable, y: Any, own: int, whole: int,
+                ask: bool = True) -> tuple[float, float]: # the other processes; without, labels that are ignored are noted for later
         "Over what a loss is the mean, in this process's part and in the whole batch"
         if getattr(loss_fn, 'reduction', 'mean')=='sum': return int(own>0),1
         if not isinstance(n := counted(loss_fn, y, own), Tensor): return own,whole
-        total = n.to(_carrier(), torch.float64, copy=True)
+        targets = y.numel()*(own>0)
+        if getattr(loss_fn, 'weight', None) is None and not ask:
+            self.late = self.late + (n<targets)
+            return own,whole
+        total = torch.stack([n, torch.full_like(n, targets)]).to(_carrier(), torch.float64)
         dist.all_reduce(total)
-        return n.item(),total.item()
+        all_parts,targets = total.tolist()
+        self.ignoring = self.ignoring or all_parts<targets
+        return n.item(),all_parts
 
     def reduce_gradients(self, parameters: Iterable[Tensor]):
         "For an optimizer step that comes before its last batch"
@@ -254,9 +263,12 @@ class Group:
         "The losses of some batches, averaged over the processes; on the way it is heard whether one was asked to stop, and set when to read next"
         now = time.perf_counter()
         pace,self.met = .5*len(losses)/(now-self.met),now
-        shared = torch.cat([losses.cpu(), losses.new_tensor([trainer.asked is not None, min(pace, 256)], device='cpu')]).to(_carrier())
+        shared = torch.cat([losses.cpu(), losses.new_tensor([trainer.asked is not None, min(pace, 256), self.late], device='cpu')]).to(_carrier())
         dist.all_reduce(shared)
-        *losses,asked,pace = shared.tolist()
+        *losses,asked,pace,late = shared.tolist()
+        if late:
+            self.ignoring,self.late = True,0
+            if is_main(): warnings.warn(f'labels are ignored in epoch {trainer.epoch+1}, which they were not in the first: from here on they count nowhere, in some batches before they counted as samples')
         trainer.read_every = max(int(pace/self.world), 1)
         if asked: self.agree(trainer)
         return torch.tensor(losses, dtype=torch.float64)/self.world
