@@ -45,25 +45,27 @@ def _state(optimizer, group, p):
 
 # %% ../nbs/12_compiled.ipynb #888cba84
 def _numbers(optimizer, pairs, states, k):
-    "For each of `k` steps and each parameter: the step size, one over the root of the second bias correction, the learning rate"
-    lr = torch.tensor([float(g['lr']) for g,_ in pairs], dtype=torch.float64).expand(k, -1)
-    if isinstance(optimizer, torch.optim.SGD): return torch.stack([lr, lr, lr], -1)
+    "For each of `k` steps and each parameter what may change from step to step: the learning rate and the momentum; of Adam what follows from rate, betas and count"
+    of = lambda option: torch.tensor([float(g[option]) for g,_ in pairs], dtype=torch.float64).expand(k, -1)
+    if isinstance(optimizer, torch.optim.SGD): return torch.stack([of('lr'), of('momentum')], -1)
     t = torch.stack([s['step'].cpu() for s in states]).double() + torch.arange(1, k+1)[:, None]
-    b1,b2 = torch.tensor([g['betas'] for g,_ in pairs], dtype=torch.float64).unbind(-1)
-    return torch.stack([lr/(1-b1**t), (1-b2**t).rsqrt(), lr], -1)
+    b1,b2 = torch.tensor([[float(b) for b in g['betas']] for g,_ in pairs], dtype=torch.float64).unbind(-1)
+    lr,one = of('lr'),torch.ones_like(t)
+    return torch.stack([lr/(1-b1**t), (1-b2**t).rsqrt(), lr, one*(1-b1), one*b2, one*(1-b2)], -1)
 
 # %% ../nbs/12_compiled.ipynb #df5b7746
 def _updated(optimizer, group, p, grad, state, numbers):
     "The parameter and its state after a step along `grad`"
-    (size,root,lr),decay = numbers.to(p.dtype).unbind(),group['weight_decay']
+    numbers,decay = numbers.to(p.dtype).unbind(),group['weight_decay']
+    lr = numbers[0 if isinstance(optimizer, torch.optim.SGD) else 2]
     if group['maximize']: grad = -grad
     if group.get('decoupled_weight_decay'): p = p*(1-lr*decay)
     elif decay: grad = grad + decay*p
     if isinstance(optimizer, torch.optim.SGD):
-        state = [group['momentum']*b + grad for b in state]
-        return [p - lr*(grad + group['momentum']*state[0] if state and group['nesterov'] else state[0] if state else grad), *state]
-    (b1,b2),(mean,square) = group['betas'],state
-    mean,square = mean + (grad-mean)*(1-b1),square*b2 + grad*grad*(1-b2)
+        momentum,state = numbers[1],[numbers[1]*b + grad for b in state]
+        return [p - lr*(grad + momentum*state[0] if state and group['nesterov'] else state[0] if state else grad), *state]
+    (size,root,_,new1,b2,new2),(mean,square) = numbers,state
+    mean,square = mean + (grad-mean)*new1,square*b2 + grad*grad*new2
     return [p - size*(mean/(square.sqrt()*root + group['eps'])), mean, square]
 
 # %% ../nbs/12_compiled.ipynb #7496233f
@@ -183,20 +185,20 @@ class CompiledSteps:
         fill = lambda t: torch.cat([t, t.new_zeros(self.steps-len(t), *t.shape[1:])]) if len(t)<self.steps else t.contiguous()
         args = [*held, *(s[k] for s,(g,_) in zip(states, pairs) for k in _slots(g)), torch.tensor(len(xs)),
                 _numbers(self.optimizer, pairs, states, self.steps), fill(xs), fill(ys)]
-        options = 'betas eps weight_decay momentum nesterov maximize decoupled_weight_decay'.split()
-        fixed = (tuple([(t.shape, t.stride(), t.dtype) for t in args]), tuple([id(p) for _,p in pairs]), repr([[g.get(o) for o in options] for g,_ in pairs]),
-                 torch.is_autocast_enabled('cpu'), torch.get_num_threads())
+        fixed = (tuple([(t.shape, t.stride(), t.dtype) for t in args]), tuple([id(p) for _,p in pairs]), torch.is_autocast_enabled('cpu'), torch.get_num_threads())
         modules,loss = list(self.model.modules()),self.loss()
         places = [*map(vars, modules), *_looked_at(loss)]
-        return pairs,states,args,(fixed, id(loss), sum([len(m._forward_hooks) for m in modules]), tuple(map(_plain, places))),places
+        options = [tuple([(o, g.get(o)) for o in ('eps', 'weight_decay', 'nesterov', 'maximize', 'decoupled_weight_decay')]) for g in self.optimizer.param_groups]
+        return pairs,states,args,(fixed, id(loss), sum([len(m._forward_hooks) for m in modules]), (*map(_plain, places), *options)),places
 
     def _build(self, key, pairs, args, places):
         "Compile, and compare one step on copies with the same step done eagerly"
-        step,copies,drawn = _Step(self.model, self.loss_fn, self.optimizer, pairs),lambda: [a.clone() for a in args[:-4]],(random.getstate(), np.random.get_state())
+        copies,drawn = lambda: [a.clone() for a in args[:-4]],(random.getstate(), np.random.get_state())
         self.built.append(key[0])
         try:
             if why := why_not_compiled(self.model, self.optimizer): raise _Refused(why)
             if self.built.count(key[0])>5: raise _Refused(f'{self._changes(key)} changes again and again, and each value is compiled anew; a tensor that is changed in place is not')
+            step = _Step(self.model, self.loss_fn, self.optimizer, pairs)
             with torch.no_grad(): graph,constants = _compile(step, args)
             with torch.random.fork_rng(devices=[]): want = step(*copies(), *(a[0] for a in args[-3:]))
             if own := {k for d,was in zip(places, key[-1]) for k,v in set(_plain(d))-set(was)}: raise _Refused(f'the model or the loss changes its own {", ".join(own)} in each step')

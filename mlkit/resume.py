@@ -29,7 +29,7 @@ def trainer_state(trainer) -> dict:
     return dict(model=t.model.state_dict(), optimizer=t.optimizer.state_dict(), optimizer_class=type(t.optimizer).__name__, scaler=t.scaler and t.scaler.state_dict(),
                 callbacks=[[type(c).__name__, c.state_dict() if hasattr(c, 'state_dict') else None] for c in t.callbacks],
                 epoch=t.epoch, batch=t.batch, step=t.step, losses=_as_tensor(t.losses), sizes=_as_tensor(t.sizes), history=t.history.epochs, steps=_as_tensor(t.history.steps),
-                random=get_states(t), epoch_random=t.epoch_random if t.batch else None, config=t.config)
+                random=get_states(t), epoch_random=t.epoch_random if t.batch else None, shapes=t.shapes, config=t.config)
 
 def _as_tensor(numbers): return torch.from_numpy(np.array(numbers))  # of an array.array; forty times as fast as torch.tensor
 
@@ -54,6 +54,7 @@ def load_trainer_state(trainer, state: dict):
         if (own := kept.get(type(c).__name__)) and (own := own.pop(0)) is not None: c.load_state_dict(own)
     t.epoch,t.batch,t.step,t.history.epochs = (state[k] for k in ('epoch', 'batch', 'step', 'history'))
     t.losses,t.sizes,t.history.steps = (array(kind, state[k].tolist()) for k,kind in (('losses', 'd'), ('sizes', 'q'), ('steps', 'd')))
+    t.shapes = state.get('shapes')  # of the batches that are compiled
     if t.batch: t.resumed = state
     set_states(t, state['random'])
 
