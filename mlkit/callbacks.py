@@ -27,6 +27,7 @@ class Schedule:
     def __init__(self, make: LRScheduler | Callable[[torch.optim.Optimizer, int], LRScheduler], every: str = 'step'):
         if every not in ('step', 'epoch'): raise ValueError(f'every: {did_you_mean(str(every), ("step", "epoch"))}')
         self.make,self.every,self.scheduler = make,every,None
+        if every=='epoch': self.after_step = None  # where nobody listens to steps, many may be compiled into one graph
 
     def before_fit(self, trainer):
         self.steps = total_steps(trainer) if self.every=='step' and not isinstance(self.make, LRScheduler) else trainer.epochs
@@ -35,8 +36,7 @@ class Schedule:
         if isinstance(self.scheduler, ReduceLROnPlateau) and self.every=='step': raise ValueError("ReduceLROnPlateau goes by a metric, which there is after an epoch: use every='epoch'")
         self.lengths = _whole_numbers(self.scheduler.state_dict())
 
-    def after_step(self, trainer):
-        if self.every=='step': self.scheduler.step()
+    def after_step(self, trainer): self.scheduler.step()
 
     def after_epoch(self, trainer):
         m = trainer.last_metrics
