@@ -232,7 +232,8 @@ class MLflow:
         from mlflow import MlflowClient
         self.client = MlflowClient(tracking_uri=self.uri)
         found = self.client.get_experiment_by_name(self.experiment)
-        if not self.run_id: self.run_id = self.client.create_run(found.experiment_id if found else self.client.create_experiment(self.experiment)).info.run_id
+        if self.run_id: self.client.update_run(self.run_id, status='RUNNING')  # of another fit before this
+        else: self.run_id = self.client.create_run(found.experiment_id if found else self.client.create_experiment(self.experiment)).info.run_id
         for k,v in self.params.items(): self.client.log_param(self.run_id, k, v)
 
     def after_epoch(self, trainer):
@@ -247,6 +248,7 @@ class MLflow:
         from mlflow.exceptions import MlflowException
         try: self.client.update_run(state['run_id'], status='RUNNING')
         except MlflowException: return print(f"MLflow: the run {state['run_id']} that was stopped is not at {self.uri}; this goes on as the new run {self.run_id}", flush=True)
+        if state['run_id']==self.run_id: return
         self.client.set_terminated(self.run_id, 'FINISHED')  # the one begun a moment ago; the run that was stopped goes on
         self.client.delete_run(self.run_id)
         self.run_id = state['run_id']
