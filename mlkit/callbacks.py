@@ -30,7 +30,7 @@ class Schedule:
         if every=='epoch': self.after_step = None  # where nobody listens to steps, many may be compiled into one graph
 
     def before_fit(self, trainer):
-        self.steps = total_steps(trainer) if self.every=='step' and not isinstance(self.make, LRScheduler) else trainer.epochs
+        self.steps = total_steps(trainer) if self.every=='step' and not isinstance(self.make, LRScheduler) else trainer.epochs-trainer.begun
         self.scheduler = self.make if isinstance(self.make, LRScheduler) else self.make(trainer.optimizer, self.steps)
         if self.scheduler.optimizer is not trainer.optimizer: raise ValueError('the schedule is of another optimizer than the trainer has: make it from the same')
         if isinstance(self.scheduler, ReduceLROnPlateau) and self.every=='step': raise ValueError("ReduceLROnPlateau goes by a metric, which there is after an epoch: use every='epoch'")
@@ -62,7 +62,7 @@ def total_steps(trainer: Trainer) -> int:
     "Optimizer steps of the whole run; a ValueError where the loader has no length"
     try: batches = len(trainer.batches)
     except TypeError: raise ValueError("the loader has no length, so the schedule cannot know its end: use every='epoch'") from None
-    return max(trainer.epochs*math.ceil(batches/trainer.accumulate), 1)
+    return max((trainer.epochs-trainer.begun)*math.ceil(batches/trainer.accumulate), 1)
 
 # %% ../nbs/14_callbacks.ipynb #ef5b9dfd
 def cosine(warmup: float = .1, # share of the run in which the rate rises from a hundredth
@@ -120,9 +120,13 @@ def _metric(trainer, name):
 class BestWeights:
     "Remember the weights of the epoch in which `metric` was best, those that were validated (of an `EMA` the average), and put them into the model when the run ends"
     def __init__(self, metric: str = 'valid_loss', lower: bool = True):
-        self.metric,self.sign,self.best,self.epoch,self.weights,self.seen = metric,1 if lower else -1,math.inf,None,None,()
+        self.metric,self.sign,self.best,self.epoch,self.weights,self.seen,self.last = metric,1 if lower else -1,math.inf,None,None,(),None
 
-    def before_fit(self, trainer): _expect_metric(trainer, self.metric)
+    def before_fit(self, trainer):
+        _expect_metric(trainer, self.metric)
+        if self.last and trainer.left: _put(self.last, trainer.model)  # a run that was stopped goes on from where it was, not from the best
+        self.last = None
+
     def before_validate(self, trainer): self.seen = trainer.model,
     def after_validate(self, trainer): self.seen = *self.seen,trainer.model  # the average is in place at one of the two, by the order of the callbacks
 
@@ -132,14 +136,20 @@ class BestWeights:
         self.seen = ()
         if value<self.best:
             self.best,self.epoch = value,trainer.epoch
-            self.weights = {k: v.detach().cpu().clone() for k,v in validated.state_dict().items()}
+            self.weights = _copy(validated)
 
     def after_fit(self, trainer):
-        held = trainer.model.state_dict()
-        if self.weights: trainer.model.load_state_dict({n: as_held(v, held[n]) for n,v in self.weights.items()})
+        if not self.weights: return
+        if trainer.left: self.last = _copy(trainer.model)
+        _put(self.weights, trainer.model)
 
     def state_dict(self) -> dict: return dict(best=self.best, epoch=self.epoch, weights=self.weights)
     def load_state_dict(self, state: dict): self.best,self.epoch,self.weights = state['best'],state['epoch'],state['weights']
+
+def _copy(model): return {k: v.detach().cpu().clone() for k,v in model.state_dict().items()}
+def _put(weights, model):
+    held = model.state_dict()
+    model.load_state_dict({n: as_held(v, held[n]) for n,v in weights.items()})
 
 # %% ../nbs/14_callbacks.ipynb #e9cfcce3
 class EMA:

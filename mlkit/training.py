@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVENTS', 'AUTOCAST', 'Steps', 'Trainer', 'between_batches', 'is_stopping', 'read_losses', 'end_epoch', 'save',
-           'finish', 'signals', 'Progress', 'default_device', 'train_model', 'fast_adam']
+           'finish', 'go_on', 'signals', 'Progress', 'default_device', 'train_model', 'fast_adam']
 
 # %% ../nbs/13_training.ipynb #b482da61
 import inspect, math, os, signal, sys, threading, time
@@ -139,6 +139,7 @@ class Trainer(Steps):
         self.config,self.losses,self.sizes,self.pending,self.pending_at = plain_config(config),array('d'),array('q'),[],[]  # of this epoch; losses not read from the device yet, and their batches
         self.stopping,self.asked,self.resumed,self.saved,self.waiting,self.read_every = None,None,None,None,0,256
         self.chunk,self.compiled,self.shapes = 1,None,None  # batches that are trained in one go, and what does it
+        self.begun,self.left = 0,[]  # epochs that were complete when the run began; of one that was stopped without checkpoints, what its callbacks go on with
         self.validating,self.held = None,None  # where validation is; a loader's workers, which may take their time to end, until the checkpoint is written
         self.group = Group(self, parallel) if world_size()>1 else None
         self.copied_later = '' if compile=='step' else 'optimizer'  # of a checkpoint: the next optimizer step, or who listens, waits for it
@@ -181,13 +182,16 @@ class Trainer(Steps):
     def fit(self, epochs: int) -> History:
         "Train until `epochs` are complete; Ctrl-C and SIGTERM end it after the current batch, with everything so far kept, and another `fit` goes on"
         self.epochs,self.asked,self.stopping,self.validating = whole_number('epochs', epochs),None,None,None
+        if not self.left and not self.checkpoints: self.begun = self.epoch  # a fit after one that was complete is a run of its own
         self.follow_optimizer()
         check_trainer(self)
         hook = self.optimizer.register_step_pre_hook(lambda *_: self.checkpoints.wait_for_copy()) if self.checkpoints and self.copied_later else None
         with signals(self):
             try:
+                options = [{k: v for k,v in g.items() if k!='params'} for g in self.optimizer.param_groups]
                 self.notify('before_fit')
                 resume(self)
+                if self.left: go_on(self, options)
                 if self.batch and not self.resumed: self.resumed = dict(epoch_random=self.epoch_random, ranks=[get_states(self)]*world_size())
                 while not is_stopping(self) and self.epoch<self.epochs: self.run_epoch()
                 finish(self)
@@ -288,7 +292,14 @@ def finish(trainer):
     "What is left to do when the run ends, in whatever way"
     t = trainer
     t.history.stopped = t.stopping
+    if t.stopping and not t.checkpoints: t.left = [(c, c.state_dict()) for c in t.callbacks if hasattr(c, 'state_dict')]
     if t.checkpoints and t.saved!=(t.epoch, t.batch): save(t, patient=True)
+
+def go_on(trainer, options: list[dict]): # of the optimizer's groups, as they were before `before_fit`
+    "Put back what `finish` has kept: a callback's `before_fit` has begun anew, and with a schedule the learning rates"
+    for c,own in trainer.left: c.load_state_dict(own)
+    for g,own in zip(trainer.optimizer.param_groups, options): g.update(own)
+    trainer.left = []
 
 # %% ../nbs/13_training.ipynb #79b37ee7
 @contextmanager
