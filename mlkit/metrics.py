@@ -18,9 +18,10 @@ from .batches import ignore_index
 
 # %% ../nbs/12_metrics.ipynb #251f448a
 def fit_target(prediction: Any, target: Any) -> Any:
-    "`target` in the form of a prediction of one number each, `(batch, 1)` and floating; any other is returned as it is"
+    "`target` in the form of a prediction of one number each, `(batch, 1)` or `(batch,)`, and floating; any other is returned as it is"
     if not (isinstance(prediction, Tensor) and isinstance(target, Tensor)): return target
     if prediction.ndim==target.ndim+1 and prediction.shape[-1]==1: target = target.unsqueeze(-1)
+    elif target.ndim==prediction.ndim+1 and target.shape==(*prediction.shape, 1): target = target.squeeze(-1)  # or a loss is taken of each with each
     return target.to(prediction.dtype) if prediction.shape==target.shape and not target.is_floating_point() else target
 
 # %% ../nbs/12_metrics.ipynb #9e4380d3
