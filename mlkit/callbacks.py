@@ -82,7 +82,9 @@ def one_cycle(max_lr: float, **kwargs) -> Schedule:
 # %% ../nbs/14_callbacks.ipynb #3ca03fcb
 class ClipGradients:
     "Scale all gradients down together where their norm is above `max_norm`; `norm` is that of the last step, before clipping"
-    def __init__(self, max_norm: float): self.max_norm,self.norm = max_norm,None
+    def __init__(self, max_norm: float):
+        if not max_norm>0: raise ValueError(f'max_norm: expected a positive number, got {max_norm}')
+        self.max_norm,self.norm = max_norm,None
 
     def before_step(self, trainer):
         if trainer.scaler: trainer.scaler.unscale_(trainer.optimizer)

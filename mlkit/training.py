@@ -23,7 +23,7 @@ from .batches import TensorBatches, batch_size, make_batches, to_device
 from .distributed import Group, SharedCheckpoints, from_main, heard, is_main, join_processes, rank, world_size
 from .history import History
 from .metrics import fit_target
-from .mistakes import check_callback, check_first_batch, check_options, check_rate, check_trainer, check_workers, explain, whole_number
+from .mistakes import check_callback, check_first_batch, check_options, check_parts, check_rate, check_trainer, check_workers, explain, whole_number
 from .resume import get_states, plain_config, resume, start_epoch, trainer_state
 from .text import bar, did_you_mean, live_line
 from .validation import check_metrics, next_batches, own_batches, validate
@@ -121,6 +121,7 @@ class Trainer(Steps):
         if precision not in AUTOCAST: raise ValueError(f'precision: {did_you_mean(str(precision), AUTOCAST)}')
         if compile not in (False, True, 'step'): raise ValueError(f"compile: expected False, True or 'step', got {compile!r}")
         join_processes()
+        check_parts(model, train_loader, valid_loader, loss_fn)
         check_options(optimizer, checkpoints, save_every, metrics, valid_loader)
         if isinstance(optimizer, torch.optim.LBFGS) and type(self).optimizer_step is Steps.optimizer_step:
             raise ValueError('LBFGS wants to compute the loss several times in a step, which this loop does once: use another optimizer, or replace optimizer_step')
@@ -261,7 +262,7 @@ def end_epoch(trainer):
     "Metrics of the epoch, validation, a checkpoint"
     t = trainer
     read_losses(t)
-    if not t.losses: raise ValueError('the loader gave no batch: is the dataset empty, or smaller than one batch with drop_last=True?')
+    if not t.losses: raise ValueError('the loader gave no batch: is the dataset empty, or smaller than one batch with drop_last=True? (A generator gives its batches only once.)')
     if t.stopping and t.valid_loader is not None: return  # the checkpoint comes first; who goes on from it validates
     then = t.batch,t.losses,t.sizes
     t.epoch,t.batch = t.epoch+1,0
@@ -381,6 +382,7 @@ def train_model(model: nn.Module, # trained in place; is left on `device`
     "Train `model`, print a line an epoch, and return what happened"
     epochs = whole_number('epochs', epochs)
     check_rate(learning_rate, optimizer)
+    check_parts(model, train_loader, valid_loader, loss_fn)
     known = list(inspect.signature(Trainer).parameters)
     for k in options:
         if k not in known: raise TypeError(f'train_model takes no argument {k!r}; {did_you_mean(k, known)}')

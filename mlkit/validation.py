@@ -115,7 +115,7 @@ def _measure(t):
         done += 1
         t.validating = done,None,None
     if t.stopping: t.held = batches; return
-    if not done: raise ValueError('valid_loader gave no batch: is the dataset empty?')
+    if not done: raise ValueError('valid_loader gave no batch: is the dataset empty? (A generator gives its batches only once.)')
     means = {n: (t.group.weighted_mean if t.group else weighted_mean)(*of) for n,of in found.items()}
     for name,m in t.metrics.items():
         if hasattr(m, 'update'): means |= {n: float(v) for n,v in numbers(name, m.compute()).items()}
