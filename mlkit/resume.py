@@ -26,12 +26,16 @@ from .model import differences
 def trainer_state(trainer) -> dict:
     "All that the run needs to go on as if it had never stopped"
     t = trainer
-    return dict(model=t.model.state_dict(), optimizer=t.optimizer.state_dict(), optimizer_class=type(t.optimizer).__name__, scaler=t.scaler and t.scaler.state_dict(),
+    return dict(model=t.model.state_dict(), loss=_loss_state(t), optimizer=t.optimizer.state_dict(), optimizer_class=type(t.optimizer).__name__, scaler=t.scaler and t.scaler.state_dict(),
                 callbacks=[[type(c).__name__, c.state_dict() if hasattr(c, 'state_dict') else None] for c in t.callbacks],
                 epoch=t.epoch, batch=t.batch, step=t.step, losses=_as_tensor(t.losses), sizes=_as_tensor(t.sizes), history=t.history.epochs, steps=_as_tensor(t.history.steps),
                 random=get_states(t), epoch_random=t.epoch_random if t.batch else None, shapes=t.shapes, config=t.config)
 
 def _as_tensor(numbers): return torch.from_numpy(np.array(numbers))  # of an array.array; forty times as fast as torch.tensor
+
+def _loss_state(t):
+    "What a loss of one's own may have learned, such as the centres of classes; of torch's own losses the state is their options"
+    return t.loss_fn.state_dict() if isinstance(t.loss_fn, torch.nn.Module) and not type(t.loss_fn).__module__.startswith('torch.') else {}
 
 # %% ../nbs/12_resume.ipynb #9aa4467e
 def load_trainer_state(trainer, state: dict):
@@ -44,9 +48,13 @@ def load_trainer_state(trainer, state: dict):
     if problems := differences(shapes(t.model.state_dict()), shapes(state['model'])):
         raise ValueError(f'the checkpoint is of another model than this {type(t.model).__name__}; name another folder, or build the same model:\n'
                          + '\n'.join(problems))
+    loss,saved = _loss_state(t),state.get('loss')  # which older checkpoints lack, and a callback may set later
+    if loss and saved and (problems := differences(shapes(loss), shapes(saved))):
+        raise ValueError(f'the checkpoint is of another loss than this {type(t.loss_fn).__name__}; name another folder, or build the same loss:\n' + '\n'.join(problems))
     try: t.optimizer.load_state_dict(state['optimizer'])
     except (ValueError, KeyError) as e: raise ValueError(f'{another}: {_groups_added(t, state) or e}') from None
     t.model.load_state_dict(state['model'])
+    if saved and loss: t.loss_fn.load_state_dict(saved)
     if t.scaler and state['scaler']: t.scaler.load_state_dict(state['scaler'])
     kept = {}
     for name,own in state['callbacks']: kept.setdefault(name, []).append(own)
