@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['whole_number', 'check_options', 'check_parts', 'check_callback', 'check_rate', 'check_trainer', 'check_first_batch',
-           'explain', 'check_workers', 'fewer_workers']
+           'explain', 'not_finite', 'check_workers', 'fewer_workers']
 
 # %% ../nbs/12_mistakes.ipynb #d0c90bbb
-import inspect, multiprocessing, operator, os, shutil, sys
+import inspect, math, multiprocessing, operator, os, shutil, sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -115,6 +115,20 @@ def _wrong_labels(loss_fn, prediction, y):
     y = y[y!=getattr(loss_fn, 'ignore_index', -100)]
     if not y.is_floating_point() and y.numel() and not 0<=int(y.min())<=int(y.max())<classes:
         return f'the labels go from {int(y.min())} to {int(y.max())}, but the model gives {classes} classes, numbered from 0 to {classes-1}'
+
+# %% ../nbs/12_mistakes.ipynb #f1a00002
+def not_finite(trainer, values: list[float]) -> str: # the losses of the batches whose numbers `trainer.pending_at` has
+    "What to say of the first loss that is no number: the step, the batch, its samples, and the last good checkpoint"
+    t = trainer
+    if t.checkpoints: t.checkpoints.wait()  # the one on its way may be the last good one
+    bad = [i for i,v in enumerate(values) if not math.isfinite(v)]
+    i = next((i for i in bad if t.scaler and math.isnan(values[i])), bad[0])
+    batch = t.pending_at[i]
+    samples = t.batches.indices(batch)
+    which = f'samples {samples[:32]}{"..." if len(samples)>32 else ""}' if samples else 'samples unknown'
+    last = f'the last good checkpoint is {t.checkpoints.last}' if t.checkpoints and t.checkpoints.last else 'there is no checkpoint'
+    return (f'the loss is {values[i]} at step {t.step-(t.batch-batch)//t.accumulate+1}, in batch {batch+1} of epoch {t.epoch+1} ({which}); {last}. '
+            'Try a smaller learning rate, clip the gradients, or look at these samples')
 
 # %% ../nbs/12_mistakes.ipynb #3ba7f851
 def check_workers(loader: Any, # only a `DataLoader` with workers is looked at

@@ -23,7 +23,7 @@ from .batches import TensorBatches, batch_size, make_batches, to_device
 from .distributed import Group, SharedCheckpoints, from_main, heard, is_main, join_processes, rank, world_size
 from .history import History
 from .metrics import fit_target
-from .mistakes import check_callback, check_first_batch, check_options, check_parts, check_rate, check_trainer, check_workers, explain, whole_number
+from .mistakes import check_callback, check_first_batch, check_options, check_parts, check_rate, check_trainer, check_workers, explain, not_finite, whole_number
 from .resume import get_states, plain_config, resume, start_epoch, trainer_state
 from .text import bar, did_you_mean, live_line
 from .validation import check_metrics, next_batches, own_batches, validate
@@ -234,7 +234,7 @@ def read_losses(trainer):
     if t.pending:
         values = torch.stack(t.pending).double()
         values = (t.group.mean_losses(t, values) if t.group else values).tolist()
-        if not all(map(math.isfinite, values)) and not (t.scaler and _passing(t, values)): raise FloatingPointError(_not_finite(t, values))
+        if not all(map(math.isfinite, values)) and not (t.scaler and _passing(t, values)): raise FloatingPointError(not_finite(t, values))
         t.losses.extend(values)
         t.history.steps.extend(values)
         t.pending.clear(); t.pending_at.clear()
@@ -245,17 +245,6 @@ def _next_read(t): return math.inf if t.group else time.perf_counter()+.5  # man
 
 def _passing(t, values, most=20): # with a loss scaler a step that overflows is left out; when so many batches in a row do, the weights are gone
     return not any(map(math.isnan, values)) and 'x'*most not in ''.join('.' if math.isfinite(v) else 'x' for v in (*t.history.steps[-most:], *values))
-
-def _not_finite(t, values):
-    if t.checkpoints: t.checkpoints.wait()  # the one on its way may be the last good one
-    bad = [i for i,v in enumerate(values) if not math.isfinite(v)]
-    i = next((i for i in bad if t.scaler and math.isnan(values[i])), bad[0])
-    batch = t.pending_at[i]
-    samples = t.batches.indices(batch)
-    which = f'samples {samples[:32]}{"..." if len(samples)>32 else ""}' if samples else 'samples unknown'
-    last = f'the last good checkpoint is {t.checkpoints.last}' if t.checkpoints and t.checkpoints.last else 'there is no checkpoint'
-    return (f'the loss is {values[i]} at step {t.step-(t.batch-batch)//t.accumulate+1}, in batch {batch+1} of epoch {t.epoch+1} ({which}); {last}. '
-            'Try a smaller learning rate, clip the gradients, or look at these samples')
 
 # %% ../nbs/13_training.ipynb #39bc65b0
 def end_epoch(trainer):
