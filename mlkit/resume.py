@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['trainer_state', 'load_trainer_state', 'plain_config', 'changes', 'get_states', 'set_states', 'start_alike',
-           'go_on_random', 'start_epoch', 'resume']
+           'go_on_random', 'start_epoch', 'resume', 'go_on']
 
 # %% ../nbs/12_resume.ipynb #a74f738e
 import dataclasses, json, re, warnings
@@ -160,3 +160,10 @@ def resume(trainer):
     if not is_main(): return
     print(f'Going on from {path}: epoch {t.epoch+1}, batch {t.batch+1}, step {t.step}' if t.epoch<t.epochs else f'Nothing to do: {path} has {t.epoch} epochs', flush=True)
     if changed := changes(state.get('config', {}), t.config): print(f'The config is another than in the checkpoint: {changed}. What optimizer and schedule had, such as the learning rate, they keep', flush=True)
+
+# %% ../nbs/12_resume.ipynb #f891ecf4
+def go_on(trainer, options: list[dict]): # of the optimizer's groups, as they were before `before_fit`
+    "Put back what `finish` has kept: a callback's `before_fit` has begun anew, and with a schedule the learning rates"
+    for c,own in trainer.left: c.load_state_dict(own)
+    for g,own in zip(trainer.optimizer.param_groups, options): g.update(own)
+    trainer.left = []

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVENTS', 'AUTOCAST', 'Steps', 'Trainer', 'between_batches', 'is_stopping', 'read_losses', 'end_epoch', 'save',
-           'finish', 'go_on', 'signals', 'Progress', 'default_device', 'train_model', 'fast_adam']
+           'finish', 'signals', 'Progress', 'default_device', 'train_model', 'fast_adam']
 
 # %% ../nbs/13_training.ipynb #b482da61
 import inspect, math, os, signal, sys, threading, time
@@ -24,7 +24,7 @@ from .distributed import Group, SharedCheckpoints, from_main, heard, is_main, jo
 from .history import History
 from .metrics import fit_target
 from .mistakes import check_callback, check_first_batch, check_options, check_parts, check_rate, check_trainer, check_workers, explain, not_finite, whole_number
-from .resume import get_states, plain_config, resume, start_epoch, trainer_state
+from .resume import get_states, go_on, plain_config, resume, start_epoch, trainer_state
 from .text import bar, did_you_mean, live_line
 from .validation import check_metrics, next_batches, own_batches, validate
 
@@ -121,8 +121,7 @@ class Trainer(Steps):
         if precision not in AUTOCAST: raise ValueError(f'precision: {did_you_mean(str(precision), AUTOCAST)}')
         if compile not in (False, True, 'step'): raise ValueError(f"compile: expected False, True or 'step', got {compile!r}")
         join_processes()
-        check_parts(model, train_loader, valid_loader, loss_fn)
-        check_options(optimizer, checkpoints, save_every, metrics, valid_loader)
+        check_parts(model, train_loader, valid_loader, loss_fn); check_options(optimizer, checkpoints, save_every, metrics, valid_loader)
         if isinstance(optimizer, torch.optim.LBFGS) and type(self).optimizer_step is Steps.optimizer_step:
             raise ValueError('LBFGS wants to compute the loss several times in a step, which this loop does once: use another optimizer, or replace optimizer_step')
         accumulate,keep,save_every = whole_number('accumulate', accumulate, 1),whole_number('keep', keep, 1),save_every if save_every is None else whole_number('save_every', save_every, 1)
@@ -140,8 +139,7 @@ class Trainer(Steps):
         self.config,self.losses,self.sizes,self.pending,self.pending_at = plain_config(config),array('d'),array('q'),[],[]  # of this epoch; losses not read from the device yet, and their batches
         self.stopping,self.asked,self.resumed,self.saved,self.waiting,self.read_every = None,None,None,None,0,256
         self.chunk,self.compiled,self.shapes = 1,None,None  # batches that are trained in one go, and what does it
-        self.begun,self.left = 0,[]  # epochs that were complete when the run began; of one that was stopped without checkpoints, what its callbacks go on with
-        self.validating,self.held = None,None  # where validation is; a loader's workers, which may take their time to end, until the checkpoint is written
+        self.begun,self.left,self.validating,self.held = 0,[],None,None  # epochs that were complete when the run began; what callbacks of one that was stopped go on with; where validation is; a loader's workers, which may take their time to end, until the checkpoint is written
         self.group = Group(self, parallel) if world_size()>1 else None
         self.copied_later = '' if compile=='step' else 'optimizer'  # of a checkpoint: the next optimizer step, or who listens, waits for it
         if compile==True: model.compile()
@@ -183,13 +181,13 @@ class Trainer(Steps):
     def fit(self, epochs: int) -> History:
         "Train until `epochs` are complete; Ctrl-C and SIGTERM end it after the current batch, with everything so far kept, and another `fit` goes on"
         self.epochs,self.asked,self.stopping,self.validating = whole_number('epochs', epochs),None,None,None
+        options = [{k: v for k,v in g.items() if k!='params'} for g in self.optimizer.param_groups]
         if not self.left and not self.checkpoints: self.begun = self.epoch  # a fit after one that was complete is a run of its own
         self.follow_optimizer()
         check_trainer(self)
         hook = self.optimizer.register_step_pre_hook(lambda *_: self.checkpoints.wait_for_copy()) if self.checkpoints and self.copied_later else None
         with signals(self):
             try:
-                options = [{k: v for k,v in g.items() if k!='params'} for g in self.optimizer.param_groups]
                 self.notify('before_fit')
                 resume(self)
                 if self.left: go_on(self, options)
@@ -285,12 +283,6 @@ def finish(trainer):
     if t.stopping and not t.checkpoints: t.left = [(c, c.state_dict()) for c in t.callbacks if hasattr(c, 'state_dict')]
     if t.checkpoints and t.saved!=(t.epoch, t.batch): save(t, patient=True)
 
-def go_on(trainer, options: list[dict]): # of the optimizer's groups, as they were before `before_fit`
-    "Put back what `finish` has kept: a callback's `before_fit` has begun anew, and with a schedule the learning rates"
-    for c,own in trainer.left: c.load_state_dict(own)
-    for g,own in zip(trainer.optimizer.param_groups, options): g.update(own)
-    trainer.left = []
-
 # %% ../nbs/13_training.ipynb #79b37ee7
 @contextmanager
 def signals(trainer):
@@ -370,8 +362,7 @@ def train_model(model: nn.Module, # trained in place; is left on `device`
                ) -> History:
     "Train `model`, print a line an epoch, and return what happened"
     epochs = whole_number('epochs', epochs)
-    check_rate(learning_rate, optimizer)
-    check_parts(model, train_loader, valid_loader, loss_fn)
+    check_rate(learning_rate, optimizer); check_parts(model, train_loader, valid_loader, loss_fn)
     known = list(inspect.signature(Trainer).parameters)
     for k in options:
         if k not in known: raise TypeError(f'train_model takes no argument {k!r}; {did_you_mean(k, known)}')
