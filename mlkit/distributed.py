@@ -196,7 +196,7 @@ class Group:
         t = trainer
         if parallel=='fsdp' and t.scaler: raise ValueError("precision: 'fp16' is not for parallel='fsdp', each process would scale by itself; use 'bf16'")
         self.world,self.met,self.reduced,self.skipping = world_size(),time.perf_counter(),True,False
-        self.first,self.ignoring,self.late = None,False,0  # the first epoch that is seen whole; whether labels are ignored; how often they were when nobody asked
+        self.first,self.ignoring,self.late,self.others = None,False,0,[]  # the first epoch that is seen whole; whether labels are ignored; how often they were when nobody asked
         self.model = parallelize(t.model, t.optimizer, parallel)
         t.read_every = 1
         for event,anyone in zip(SKIPPING, self.anywhere(*(t.listeners[e] for e in SKIPPING))):
@@ -253,10 +253,17 @@ class Group:
         self.ignoring = self.ignoring or all_parts<targets
         return n.item(),all_parts
 
+    def follow(self, parameters: Iterable[Tensor]):
+        "Begin with the main process's values of those that are not the model's, say of a loss that learns"
+        own = {id(p) for p in self.model.parameters()}
+        self.others = [p for p in parameters if id(p) not in own]
+        for p in self.others: dist.broadcast(p.data, 0)
+
     def reduce_gradients(self, parameters: Iterable[Tensor]):
-        "For an optimizer step that comes before its last batch"
-        if self.reduced: return
-        for p in parameters:
+        "Before an optimizer step: average what is not the model's, and everything where the step comes before its last batch"
+        for p,used in zip(self.others, self.anywhere(*(p.grad is not None for p in self.others)) if self.others else ()):
+            if used and p.grad is None: p.grad = torch.zeros_like(p)
+        for p in self.others if self.reduced else parameters:
             if p.grad is not None: dist.all_reduce(p.grad); p.grad.div_(self.world)
 
     def mean_losses(self, trainer, losses: Tensor) -> Tensor: # (batches,)

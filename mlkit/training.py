@@ -87,8 +87,8 @@ class Steps:
 
     def update(self):
         "An optimizer step with the gradients of the batches since the last"
+        if self.group: self.group.reduce_gradients(self.parameters)
         if self.waiting<self.accumulate:  # the last of an epoch may be fewer: their mean, not a part of it
-            if self.group: self.group.reduce_gradients(self.parameters)
             for p in self.parameters:
                 if p.grad is not None: p.grad.mul_(self.accumulate/self.waiting)
         self.notify('before_step')
@@ -159,6 +159,7 @@ class Trainer(Steps):
         "Take over what the optimizer trains now; its gradients begin at nothing"
         self.parameters = [p for g in self.optimizer.param_groups for p in g['params']]
         for p in self.parameters: p.grad = None
+        if self.group: self.group.follow(self.parameters)
         self.weights = [f'model.{n}' for n,p in self.model.named_parameters() if p.is_floating_point()]  # what a checkpoint has to have finite
 
     def run_epoch(self):
