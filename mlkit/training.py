@@ -347,7 +347,7 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
 
 # %% ../nbs/13_training.ipynb #0d7ca78a
-def train_model(model: nn.Module, # trained in place; is left on `device`
+def train_model(model: nn.Module, # trained in place; is left on `device`, as is a loss that is a module
                 train_loader: Iterable, # gives `(x, y)` batches; see `Trainer`
                 epochs: int,
                 learning_rate: float, *,
@@ -370,7 +370,7 @@ def train_model(model: nn.Module, # trained in place; is left on `device`
     if seed is not None: torch.manual_seed(seed)
     join_processes()
     device = torch.device(device or default_device())
-    model.to(device)
+    for part in (model, loss_fn): isinstance(part, nn.Module) and part.to(device)
     if not isinstance(optimizer, torch.optim.Optimizer): optimizer = (optimizer or fast_adam)(model.parameters(), lr=learning_rate)
     trainer = Trainer(model, train_loader, optimizer, loss_fn or nn.CrossEntropyLoss(), valid_loader, device,
                       [Progress()]*verbose + list(callbacks), config=dict(epochs=epochs, learning_rate=learning_rate, seed=seed) if config is None else config, **options)
