@@ -7,11 +7,12 @@ __all__ = ['SAMPLERS', 'own_part', 'TensorBatches', 'is_plain', 'begin', 'apart'
            'make_batches', 'to_device', 'batch_size', 'ignore_index', 'labels', 'counted']
 
 # %% ../nbs/10_batches.ipynb #b4a70003
-import atexit, os, random, signal, warnings
+import os, random, signal, warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from copy import copy
 from itertools import chain, islice
 from multiprocessing import active_children, resource_tracker
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -113,15 +114,16 @@ def begin(loader: Iterable) -> Iterator:
     try: return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if (pid := os.getpid()) not in _deaf:
+            _deaf[pid] = set()
+            Finalize(None, _kill, [_deaf[pid]], exitpriority=0)  # before multiprocessing waits for them
         now = set(active_children())
-        _deaf.update(now.difference(others)); _deaf.intersection_update(now)
+        _deaf[pid].update(now.difference(others)); _deaf[pid].intersection_update(now)
 
-_deaf = set()
-if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_deaf.clear)
+_deaf = {}  # by process: a fork has none of them
 
-@atexit.register  # before multiprocessing waits for them, which was imported earlier
-def _end_workers():
-    for p in _deaf: p.kill()
+def _kill(processes):
+    for p in processes: p.kill()
 
 # %% ../nbs/10_batches.ipynb #b4a70006
 def apart(items: Iterable, seed: int) -> Iterator:
