@@ -33,23 +33,49 @@ def readme():
     root = get_config().config_path
     front, text, files = rendered(proc_nbs(file_glob='index.ipynb', n_workers=0)/'index.ipynb')
     if files: raise SystemExit(f'README.md stands alone, but index.ipynb has pictures in its outputs: {sorted(files)}')
-    text = re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text)
+    text = re.sub(r'\]\(([\w/]+\.ipynb)\)', r'](nbs/\1)', text)
     (root/'README.md').write_text(f"# {front['title']}\n\n> {front['description']}\n\n{text}\n", encoding='utf-8')
+
+
+SECTIONS = {'5_tutorials': 'Tutorials', '0_model': 'Model', '1_training': 'Training', '2_sagemaker': 'SageMaker', '3_notebook': 'Notebook',
+            '4_command': 'Command line'}  # in the order of the menu; a folder within one of these is a section of its own
+
+
+def section_title(folder):
+    return SECTIONS.get(folder) or folder.partition('_')[2].capitalize()
 
 
 def site():
     cfg = get_config()
     out = cfg.config_path/'_docs'
-    pages, nav = out/'pages', []
-    for f in sorted(proc_nbs(n_workers=0).rglob('*.ipynb'), key=lambda f: (f.stem != 'index', f.stem)):
+    pages = out/'pages'
+    shutil.rmtree(pages, ignore_errors=True)
+    source = proc_nbs(n_workers=0)
+    order = {name: i for i, name in enumerate(SECTIONS)}
+    nav, sections = [], {}  # sections: {folder: its list in the menu}
+
+    def entries(folder):
+        if folder == Path(): return nav
+        if folder not in sections:
+            sections[folder] = []
+            entries(folder.parent).append({section_title(folder.name): sections[folder]})
+        return sections[folder]
+
+    def place(f):
+        folder = f.relative_to(source).parts
+        return (order[folder[0]] if len(folder) > 1 else -1, f.stem != 'index', f.relative_to(source).as_posix())
+
+    for f in sorted(source.rglob('*.ipynb'), key=place):
         front, text, files = rendered(f)
-        for name, content in files.items():
-            (pages/name).parent.mkdir(parents=True, exist_ok=True)
-            (pages/name).write_bytes(content)
-        pages.mkdir(parents=True, exist_ok=True)
-        text = re.sub(r'\]\((\w+)\.ipynb\)', r'](\1.md)', text)
-        (pages/f'{f.stem}.md').write_text(f"# {front.get('title', f.stem)}\n\n> {front.get('description', '')}\n\n{text}\n", encoding='utf-8')
-        nav.append({front.get('title', f.stem): f'{f.stem}.md'})
+        name = f.relative_to(source).with_suffix('.md')
+        page = pages/name
+        page.parent.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            (page.parent/path).parent.mkdir(parents=True, exist_ok=True)
+            (page.parent/path).write_bytes(content)
+        text = re.sub(r'\]\(([\w/.]+)\.ipynb\)', r'](\1.md)', text)
+        page.write_text(f"# {front.get('title', f.stem)}\n\n> {front.get('description', '')}\n\n{text}\n", encoding='utf-8')
+        entries(name.parent).append({front.get('title', f.stem): name.as_posix()})
     shutil.copytree(cfg.config_path/'nbs'/'images', pages/'images', dirs_exist_ok=True)
     settings = {'site_name': cfg.title, 'docs_dir': 'pages', 'site_dir': 'site', 'use_directory_urls': False, 'nav': nav,
                 'theme': {'name': 'material', 'font': False}}

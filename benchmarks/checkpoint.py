@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mlkit.checkpoint import Checkpoints, flatten_state
+from mlkit.training.checkpoint import Checkpoints, flatten_state
 
 
 class Training:

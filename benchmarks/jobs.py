@@ -5,7 +5,7 @@
 - launch: from TrainingJob.run() to the program's first training step, over `python -c 'import torch'` from its start to its end;
   and over a program without mlkit, from its start to the end of its first step. torch loads its compiler for the first optimizer,
   which is most of what a first step takes; and ending a process that has torch takes a third of a second
-- import: of mlkit.jobs, over starting Python
+- import: of mlkit.sagemaker.client.jobs, over starting Python
 - list: a page of 100 jobs, of 100
 - channel: staging a folder of 1 GB
 """
@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mlkit.jobs import TrainingJob
-from mlkit.local import LocalSageMaker
+from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.local.client import LocalSageMaker
 
 PROGRAM = '''
 import time
@@ -80,8 +80,8 @@ def main():
         runs = [(python('import torch'), python(STEP), launch(local, folder, i)) for i in rounds]
         show('launch to first step', 'Python and torch', [(bare, launched) for bare, _, launched in runs], 'at most 1 s more')
         show('launch to first step', 'one step without mlkit', [(step, launched) for _, step, launched in runs])
-        pairs = [(python('pass'), python('import mlkit.jobs')) for _ in rounds]
-        show('import mlkit.jobs', 'Python', pairs, 'at most 0.35 s more')
+        pairs = [(python('pass'), python('import mlkit.sagemaker.client.jobs')) for _ in rounds]
+        show('import mlkit.sagemaker.client.jobs', 'Python', pairs, 'at most 0.35 s more')
         for i in range(100): local.rows.add(f'many-{i}', local.rows.get('launch-0') | {'TrainingJobName': f'many-{i}'})
         print(f'100 jobs listed: {statistics.median(seconds(lambda: local.list_training_jobs(MaxResults=100)) for _ in rounds):.3f} s')
         (folder/'gigabyte').mkdir()

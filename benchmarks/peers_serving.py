@@ -10,7 +10,7 @@ import sys
 
 import torch
 from bodies import tensor
-from mlkit.model import load_model
+from mlkit.model.saving import load_model
 
 torch.set_num_threads(1)
 

@@ -25,7 +25,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from mlkit.training import train_model
-from mlkit.plots import Curves, LossPlot, View, draw_svg
+from mlkit.notebook.curves import Curves
+from mlkit.notebook.loss_plot import LossPlot
+from mlkit.notebook.display import View
+from mlkit.notebook.svg import draw_svg
 torch.set_num_threads(1)
 torch.manual_seed(0)
 x = torch.randn(STEPS*32, 10)

@@ -29,7 +29,8 @@ sys.path[:0] = [str(here), str(here.parent/'tests')]
 
 import nets
 from conformance.servers import clean, process, ray_serve, torchserve
-from mlkit.bundle import build_bundle, extract_bundle
+from mlkit.sagemaker.artifacts.archive import extract_bundle
+from mlkit.sagemaker.artifacts.bundle import build_bundle
 from test_conformance import environment
 
 HANDLERS = 'import json\nfrom bodies import tensor\ndef input_fn(data, content_type): return tensor(json.loads(data))\n'

@@ -29,7 +29,7 @@ def moto():
 def session(moto, monkeypatch):
     "A boto3 session whose calls go to moto, and those calls"
     import boto3
-    from mlkit.target import AWSTarget
+    from mlkit.sagemaker.client.target import AWSTarget
     monkeypatch.setattr(AWSTarget, 'settle', .2)  # moto has all lines at once
     for name, value in dict(AWS_ENDPOINT_URL=moto, AWS_ACCESS_KEY_ID='testing', AWS_SECRET_ACCESS_KEY='testing', AWS_EC2_METADATA_DISABLED='true').items(): monkeypatch.setenv(name, value)
     urlopen(f'{moto}/moto-api/reset', data=b'').close()
@@ -45,5 +45,5 @@ def own_place(monkeypatch, tmp_path): monkeypatch.setenv('MLKIT_LOCAL', str(tmp_
 
 @pytest.fixture(params=['LocalSageMaker', 'moto'])
 def client(request, tmp_path):
-    from mlkit.local import LocalSageMaker
+    from mlkit.sagemaker.local.client import LocalSageMaker
     return LocalSageMaker(tmp_path/'local') if request.param == 'LocalSageMaker' else request.getfixturevalue('session').client('sagemaker')

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mlkit.callbacks import BestWeights
-from mlkit.distributed import rank, world_size
+from mlkit.training.callbacks.weights import BestWeights
+from mlkit.training.distributed import rank, world_size
 from mlkit.training import train_model
 
 folder, out, kind = sys.argv[1:4]

@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mlkit.distributed import rank
-from mlkit.training import Trainer
+from mlkit.training.distributed import rank
+from mlkit.training.trainer import Trainer
 
 x = torch.randn(22, 4, generator=torch.Generator().manual_seed(0)).double()
 y = torch.arange(22) % 3

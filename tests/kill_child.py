@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mlkit import checkpoint
-from mlkit.training import Trainer
+from mlkit.training import checkpoint
+from mlkit.training.trainer import Trainer
 
 
 class Noisy(Dataset):

@@ -20,7 +20,7 @@ def keep_errors(folder):
     def kept(notebook, **kwargs):
         err = io.StringIO()
         with redirect_stderr(err): found = test(notebook, **kwargs)
-        if not found[0]: (folder/notebook.name).write_text(err.getvalue())
+        if not found[0]: (folder/f'{notebook.parent.name}-{notebook.name}').write_text(err.getvalue())
         return found
     kept.__module__, kept.__qualname__ = test.__module__, test.__qualname__  # worker processes look it up by its name
     nbdev.test.test_nb = kept

@@ -9,10 +9,11 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from mlkit.callbacks import Schedule, cosine, one_cycle
-from mlkit.checkpoint import Checkpoints, list_checkpoints
-from mlkit.compiled import SkipBatch
-from mlkit.training import Trainer, train_model
+from mlkit.training.callbacks.schedules import Schedule, cosine, one_cycle
+from mlkit.training.checkpoint import Checkpoints, list_checkpoints
+from mlkit.training.compiled import SkipBatch
+from mlkit.training.trainer import Trainer
+from mlkit.training import train_model
 
 torch.manual_seed(0)
 X = torch.randn(83, 5)  # 11 batches of 8, of which the last has 3

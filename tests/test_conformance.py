@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 
 import test_hyperparameters as spellings
 from conformance.host import Network, run_job
-from mlkit.hyperparameters import check_hyperparameters, read_config
-from mlkit.local import LocalSageMaker
+from mlkit.sagemaker.job.hyperparameters import check_hyperparameters, read_config
+from mlkit.sagemaker.local.client import LocalSageMaker
 
 here = Path(__file__).parent/'conformance'
 repository = here.parent.parent

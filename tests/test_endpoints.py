@@ -12,13 +12,14 @@ import pytest
 import torch
 from botocore.exceptions import ClientError, ParamValidationError
 
-from mlkit.bundle import build_bundle
-from mlkit.deployment import Endpoint
-from mlkit.endpoints import deploy, transform
-from mlkit.jobs import TrainingJob
-from mlkit.local import LocalSageMaker
+from mlkit.sagemaker.artifacts.bundle import build_bundle
+from mlkit.sagemaker.client.endpoints import Endpoint
+from mlkit.sagemaker.client.deployment import deploy
+from mlkit.sagemaker.client.transforms import transform
+from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.model import MyCustomModel
-from mlkit.target import make_target
+from mlkit.sagemaker.client.target import make_target
 
 ROLE = 'arn:aws:iam::123456789012:role/job'
 
@@ -123,8 +124,8 @@ def test_the_api_is_the_same(client):
 
 STARTER = textwrap.dedent('''
     import os, signal, sys
-    from mlkit.endpoints import deploy
-    from mlkit.local import LocalSageMaker
+    from mlkit.sagemaker.client.deployment import deploy
+    from mlkit.sagemaker.local.client import LocalSageMaker
     deploy(sys.argv[1], LocalSageMaker(sys.argv[2]), 'orphan', wait=False)
     os.kill(os.getpid(), signal.SIGKILL)
 ''')

@@ -11,7 +11,7 @@ from typing import Literal, Optional
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlkit.hyperparameters import find_conflicts, read_config, to_argv, to_hyperparameters
+from mlkit.sagemaker.job.hyperparameters import find_conflicts, read_config, to_argv, to_hyperparameters
 
 
 class Schedule(Enum):

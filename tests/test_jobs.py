@@ -19,11 +19,12 @@ import pytest
 import torch
 from botocore.exceptions import ClientError, EndpointConnectionError, ParamValidationError
 
-from mlkit.host import namespaces as host_namespaces
-from mlkit.jobs import JobFailed, TrainingJob
-from mlkit.local import LocalSageMaker
-from mlkit.target import AWSTarget
-from mlkit.widgets import launcher, monitor, runs
+from mlkit.sagemaker.local.host import namespaces as host_namespaces
+from mlkit.sagemaker.client.jobs import JobFailed, TrainingJob
+from mlkit.sagemaker.local.client import LocalSageMaker
+from mlkit.sagemaker.client.target import AWSTarget
+from mlkit.notebook import launcher, monitor
+from mlkit.notebook.runs import runs
 from test_conformance import environment
 
 ROLE = 'arn:aws:iam::123456789012:role/job'
@@ -109,7 +110,7 @@ def test_a_program_that_reads_s3_itself(session, folder, monkeypatch):
     s3 = session.client('s3')
     s3.create_bucket(Bucket='data')
     for key in ('rows/a/1.csv', 'rows/b/2.csv', 'rows-of-others/3.csv'): s3.put_object(Bucket='data', Key=key, Body='\n'.join(f'{i % 2},{i},{-i}' for i in range(20)).encode())
-    (folder/'src'/'train.py').write_text('from mlkit.container import Container\nfrom mlkit.objects import open_objects\nchannel = Container.from_env().channel("training")\n'
+    (folder/'src'/'train.py').write_text('from mlkit.sagemaker.job.container import Container\nfrom mlkit.sagemaker.job.objects import open_objects\nchannel = Container.from_env().channel("training")\n'
                                          'print("found", type(channel).__name__, [(name, len(text)) for name, text in open_objects(channel)])\n')
     local = LocalSageMaker(folder/'local', s3='boto3')
     def run(target, where, **options): return TrainingJob(options.pop('config', None), options.pop('source', None), {'training': where}, input_mode='s3torchconnector').run(target).follow(io.StringIO())
@@ -214,8 +215,8 @@ def test_the_api_is_the_same(client, tmp_path):
 
 STARTER = textwrap.dedent('''
     import os, signal, sys
-    from mlkit.jobs import TrainingJob
-    from mlkit.local import LocalSageMaker
+    from mlkit.sagemaker.client.jobs import TrainingJob
+    from mlkit.sagemaker.local.client import LocalSageMaker
     TrainingJob(source=sys.argv[1], name='orphan').run(LocalSageMaker(sys.argv[2]))
     os.kill(os.getpid(), signal.SIGKILL)
 ''')
@@ -252,7 +253,8 @@ PROGRAM = textwrap.dedent('''
     from dataclasses import dataclass
     import time
     import torch
-    from mlkit.model import MyCustomModel, save_model
+    from mlkit.model import MyCustomModel
+    from mlkit.model.saving import save_model
     from mlkit.sagemaker_entry import Container, entry_point
     from mlkit.training import train_model
     from torch.utils.data import DataLoader, TensorDataset

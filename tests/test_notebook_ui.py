@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 
-from mlkit.local import LocalSageMaker
+from mlkit.sagemaker.local.client import LocalSageMaker
 from test_server import free_port
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -44,8 +44,8 @@ if __name__ == '__main__': main()
 
 LAUNCH = '''
 from dataclasses import dataclass
-from mlkit.jobs import TrainingJob
-from mlkit.widgets import launcher
+from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.notebook.launcher import launcher
 
 @dataclass
 class Config:
@@ -167,7 +167,7 @@ def test_a_form_launches_a_job_that_is_followed_and_stopped(lab):
 
 
 def test_a_page_that_is_loaded_again(lab):
-    lab.open('reload.ipynb', "from mlkit.jobs import TrainingJob\nfrom mlkit.widgets import monitor\nmonitor(TrainingJob({'epochs': 400}, source='src', name='long').run())")
+    lab.open('reload.ipynb', "from mlkit.sagemaker.client.jobs import TrainingJob\nfrom mlkit.notebook.monitor import monitor\nmonitor(TrainingJob({'epochs': 400}, source='src', name='long').run())")
     lab.run()
     lab.moves()
     lab.command('docmanager:save')
@@ -179,7 +179,7 @@ def test_a_page_that_is_loaded_again(lab):
 
 def test_a_kernel_that_is_restarted(lab):
     "The job of before goes on, and is found again by its name"
-    lab.open('again.ipynb', "from mlkit.widgets import monitor\nshown = monitor('long')\nshown")
+    lab.open('again.ipynb', "from mlkit.notebook.monitor import monitor\nshown = monitor('long')\nshown")
     lab.run()
     lab.moves()
     lab.page.evaluate('async () => { await window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart() }')
@@ -192,7 +192,7 @@ def test_a_kernel_that_is_restarted(lab):
 
 
 def test_a_job_that_fails_shows_the_users_traceback(lab):
-    lab.open('fails.ipynb', "from mlkit.jobs import TrainingJob\nfrom mlkit.widgets import monitor\nmonitor(TrainingJob(source='fail.py', name='failing').run())")
+    lab.open('fails.ipynb', "from mlkit.sagemaker.client.jobs import TrainingJob\nfrom mlkit.notebook.monitor import monitor\nmonitor(TrainingJob(source='fail.py', name='failing').run())")
     lab.run()
     lab.text("AttributeError: 'int' object has no attribute 'no_such'").wait_for()
     lab.text('AlgorithmError').wait_for()
@@ -205,7 +205,7 @@ TRAIN = '''
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 from mlkit.model import MyCustomModel
-from mlkit.widgets import train_widget
+from mlkit.notebook.train_widget import train_widget
 x = torch.randn(2000, 10)
 data = TensorDataset(x, (x[:, 0]*x[:, 1] > 0).long())
 train_widget(MyCustomModel(10, 50, 2), DataLoader(data, 8, shuffle=True), epochs=10**6, learning_rate=.005, valid_loader=DataLoader(data, 500))
@@ -246,10 +246,11 @@ def test_what_a_saved_notebook_shows_to_others(lab):
 
 PLAY = '''
 import io, torch
-from mlkit.bundle import build_bundle
-from mlkit.endpoints import deploy
+from mlkit.sagemaker.artifacts.bundle import build_bundle
+from mlkit.sagemaker.client.deployment import deploy
 from mlkit.model import MyCustomModel
-from mlkit.widgets import playground, runs
+from mlkit.notebook.playground import playground
+from mlkit.notebook.runs import runs
 endpoint = deploy(build_bundle(MyCustomModel(4, 8, 2), out='model.tar.gz', sample=torch.zeros(1, 4)), name='iris', out=io.StringIO())
 playground(endpoint)
 '''

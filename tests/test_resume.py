@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, TensorDataset
 
-from mlkit.checkpoint import list_checkpoints, write_checkpoint
-from mlkit.training import Trainer
+from mlkit.training.checkpoint import list_checkpoints, write_checkpoint
+from mlkit.training.trainer import Trainer
 
 torch.manual_seed(0)
 X = torch.randn(80, 5)
@@ -218,7 +218,7 @@ def test_groups_that_a_callback_adds_are_added_before_the_run(tmp_path):
 TOGETHER = '''
 import sys, torch
 from pathlib import Path
-from mlkit.distributed import from_main, join_processes
+from mlkit.training.distributed import from_main, join_processes
 from test_resume import LOADERS, train
 join_processes()
 for name in 'iterable_noise', 'sampling_torch', 'shared_sampling', 'loader':

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from conformance.servers import mlkit_serve, until
-from mlkit.bundle import build_bundle
-from mlkit.model import MyCustomModel, save_model
+from mlkit.sagemaker.artifacts.bundle import build_bundle
+from mlkit.model import MyCustomModel
+from mlkit.model.saving import save_model
 
 HANG = 60  # seconds without a reply
 

@@ -16,7 +16,9 @@ import torch
 
 from conformance.host import Network
 from conformance.servers import mlkit_serve, own_image, ray_serve, torchserve, until
-from mlkit.bundle import build_bundle, check_bundle, extract_bundle
+from mlkit.sagemaker.artifacts.archive import extract_bundle
+from mlkit.sagemaker.artifacts.bundle import build_bundle
+from mlkit.sagemaker.artifacts.check_bundle import check_bundle
 from test_conformance import environment, here, missing
 
 BODY = b'{"inputs": [[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]]}'

@@ -8,13 +8,13 @@ import time
 import pytest
 import torch
 
-from mlkit.checkpoint import read_latest
+from mlkit.training.checkpoint import read_latest
 
 program = """
 import sys, time, torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from mlkit.training import Trainer
+from mlkit.training.trainer import Trainer
 class Slow(Dataset):
     def __init__(self, seconds): self.seconds = seconds
     def __len__(self): return 48

@@ -4,9 +4,9 @@ import sys
 
 import boto3
 
-from mlkit.deployment import Machines, config_request, model_request
-from mlkit.jobs import TrainingJob
-from mlkit.target import AWSTarget
+from mlkit.sagemaker.client.endpoints import Machines, config_request, model_request
+from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.client.target import AWSTarget
 
 source, out = sys.argv[1:]
 target = AWSTarget(boto3.Session(region_name='us-east-1'))

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlkit.container import lay_out
+from mlkit.sagemaker.job.container import lay_out
 
 INSIDE = 'mount --bind "$1" /opt/ml && mount --bind "$2" /etc/hosts && hostname "$3" && cd / && shift 3 && exec "$@"'
 

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlkit.image import write_dockerfile
+from mlkit.sagemaker.artifacts.dockerfile import write_dockerfile
 
 # AWS's stack writes /etc/sagemaker-ts.properties and looks for its server among all processes: it gets an /etc and a process table of its own
 _TORCHSERVE = '''mount --bind "$1/ml" /opt/ml && mount --bind "$2" /opt/ml/model && mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/upper,workdir=$1/work" /etc &&

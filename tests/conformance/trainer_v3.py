@@ -5,7 +5,7 @@ import sys
 import boto3
 from sagemaker.core.helper.session_helper import Session
 
-from mlkit.jobs import TrainingJob
+from mlkit.sagemaker.client.jobs import TrainingJob
 
 source, data, out = sys.argv[1:]
 

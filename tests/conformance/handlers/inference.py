@@ -3,8 +3,8 @@ import json
 
 import torch
 from flowers import NAMES
-from mlkit.codecs import decode, encode
-from mlkit.model import load_model
+from mlkit.sagemaker.endpoint.codecs import decode, encode
+from mlkit.model.saving import load_model
 
 
 def model_fn(model_dir):

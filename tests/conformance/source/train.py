@@ -7,8 +7,9 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from mlkit.distributed import is_main, join_processes, rank
-from mlkit.sagemaker_entry import Config, Container, entry_point, train
+from mlkit.training.distributed import is_main, join_processes, rank
+from mlkit.sagemaker.job.builtin import Config, Container, train
+from mlkit.sagemaker.job.entry import entry_point
 
 
 @dataclass
