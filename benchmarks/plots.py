@@ -1,11 +1,15 @@
-"""What it costs to see the loss: LossPlot against fastprogress, livelossplot and tqdm.notebook, in a real kernel, with the same training.
+"""What it costs to see the loss: LossPlot against fastprogress, livelossplot and tqdm.notebook, in a real kernel, with
+the same training.
 
     python benchmarks/plots.py [--rounds 5] [--epochs 8] [--steps 1000]
 
-The kernel sends what a front end would be sent; each peer is used as its own documentation shows: tqdm.notebook with the loss of each step, fastprogress with
-a graph and livelossplot with a plot after each epoch, LossPlot whenever its share of the time allows it. The model is an MLP 10-50-2 at batch 32: steps well under
+The kernel sends what a front end would be sent; each peer is used as its own documentation shows: tqdm.notebook with
+the loss of each step, fastprogress with
+a graph and livelossplot with a plot after each epoch, LossPlot whenever its share of the time allows it. The model is
+an MLP 10-50-2 at batch 32: steps well under
 a millisecond. The peers are installed into `.venv-plots` beside this folder, once.
 """
+
 import argparse
 import json
 import statistics
@@ -16,9 +20,9 @@ from pathlib import Path
 from jupyter_client.manager import start_new_kernel
 
 here = Path(__file__).parent
-peers = here.parent/'.venv-plots'
+peers = here.parent / ".venv-plots"
 
-SETUP = '''
+SETUP = """
 import json, sys, time
 sys.path.insert(0, PEERS)
 import torch
@@ -113,45 +117,92 @@ def redraws():
     for v in values: plot.update({'loss': v})
     found['livelossplot'] = median_ms(plot.send)
     return found
-'''
-PAIRS = {'mlkit': ('use_mlkit()', 'use_mlkit(Timed())'), 'tqdm.notebook': ('plain()', 'use_tqdm()'), 'fastprogress': ('plain()', 'use_fastprogress()'), 'livelossplot': ('plain()', 'use_livelossplot()')}
+"""
+PAIRS = {
+    "mlkit": ("use_mlkit()", "use_mlkit(Timed())"),
+    "tqdm.notebook": ("plain()", "use_tqdm()"),
+    "fastprogress": ("plain()", "use_fastprogress()"),
+    "livelossplot": ("plain()", "use_livelossplot()"),
+}
 
 
 def run(client, code):
-    "The last line that a cell printed, as JSON; its error ends the benchmark"
-    printed, failed = [], []
+    """The last line that a cell printed, as JSON; its error ends the benchmark"""
+    printed = []
+    failed = []
 
     def hear(message):
-        if message['msg_type'] == 'stream' and message['content']['name'] == 'stdout': printed.append(message['content']['text'])
-        if message['msg_type'] == 'error': failed.append('\n'.join(message['content']['traceback']))
+        if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
+            printed.append(message["content"]["text"])
+        if message["msg_type"] == "error":
+            failed.append("\n".join(message["content"]["traceback"]))
+
     client.execute_interactive(code, output_hook=hear, timeout=600)
-    if failed: sys.exit(failed[0])
-    found = [line for line in ''.join(printed).splitlines() if line.startswith('RESULT ')]
+    if failed:
+        sys.exit(failed[0])
+    found = [line for line in "".join(printed).splitlines() if line.startswith("RESULT ")]
     return json.loads(found[-1][7:]) if found else None
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (('rounds', 5), ('epochs', 8), ('steps', 1000)): parser.add_argument(f'--{name}', type=int, default=default)
+    for name, default in (("rounds", 5), ("epochs", 8), ("steps", 1000)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    if not peers.exists(): subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--target', peers, '-r', here/'peers_plots.txt'], check=True)
-    manager, client = start_new_kernel(kernel_name='python3')
+    if not peers.exists():
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--target",
+                peers,
+                "-r",
+                here / "peers_plots.txt",
+            ],
+            check=True,
+        )
+    manager, client = start_new_kernel(kernel_name="python3")
     try:
-        run(client, f'PEERS, EPOCHS, STEPS = {str(peers)!r}, {args.epochs}, {args.steps}\n{SETUP}')
-        for _, code in PAIRS.values(): run(client, f'{code}; ends.clear()')  # imports and first drawings are not counted
-        times = {name: [run(client, f'print("RESULT", json.dumps([seconds(lambda: {a}), seconds(lambda: {b}), ends.pop() if ends else 0]))') for _ in range(args.rounds)] for name, (a, b) in PAIRS.items()}
+        run(client, f"PEERS, EPOCHS, STEPS = {str(peers)!r}, {args.epochs}, {args.steps}\n{SETUP}")
+        for _, code in PAIRS.values():
+            run(client, f"{code}; ends.clear()")  # imports and first drawings are not counted
+        times = {
+            name: [
+                run(
+                    client,
+                    (
+                        f'print("RESULT", json.dumps([seconds(lambda: {a}), seconds(lambda: {b}), ends.pop() if ends '
+                        "else 0]))"
+                    ),
+                )
+                for _ in range(args.rounds)
+            ]
+            for name, (a, b) in PAIRS.items()
+        }
         drawings = run(client, 'print("RESULT", json.dumps(redraws()))')
         account = run(client, 'print("RESULT", json.dumps(sorted(costs)[len(costs)//2]))')
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    count = args.epochs*args.steps
-    print(f'{count:,} steps of {1e6*statistics.median(a for a, *_ in times["tqdm.notebook"])/count:.0f} µs in a plain loop, {1e6*statistics.median(a for a, *_ in times["mlkit"])/count:.0f} µs in train_model; medians of {args.rounds} paired rounds\n')
-    print(f'By its own account LossPlot took {account:.2%} of the time.\n')
-    print('| | a step, µs more | of the training | one drawing, ms | at the end, ms |\n|---|---|---|---|---|')
+    count = args.epochs * args.steps
+    print(
+        f"{count:,} steps of {1e6 * statistics.median(a for a, *_ in times['tqdm.notebook']) / count:.0f} µs in a "
+        f"plain loop, {1e6 * statistics.median(a for a, *_ in times['mlkit']) / count:.0f} µs in train_model; "
+        f"medians of {args.rounds} paired rounds\n"
+    )
+    print(f"By its own account LossPlot took {account:.2%} of the time.\n")
+    print("| | a step, µs more | of the training | one drawing, ms | at the end, ms |\n|---|---|---|---|---|")
     for name, pairs in times.items():
         more = statistics.median(b - end - a for a, b, end in pairs)
-        print(f'| {name} | {1e6*more/count:.1f} | {statistics.median((b - end - a)/a for a, b, end in pairs):.1%} | {drawings[name]:.2f} | {1e3*statistics.median(end for *_, end in pairs):.0f} |')
+        print(
+            f"| {name} | {1e6 * more / count:.1f} | {statistics.median((b - end - a) / a for a, b, end in pairs):.1%}"
+            f" | {drawings[name]:.2f} | {1e3 * statistics.median(end for *_, end in pairs):.0f} |"
+        )
 
 
-if __name__ == '__main__': main()
+if __name__ == "__main__":
+    main()

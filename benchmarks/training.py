@@ -4,8 +4,10 @@
     .venv-bench/bin/python benchmarks/training.py [--quick] [--tasks mlp conv] [--only mlkit lightning] [--rounds 3] [--json FILE]
     .venv-bench/bin/python benchmarks/training.py --processes 2 [--tasks conv] [--rounds 3]
 
-Everybody starts from the same weights and trains on the same shuffled samples for the same epochs, with batches of the same
-size, with Adam at one learning rate: torch's fused one where that is a library's default (mlkit, huggingface). The columns,
+Everybody starts from the same weights and trains on the same shuffled samples for the same epochs, with batches of the
+same
+size, with Adam at one learning rate: torch's fused one where that is a library's default (mlkit, huggingface). The
+columns,
 each a median of the rounds:
 
     samples/s    of the median epoch after the first: the time from one call of the contestant's end-of-epoch hook to the next
@@ -15,9 +17,12 @@ each a median of the rounds:
     peak MB      the most memory the process had resident while training, with its imports and data; without its workers
     loss         of the trained model, in eval mode, over the training set: all should agree; '!' is 10 % off the median
 
-With --processes N it prints scaling in place of that table: the plain loop with torch's DistributedDataParallel, written by
-hand, and mlkit, each alone and under torchrun with N processes that share the batch. `x alone` is over itself in one process.
+With --processes N it prints scaling in place of that table: the plain loop with torch's DistributedDataParallel,
+written by
+hand, and mlkit, each alone and under torchrun with N processes that share the batch. `x alone` is over itself in one
+process.
 """
+
 import argparse
 import importlib.metadata
 import json
@@ -41,70 +46,99 @@ LR = 1e-3
 
 # The tasks: each returns a function that makes the model, and the data
 
+
 def make_data(dataset, x, y, batch_size, workers=0):
-    "What a contestant is given; `x` and `y` are the whole training set as the model sees it, for the loss at the end"
-    loader = lambda: DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=workers)
+    """What a contestant is given; `x` and `y` are the whole training set as the model sees it, for the loss at the
+    end
+    """
+
+    def loader():
+        return DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=workers)
+
     return SimpleNamespace(dataset=dataset, x=x, y=y, batch_size=batch_size, workers=workers, loader=loader)
 
 
 def mlp(samples=64_000):
-    "Two linear layers, batches of 32: what a step costs besides arithmetic"
+    """Two linear layers, batches of 32: what a step costs besides arithmetic"""
     from mlkit.model import MyCustomModel
+
     x = torch.randn(samples, 10, generator=torch.Generator().manual_seed(0))
-    y = (torch.sin(2*x[:, 0]) + x[:, 1]*x[:, 2] + x[:, 3:].sum(1)/3 > 0).long()
+    y = (torch.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + x[:, 3:].sum(1) / 3 > 0).long()
     return lambda: MyCustomModel(10, 50, 2), make_data(TensorDataset(x, y), x, y, 32)
 
 
 def images(samples, strength):
-    "28x28 float images of noise that hides one of ten patterns, and which one"
+    """28x28 float images of noise that hides one of ten patterns, and which one"""
     rng = np.random.default_rng(0)
     y = rng.integers(10, size=samples)
-    return (strength*rng.normal(size=(10, 28, 28))[y] + rng.normal(size=(samples, 28, 28))).astype(np.float32), y
+    return (strength * rng.normal(size=(10, 28, 28))[y] + rng.normal(size=(samples, 28, 28))).astype(np.float32), y
 
 
 def conv(samples=8_192):
-    "A small convolutional net, batches of 256: mostly arithmetic"
-    x, y = map(torch.from_numpy, images(samples, .25))
+    """A small convolutional net, batches of 256: mostly arithmetic"""
+    x, y = map(torch.from_numpy, images(samples, 0.25))
     x = x[:, None]
-    net = lambda: nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-                                nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32*7*7, 10))
+
+    def net():
+        return nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * 7 * 7, 10),
+        )
+
     return net, make_data(TensorDataset(x, y), x, y, 256)
 
 
 def prepare(image):
-    "What each sample goes through in a worker: contrast cut at two quantiles, standardized, flattened"
-    low, high = np.quantile(image, [.01, .99])
+    """What each sample goes through in a worker: contrast cut at two quantiles, standardized, flattened"""
+    low, high = np.quantile(image, [0.01, 0.99])
     image = np.clip(image, low, high)
-    return ((image-image.mean()) / image.std()).ravel().astype(np.float32)
+    return ((image - image.mean()) / image.std()).ravel().astype(np.float32)
 
 
 class Prepared(Dataset):
-    def __init__(self, images, labels): self.images, self.labels = images, labels
-    def __len__(self): return len(self.images)
+    def __init__(self, images, labels):
+        self.images = images
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.images)
+
     def __getitem__(self, i):
-        if get_worker_info() is None: raise RuntimeError('a sample was loaded outside of the workers')
+        if get_worker_info() is None:
+            raise RuntimeError("a sample was loaded outside of the workers")
         return torch.from_numpy(prepare(self.images[i])), int(self.labels[i])
 
 
 def workers(samples=16_384):
-    "Samples prepared by two worker processes, batches of 64: mostly waiting for them"
-    raw, y = images(samples, .08)
+    """Samples prepared by two worker processes, batches of 64: mostly waiting for them"""
+    raw, y = images(samples, 0.08)
     x = torch.from_numpy(np.stack([prepare(image) for image in raw]))
-    net = lambda: nn.Sequential(nn.Linear(28*28, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def net():
+        return nn.Sequential(nn.Linear(28 * 28, 32), nn.ReLU(), nn.Linear(32, 10))
+
     return net, make_data(Prepared(raw, y), x, torch.from_numpy(y), 64, workers=2)
 
 
-TASKS = {'mlp': mlp, 'conv': conv, 'workers': workers}
+TASKS = {"mlp": mlp, "conv": conv, "workers": workers}
 
 
-# The contestants: each trains the model in place, as its users would write it, and calls `tick` at the end of every epoch
+# The contestants: each trains the model in place, as its users would write it, and calls `tick` at the end of every
+# epoch
+
 
 def plain(model, data, epochs, tick):
     loader = data.loader()
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     for epoch in range(epochs):
-        running_loss = 0.
+        running_loss = 0.0
         for xb, yb in loader:
             optimizer.zero_grad()
             loss = criterion(model(xb), yb)
@@ -115,14 +149,17 @@ def plain(model, data, epochs, tick):
 
 
 def plain_ddp(model, data, epochs, tick):
-    torch.distributed.init_process_group('gloo')
+    torch.distributed.init_process_group("gloo")
     sampler = DistributedSampler(data.dataset)
-    loader = DataLoader(data.dataset, data.batch_size//torch.distributed.get_world_size(), sampler=sampler, num_workers=data.workers)
-    criterion, model = nn.CrossEntropyLoss(), nn.parallel.DistributedDataParallel(model)
+    loader = DataLoader(
+        data.dataset, data.batch_size // torch.distributed.get_world_size(), sampler=sampler, num_workers=data.workers
+    )
+    criterion = nn.CrossEntropyLoss()
+    model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
-        running_loss = 0.
+        running_loss = 0.0
         for xb, yb in loader:
             optimizer.zero_grad()
             loss = criterion(model(xb), yb)
@@ -135,15 +172,18 @@ def plain_ddp(model, data, epochs, tick):
 
 def mlkit(model, data, epochs, tick, **more):
     from mlkit.training import train_model
+
     every_epoch = SimpleNamespace(after_epoch=lambda trainer: tick())
-    train_model(model, data.loader(), epochs, LR, device='cpu', verbose=False, callbacks=[every_epoch], **more)
+    train_model(model, data.loader(), epochs, LR, device="cpu", verbose=False, callbacks=[every_epoch], **more)
 
 
 def mlkit_compiled(model, data, epochs, tick):
-    try: mlkit(model, data, epochs, tick, compile='step')
+    try:
+        mlkit(model, data, epochs, tick, compile="step")
     except TypeError as e:
-        if "'compile'" not in str(e): raise
-        sys.exit('not available')
+        if "'compile'" not in str(e):
+            raise
+        sys.exit("not available")
 
 
 def hooked(callback, event, tick):
@@ -163,22 +203,28 @@ def lightning(model, data, epochs, tick):
             x, y = batch
             return nn.functional.cross_entropy(self.model(x), y)
 
-        def configure_optimizers(self): return torch.optim.Adam(self.parameters(), lr=LR)
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=LR)
 
     # barebones: no logger, checkpoints, progress bar, model summary nor sanity check
-    trainer = pl.Trainer(max_epochs=epochs, accelerator='cpu', barebones=True,
-                         callbacks=[hooked(pl.Callback(), 'on_train_epoch_end', tick)])
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        barebones=True,
+        callbacks=[hooked(pl.Callback(), "on_train_epoch_end", tick)],
+    )
     trainer.fit(Classifier(), data.loader())
 
 
 def accelerate(model, data, epochs, tick):
     from accelerate import Accelerator
+
     accelerator = Accelerator(cpu=True)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     model, optimizer, loader = accelerator.prepare(model, optimizer, data.loader())
     for epoch in range(epochs):
-        running_loss = 0.
+        running_loss = 0.0
         for xb, yb in loader:
             optimizer.zero_grad()
             loss = criterion(model(xb), yb)
@@ -190,23 +236,42 @@ def accelerate(model, data, epochs, tick):
 
 def fastai(model, data, epochs, tick):
     from fastai.basics import Callback, DataLoaders, Learner, OptimWrapper, partial
-    dls = DataLoaders(data.loader(), [], device='cpu')  # nothing to validate on
-    learn = Learner(dls, model, loss_func=nn.CrossEntropyLoss(), opt_func=partial(OptimWrapper, opt=torch.optim.Adam),
-                    cbs=hooked(Callback(), 'after_epoch', tick))
-    with learn.no_logging(): learn.fit(epochs, LR)
+
+    dls = DataLoaders(data.loader(), [], device="cpu")  # nothing to validate on
+    learn = Learner(
+        dls,
+        model,
+        loss_func=nn.CrossEntropyLoss(),
+        opt_func=partial(OptimWrapper, opt=torch.optim.Adam),
+        cbs=hooked(Callback(), "after_epoch", tick),
+    )
+    with learn.no_logging():
+        learn.fit(epochs, LR)
 
 
 def skorch(model, data, epochs, tick):
     from skorch import NeuralNetClassifier
     from skorch.callbacks import Callback
-    net = NeuralNetClassifier(model, criterion=nn.CrossEntropyLoss, optimizer=torch.optim.Adam, lr=LR, max_epochs=epochs,
-                              batch_size=data.batch_size, iterator_train__shuffle=True, iterator_train__num_workers=data.workers,
-                              train_split=None, verbose=0, callbacks=[hooked(Callback(), 'on_epoch_end', tick)])
+
+    net = NeuralNetClassifier(
+        model,
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=LR,
+        max_epochs=epochs,
+        batch_size=data.batch_size,
+        iterator_train__shuffle=True,
+        iterator_train__num_workers=data.workers,
+        train_split=None,
+        verbose=0,
+        callbacks=[hooked(Callback(), "on_epoch_end", tick)],
+    )
     net.fit(data.dataset, y=None)
 
 
 def ignite(model, data, epochs, tick):
     from ignite.engine import Events, create_supervised_trainer
+
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss())
     trainer.add_event_handler(Events.EPOCH_COMPLETED, tick)
@@ -222,139 +287,216 @@ def huggingface(model, data, epochs, tick):
             return nn.functional.cross_entropy(model(x), y)
 
     # The default optimizer is AdamW, fused: with no weight decay, which is the default too, it computes what Adam does
-    args = TrainingArguments('out', num_train_epochs=epochs, per_device_train_batch_size=data.batch_size, learning_rate=LR,
-                             lr_scheduler_type='constant', max_grad_norm=0, dataloader_num_workers=data.workers, use_cpu=True,
-                             save_strategy='no', logging_strategy='no', report_to='none', disable_tqdm=True)
-    Classifier(model, args, train_dataset=data.dataset, data_collator=torch.utils.data.default_collate,
-               callbacks=[hooked(TrainerCallback(), 'on_epoch_end', tick)]).train()
+    args = TrainingArguments(
+        "out",
+        num_train_epochs=epochs,
+        per_device_train_batch_size=data.batch_size,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        max_grad_norm=0,
+        dataloader_num_workers=data.workers,
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    Classifier(
+        model,
+        args,
+        train_dataset=data.dataset,
+        data_collator=torch.utils.data.default_collate,
+        callbacks=[hooked(TrainerCallback(), "on_epoch_end", tick)],
+    ).train()
 
 
 CONTESTANTS = {  # the function, the module to import before the clock starts, and the package whose version is printed
-    'plain': (plain, 'torch', 'torch'),
-    'mlkit': (mlkit, 'mlkit.training', 'mlkit'),
-    'mlkit-compiled': (mlkit_compiled, 'mlkit.training', 'mlkit'),
-    'lightning': (lightning, 'pytorch_lightning', 'pytorch-lightning'),
-    'accelerate': (accelerate, 'accelerate', 'accelerate'),
-    'fastai': (fastai, 'fastai.basics', 'fastai'),
-    'skorch': (skorch, 'skorch.callbacks', 'skorch'),
-    'ignite': (ignite, 'ignite.engine', 'pytorch-ignite'),
-    'huggingface': (huggingface, 'transformers.trainer', 'transformers')}
+    "plain": (plain, "torch", "torch"),
+    "mlkit": (mlkit, "mlkit.training", "mlkit"),
+    "mlkit-compiled": (mlkit_compiled, "mlkit.training", "mlkit"),
+    "lightning": (lightning, "pytorch_lightning", "pytorch-lightning"),
+    "accelerate": (accelerate, "accelerate", "accelerate"),
+    "fastai": (fastai, "fastai.basics", "fastai"),
+    "skorch": (skorch, "skorch.callbacks", "skorch"),
+    "ignite": (ignite, "ignite.engine", "pytorch-ignite"),
+    "huggingface": (huggingface, "transformers.trainer", "transformers"),
+}
 
 
 # A measurement, in a process of its own
 
+
 def measure(name, task, round, threads, quick):
     train, module, package = CONTESTANTS[name]
-    if name == 'plain' and 'WORLD_SIZE' in os.environ: train = plain_ddp
-    try: importlib.import_module(module)
+    if name == "plain" and "WORLD_SIZE" in os.environ:
+        train = plain_ddp
+    try:
+        importlib.import_module(module)
     except ModuleNotFoundError as e:
-        if e.name != module.split('.')[0]: raise
-        sys.exit('not installed')
-    make_task, epochs = TASKS[task], 3 if quick else 6
-    make_model, data = make_task(make_task.__defaults__[0]//8) if quick else make_task()
+        if e.name != module.split(".")[0]:
+            raise
+        sys.exit("not installed")
+    make_task = TASKS[task]
+    epochs = 3 if quick else 6
+    make_model, data = make_task(make_task.__defaults__[0] // 8) if quick else make_task()
     torch.set_num_threads(threads)
     torch.manual_seed(round)
-    model, ticks = make_model(), []
-    tick = lambda: ticks.append((time.perf_counter(), time.process_time()))
+    model = make_model()
+    ticks = []
+
+    def tick():
+        return ticks.append((time.perf_counter(), time.process_time()))
+
     start = time.perf_counter()
     train(model, data, epochs, tick)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if len(ticks) != epochs or torch.get_num_threads() != threads:
-        sys.exit(f'{len(ticks)} of {epochs} epochs seen, {torch.get_num_threads()} of {threads} threads left')
+        sys.exit(f"{len(ticks)} of {epochs} epochs seen, {torch.get_num_threads()} of {threads} threads left")
     model.eval()
     with torch.no_grad():
-        losses = [nn.functional.cross_entropy(model(x), y, reduction='sum') for x, y in zip(data.x.split(256), data.y.split(256))]
-    later = [b-a for (a, _), (b, _) in zip(ticks, ticks[1:])]
-    first, epoch = ticks[0][0]-start, statistics.median(later)
-    busy = (ticks[-1][1]-ticks[0][1]) / sum(later)
-    return dict(version=importlib.metadata.version(package), seconds=[first]+later, rate=len(data.y)/epoch, start=first-epoch,
-                busy=busy, peak=peak / (2**20 if sys.platform=='darwin' else 2**10), loss=sum(losses).item()/len(data.y))
+        losses = [
+            nn.functional.cross_entropy(model(x), y, reduction="sum")
+            for x, y in zip(data.x.split(256), data.y.split(256))
+        ]
+    later = [b - a for (a, _), (b, _) in zip(ticks, ticks[1:])]
+    first = ticks[0][0] - start
+    epoch = statistics.median(later)
+    busy = (ticks[-1][1] - ticks[0][1]) / sum(later)
+    return dict(
+        version=importlib.metadata.version(package),
+        seconds=[first] + later,
+        rate=len(data.y) / epoch,
+        start=first - epoch,
+        busy=busy,
+        peak=peak / (2**20 if sys.platform == "darwin" else 2**10),
+        loss=sum(losses).item() / len(data.y),
+    )
 
 
 def run(processes=1, **what):
-    "`measure(**what)` in a fresh process, in a fresh folder with nothing cached; a dict with 'error' where it fails"
-    torchrun = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}'] if processes > 1 else []
+    """`measure(**what)` in a fresh process, in a fresh folder with nothing cached; a dict with 'error' where it
+    fails
+    """
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     with tempfile.TemporaryDirectory() as folder:
-        env = os.environ | dict(TORCHINDUCTOR_CACHE_DIR=f'{folder}/inductor', CUDA_VISIBLE_DEVICES='')
-        command = [sys.executable, *torchrun, os.path.abspath(__file__), '--measure', json.dumps(what)]
-        try: done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=1800)
-        except subprocess.TimeoutExpired: return dict(error='took over 30 minutes')
-    if done.returncode: return dict(error=(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1])
+        env = os.environ | dict(TORCHINDUCTOR_CACHE_DIR=f"{folder}/inductor", CUDA_VISIBLE_DEVICES="")
+        command = [sys.executable, *torchrun, os.path.abspath(__file__), "--measure", json.dumps(what)]
+        try:
+            done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=1800)
+        except subprocess.TimeoutExpired:
+            return dict(error="took over 30 minutes")
+    if done.returncode:
+        return dict(error=(done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"')))
 
 
 # The report
 
+
 def summarize(runs, base):
-    "Medians of the rounds of one contestant; `base` has the rounds of the plain loop"
-    good = [r for r in runs if 'error' not in r]
-    if not good: return dict(error=runs[-1]['error'])
-    ratios = [r['rate']/b['rate'] for r, b in zip(runs, base) if 'error' not in r and 'error' not in b]
-    medians = {k: statistics.median(r[k] for r in good) for k in ('rate', 'start', 'busy', 'peak', 'loss')}
-    return medians | dict(version=good[0]['version'], ratios=ratios, failed=[r['error'] for r in runs if 'error' in r])
+    """Medians of the rounds of one contestant; `base` has the rounds of the plain loop"""
+    good = [r for r in runs if "error" not in r]
+    if not good:
+        return dict(error=runs[-1]["error"])
+    ratios = [r["rate"] / b["rate"] for r, b in zip(runs, base) if "error" not in r and "error" not in b]
+    medians = {k: statistics.median(r[k] for r in good) for k in ("rate", "start", "busy", "peak", "loss")}
+    return medians | dict(version=good[0]["version"], ratios=ratios, failed=[r["error"] for r in runs if "error" in r])
 
 
 def print_table(title, rows):
-    losses = [r['loss'] for r in rows.values() if 'loss' in r]
-    middle = statistics.median(losses) if losses else 0.
+    losses = [r["loss"] for r in rows.values() if "loss" in r]
+    middle = statistics.median(losses) if losses else 0.0
     print(f"\n{title}\n{'':24}{'samples/s':>10}  {'x plain':<19}{'start s':>8}{'busy':>7}{'peak MB':>9}{'loss':>9}")
     for name, r in rows.items():
-        if 'error' in r: print(f"{name:<24}  {r['error']}"); continue
-        low, mid, high = (f(r['ratios'] or [float('nan')]) for f in (min, statistics.median, max))
-        mark = '!' * (abs(r['loss']-middle) > .1*middle) + ''.join(f'  a round failed: {e}' for e in r['failed'])
-        label = name if name=='plain' else f"{name} {r['version']}"
-        print(f"{label:<24}{r['rate']:>10,.0f}  {f'{mid:.2f} ({low:.2f}-{high:.2f})':<19}{r['start']:>8.1f}"
-              f"{r['busy']:>7.2f}{r['peak']:>9,.0f}{r['loss']:>9.4f}{mark}")
-    if losses: print(f'losses from {min(losses):.4f} to {max(losses):.4f}, median {middle:.4f}', flush=True)
+        if "error" in r:
+            print(f"{name:<24}  {r['error']}")
+            continue
+        low, mid, high = (f(r["ratios"] or [float("nan")]) for f in (min, statistics.median, max))
+        mark = "!" * (abs(r["loss"] - middle) > 0.1 * middle) + "".join(f"  a round failed: {e}" for e in r["failed"])
+        label = name if name == "plain" else f"{name} {r['version']}"
+        print(
+            f"{label:<24}{r['rate']:>10,.0f}  {f'{mid:.2f} ({low:.2f}-{high:.2f})':<19}{r['start']:>8.1f}"
+            f"{r['busy']:>7.2f}{r['peak']:>9,.0f}{r['loss']:>9.4f}{mark}"
+        )
+    if losses:
+        print(f"losses from {min(losses):.4f} to {max(losses):.4f}, median {middle:.4f}", flush=True)
 
 
 def print_scaling(task, processes, rounds, **how):
-    runs = [(n, p, r) for r in range(rounds) for n in ('plain', 'mlkit') for p in (1, processes)]
+    runs = [(n, p, r) for r in range(rounds) for n in ("plain", "mlkit") for p in (1, processes)]
     found = {(n, p, r): run(name=n, task=task, round=r, processes=p, **how) for n, p, r in runs}
-    print(f"\n{task}: {TASKS[task].__doc__}\n{'':12}{'alone':>10}{f'{processes} processes':>14}  {'x alone':<19}{'loss alone':>11}{'loss':>9}")
-    for name in ('plain', 'mlkit'):
+    print(
+        f"\n{task}: {TASKS[task].__doc__}\n{'':12}{'alone':>10}{f'{processes} processes':>14}  "
+        f"{'x alone':<19}{'loss alone':>11}{'loss':>9}"
+    )
+    for name in ("plain", "mlkit"):
         pairs = [(found[name, 1, r], found[name, processes, r]) for r in range(rounds)]
-        if errors := [x['error'] for pair in pairs for x in pair if 'error' in x]: print(f'{name:<12}{errors[0]}'); continue
+        if errors := [x["error"] for pair in pairs for x in pair if "error" in x]:
+            print(f"{name:<12}{errors[0]}")
+            continue
         a, b = ([pair[i] for pair in pairs] for i in (0, 1))
-        ratios = [y['rate']/x['rate'] for x, y in pairs]
+        ratios = [y["rate"] / x["rate"] for x, y in pairs]
         low, mid, high = (f(ratios) for f in (min, statistics.median, max))
-        rate, loss = ([statistics.median(x[k] for x in xs) for xs in (a, b)] for k in ('rate', 'loss'))
-        print(f"{name:<12}{rate[0]:>10,.0f}{rate[1]:>14,.0f}  {f'{mid:.2f} ({low:.2f}-{high:.2f})':<19}{loss[0]:>11.4f}{loss[1]:>9.4f}", flush=True)
+        rate, loss = ([statistics.median(x[k] for x in xs) for xs in (a, b)] for k in ("rate", "loss"))
+        print(
+            (
+                f"{name:<12}{rate[0]:>10,.0f}{rate[1]:>14,.0f}  "
+                f"{f'{mid:.2f} ({low:.2f}-{high:.2f})':<19}{loss[0]:>11.4f}{loss[1]:>9.4f}"
+            ),
+            flush=True,
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS), metavar='TASK', help='%(choices)s')
-    parser.add_argument('--only', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS), metavar='NAME', help='%(choices)s')
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--threads', type=int, default=1, help='of torch; with several, other work on the machine weighs more')
-    parser.add_argument('--processes', type=int, default=1, help='print the scaling to that many')
-    parser.add_argument('--quick', action='store_true', help='an eighth of the samples, 3 epochs in place of 6: does it run?')
-    parser.add_argument('--json', metavar='FILE', help='write every measurement there')
-    parser.add_argument('--measure', help=argparse.SUPPRESS)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help="%(choices)s")
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME", help="%(choices)s"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch; with several, other work on the machine weighs more"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="print the scaling to that many")
+    parser.add_argument(
+        "--quick", action="store_true", help="an eighth of the samples, 3 epochs in place of 6: does it run?"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write every measurement there")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         found = measure(**json.loads(args.measure))
-        if os.environ.get('RANK', '0') == '0': print(json.dumps(found))
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps(found))
         return
-    print(f'torch {torch.__version__}, Python {platform.python_version()}, cores: {os.cpu_count()}, threads: {args.threads}, '
-          f'rounds: {args.rounds}', flush=True)
+    print(
+        f"torch {torch.__version__}, Python {platform.python_version()}, cores: {os.cpu_count()}, threads: "
+        f"{args.threads}, "
+        f"rounds: {args.rounds}",
+        flush=True,
+    )
     if args.processes > 1:
-        for task in args.tasks: print_scaling(task, args.processes, args.rounds, threads=args.threads, quick=args.quick)
+        for task in args.tasks:
+            print_scaling(task, args.processes, args.rounds, threads=args.threads, quick=args.quick)
         return
-    names, results = list(dict.fromkeys(['plain'] + args.only)), []  # the ratios need plain
+    # the ratios need plain
+    names = list(dict.fromkeys(["plain"] + args.only))
+    results = []
     for task in args.tasks:
         for round in range(args.rounds):
-            first = round*max(1, len(names)//args.rounds) % len(names)  # others go first in each round: fairer on a busy machine
+            # others go first in each round: fairer on a busy machine
+            first = round * max(1, len(names) // args.rounds) % len(names)
             for name in names[first:] + names[:first]:
                 result = run(name=name, task=task, round=round, threads=args.threads, quick=args.quick)
                 results.append(dict(task=task, round=round, name=name, threads=args.threads) | result)
-                found = result.get('error') or f"{result['rate']:,.0f} samples/s"
-                print(f'{task}, round {round+1} of {args.rounds}, {name}: {found}', file=sys.stderr, flush=True)
-        runs = {name: [r for r in results if (r['task'], r['name'])==(task, name)] for name in names}
-        print_table(f'{task}: {TASKS[task].__doc__}', {n: summarize(runs[n], runs['plain']) for n in names})
+                found = result.get("error") or f"{result['rate']:,.0f} samples/s"
+                print(f"{task}, round {round + 1} of {args.rounds}, {name}: {found}", file=sys.stderr, flush=True)
+        runs = {name: [r for r in results if (r["task"], r["name"]) == (task, name)] for name in names}
+        print_table(f"{task}: {TASKS[task].__doc__}", {n: summarize(runs[n], runs["plain"]) for n in names})
     if args.json:
-        with open(args.json, 'w', encoding='utf-8') as f: json.dump(results, f, indent=1)
+        with open(args.json, "w", encoding="utf-8") as f:
+            json.dump(results, f, indent=1)
 
 
-if __name__ == '__main__': main()
+if __name__ == "__main__":
+    main()

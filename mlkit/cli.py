@@ -7,11 +7,22 @@ __all__ = ['COMMANDS', 'command', 'demo', 'check', 'serve', 'bundle', 'dockerfil
            'deploy', 'invoke', 'delete', 'local', 'train', 'train_command', 'make_command', 'main']
 
 # %% ../nbs/4_command/20_cli.ipynb #e4b7290d
-import signal, sys
-if sys.argv[0].endswith('/mlkit') and signal.getsignal(signal.SIGINT)==signal.default_int_handler: signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C among the imports ends the command without a traceback; `main` hears the next
+import signal
+import sys
+
+if sys.argv[0].endswith("/mlkit") and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    # Ctrl-C among the imports ends the command without a traceback; `main` hears the next
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # %% ../nbs/4_command/20_cli.ipynb #7ca86ef7
-import argparse, dataclasses, inspect, json, os, re, subprocess, tempfile
+import argparse
+import dataclasses
+import inspect
+import json
+import os
+import re
+import subprocess
+import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -26,323 +37,689 @@ from .text import did_you_mean
 # %% ../nbs/4_command/20_cli.ipynb #254aae90
 COMMANDS: dict[str, tuple[Callable, dict]] = {}
 
-def command(about: str, example: str, usage: str | None = None, more: str = '', **helps: str): # helps: of the parameters that are options; `--json` comes by itself
-    "Make a function a command of `mlkit`"
+
+# helps: of the parameters that are options; `--json` comes by itself
+def command(about: str, example: str, usage: str | None = None, more: str = "", **helps: str):
+    """Make a function a command of `mlkit`"""
+
     def add(f):
-        COMMANDS[f.__name__.removesuffix('_jobs')] = f,dict(about=about, example=example, usage=usage, more=more, helps=helps)
+        COMMANDS[f.__name__.removesuffix("_jobs")] = (
+            f,
+            dict(about=about, example=example, usage=usage, more=more, helps=helps),
+        )
         return f
+
     return add
 
+
 def _add_option(parser, parameter, kind, text):
-    "The option for a parameter; one without a default is given by its place"
+    """The option for a parameter; one without a default is given by its place"""
     kinds = {kind, *get_args(kind)}
     given = dict(default=parameter.default, help=text)
-    if bool in kinds: given['action'] = 'store_true'
-    elif list in kinds or get_origin(kind) is list: given |= dict(action='append', default=[])
-    elif number := kinds & {int, float}: given['type'] = number.pop()
-    if parameter.default is parameter.empty: parser.add_argument(parameter.name, help=text)
-    elif text.startswith('[place]'): parser.add_argument(parameter.name, nargs='?', default=parameter.default, help=text.removeprefix('[place]').strip())
-    else: parser.add_argument('--' + parameter.name.replace('_', '-'), **given)
+    if bool in kinds:
+        given["action"] = "store_true"
+    elif list in kinds or get_origin(kind) is list:
+        given |= dict(action="append", default=[])
+    elif number := kinds & {int, float}:
+        given["type"] = number.pop()
+    if parameter.default is parameter.empty:
+        parser.add_argument(parameter.name, help=text)
+    elif text.startswith("[place]"):
+        parser.add_argument(
+            parameter.name, nargs="?", default=parameter.default, help=text.removeprefix("[place]").strip()
+        )
+    else:
+        parser.add_argument("--" + parameter.name.replace("_", "-"), **given)
 
 # %% ../nbs/4_command/20_cli.ipynb #e609c97b
-@command('go the whole way on real data: check, job, bundle, endpoint', 'mlkit demo --folder try-it', folder='where models and plots go; a temporary folder, unless given')
-def demo(folder: str | Path | None = None, # gets the channels, models and plots; None makes a temporary one
-        ) -> dict[str, float]: # accuracy on the samples held out, of each table
-    "Train on two real tables as SageMaker would, put the models behind endpoints, and ask them for predictions; all on this machine"
-    try: from sklearn import datasets; import matplotlib, boto3, uvicorn, packaging
-    except ModuleNotFoundError as e: raise ModuleNotFoundError(f"the demo needs {e.name}: pip install 'mlkit[demo]'", name=e.name) from None
-    from mlkit.sagemaker_entry import Config
+@command(
+    "go the whole way on real data: check, job, bundle, endpoint",
+    "mlkit demo --folder try-it",
+    folder="where models and plots go; a temporary folder, unless given",
+)
+def demo(
+    folder: str | Path | None = None,  # gets the channels, models and plots; None makes a temporary one
+) -> dict[str, float]:  # accuracy on the samples held out, of each table
+    """Train on two real tables as SageMaker would, put the models behind endpoints, and ask them for predictions; all
+    on this machine
+    """
+    try:
+        import boto3
+        import matplotlib
+        import packaging
+        import uvicorn
+        from sklearn import datasets
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(f"the demo needs {e.name}: pip install 'mlkit[demo]'", name=e.name) from None
     from mlkit.demo import demo_job
-    folder = Path(folder or tempfile.mkdtemp(prefix='mlkit-demo-')).resolve()
-    if folder.exists() and any(folder.iterdir()): raise FileExistsError(f'{folder} is not empty: name a new folder')
-    print(f'From a table to an endpoint, twice, as on SageMaker and without an account, in {folder}')
-    found = {'breast cancer': demo_job('breast cancer', datasets.load_breast_cancer(), Config(epochs=20, learning_rate=.003, standardize=True), folder/'breast-cancer'),
-             'digits': demo_job('digits', datasets.load_digits(), Config(epochs=20, learning_rate=.003), folder/'digits')}
-    print(f'\n{_next_steps}')
+    from mlkit.sagemaker_entry import Config
+
+    folder = Path(folder or tempfile.mkdtemp(prefix="mlkit-demo-")).resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: name a new folder")
+    print(f"From a table to an endpoint, twice, as on SageMaker and without an account, in {folder}")
+    found = {
+        "breast cancer": demo_job(
+            "breast cancer",
+            datasets.load_breast_cancer(),
+            Config(epochs=20, learning_rate=0.003, standardize=True),
+            folder / "breast-cancer",
+        ),
+        "digits": demo_job("digits", datasets.load_digits(), Config(epochs=20, learning_rate=0.003), folder / "digits"),
+    }
+    print(f"\n{_next_steps}")
     return found
 
 # %% ../nbs/4_command/20_cli.ipynb #eafc3945
-_next_steps = '''What next:
+_next_steps = """What next:
   python -m mlkit.sagemaker_entry --help      every setting of the job
   nbs/00_model.ipynb, and on from there       the three layers, to read and to run: model, training, SageMaker
   your own table                              mlkit run --channel training=FOLDER, with CSV files (label first) in it
-  your own handlers                           mlkit bundle MODEL --handlers FILE, then mlkit deploy model.tar.gz'''
+  your own handlers                           mlkit bundle MODEL --handlers FILE, then mlkit deploy model.tar.gz"""
 
 # %% ../nbs/4_command/20_cli.ipynb #b75df551
-@command('find what would fail in a job or behind an endpoint, in seconds, on this machine', 'mlkit check src --data data -- --epochs 3',
-         'mlkit check [SOURCE] [--entry FILE] [--data DIR] [--seconds N] [--json] [-- --epochs 3 ...]', 'What stands after -- are the hyperparameters. The exit code is 1 where something was found.',
-         source='[place] the folder that the job gets, or the program in it, or a model.tar.gz; the current folder, unless given', entry="the program in the folder; train.py, or mlkit's own training where there is none, unless given",
-         data='a folder with a folder for each channel, as training; SOURCE/data or data, unless given', seconds='for one step; then it is stopped')
-def check(source: str | Path = '.', entry: str | None = None, argv: Sequence[str] = (), data: str | Path | None = None, seconds: float = 120) -> dict:
-    "Find what would fail: imports, requirements, hyperparameters, one step of training, and whether the model loads and predicts"
-    print(f'Checking {Path(source).resolve()} in a clean process', flush=True)
-    if Path(source).is_file() and not str(source).endswith('.py'): return _reported(_module('artifacts.check_bundle').check_bundle(source, seconds=seconds))
+@command(
+    "find what would fail in a job or behind an endpoint, in seconds, on this machine",
+    "mlkit check src --data data -- --epochs 3",
+    "mlkit check [SOURCE] [--entry FILE] [--data DIR] [--seconds N] [--json] [-- --epochs 3 ...]",
+    "What stands after -- are the hyperparameters. The exit code is 1 where something was found.",
+    source=(
+        "[place] the folder that the job gets, or the program in it, or a model.tar.gz; the current folder, unless "
+        "given"
+    ),
+    entry="the program in the folder; train.py, or mlkit's own training where there is none, unless given",
+    data="a folder with a folder for each channel, as training; SOURCE/data or data, unless given",
+    seconds="for one step; then it is stopped",
+)
+def check(
+    source: str | Path = ".",
+    entry: str | None = None,
+    argv: Sequence[str] = (),
+    data: str | Path | None = None,
+    seconds: float = 120,
+) -> dict:
+    """Find what would fail: imports, requirements, hyperparameters, one step of training, and whether the model loads
+    and predicts
+    """
+    print(f"Checking {Path(source).resolve()} in a clean process", flush=True)
+    if Path(source).is_file() and not str(source).endswith(".py"):
+        return _reported(_module("artifacts.check_bundle").check_bundle(source, seconds=seconds))
     from mlkit.sagemaker.artifacts.check_job import check
+
     return _reported(check(source, entry, argv, data, seconds))
+
 
 def _reported(report):
     print(report)
-    return {'ok': report.ok} | dataclasses.asdict(report)
+    return {"ok": report.ok} | dataclasses.asdict(report)
 
-def _module(name, extra='serve'):
-    "A module of mlkit that needs what an extra installs"
-    try: return import_module(f'mlkit.sagemaker.{name}')
-    except ModuleNotFoundError as e: raise ModuleNotFoundError(f"this needs {e.name}: pip install 'mlkit[{extra}]'", name=e.name) from None
+
+def _module(name, extra="serve"):
+    """A module of mlkit that needs what an extra installs"""
+    try:
+        return import_module(f"mlkit.sagemaker.{name}")
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(f"this needs {e.name}: pip install 'mlkit[{extra}]'", name=e.name) from None
 
 # %% ../nbs/4_command/20_cli.ipynb #f3f76013
-@command('serve a saved model as a SageMaker endpoint does', 'mlkit serve --model-dir model --handlers inference.py',
-         model_dir='what save_model wrote, or a model.tar.gz', handlers='a file with model_fn, input_fn, predict_fn, output_fn; code/inference.py beside the model, unless given',
-         port='8080, unless given', host='127.0.0.1, unless given; 0.0.0.0 lets other machines ask', workers='processes, each with the model; 1, unless given')
-def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None = None, port: int | None = None, host: str | None = None, workers: int | None = None) -> dict:
-    "Serve a saved model over HTTP as a SageMaker endpoint does: GET /ping, POST /invocations"
-    serving = _module('endpoint.supervisor')
+@command(
+    "serve a saved model as a SageMaker endpoint does",
+    "mlkit serve --model-dir model --handlers inference.py",
+    model_dir="what save_model wrote, or a model.tar.gz",
+    handlers="a file with model_fn, input_fn, predict_fn, output_fn; code/inference.py beside the model, unless given",
+    port="8080, unless given",
+    host="127.0.0.1, unless given; 0.0.0.0 lets other machines ask",
+    workers="processes, each with the model; 1, unless given",
+)
+def serve(
+    model_dir: str | Path = "/opt/ml/model",
+    handlers: str | Path | None = None,
+    port: int | None = None,
+    host: str | None = None,
+    workers: int | None = None,
+) -> dict:
+    """Serve a saved model over HTTP as a SageMaker endpoint does: GET /ping, POST /invocations"""
+    serving = _module("endpoint.supervisor")
     settings = serving.settings_from_env(port=port, host=host, workers=workers)
-    if not Path(model_dir).exists(): raise FileNotFoundError(f'no folder {model_dir}')
-    with tempfile.TemporaryDirectory(prefix='mlkit-serve-') as folder:
-        if Path(model_dir).is_file(): model_dir = import_module('mlkit.sagemaker.artifacts.archive').extract_bundle(model_dir, folder)
-        return {'ok': serving.serve(model_dir, handlers, settings)==0}
+    if not Path(model_dir).exists():
+        raise FileNotFoundError(f"no folder {model_dir}")
+    with tempfile.TemporaryDirectory(prefix="mlkit-serve-") as folder:
+        if Path(model_dir).is_file():
+            model_dir = import_module("mlkit.sagemaker.artifacts.archive").extract_bundle(model_dir, folder)
+        return {"ok": serving.serve(model_dir, handlers, settings) == 0}
 
 # %% ../nbs/4_command/20_cli.ipynb #2cd7fae6
-@command('pack a saved model and its handlers as model.tar.gz, and check it', 'mlkit bundle model --handlers inference.py --requirements requirements.txt',
-         'mlkit bundle MODEL [--handlers FILE] [--requirements FILE] [--include FILE]... [options]', model='the folder that save_model wrote',
-         handlers='the file with model_fn, input_fn, predict_fn, output_fn, as far as they are your own', requirements='a requirements file for the endpoint', out='model.tar.gz, unless given',
-         include='a further file or folder beside the handlers; as often as there are some', sample='a file with the body of a request to try; zeros, unless given', content_type='of the sample')
-def bundle(model: str, handlers: str | Path | None = None, requirements: str | Path | None = None, out: str | Path = 'model.tar.gz', include: list[str] = (),
-           sample: str | Path | None = None, content_type: str = 'application/json') -> dict:
-    "Write one archive for mlkit's own server and AWS's TorchServe and Ray Serve containers, and try it in a clean process"
-    module = _module('artifacts.bundle')
+@command(
+    "pack a saved model and its handlers as model.tar.gz, and check it",
+    "mlkit bundle model --handlers inference.py --requirements requirements.txt",
+    "mlkit bundle MODEL [--handlers FILE] [--requirements FILE] [--include FILE]... [options]",
+    model="the folder that save_model wrote",
+    handlers="the file with model_fn, input_fn, predict_fn, output_fn, as far as they are your own",
+    requirements="a requirements file for the endpoint",
+    out="model.tar.gz, unless given",
+    include="a further file or folder beside the handlers; as often as there are some",
+    sample="a file with the body of a request to try; zeros, unless given",
+    content_type="of the sample",
+)
+def bundle(
+    model: str,
+    handlers: str | Path | None = None,
+    requirements: str | Path | None = None,
+    out: str | Path = "model.tar.gz",
+    include: list[str] = (),
+    sample: str | Path | None = None,
+    content_type: str = "application/json",
+) -> dict:
+    """Write one archive for mlkit's own server and AWS's TorchServe and Ray Serve containers, and try it in a clean
+    process
+    """
+    module = _module("artifacts.bundle")
     body = None if sample is None else Path(sample).read_bytes()
     made = module.build_bundle(model, handlers, requirements, out, include=include)
-    print(made, '\n\nChecking it in a clean process', sep='', flush=True)
-    return {'path': str(made.path), 'sha256': made.digest} | _reported(_module('artifacts.check_bundle').check_bundle(made, body, content_type))
+    print(made, "\n\nChecking it in a clean process", sep="", flush=True)
+    return {"path": str(made.path), "sha256": made.digest} | _reported(
+        _module("artifacts.check_bundle").check_bundle(made, body, content_type)
+    )
 
-@command('write a Dockerfile for an image that trains and serves', 'mlkit dockerfile src', folder='[place] the source; the current folder, unless given', image="the image to begin with; AWS's training image, unless given")
-def dockerfile(folder: str | Path = '.', image: str | None = None) -> dict:
-    "Write a Dockerfile on AWS's PyTorch training image, and mlkit's wheel beside it"
+
+@command(
+    "write a Dockerfile for an image that trains and serves",
+    "mlkit dockerfile src",
+    folder="[place] the source; the current folder, unless given",
+    image="the image to begin with; AWS's training image, unless given",
+)
+def dockerfile(folder: str | Path = ".", image: str | None = None) -> dict:
+    """Write a Dockerfile on AWS's PyTorch training image, and mlkit's wheel beside it"""
     from mlkit.sagemaker.artifacts.dockerfile import IMAGE, write_dockerfile
+
     path = write_dockerfile(folder, image or IMAGE)
-    print(f'{path} is written; next: docker build -t NAME {folder}')
-    return {'path': str(path)}
+    print(f"{path} is written; next: docker build -t NAME {folder}")
+    return {"path": str(path)}
 
 # %% ../nbs/4_command/20_cli.ipynb #851b24f7
-@command('run a training job, here or on SageMaker', 'mlkit run src --channel training=data/training -- --epochs 3', 'mlkit run [SOURCE] [--channel NAME=FOLDER]... [options] [-- --epochs 3 ...]',
-         'What stands after -- are the hyperparameters. Ctrl-C stops the showing, not the job.', source="[place] a folder, a program or a notebook; mlkit's own training, unless given", channel='NAME=FOLDER or NAME=s3://bucket/prefix; once for each channel',
-         name='of the job', entry='the program in the folder', instance='ml.m5.large, unless given', hosts='1, unless given', spot='cheaper, and may be interrupted', target='local or sagemaker', role='ARN, for SageMaker',
-         output='s3://bucket/prefix for what the job leaves', detach='return when the job has been accepted')
-def run(source: str | None = None, channel: list[str] = (), argv: Sequence[str] = (), name: str | None = None, entry: str | None = None, instance: str | None = None, hosts: int | None = None,
-        spot: bool = False, target: str = 'local', role: str | None = None, output: str | None = None, detach: bool = False) -> dict:
-    "Start a training job and show it until it ends"
-    TrainingJob = _module('client.jobs', 'jobs').TrainingJob
-    wrong = [c for c in channel if '=' not in c]
-    if wrong: raise ValueError(f'--channel {wrong[0]}: expected NAME=FOLDER, such as training=data/training')
+@command(
+    "run a training job, here or on SageMaker",
+    "mlkit run src --channel training=data/training -- --epochs 3",
+    "mlkit run [SOURCE] [--channel NAME=FOLDER]... [options] [-- --epochs 3 ...]",
+    "What stands after -- are the hyperparameters. Ctrl-C stops the showing, not the job.",
+    source="[place] a folder, a program or a notebook; mlkit's own training, unless given",
+    channel="NAME=FOLDER or NAME=s3://bucket/prefix; once for each channel",
+    name="of the job",
+    entry="the program in the folder",
+    instance="ml.m5.large, unless given",
+    hosts="1, unless given",
+    spot="cheaper, and may be interrupted",
+    target="local or sagemaker",
+    role="ARN, for SageMaker",
+    output="s3://bucket/prefix for what the job leaves",
+    detach="return when the job has been accepted",
+)
+def run(
+    source: str | None = None,
+    channel: list[str] = (),
+    argv: Sequence[str] = (),
+    name: str | None = None,
+    entry: str | None = None,
+    instance: str | None = None,
+    hosts: int | None = None,
+    spot: bool = False,
+    target: str = "local",
+    role: str | None = None,
+    output: str | None = None,
+    detach: bool = False,
+) -> dict:
+    """Start a training job and show it until it ends"""
+    TrainingJob = _module("client.jobs", "jobs").TrainingJob
+    wrong = [c for c in channel if "=" not in c]
+    if wrong:
+        raise ValueError(f"--channel {wrong[0]}: expected NAME=FOLDER, such as training=data/training")
     given = dict(name=name, entry=entry, instance=instance, hosts=hosts, spot=spot or None, role=role, output=output)
-    job = TrainingJob(_config(argv, source), source, dict(c.split('=', 1) for c in channel), **{k: v for k,v in given.items() if v is not None})
+    job = TrainingJob(
+        _config(argv, source),
+        source,
+        dict(c.split("=", 1) for c in channel),
+        **{k: v for k, v in given.items() if v is not None},
+    )
     job.run(_target(target))
-    print(f'{job.name} is accepted; mlkit follow {job.name} shows it' if detach else f'{job.name} on {job.target}', flush=True)
+    print(
+        f"{job.name} is accepted; mlkit follow {job.name} shows it" if detach else f"{job.name} on {job.target}",
+        flush=True,
+    )
     return _state(job) if detach else _followed(job, target)
 
+
 def _config(argv, source):
-    "Hyperparameters from --name value; of the built-in training, as its config has them"
+    """Hyperparameters from --name value; of the built-in training, as its config has them"""
     if not source:
         from mlkit.sagemaker_entry import Config
+
         return read_config(Config, argv) if argv else None
-    found,left = {},list(argv)
+    found = {}
+    left = list(argv)
     while left:
-        name,given,value = left.pop(0).partition('=')
-        if not name.startswith('--') or not (given or left): raise ValueError(f'hyperparameters: expected --name value or --name=value, and so on, got {" ".join(argv)}')
+        name, given, value = left.pop(0).partition("=")
+        if not name.startswith("--") or not (given or left):
+            raise ValueError(f"hyperparameters: expected --name value or --name=value, and so on, got {' '.join(argv)}")
         found[name[2:]] = value if given else left.pop(0)
     return found
 
+
 def _target(name):
-    if name=='local': return None
-    if name!='sagemaker': raise ValueError(f'target: expected local or sagemaker, got {name!r}')
-    return import_module('boto3').Session()
+    if name == "local":
+        return None
+    if name != "sagemaker":
+        raise ValueError(f"target: expected local or sagemaker, got {name!r}")
+    return import_module("boto3").Session()
+
 
 class _Showing:
-    "stdout while something is awaited: where that is broken off by Ctrl-C, what Python would say gives way to what to type"
-    def __init__(self, said): self.said = said
-    def flush(self): sys.stdout.flush()
+    """stdout while something is awaited: where that is broken off by Ctrl-C, what Python would say gives way to what to
+    type
+    """
+
+    def __init__(self, said):
+        self.said = said
+
+    def flush(self):
+        sys.stdout.flush()
+
     def write(self, text):
-        if sys.exc_info()[0] is KeyboardInterrupt: raise KeyboardInterrupt(self.said)
+        if sys.exc_info()[0] is KeyboardInterrupt:
+            raise KeyboardInterrupt(self.said)
         return sys.stdout.write(text)
 
-def _goes_on(name, target): return f'{name} goes on without you: mlkit follow {name}{_on(target)} shows it again, mlkit stop {name}{_on(target)} ends it'
-def _on(target): return '' if target=='local' else f' --target {target}'
+
+def _goes_on(name, target):
+    return (
+        f"{name} goes on without you: mlkit follow {name}{_on(target)} shows it again, mlkit stop "
+        f"{name}{_on(target)} ends it"
+    )
+
+
+def _on(target):
+    return "" if target == "local" else f" --target {target}"
+
 
 def _followed(job, target):
-    try: job.follow(_Showing(_goes_on(job.name, target)))
-    except import_module('mlkit.sagemaker.client.jobs').JobFailed as e: print(f'mlkit: {e}', file=sys.stderr)
+    try:
+        job.follow(_Showing(_goes_on(job.name, target)))
+    except import_module("mlkit.sagemaker.client.jobs").JobFailed as e:
+        print(f"mlkit: {e}", file=sys.stderr)
     return _state(job)
+
 
 def _state(job):
     about = job.describe()
-    return {'ok': about['TrainingJobStatus']!='Failed', 'name': job.name, 'status': about['TrainingJobStatus'], 'reason': about.get('FailureReason'), 'model': about.get('ModelArtifacts', {}).get('S3ModelArtifacts')}
+    return {
+        "ok": about["TrainingJobStatus"] != "Failed",
+        "name": job.name,
+        "status": about["TrainingJobStatus"],
+        "reason": about.get("FailureReason"),
+        "model": about.get("ModelArtifacts", {}).get("S3ModelArtifacts"),
+    }
 
-@command('show a job until it ends', 'mlkit follow iris-20261123-101500-1a2b', name='of the job', target='local or sagemaker')
-def follow(name: str, target: str = 'local') -> dict:
-    "Show a job's status and log until it ends; Ctrl-C stops the showing, not the job"
-    TrainingJob = _module('client.jobs', 'jobs').TrainingJob
+
+@command(
+    "show a job until it ends", "mlkit follow iris-20261123-101500-1a2b", name="of the job", target="local or sagemaker"
+)
+def follow(name: str, target: str = "local") -> dict:
+    """Show a job's status and log until it ends; Ctrl-C stops the showing, not the job"""
+    TrainingJob = _module("client.jobs", "jobs").TrainingJob
     return _followed(TrainingJob.attach(name, _target(target)), target)
 
-@command('stop a job', 'mlkit stop iris-20261123-101500-1a2b', name='of the job', target='local or sagemaker')
-def stop(name: str, target: str = 'local') -> dict:
-    "Ask a job to stop: it saves a checkpoint, and leaves the model as it then is"
-    TrainingJob = _module('client.jobs', 'jobs').TrainingJob
+
+@command("stop a job", "mlkit stop iris-20261123-101500-1a2b", name="of the job", target="local or sagemaker")
+def stop(name: str, target: str = "local") -> dict:
+    """Ask a job to stop: it saves a checkpoint, and leaves the model as it then is"""
+    TrainingJob = _module("client.jobs", "jobs").TrainingJob
     job = TrainingJob.attach(name, _target(target))
     job.stop()
-    print(f'{name} is stopping')
+    print(f"{name} is stopping")
     return _state(job)
 
-@command('list jobs or endpoints, the newest first', 'mlkit list --contains iris', contains='in the name', status='such as InProgress, Completed, Failed; InService', most='10, unless given', endpoints='in place of jobs', target='local or sagemaker')
-def list_jobs(contains: str = '', status: str | None = None, most: int = 10, endpoints: bool = False, target: str = 'local') -> dict:
-    "The training jobs, or the endpoints, of this machine or of the account"
-    from mlkit.text import Table
-    client,asked = _module('client.target', 'jobs').make_target(_target(target)).client,dict(MaxResults=most) | ({'NameContains': contains} if contains else {}) | ({'StatusEquals': status} if status else {})
-    kind,found = ('Endpoint',client.list_endpoints(**asked)['Endpoints']) if endpoints else ('TrainingJob',client.list_training_jobs(**asked)['TrainingJobSummaries'])
-    word = 'endpoint' if endpoints else 'job'
-    print(Table([word, 'status', 'started'], [[f[f'{kind}Name'], f[f'{kind}Status'], f'{f["CreationTime"]:%Y-%m-%d %H:%M:%S}'] for f in found]) if found else f'no {word}s')
-    return {f'{word}s': [{'name': f[f'{kind}Name'], 'status': f[f'{kind}Status'], 'started': str(f['CreationTime'])} for f in found]}
 
-@command('put a bundle behind an endpoint, here or on SageMaker', 'mlkit deploy model.tar.gz --name iris', bundle='a model.tar.gz, or its S3 URI', name='of the endpoint; one that is there is updated', instance='ml.m5.large, unless given',
-         count='machines; 1, unless given', serverless='no machines: paid by request', image="of the container; AWS's Ray Serve, unless given", target='local or sagemaker', role='ARN, for SageMaker', output='s3://bucket/prefix for the bundle',
-         detach='return when the request has been accepted')
-def deploy(bundle: str, name: str | None = None, instance: str | None = None, count: int | None = None, serverless: bool = False, image: str | None = None, target: str = 'local', role: str | None = None,
-           output: str | None = None, detach: bool = False) -> dict:
-    "Start an endpoint, or update it without losing a request, and show it until it answers"
-    endpoints,session = _module('client.deployment', 'jobs'),_target(target)
-    options = {k: v for k,v in dict(instance=instance, count=count, serverless=serverless or None, image=image, role=role, bucket=output).items() if v is not None}
-    there = name and endpoints.make_target(session).client.list_endpoints(NameContains=name, MaxResults=100)['Endpoints']
-    def showing(name): return _Showing(f'{name} goes on without you: mlkit list --endpoints{_on(target)} says how it is, mlkit delete {name}{_on(target)} ends it')
-    if any(e['EndpointName']==name and e['EndpointStatus']!='Deleting' for e in there or ()): endpoint = endpoints.Endpoint.attach(name, session).update(bundle, not detach, showing(name), **options)
+@command(
+    "list jobs or endpoints, the newest first",
+    "mlkit list --contains iris",
+    contains="in the name",
+    status="such as InProgress, Completed, Failed; InService",
+    most="10, unless given",
+    endpoints="in place of jobs",
+    target="local or sagemaker",
+)
+def list_jobs(
+    contains: str = "", status: str | None = None, most: int = 10, endpoints: bool = False, target: str = "local"
+) -> dict:
+    """The training jobs, or the endpoints, of this machine or of the account"""
+    from mlkit.text import Table
+
+    client = _module("client.target", "jobs").make_target(_target(target)).client
+    asked = (
+        dict(MaxResults=most)
+        | ({"NameContains": contains} if contains else {})
+        | ({"StatusEquals": status} if status else {})
+    )
+    kind, found = (
+        ("Endpoint", client.list_endpoints(**asked)["Endpoints"])
+        if endpoints
+        else ("TrainingJob", client.list_training_jobs(**asked)["TrainingJobSummaries"])
+    )
+    word = "endpoint" if endpoints else "job"
+    print(
+        Table(
+            [word, "status", "started"],
+            [[f[f"{kind}Name"], f[f"{kind}Status"], f"{f['CreationTime']:%Y-%m-%d %H:%M:%S}"] for f in found],
+        )
+        if found
+        else f"no {word}s"
+    )
+    return {
+        f"{word}s": [
+            {"name": f[f"{kind}Name"], "status": f[f"{kind}Status"], "started": str(f["CreationTime"])} for f in found
+        ]
+    }
+
+
+@command(
+    "put a bundle behind an endpoint, here or on SageMaker",
+    "mlkit deploy model.tar.gz --name iris",
+    bundle="a model.tar.gz, or its S3 URI",
+    name="of the endpoint; one that is there is updated",
+    instance="ml.m5.large, unless given",
+    count="machines; 1, unless given",
+    serverless="no machines: paid by request",
+    image="of the container; AWS's Ray Serve, unless given",
+    target="local or sagemaker",
+    role="ARN, for SageMaker",
+    output="s3://bucket/prefix for the bundle",
+    detach="return when the request has been accepted",
+)
+def deploy(
+    bundle: str,
+    name: str | None = None,
+    instance: str | None = None,
+    count: int | None = None,
+    serverless: bool = False,
+    image: str | None = None,
+    target: str = "local",
+    role: str | None = None,
+    output: str | None = None,
+    detach: bool = False,
+) -> dict:
+    """Start an endpoint, or update it without losing a request, and show it until it answers"""
+    endpoints = _module("client.deployment", "jobs")
+    session = _target(target)
+    options = {
+        k: v
+        for k, v in dict(
+            instance=instance, count=count, serverless=serverless or None, image=image, role=role, bucket=output
+        ).items()
+        if v is not None
+    }
+    there = (
+        name and endpoints.make_target(session).client.list_endpoints(NameContains=name, MaxResults=100)["Endpoints"]
+    )
+
+    def showing(name):
+        return _Showing(
+            f"{name} goes on without you: mlkit list --endpoints{_on(target)} says how it is, mlkit delete "
+            f"{name}{_on(target)} ends it"
+        )
+
+    if any(e["EndpointName"] == name and e["EndpointStatus"] != "Deleting" for e in there or ()):
+        endpoint = endpoints.Endpoint.attach(name, session).update(bundle, not detach, showing(name), **options)
     else:
         endpoint = endpoints.deploy(bundle, session, name, wait=False, **options)
-        if not detach: endpoint.wait(showing(endpoint.name))
-    print(f'ask it: mlkit invoke {endpoint.name} FILE; end it: mlkit delete {endpoint.name}')
-    return {'name': endpoint.name, 'status': endpoint.status}
+        if not detach:
+            endpoint.wait(showing(endpoint.name))
+    print(f"ask it: mlkit invoke {endpoint.name} FILE; end it: mlkit delete {endpoint.name}")
+    return {"name": endpoint.name, "status": endpoint.status}
 
-@command('ask an endpoint', 'mlkit invoke iris row.csv --accept text/csv', name='of the endpoint', body='[place] a file with the body of the request; - is stdin', content_type='of the body; as the name of the file says, unless given',
-         accept='the content type to answer with', target='local or sagemaker')
-def invoke(name: str, body: str = '-', content_type: str | None = None, accept: str | None = None, target: str = 'local', show: bool = True) -> dict:
-    "Send a file to an endpoint, and print what it answers"
-    endpoints = _module('client.deployment', 'jobs')
+
+@command(
+    "ask an endpoint",
+    "mlkit invoke iris row.csv --accept text/csv",
+    name="of the endpoint",
+    body="[place] a file with the body of the request; - is stdin",
+    content_type="of the body; as the name of the file says, unless given",
+    accept="the content type to answer with",
+    target="local or sagemaker",
+)
+def invoke(
+    name: str,
+    body: str = "-",
+    content_type: str | None = None,
+    accept: str | None = None,
+    target: str = "local",
+    show: bool = True,
+) -> dict:
+    """Send a file to an endpoint, and print what it answers"""
+    endpoints = _module("client.deployment", "jobs")
     endpoint = endpoints.Endpoint(name, _target(target))
-    given = sys.stdin.buffer.read() if body=='-' else Path(body)
-    answer = endpoint.ask(given, content_type or ('application/json' if body=='-' else None), accept)
-    said,kind = answer['Body'].read(),answer['ContentType']
-    try: text = said.decode()
+    given = sys.stdin.buffer.read() if body == "-" else Path(body)
+    answer = endpoint.ask(given, content_type or ("application/json" if body == "-" else None), accept)
+    said = answer["Body"].read()
+    kind = answer["ContentType"]
+    try:
+        text = said.decode()
     except UnicodeDecodeError:
-        if show and sys.stdout.isatty(): raise ValueError(f'the answer is {len(said):,} bytes of {kind}, which a terminal cannot show; send it to a file with >, or name another type with --accept') from None
-        if show: sys.stdout.buffer.write(said)
-        return {'content_type': kind, 'body_base64': b64encode(said).decode()}
-    if show: print(text)
-    return {'content_type': kind, 'body': text}
+        if show and sys.stdout.isatty():
+            raise ValueError(
+                f"the answer is {len(said):,} bytes of {kind}, which a terminal cannot show; send it to a file with "
+                ">, or name another type with --accept"
+            ) from None
+        if show:
+            sys.stdout.buffer.write(said)
+        return {"content_type": kind, "body_base64": b64encode(said).decode()}
+    if show:
+        print(text)
+    return {"content_type": kind, "body": text}
 
-@command('end an endpoint', 'mlkit delete iris', name='of the endpoint', target='local or sagemaker')
-def delete(name: str, target: str = 'local') -> dict:
-    "End an endpoint, and forget its model and its config; the bundle stays"
-    _module('client.endpoints', 'jobs').Endpoint(name, _target(target)).delete()
-    print(f'{name} is being deleted')
-    return {'name': name}
 
-@command('the SageMaker on this machine: what is there, clean up, or interrupt a spot job', 'mlkit local clean', action='[place] show, clean or interrupt', name='of the job; clean takes all that have ended, unless given',
-         everything='with clean: models, checkpoints and programs in its S3, too')
-def local(action: str = 'show', name: str | None = None, everything: bool = False) -> dict:
-    "Say what is there; forget jobs that have ended and delete their folders (models in its S3 stay, unless everything goes); or take the machine of a spot job away"
+@command("end an endpoint", "mlkit delete iris", name="of the endpoint", target="local or sagemaker")
+def delete(name: str, target: str = "local") -> dict:
+    """End an endpoint, and forget its model and its config; the bundle stays"""
+    _module("client.endpoints", "jobs").Endpoint(name, _target(target)).delete()
+    print(f"{name} is being deleted")
+    return {"name": name}
+
+
+@command(
+    "the SageMaker on this machine: what is there, clean up, or interrupt a spot job",
+    "mlkit local clean",
+    action="[place] show, clean or interrupt",
+    name="of the job; clean takes all that have ended, unless given",
+    everything="with clean: models, checkpoints and programs in its S3, too",
+)
+def local(action: str = "show", name: str | None = None, everything: bool = False) -> dict:
+    """Say what is there; forget jobs that have ended and delete their folders (models in its S3 stay, unless everything
+    goes); or take the machine of a spot job away
+    """
     from mlkit.text import human_bytes
-    here = _module('local.client', 'jobs').LocalSageMaker()
-    if action=='interrupt' and name: return here.interrupt(name) or {}
-    if action=='show':
-        print(f'{here!r}, {human_bytes(size := here.size)}')
-        return {'root': str(here.root), 'jobs': len(here.rows.all()), 'endpoints': len(here.table('Endpoint').all()), 'bytes': size}
-    if action!='clean': raise ValueError(f'expected show, clean, or interrupt --name NAME, got {action!r}')
+
+    here = _module("local.client", "jobs").LocalSageMaker()
+    if action == "interrupt" and name:
+        return here.interrupt(name) or {}
+    if action == "show":
+        print(f"{here!r}, {human_bytes(size := here.size)}")
+        return {
+            "root": str(here.root),
+            "jobs": len(here.rows.all()),
+            "endpoints": len(here.table("Endpoint").all()),
+            "bytes": size,
+        }
+    if action != "clean":
+        raise ValueError(f"expected show, clean, or interrupt --name NAME, got {action!r}")
     freed = here.clean(name, everything)
-    print(f'{human_bytes(freed)} freed in {here.root}')
-    return {'freed': freed}
+    print(f"{human_bytes(freed)} freed in {here.root}")
+    return {"freed": freed}
 
 # %% ../nbs/4_command/20_cli.ipynb #32b20e9a
-@command('train, as a container of a job does', 'mlkit train --epochs 3', 'mlkit train [--name value ...]', 'Its options are the hyperparameters: mlkit train --help shows those of the program. With --json as the first, its output goes to stderr, and how it ended to stdout.')
+@command(
+    "train, as a container of a job does",
+    "mlkit train --epochs 3",
+    "mlkit train [--name value ...]",
+    (
+        "Its options are the hyperparameters: mlkit train --help shows those of the program. With --json as the "
+        "first, its output goes to stderr, and how it ended to stdout."
+    ),
+)
 def train(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None, wait: bool = False) -> dict:
-    "Become the program in /opt/ml/code (train.py, or what SAGEMAKER_PROGRAM names), or mlkit's own training where there is none; with `wait` start it, and tell how it ended"
-    command,folder = train_command(argv, os.environ if environ is None else environ)
-    if wait: return _ended(subprocess.Popen(command, cwd=folder, stdout=2))
-    if folder: os.chdir(folder)
+    """Become the program in /opt/ml/code (train.py, or what SAGEMAKER_PROGRAM names), or mlkit's own training where
+    there is none; with `wait` start it, and tell how it ended
+    """
+    command, folder = train_command(argv, os.environ if environ is None else environ)
+    if wait:
+        return _ended(subprocess.Popen(command, cwd=folder, stdout=2))
+    if folder:
+        os.chdir(folder)
     os.execv(command[0], command)
+
 
 def _ended(process):
     from mlkit.sagemaker.job.container import Container
-    heard = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: process.terminate()}  # Ctrl-C in a terminal goes to the program as well
-    before = {n: signal.signal(n, h) for n,h in heard.items()}
-    try: code = process.wait()
-    finally:
-        for n,h in before.items(): signal.signal(n, h)
-    container = Container.from_env()
-    failure = container.failure_file.read_text(encoding='utf-8', errors='replace') if code and container.failure_file.is_file() else None
-    return {'ok': code==0, 'exit_code': code, 'failure': failure, 'model': str(container.model_dir)}
 
-def train_command(argv: Sequence[str], environ: Mapping[str, str], folder: str | Path = '/opt/ml/code') -> tuple[list[str], Path | None]:
-    "The command of a job in this container, and the folder that it runs in"
-    folder,named = Path(folder),environ.get('SAGEMAKER_PROGRAM')
-    program = folder/(named or 'train.py')
-    if program.is_file(): return [sys.executable, str(program), *argv],folder
-    if named: raise FileNotFoundError(f'SAGEMAKER_PROGRAM names {named}, and there is no {program}')
-    return [sys.executable, '-m', 'mlkit.sagemaker_entry', *argv],None
+    # Ctrl-C in a terminal goes to the program as well
+    heard = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: process.terminate()}
+    before = {n: signal.signal(n, h) for n, h in heard.items()}
+    try:
+        code = process.wait()
+    finally:
+        for n, h in before.items():
+            signal.signal(n, h)
+    container = Container.from_env()
+    failure = (
+        container.failure_file.read_text(encoding="utf-8", errors="replace")
+        if code and container.failure_file.is_file()
+        else None
+    )
+    return {"ok": code == 0, "exit_code": code, "failure": failure, "model": str(container.model_dir)}
+
+
+def train_command(
+    argv: Sequence[str], environ: Mapping[str, str], folder: str | Path = "/opt/ml/code"
+) -> tuple[list[str], Path | None]:
+    """The command of a job in this container, and the folder that it runs in"""
+    folder = Path(folder)
+    named = environ.get("SAGEMAKER_PROGRAM")
+    program = folder / (named or "train.py")
+    if program.is_file():
+        return [sys.executable, str(program), *argv], folder
+    if named:
+        raise FileNotFoundError(f"SAGEMAKER_PROGRAM names {named}, and there is no {program}")
+    return [sys.executable, "-m", "mlkit.sagemaker_entry", *argv], None
 
 # %% ../nbs/4_command/20_cli.ipynb #cd628219
 def make_command() -> argparse.ArgumentParser:
-    "The parser of the `mlkit` command; each subcommand sets `run`, a function of its other arguments, and `of`, its own parser"
-    parser = argparse.ArgumentParser('mlkit', description='Write, train and serve PyTorch models on Amazon SageMaker.', allow_abbrev=False)
-    parser.add_argument('--version', action='version', version=f'mlkit {__version__}')
-    commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    for name,(f,c) in COMMANDS.items():
-        p = commands.add_parser(name, help=c['about'], description=f.__doc__ + '.', usage=c['usage'], epilog=f'{c["more"]} example: {c["example"]}'.strip(), allow_abbrev=False)
-        parameters,kinds = inspect.signature(f).parameters,get_type_hints(f)
-        for option,text in c['helps'].items(): _add_option(p, parameters[option], kinds[option], text)
-        p.add_argument('--json', action='store_true', help='print the result as JSON, and nothing else, on stdout')
-        p.set_defaults(run=f, of=p, **{'argv': ()} if 'argv' in parameters else {})
+    """The parser of the `mlkit` command; each subcommand sets `run`, a function of its other arguments, and `of`, its
+    own parser
+    """
+    parser = argparse.ArgumentParser(
+        "mlkit", description="Write, train and serve PyTorch models on Amazon SageMaker.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"mlkit {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (f, c) in COMMANDS.items():
+        p = commands.add_parser(
+            name,
+            help=c["about"],
+            description=f.__doc__ + ".",
+            usage=c["usage"],
+            epilog=f"{c['more']} example: {c['example']}".strip(),
+            allow_abbrev=False,
+        )
+        parameters = inspect.signature(f).parameters
+        kinds = get_type_hints(f)
+        for option, text in c["helps"].items():
+            _add_option(p, parameters[option], kinds[option], text)
+        p.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else, on stdout")
+        p.set_defaults(run=f, of=p, **{"argv": ()} if "argv" in parameters else {})
     return parser
 
 # %% ../nbs/4_command/20_cli.ipynb #06b66a0e
 def main(argv: Sequence[str] | None = None) -> int:
-    "The `mlkit` command: 0, 1 for an error (with a message on stderr) or where `check` found something, 130 after Ctrl-C"
-    args,run,as_json = {},None,False
+    """The `mlkit` command: 0, 1 for an error (with a message on stderr) or where `check` found something, 130 after
+    Ctrl-C
+    """
+    args = {}
+    run = None
+    as_json = False
     try:
         args = _parse(sys.argv[1:] if argv is None else list(argv))
-        run,as_json = args.pop('run'),args.pop('json', False)
-        if signal.getsignal(signal.SIGINT)==signal.SIG_DFL: signal.signal(signal.SIGINT, signal.default_int_handler)
-        args |= {train: {'wait': as_json}, invoke: {'show': not as_json}}.get(run, {})
-        with redirect_stdout(sys.stderr if as_json else sys.stdout): result = run(**args)
-        if as_json: print(json.dumps(result))
+        run, as_json = args.pop("run"), args.pop("json", False)
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        args |= {train: {"wait": as_json}, invoke: {"show": not as_json}}.get(run, {})
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):
+            result = run(**args)
+        if as_json:
+            print(json.dumps(result))
         sys.stdout.flush()
-    except KeyboardInterrupt as e: return print('', str(e) or (_goes_on(args['name'], args['target']) if run is follow else 'stopped'), sep='\n', file=sys.stderr) or 130
-    except BrokenPipeError: return os.dup2(os.open(os.devnull, os.O_WRONLY), 1) and 141  # who read it, such as head, has enough
-    except (OSError, RuntimeError, ValueError, ImportError) as e: return print(f'mlkit: {e}', file=sys.stderr) or 1
+    except KeyboardInterrupt as e:
+        return (
+            print(
+                "",
+                str(e) or (_goes_on(args["name"], args["target"]) if run is follow else "stopped"),
+                sep="\n",
+                file=sys.stderr,
+            )
+            or 130
+        )
+    except BrokenPipeError:
+        return os.dup2(os.open(os.devnull, os.O_WRONLY), 1) and 141  # who read it, such as head, has enough
+    except (OSError, RuntimeError, ValueError, ImportError) as e:
+        return print(f"mlkit: {e}", file=sys.stderr) or 1
     except Exception as e:
-        if (hint := _hint(e, run, args)) is None: raise
-        return print(f'mlkit: {e}{hint}', file=sys.stderr) or 1
-    return int(result.get('ok') is False)
+        if (hint := _hint(e, run, args)) is None:
+            raise
+        return print(f"mlkit: {e}{hint}", file=sys.stderr) or 1
+    return int(result.get("ok") is False)
+
 
 def _parse(argv):
-    "The arguments by name; what is misspelt is told the nearest that there is"
-    own = 1 + (argv[1:2]==['--json'])  # of `mlkit train`, whose other arguments are the program's
-    given,rest = (argv[:own],argv[own:]) if argv[:1]==['train'] else _split(argv)
+    """The arguments by name; what is misspelt is told the nearest that there is"""
+    own = 1 + (argv[1:2] == ["--json"])  # of `mlkit train`, whose other arguments are the program's
+    given, rest = (argv[:own], argv[own:]) if argv[:1] == ["train"] else _split(argv)
     parser = make_command()
-    if given and given[0][:1]!='-' and given[0] not in COMMANDS: parser.error(f'unknown command {given[0]!r}: {did_you_mean(given[0], COMMANDS)}')
-    found,unknown = parser.parse_known_args(given)
+    if given and given[0][:1] != "-" and given[0] not in COMMANDS:
+        parser.error(f"unknown command {given[0]!r}: {did_you_mean(given[0], COMMANDS)}")
+    found, unknown = parser.parse_known_args(given)
     args = vars(found)
-    of = args.pop('of')
-    for a in sorted(unknown, key=lambda a: a[:1]!='-'):
-        of.error(f'unknown option {a}: {did_you_mean(a.partition("=")[0], of._option_string_actions)}' + ' (hyperparameters stand after --)'*('argv' in args) if a[:1]=='-' else f'unexpected argument {a!r}')
-    if rest and 'argv' not in args: parser.error('only check, run and train take hyperparameters, after --')
-    return args | ({'argv': rest} if rest else {})
+    of = args.pop("of")
+    for a in sorted(unknown, key=lambda a: a[:1] != "-"):
+        of.error(
+            f"unknown option {a}: {did_you_mean(a.partition('=')[0], of._option_string_actions)}"
+            + " (hyperparameters stand after --)" * ("argv" in args)
+            if a[:1] == "-"
+            else f"unexpected argument {a!r}"
+        )
+    if rest and "argv" not in args:
+        parser.error("only check, run and train take hyperparameters, after --")
+    return args | ({"argv": rest} if rest else {})
 
-def _split(argv): return (argv[:argv.index('--')],argv[argv.index('--')+1:]) if '--' in argv else (argv, [])
+
+def _split(argv):
+    return (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+
 
 def _hint(error, run, args):
-    "What to do about an error of a library that may not be there to name its classes; None where it is no such error"
+    """What to do about an error of a library that may not be there to name its classes; None where it is no such
+    error
+    """
     kinds = {c.__name__ for c in type(error).__mro__}
-    if 'sqlite3' in type(error).__module__: return f': {Path(os.environ.get("MLKIT_LOCAL") or "~/.mlkit/local").expanduser()/"jobs.db"}, where the jobs and endpoints of this machine are written down; if it is damaged, move it away'
-    if not kinds & {'ClientError', 'BotoCoreError'}: return None
-    return f'\nmlkit list{" --endpoints"*(run in (deploy, invoke, delete))}{_on(args["target"])} shows what there is' if re.search('(?i)not found|could not find|already exist', str(error)) else ''
+    if "sqlite3" in type(error).__module__:
+        return (
+            f": {Path(os.environ.get('MLKIT_LOCAL') or '~/.mlkit/local').expanduser() / 'jobs.db'}, where the jobs "
+            "and endpoints of this machine are written down; if it is damaged, move it away"
+        )
+    if not kinds & {"ClientError", "BotoCoreError"}:
+        return None
+    return (
+        f"\nmlkit list{' --endpoints' * (run in (deploy, invoke, delete))}{_on(args['target'])} shows what there is"
+        if re.search("(?i)not found|could not find|already exist", str(error))
+        else ""
+    )
 
 # %% ../nbs/4_command/20_cli.ipynb #5813573e
-if __name__=='__main__' and globals().get('__spec__'): sys.exit(main())  # as containers do; a notebook is __main__ too, but has no spec
+if __name__ == "__main__" and globals().get("__spec__"):
+    sys.exit(main())  # as containers do; a notebook is __main__ too, but has no spec

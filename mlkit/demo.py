@@ -6,7 +6,11 @@
 __all__ = ['write_channels', 'show_progress', 'job_lines', 'demo_job']
 
 # %% ../nbs/4_command/10_demo.ipynb #a94be1c6
-import io, json, os, sys, time
+import io
+import json
+import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,51 +18,71 @@ from .sagemaker.artifacts.bundle import build_bundle
 from .sagemaker.artifacts.check_bundle import check_bundle
 from .sagemaker.artifacts.check_job import check
 from .sagemaker.client.deployment import TrainingJob, deploy
-from .training.history import load_history
 from .sagemaker.job.hyperparameters import to_argv, to_hyperparameters
 from .sagemaker.local.client import LocalSageMaker
 from .text import bar, live_line
+from .training.history import load_history
 
 # %% ../nbs/4_command/10_demo.ipynb #3aeb77fd
-def write_channels(bunch, # a table as sklearn.datasets loads it
-                   folder: Path, # gets the folders training and validation
-                   seed: int = 0,
-                  ) -> tuple: # what is held out: x (samples, features) float64, y (samples,) int64
-    "Write three fifths of a table as the channel `training` and one fifth as `validation`, in SageMaker's own convention; keep the rest"
+def write_channels(
+    bunch,  # a table as sklearn.datasets loads it
+    folder: Path,  # gets the folders training and validation
+    seed: int = 0,
+) -> tuple:  # what is held out: x (samples, features) float64, y (samples,) int64
+    """Write three fifths of a table as the channel `training` and one fifth as `validation`, in SageMaker's own
+    convention; keep the rest
+    """
     import numpy as np
     from sklearn.model_selection import train_test_split
-    x,test_x,y,test_y = train_test_split(bunch.data, bunch.target, test_size=.2, stratify=bunch.target, random_state=seed)
-    parts = train_test_split(x, y, test_size=.25, stratify=y, random_state=seed)
-    for name,xs,ys in (('training', parts[0], parts[2]), ('validation', parts[1], parts[3])):
-        (folder/name).mkdir(parents=True)
-        np.savetxt(folder/name/'data.csv', np.column_stack([ys, xs]), delimiter=',', fmt='%.7g')
-    return test_x,test_y
+
+    x, test_x, y, test_y = train_test_split(
+        bunch.data, bunch.target, test_size=0.2, stratify=bunch.target, random_state=seed
+    )
+    parts = train_test_split(x, y, test_size=0.25, stratify=y, random_state=seed)
+    for name, xs, ys in (("training", parts[0], parts[2]), ("validation", parts[1], parts[3])):
+        (folder / name).mkdir(parents=True)
+        np.savetxt(folder / name / "data.csv", np.column_stack([ys, xs]), delimiter=",", fmt="%.7g")
+    return test_x, test_y
 
 # %% ../nbs/4_command/10_demo.ipynb #1e9940e0
 def show_progress(lines: Iterator[str], epochs: int, out=None) -> None:
-    "Follow a job's metrics lines up to `epochs`: a bar where `out` (None is stdout) is a terminal, else a line each tenth of the way"
+    """Follow a job's metrics lines up to `epochs`: a bar where `out` (None is stdout) is a terminal, else a line each
+    tenth of the way
+    """
     out = out or sys.stdout
     for line in lines:
-        if not line.startswith('[metrics] '): continue
-        m = {k: float(v) for k,_,v in (p.partition('=') for p in line.split()[1:])}
-        epoch = int(m['epoch'])
-        text = f"epoch {epoch}/{epochs}, loss {m['train_loss']:.4f}" + (f", accuracy {m['valid_accuracy']:.3f}" if 'valid_accuracy' in m else '')
-        if out.isatty(): live_line(f'  {bar(epoch/epochs)} {text}', out); print(end='\n'*(epoch==epochs), file=out)
-        elif epoch in (1, epochs) or epoch*10//epochs > (epoch-1)*10//epochs: print(f'  {text}', file=out, flush=True)
+        if not line.startswith("[metrics] "):
+            continue
+        m = {k: float(v) for k, _, v in (p.partition("=") for p in line.split()[1:])}
+        epoch = int(m["epoch"])
+        text = f"epoch {epoch}/{epochs}, loss {m['train_loss']:.4f}" + (
+            f", accuracy {m['valid_accuracy']:.3f}" if "valid_accuracy" in m else ""
+        )
+        if out.isatty():
+            live_line(f"  {bar(epoch / epochs)} {text}", out)
+            print(end="\n" * (epoch == epochs), file=out)
+        elif epoch in (1, epochs) or epoch * 10 // epochs > (epoch - 1) * 10 // epochs:
+            print(f"  {text}", file=out, flush=True)
 
 # %% ../nbs/4_command/10_demo.ipynb #86bb7124
-def job_lines(job) -> Iterator[str]: # a TrainingJob that was started
-    "The lines of a job's log as they come, until it has ended; Ctrl-C stops the job"
-    seen,ended = {},False
+def job_lines(job) -> Iterator[str]:  # a TrainingJob that was started
+    """The lines of a job's log as they come, until it has ended; Ctrl-C stops the job"""
+    seen = {}
+    ended = False
     try:
         while not ended:
-            ended = job.status not in ('InProgress', 'Stopping')
-            for _,line in job.target.lines(job.name, seen): yield line
-            if not ended: time.sleep(.1)
+            ended = job.status not in ("InProgress", "Stopping")
+            for _, line in job.target.lines(job.name, seen):
+                yield line
+            if not ended:
+                time.sleep(0.1)
     except KeyboardInterrupt:
-        if job.status=='InProgress': job.stop()
-        while job.status in ('InProgress', 'Stopping'): time.sleep(.1)
+        if job.status == "InProgress":
+            job.stop()
+        while job.status in ("InProgress", "Stopping"):
+            time.sleep(0.1)
         raise
+
 
 _HANDLERS = """import json
 from pathlib import Path
@@ -71,31 +95,67 @@ def output_fn(prediction, accept):
     return json.dumps([{'class': NAMES[p.argmax()], 'chance': round(p.max().item(), 2)} for p in prediction]), 'application/json'
 """
 
-def demo_job(name: str, bunch, config, folder: Path) -> float: # accuracy on the samples held out
-    "From a table to an endpoint that is asked about the samples held out, and is ended again"
-    local,slug,code = LocalSageMaker(folder/'sagemaker'),name.replace(' ', '-'),folder/'code'
-    test_x,test_y = write_channels(bunch, folder/'channels')
+
+def demo_job(name: str, bunch, config, folder: Path) -> float:  # accuracy on the samples held out
+    """From a table to an endpoint that is asked about the samples held out, and is ended again"""
+    local = LocalSageMaker(folder / "sagemaker")
+    slug = name.replace(" ", "-")
+    code = folder / "code"
+    test_x, test_y = write_channels(bunch, folder / "channels")
     code.mkdir()
-    (code/'inference.py').write_text(_HANDLERS, encoding='utf-8')
-    (code/'names.json').write_text(json.dumps([str(n) for n in bunch.target_names]), encoding='utf-8')
+    (code / "inference.py").write_text(_HANDLERS, encoding="utf-8")
+    (code / "names.json").write_text(json.dumps([str(n) for n in bunch.target_names]), encoding="utf-8")
+
     def ok(report):
-        if not report.ok: raise RuntimeError(f'the check failed:\n{report}')
-        return f'ok, {report.seconds:.1f} s: {", ".join(report.tried)}'
-    print(f'\n{name}: {bunch.data.shape[0]} samples, {bunch.data.shape[1]} features, {len(bunch.target_names)} classes; {len(test_y)} are held out', flush=True)
-    print(f'  check         {ok(check(code, argv=to_argv(config), data=folder/"channels"))}', flush=True)
-    job = TrainingJob(config, channels={n: folder/'channels'/n for n in ('training', 'validation')}, name=slug).run(local)
-    print(f'  training job  {job.name}: ' + ' '.join(f'--{k} {v}' for k,v in job.hyperparameters.items() if v!=to_hyperparameters(type(config)())[k]), flush=True)
+        if not report.ok:
+            raise RuntimeError(f"the check failed:\n{report}")
+        return f"ok, {report.seconds:.1f} s: {', '.join(report.tried)}"
+
+    print(
+        (
+            f"\n{name}: {bunch.data.shape[0]} samples, {bunch.data.shape[1]} features, {len(bunch.target_names)} "
+            f"classes; {len(test_y)} are held out"
+        ),
+        flush=True,
+    )
+    print(f"  check         {ok(check(code, argv=to_argv(config), data=folder / 'channels'))}", flush=True)
+    job = TrainingJob(config, channels={n: folder / "channels" / n for n in ("training", "validation")}, name=slug).run(
+        local
+    )
+    print(
+        f"  training job  {job.name}: "
+        + " ".join(f"--{k} {v}" for k, v in job.hyperparameters.items() if v != to_hyperparameters(type(config)())[k]),
+        flush=True,
+    )
     show_progress(job_lines(job), config.epochs)
-    bundle = build_bundle(job.follow(io.StringIO()).fetch(folder/'model'), code/'inference.py', out=folder/'model.tar.gz', include=[code/'names.json'])
-    print(f'  bundle        {os.fspath(bundle)}\n  check         {ok(check_bundle(bundle))}', flush=True)
+    bundle = build_bundle(
+        job.follow(io.StringIO()).fetch(folder / "model"),
+        code / "inference.py",
+        out=folder / "model.tar.gz",
+        include=[code / "names.json"],
+    )
+    print(f"  bundle        {os.fspath(bundle)}\n  check         {ok(check_bundle(bundle))}", flush=True)
     with deploy(bundle, local, slug, wait=False) as endpoint:
-        while endpoint.status=='Creating': time.sleep(.1)
-        print(f'  endpoint      {endpoint.wait(io.StringIO())!r}', flush=True)
+        while endpoint.status == "Creating":
+            time.sleep(0.1)
+        print(f"  endpoint      {endpoint.wait(io.StringIO())!r}", flush=True)
         answers = endpoint.invoke(test_x)
-        print(f'  invoked       with the first sample held out: {answers[0]["class"]} (chance {answers[0]["chance"]:.2f}), in truth {bunch.target_names[test_y[0]]!s}')
-    accuracy = sum(a['class']==str(bunch.target_names[y]) for a,y in zip(answers, test_y))/len(test_y)
-    load_history(local.folder(slug)/'algo-1'/'output'/'data'/'history.jsonl').plot(name).savefig(folder/'losses.png', dpi=120)
-    while local.list_endpoints()['Endpoints']: time.sleep(.1)
+        print(
+            f"  invoked       with the first sample held out: {answers[0]['class']} (chance "
+            f"{answers[0]['chance']:.2f}), in truth {bunch.target_names[test_y[0]]!s}"
+        )
+    accuracy = sum(a["class"] == str(bunch.target_names[y]) for a, y in zip(answers, test_y)) / len(test_y)
+    load_history(local.folder(slug) / "algo-1" / "output" / "data" / "history.jsonl").plot(name).savefig(
+        folder / "losses.png", dpi=120
+    )
+    while local.list_endpoints()["Endpoints"]:
+        time.sleep(0.1)
     local.clean()
-    print(f'  cleaned up    the endpoint has ended, the job\'s folder is gone\n  accuracy      {accuracy:.3f} on the {len(test_y)} samples held out\n  the losses    {folder/"losses.png"}', flush=True)
+    print(
+        (
+            f"  cleaned up    the endpoint has ended, the job's folder is gone\n  accuracy      {accuracy:.3f} on "
+            f"the {len(test_y)} samples held out\n  the losses    {folder / 'losses.png'}"
+        ),
+        flush=True,
+    )
     return accuracy

@@ -12,7 +12,8 @@ from .sagemaker.job.builtin import Config, PrintMetrics, main
 from .sagemaker.job.container import Container
 from .sagemaker.job.entry import entry_point
 
-_all_ = ['entry_point', 'Container', 'Config', 'PrintMetrics', 'main']
+_all_ = ["entry_point", "Container", "Config", "PrintMetrics", "main"]
 
 # %% ../nbs/4_command/00_sagemaker_entry.ipynb #9a1f1c8b
-if __name__=='__main__' and globals().get('__spec__'): sys.exit(main())
+if __name__ == "__main__" and globals().get("__spec__"):
+    sys.exit(main())

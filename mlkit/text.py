@@ -13,66 +13,82 @@ from html import escape
 from typing import TextIO
 
 # %% ../nbs/00_text.ipynb #60d8fc9d
-def did_you_mean(name: str, # what was given
-                 valid: Iterable[str], # what there is
-                ) -> str: # text to put behind an error's first sentence
-    "The nearest of the `valid` names as a question, or all of them where none is near"
+def did_you_mean(
+    name: str,  # what was given
+    valid: Iterable[str],  # what there is
+) -> str:  # text to put behind an error's first sentence
+    """The nearest of the `valid` names as a question, or all of them where none is near"""
     valid = sorted(set(map(str, valid)))
-    near = get_close_matches(name.lower(), [v.lower() for v in valid], 1, .6)
-    if near: return f"did you mean {next(v for v in valid if v.lower()==near[0])!r}?"
+    near = get_close_matches(name.lower(), [v.lower() for v in valid], 1, 0.6)
+    if near:
+        return f"did you mean {next(v for v in valid if v.lower() == near[0])!r}?"
     return f"there is {', '.join(map(repr, valid))}" if valid else "there is none"
 
 # %% ../nbs/00_text.ipynb #6ede7e3e
 class Table:
-    "Rows under a header; numbers are set to the right, floats to four significant digits"
-    def __init__(self,
-                 header: Sequence[str], # a name for each column
-                 rows: Iterable[Sequence], # as many cells each as the header has names; None shows as nothing
-                 note: str = ''): # a line under the table
-        self.header,self.rows,self.note = list(header),[list(r) for r in rows],note
+    """Rows under a header; numbers are set to the right, floats to four significant digits"""
 
-    def __len__(self): return len(self.rows)
+    def __init__(
+        self,
+        header: Sequence[str],  # a name for each column
+        rows: Iterable[Sequence],  # as many cells each as the header has names; None shows as nothing
+        note: str = "",  # a line under the table
+    ):
+        self.header = list(header)
+        self.rows = [list(r) for r in rows]
+        self.note = note
+
+    def __len__(self):
+        return len(self.rows)
 
     def cells(self) -> list[list[str]]:
-        "Every cell as the text that is shown"
+        """Every cell as the text that is shown"""
         return [[_shown(c) for c in r] for r in self.rows]
 
-    def _right(self, i): return all(isinstance(r[i], (int, float, type(None))) for r in self.rows)
+    def _right(self, i):
+        return all(isinstance(r[i], (int, float, type(None))) for r in self.rows)
 
     def __repr__(self):
         lines = [self.header, *self.cells()]
         widths = [max(map(len, column)) for column in zip(*lines)]
         align = [str.rjust if self._right(i) else str.ljust for i in range(len(widths))]
-        text = ['  '.join(a(c, w) for a,c,w in zip(align, line, widths)).rstrip() for line in lines]
-        text.insert(1, '  '.join('-'*w for w in widths))
-        return '\n'.join(text + [self.note]*bool(self.note))
+        text = ["  ".join(a(c, w) for a, c, w in zip(align, line, widths)).rstrip() for line in lines]
+        text.insert(1, "  ".join("-" * w for w in widths))
+        return "\n".join(text + [self.note] * bool(self.note))
 
     def _repr_html_(self):
-        style = ['text-align:right' if self._right(i) else 'text-align:left' for i in range(len(self.header))]
-        row = lambda tag, cells: '<tr>'+''.join(f'<{tag} style="{s}">{escape(c)}</{tag}>' for s,c in zip(style, cells))+'</tr>'
-        body = ''.join(row('td', r) for r in self.cells())
-        note = f'<p>{escape(self.note)}</p>' if self.note else ''
+        style = ["text-align:right" if self._right(i) else "text-align:left" for i in range(len(self.header))]
+
+        def row(tag, cells):
+            return "<tr>" + "".join(f'<{tag} style="{s}">{escape(c)}</{tag}>' for s, c in zip(style, cells)) + "</tr>"
+
+        body = "".join(row("td", r) for r in self.cells())
+        note = f"<p>{escape(self.note)}</p>" if self.note else ""
         return f"<table><thead>{row('th', self.header)}</thead><tbody>{body}</tbody></table>{note}"
 
 # %% ../nbs/00_text.ipynb #43542b49
 def _shown(value):
-    if value is None: return ''
-    if isinstance(value, float): return f'{value:.4g}'
-    return f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 # %% ../nbs/00_text.ipynb #91d8fba4
 def human_bytes(n: int) -> str:
-    "`n` bytes in the largest binary unit that leaves a number of at least 1"
-    for unit in ('B', 'KiB', 'MiB', 'GiB'):
-        if n < 1024: return f'{n:.4g} {unit}'
+    """`n` bytes in the largest binary unit that leaves a number of at least 1"""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.4g} {unit}"
         n /= 1024
-    return f'{n:.4g} TiB'
+    return f"{n:.4g} TiB"
 
 # %% ../nbs/00_text.ipynb #13d49d0a
 def bar(share: float, width: int = 20) -> str:
-    "A bar of `width` characters, filled as far as `share`, 0 to 1"
-    return f'{"█"*int(width*min(max(share, 0), 1)):░<{width}}'
+    """A bar of `width` characters, filled as far as `share`, 0 to 1"""
+    return f"{'█' * int(width * min(max(share, 0), 1)):░<{width}}"
+
 
 def live_line(text: str, out: TextIO) -> None:
-    "Put `text` in place of a terminal's last line; with nothing the line is free again"
-    print(f'\r{text[:shutil.get_terminal_size().columns-1]}\033[K', end='', file=out, flush=True)
+    """Put `text` in place of a terminal's last line; with nothing the line is free again"""
+    print(f"\r{text[: shutil.get_terminal_size().columns - 1]}\033[K", end="", file=out, flush=True)

@@ -1,4 +1,5 @@
-"Small runs with losses that are no plain means over samples: OUT"
+"""Small runs with losses that are no plain means over samples: OUT"""
+
 import sys
 
 import torch
@@ -14,30 +15,48 @@ y = torch.arange(22) % 3
 y[5:8] = 0  # one of three processes has nothing but these of its part of the second batch
 some = torch.where(y == 0, -100, y)
 words = torch.stack([y, torch.full_like(y, -100)], 1)
-weight = torch.tensor([1., 5, .2]).double()
-losses = {'default': (nn.CrossEntropyLoss(), some, 3), 'function': (nn.functional.cross_entropy, some, 3),
-          'weights': (nn.CrossEntropyLoss(weight), y, 3), 'ignored': (nn.CrossEntropyLoss(ignore_index=0), y, 3), 'sum': (nn.CrossEntropyLoss(reduction='sum'), y, 3),
-          'words': (nn.CrossEntropyLoss(weight), words, 6)}
+weight = torch.tensor([1.0, 5, 0.2]).double()
+losses = {
+    "default": (nn.CrossEntropyLoss(), some, 3),
+    "function": (nn.functional.cross_entropy, some, 3),
+    "weights": (nn.CrossEntropyLoss(weight), y, 3),
+    "ignored": (nn.CrossEntropyLoss(ignore_index=0), y, 3),
+    "sum": (nn.CrossEntropyLoss(reduction="sum"), y, 3),
+    "words": (nn.CrossEntropyLoss(weight), words, 6),
+}
 
 
 class Learned(nn.Module):
-    "A loss with a parameter of its own, and in each process another to begin with"
+    """A loss with a parameter of its own, and in each process another to begin with"""
+
     def __init__(self):
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(1. + rank()).double())
-    def forward(self, prediction, target): return nn.functional.cross_entropy(prediction*self.scale, target)
+        self.scale = nn.Parameter(torch.tensor(1.0 + rank()).double())
+
+    def forward(self, prediction, target):
+        return nn.functional.cross_entropy(prediction * self.scale, target)
 
 
-losses |= {'learned': (Learned(), y, 3)}
+losses |= {"learned": (Learned(), y, 3)}
 found = {}
 for name, (loss, target, outputs) in losses.items():
     torch.manual_seed(0)
     model = nn.Linear(4, outputs).double()
-    if outputs == 6: model = nn.Sequential(model, nn.Unflatten(1, (3, 2)))
+    if outputs == 6:
+        model = nn.Sequential(model, nn.Unflatten(1, (3, 2)))
     data = TensorDataset(x, target)
-    trainer = Trainer(model, DataLoader(data, 5), torch.optim.SGD([*model.parameters(), *(loss.parameters() if name == 'learned' else ())], .02), loss, DataLoader(data, 5),
-                      accumulate=2 if name == 'learned' else 1)
+    trainer = Trainer(
+        model,
+        DataLoader(data, 5),
+        torch.optim.SGD([*model.parameters(), *(loss.parameters() if name == "learned" else ())], 0.02),
+        loss,
+        DataLoader(data, 5),
+        accumulate=2 if name == "learned" else 1,
+    )
     history = trainer.fit(2)
-    if name == 'learned': found[name] = loss.scale.detach()
-    found |= {f'{name} {n}': t for n, t in model.state_dict().items()} | {f'{name} {n}': torch.tensor(history[n]).double() for n in history.names if n != 'seconds'}
-save_file(found, f'{sys.argv[1]}-{rank()}')
+    if name == "learned":
+        found[name] = loss.scale.detach()
+    found |= {f"{name} {n}": t for n, t in model.state_dict().items()} | {
+        f"{name} {n}": torch.tensor(history[n]).double() for n in history.names if n != "seconds"
+    }
+save_file(found, f"{sys.argv[1]}-{rank()}")

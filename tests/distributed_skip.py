@@ -1,4 +1,5 @@
-"Small runs in which a callback skips the batches with a marked sample, which one process alone sees: OUT EVENT..."
+"""Small runs in which a callback skips the batches with a marked sample, which one process alone sees: OUT EVENT..."""
+
 import sys
 
 import torch
@@ -15,7 +16,8 @@ x[[1, 9, 20]] += 100
 
 
 def skip(trainer):
-    if trainer.x.max() > 50: raise SkipBatch
+    if trainer.x.max() > 50:
+        raise SkipBatch
 
 
 found = {}
@@ -23,6 +25,12 @@ for event in events:
     torch.manual_seed(0)
     model = nn.Linear(4, 3).double()
     data = TensorDataset(x, torch.arange(22) % 3)
-    Trainer(model, DataLoader(data, 4), torch.optim.SGD(model.parameters(), .02), nn.CrossEntropyLoss(), callbacks=[type('Skip', (), {event: staticmethod(skip)})()]).fit(2)
-    found |= {f'{event} {n}': t for n, t in model.state_dict().items()}
-save_file(found, f'{out}-{rank()}')
+    Trainer(
+        model,
+        DataLoader(data, 4),
+        torch.optim.SGD(model.parameters(), 0.02),
+        nn.CrossEntropyLoss(),
+        callbacks=[type("Skip", (), {event: staticmethod(skip)})()],
+    ).fit(2)
+    found |= {f"{event} {n}": t for n, t in model.state_dict().items()}
+save_file(found, f"{out}-{rank()}")

@@ -1,4 +1,5 @@
-"A small training run with everything in it that could make a resumed one differ: FOLDER OUT [DIE_AT]"
+"""A small training run with everything in it that could make a resumed one differ: FOLDER OUT [DIE_AT]"""
+
 import os
 import random
 import signal
@@ -15,42 +16,63 @@ from mlkit.training.trainer import Trainer
 
 
 class Noisy(Dataset):
-    "Samples with a transform that draws from three generators"
-    def __len__(self): return 96
-    def __getitem__(self, i): return torch.full((4,), i/96) + torch.rand(4)*random.random()*np.random.rand(), i % 2
+    """Samples with a transform that draws from three generators"""
+
+    def __len__(self):
+        return 96
+
+    def __getitem__(self, i):
+        return torch.full((4,), i / 96) + torch.rand(4) * random.random() * np.random.rand(), i % 2
 
 
 class Report:
-    def after_step(self, trainer): print(trainer.step, flush=True)
+    def after_step(self, trainer):
+        print(trainer.step, flush=True)
 
 
 def die_inside_a_save(countdown):
-    "SIGKILL to ourselves at one of the moments of a write: between files, checksums, fsyncs and the rename"
+    """SIGKILL to ourselves at one of the moments of a write: between files, checksums, fsyncs and the rename"""
+
     def counted(f):
         def call(*args, **kwargs):
             nonlocal countdown
             countdown -= 1
-            if countdown < 0: os.kill(os.getpid(), signal.SIGKILL)
+            if countdown < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
             return f(*args, **kwargs)
+
         return call
-    for name in ('_fingerprint', '_to_disk', 'save_file'): setattr(checkpoint, name, counted(getattr(checkpoint, name)))
+
+    for name in ("_fingerprint", "_to_disk", "save_file"):
+        setattr(checkpoint, name, counted(getattr(checkpoint, name)))
     os.rename = counted(os.rename)
 
 
 def main(folder, out, die_at=None):
-    if die_at: die_inside_a_save(int(die_at))
+    if die_at:
+        die_inside_a_save(int(die_at))
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
-    model = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.Dropout(.3), nn.ReLU(), nn.Linear(32, 2))
-    optimizer = torch.optim.Adam(model.parameters(), .01)
-    trainer = Trainer(model, DataLoader(Noisy(), 8, shuffle=True), optimizer, nn.CrossEntropyLoss(), valid_loader=DataLoader(Noisy(), 32),
-                      accumulate=2, checkpoints=folder, save_every=1, callbacks=[Report()])
+    model = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.Dropout(0.3), nn.ReLU(), nn.Linear(32, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    trainer = Trainer(
+        model,
+        DataLoader(Noisy(), 8, shuffle=True),
+        optimizer,
+        nn.CrossEntropyLoss(),
+        valid_loader=DataLoader(Noisy(), 32),
+        accumulate=2,
+        checkpoints=folder,
+        save_every=1,
+        callbacks=[Report()],
+    )
     history = trainer.fit(40)
-    losses = {'steps': torch.tensor(history.steps), 'valid': torch.tensor(history['valid_loss'])}
-    state = {f'{i}.{k}': v for i, s in enumerate(optimizer.state.values()) for k, v in s.items()}
+    losses = {"steps": torch.tensor(history.steps), "valid": torch.tensor(history["valid_loss"])}
+    state = {f"{i}.{k}": v for i, s in enumerate(optimizer.state.values()) for k, v in s.items()}
     save_file({**model.state_dict(), **state, **losses}, out)
 
 
-if __name__ == '__main__': main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,4 +1,5 @@
-"Many processes train what one does, end together, and go on from each other's checkpoints; gloo over loopback"
+"""Many processes train what one does, end together, and go on from each other's checkpoints; gloo over loopback"""
+
 import os
 import signal
 import subprocess
@@ -11,18 +12,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-child = Path(__file__).parent/'distributed_child.py'
+child = Path(__file__).parent / "distributed_child.py"
 
 
 def start(processes, *args, options=(), child=child):
-    "The child under torchrun or, as the only process, without it"
-    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes), *options] if processes > 1 else []
-    return subprocess.Popen([sys.executable, *launcher, child, *map(str, args)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=os.environ | {'OMP_NUM_THREADS': '1'})
+    """The child under torchrun or, as the only process, without it"""
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *options]
+        if processes > 1
+        else []
+    )
+    return subprocess.Popen(
+        [sys.executable, *launcher, child, *map(str, args)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def train(processes, *args, **kwargs):
-    "What the child printed; it has to succeed"
+    """What the child printed; it has to succeed"""
     process = start(processes, *args, **kwargs)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -30,93 +40,121 @@ def train(processes, *args, **kwargs):
 
 
 def check(out, processes, expected, tolerance=1e-6):
-    "The weights and the history of every process are the expected ones"
+    """The weights and the history of every process are the expected ones"""
     for rank in range(processes):
-        found = load_file(f'{out}-{rank}')
+        found = load_file(f"{out}-{rank}")
         assert found.keys() == expected.keys()
-        for name, t in expected.items(): torch.testing.assert_close(found[name], t, rtol=0, atol=tolerance, msg=lambda m: f'{name} of rank {rank}: {m}')
+        for name, t in expected.items():
+            torch.testing.assert_close(
+                found[name], t, rtol=0, atol=tolerance, msg=lambda m: f"{name} of rank {rank}: {m}"
+            )
         if rank:
-            for name, t in load_file(f'{out}-0').items(): assert torch.equal(found[name], t), f'{name} of rank {rank} is not that of rank 0'
+            for name, t in load_file(f"{out}-0").items():
+                assert torch.equal(found[name], t), f"{name} of rank {rank} is not that of rank 0"
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    "What a single process finds, by the kind of its dataset"
-    folder = tmp_path_factory.mktemp('alone')
-    with ThreadPoolExecutor(2) as pool: list(pool.map(lambda kind: train(1, '-', folder/kind, kind), ('tensors', 'map')))
-    return {kind: load_file(folder/f'{kind}-0') for kind in ('tensors', 'map')}
+    """What a single process finds, by the kind of its dataset"""
+    folder = tmp_path_factory.mktemp("alone")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda kind: train(1, "-", folder / kind, kind), ("tensors", "map")))
+    return {kind: load_file(folder / f"{kind}-0") for kind in ("tensors", "map")}
 
 
 def test_weights_and_history_are_those_of_one_process(expected, tmp_path):
-    cases = [('tensors', 4), ('map', 2), ('tensors', 2)]
-    with ThreadPoolExecutor(2) as pool: printed = list(pool.map(lambda case: train(case[1], '-', tmp_path/'-'.join(map(str, case)), case[0]), cases))
+    cases = [("tensors", 4), ("map", 2), ("tensors", 2)]
+    with ThreadPoolExecutor(2) as pool:
+        printed = list(pool.map(lambda case: train(case[1], "-", tmp_path / "-".join(map(str, case)), case[0]), cases))
     for (kind, processes), out in zip(cases, printed):
-        check(tmp_path/f'{kind}-{processes}', processes, expected[kind])
-        lines = [line.split(',')[0] for line in out.splitlines() if not line.startswith('Tensors in memory')]
-        assert lines == ['callback of rank 0', *(f'Epoch {i}/6' for i in range(1, 7))], 'only the main process prints'
+        check(tmp_path / f"{kind}-{processes}", processes, expected[kind])
+        lines = [line.split(",")[0] for line in out.splitlines() if not line.startswith("Tensors in memory")]
+        assert lines == ["callback of rank 0", *(f"Epoch {i}/6" for i in range(1, 7))], "only the main process prints"
 
 
 def test_losses_that_are_no_plain_means(tmp_path):
-    with ThreadPoolExecutor(2) as pool: list(pool.map(lambda n: train(n, tmp_path/str(n), child=child.parent/'distributed_losses.py'), (1, 3)))
-    check(tmp_path/'3', 3, load_file(tmp_path/'1-0'))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda n: train(n, tmp_path / str(n), child=child.parent / "distributed_losses.py"), (1, 3)))
+    check(tmp_path / "3", 3, load_file(tmp_path / "1-0"))
 
 
 def test_a_batch_that_one_skips_is_skipped_by_all(tmp_path):
-    skip, events = child.parent/'distributed_skip.py', ('before_batch', 'before_loss', 'after_loss')
-    with ThreadPoolExecutor(2) as pool: list(pool.map(lambda n: train(n, tmp_path/str(n), *events, child=skip), (1, 3)))
-    check(tmp_path/'3', 3, load_file(tmp_path/'1-0'))
+    skip = child.parent / "distributed_skip.py"
+    events = "before_batch", "before_loss", "after_loss"
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda n: train(n, tmp_path / str(n), *events, child=skip), (1, 3)))
+    check(tmp_path / "3", 3, load_file(tmp_path / "1-0"))
     began = time.monotonic()
-    process = start(2, tmp_path/'late', 'before_backward', child=skip)
+    process = start(2, tmp_path / "late", "before_backward", child=skip)
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode != 0 and time.monotonic()-began < 30
-    assert 'RuntimeError: with many processes a SkipBatch is for before_batch, before_loss, after_loss, where all hear of it' in errors
+    assert process.returncode != 0 and time.monotonic() - began < 30
+    assert (
+        "RuntimeError: with many processes a SkipBatch is for before_batch, before_loss, after_loss, where all "
+        "hear of it"
+    ) in errors
 
 
 def test_a_run_goes_on_with_another_number_of_processes_sharded_or_not(expected, tmp_path):
     def chain(name, first, then):
-        half = train(first[0], tmp_path/name, tmp_path/f'{name} half', 'tensors', first[1])
-        printed = train(then[0], tmp_path/name, tmp_path/f'{name} out', 'tensors', then[1])
-        assert 'Epoch 2/6' in half and 'Epoch 3/6' not in half
-        assert printed.count('Going on from ') == 1 and 'epoch 3, batch 3, step 7' in printed
-        check(tmp_path/f'{name} out', then[0], expected['tensors'], 1e-5 if 'fsdp' in (first[1], then[1]) else 1e-6)
+        half = train(first[0], tmp_path / name, tmp_path / f"{name} half", "tensors", first[1])
+        printed = train(then[0], tmp_path / name, tmp_path / f"{name} out", "tensors", then[1])
+        assert "Epoch 2/6" in half and "Epoch 3/6" not in half
+        assert printed.count("Going on from ") == 1 and "epoch 3, batch 3, step 7" in printed
+        check(tmp_path / f"{name} out", then[0], expected["tensors"], 1e-5 if "fsdp" in (first[1], then[1]) else 1e-6)
+
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(chain, ('sharded then alone', 'alone then sharded', 'three then two'),
-                      ((2, 'fsdp'), (1, 'ddp'), (3, 'ddp')), ((1, 'ddp'), (2, 'fsdp'), (2, 'ddp'))))
+        list(
+            pool.map(
+                chain,
+                ("sharded then alone", "alone then sharded", "three then two"),
+                ((2, "fsdp"), (1, "ddp"), (3, "ddp")),
+                ((1, "ddp"), (2, "fsdp"), (2, "ddp")),
+            )
+        )
 
 
 def test_as_many_processes_go_on_with_their_own_random_numbers(tmp_path):
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda out: train(2, tmp_path/f'checkpoints of {out}', tmp_path/out, 'dropout'), ('whole', 'half')))
-    train(2, tmp_path/'checkpoints of half', tmp_path/'out', 'dropout')
-    check(tmp_path/'out', 2, load_file(tmp_path/'whole-0'), 0)
+        list(
+            pool.map(
+                lambda out: train(2, tmp_path / f"checkpoints of {out}", tmp_path / out, "dropout"), ("whole", "half")
+            )
+        )
+    train(2, tmp_path / "checkpoints of half", tmp_path / "out", "dropout")
+    check(tmp_path / "out", 2, load_file(tmp_path / "whole-0"), 0)
 
 
 def test_one_killed_ends_all_and_is_named(tmp_path):
-    process = start(2, tmp_path/'checkpoints', tmp_path/'out', 'tensors', 'ddp', 4, 1)
+    process = start(2, tmp_path / "checkpoints", tmp_path / "out", "tensors", "ddp", 4, 1)
     for line in process.stdout:
-        if line.startswith('Epoch 1/'): break
+        if line.startswith("Epoch 1/"):
+            break
     began = time.monotonic()
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode != 0 and time.monotonic()-began < 15
-    assert 'Signal 9 (SIGKILL) received' in errors
-    assert 'rank 1 of 2 does not answer' in errors or 'closing signal SIGTERM' in errors  # whichever comes first: gloo's error, or torchrun, which ends the others
+    assert process.returncode != 0 and time.monotonic() - began < 15
+    assert "Signal 9 (SIGKILL) received" in errors
+    # whichever comes first: gloo's error, or torchrun, which ends the others
+    assert "rank 1 of 2 does not answer" in errors or "closing signal SIGTERM" in errors
 
 
 def test_torchrun_restarts_and_goes_on(expected, tmp_path):
-    printed = train(2, tmp_path/'checkpoints', tmp_path/'out', 'tensors', 'ddp', 8, 1, options=['--max-restarts', '1'])
-    assert printed.count('Going on from ') == 1
-    check(tmp_path/'out', 2, expected['tensors'])
+    printed = train(
+        2, tmp_path / "checkpoints", tmp_path / "out", "tensors", "ddp", 8, 1, options=["--max-restarts", "1"]
+    )
+    assert printed.count("Going on from ") == 1
+    check(tmp_path / "out", 2, expected["tensors"])
 
 
 def test_sigterm_saves_and_ends_all(expected, tmp_path):
-    process = start(2, tmp_path/'checkpoints', tmp_path/'out', 'slow')
+    process = start(2, tmp_path / "checkpoints", tmp_path / "out", "slow")
     for line in process.stdout:
-        if line.startswith('Epoch 1/'): break
+        if line.startswith("Epoch 1/"):
+            break
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=60)[1]
-    assert time.monotonic()-began < 15 and process.returncode != 0, errors
-    assert not (tmp_path/'out-0').exists() and 'does not answer' not in errors
-    printed = train(1, tmp_path/'checkpoints', tmp_path/'out', 'tensors')
-    assert 'Going on from ' in printed
-    check(tmp_path/'out', 1, expected['tensors'])
+    assert time.monotonic() - began < 15 and process.returncode != 0, errors
+    assert not (tmp_path / "out-0").exists() and "does not answer" not in errors
+    printed = train(1, tmp_path / "checkpoints", tmp_path / "out", "tensors")
+    assert "Going on from " in printed
+    check(tmp_path / "out", 1, expected["tensors"])

@@ -10,7 +10,7 @@ from .build import create_model
 from .saving import load_model, save_model
 from .summary import summary
 
-_all_ = ['create_model', 'save_model', 'load_model', 'summary']
+_all_ = ["create_model", "save_model", "load_model", "summary"]
 
 # %% ../../nbs/0_model/00_model.ipynb #16979fab
 import torch
@@ -18,37 +18,50 @@ from torch import Tensor, nn
 
 # %% ../../nbs/0_model/00_model.ipynb #a2bfc78a
 class MyCustomModel(nn.Module):
-    "Two linear layers with a ReLU between them: `(batch, input_dim)` float to `(batch, output_dim)` logits"
-    def __init__(self,
-                 input_dim: int, # features of one sample
-                 hidden_dim: int, # width of the layer between
-                 output_dim: int): # classes, or numbers to predict
+    """Two linear layers with a ReLU between them: `(batch, input_dim)` float to `(batch, output_dim)` logits"""
+
+    def __init__(
+        self,
+        input_dim: int,  # features of one sample
+        hidden_dim: int,  # width of the layer between
+        output_dim: int,  # classes, or numbers to predict
+    ):
         super().__init__()
-        self.input_dim,self.hidden_dim,self.output_dim = input_dim,hidden_dim,output_dim
+        self.input_dim = input_dim
+        self.hidden_dim = hidden_dim
+        self.output_dim = output_dim
         self.layer1 = nn.Linear(input_dim, hidden_dim)
         self.relu = nn.ReLU()
         self.layer2 = nn.Linear(hidden_dim, output_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        "`x: (batch, input_dim)` float to logits `(batch, output_dim)`, of the same dtype and on the same device"
+        """`x: (batch, input_dim)` float to logits `(batch, output_dim)`, of the same dtype and on the same device"""
         return self.layer2(self.relu(self.layer1(x)))
 
 # %% ../../nbs/0_model/00_model.ipynb #0be9c756
 class Standardized(nn.Module):
-    "`model`, called with `(x - mean) / std` of each feature; the two statistics are buffers, so they are saved with the weights"
-    def __init__(self,
-                 model: nn.Module, # takes `(batch, *shape)` float
-                 shape: list[int]): # of one sample, without the batch
+    """`model`, called with `(x - mean) / std` of each feature; the two statistics are buffers, so they are saved with
+    the weights
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,  # takes `(batch, *shape)` float
+        shape: list[int],  # of one sample, without the batch
+    ):
         super().__init__()
-        self.model,self.shape = model,list(shape)
-        self.register_buffer('mean', torch.zeros(self.shape))
-        self.register_buffer('std', torch.ones(self.shape))
+        self.model = model
+        self.shape = list(shape)
+        self.register_buffer("mean", torch.zeros(self.shape))
+        self.register_buffer("std", torch.ones(self.shape))
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> 'Standardized':
-        "Take the statistics from `x: (samples, *shape)`; a feature that never changes is only centred"
-        std,mean = torch.std_mean(x.double(), dim=0, correction=0)
-        self.mean.copy_(mean); self.std.copy_(torch.where(std>0, std, 1.))
+    def fit(self, x: Tensor) -> "Standardized":
+        """Take the statistics from `x: (samples, *shape)`; a feature that never changes is only centred"""
+        std, mean = torch.std_mean(x.double(), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, 1.0))
         return self
 
-    def forward(self, x: Tensor) -> Tensor: return self.model((x-self.mean) / self.std)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model((x - self.mean) / self.std)

@@ -9,89 +9,124 @@ __all__ = ['load_object', 'create_model', 'describe_model', 'build_model']
 import inspect
 import json
 from importlib import import_module
-from torch import Tensor, nn
 from typing import Any, get_type_hints
+
+from torch import Tensor, nn
+
 from ..text import did_you_mean
 
 # %% ../../nbs/0_model/01_build.ipynb #178107a7
-def load_object(name: str, # "package.module:Name"; dots after the colon reach into the object
-               ) -> Any:
-    "The object that an import string names"
-    module_name,colon,path = name.partition(':')
+def load_object(
+    name: str,  # "package.module:Name"; dots after the colon reach into the object
+) -> Any:
+    """The object that an import string names"""
+    module_name, colon, path = name.partition(":")
     if not (module_name and colon and path):
         raise ValueError(f"import string {name!r}: expected 'package.module:Name', such as 'mlkit.model:MyCustomModel'")
-    try: obj = import_module(module_name)
+    try:
+        obj = import_module(module_name)
     except ModuleNotFoundError as e:
-        if not e.name or not f'{module_name}.'.startswith(f'{e.name}.'): raise
-        raise ModuleNotFoundError(f"import string {name!r}: no module {e.name!r} on the import path; is the folder that holds it "
-                                  "the current one, or installed?", name=e.name) from None
-    for part in path.split('.'):
+        if not e.name or not f"{module_name}.".startswith(f"{e.name}."):
+            raise
+        raise ModuleNotFoundError(
+            f"import string {name!r}: no module {e.name!r} on the import path; is the folder that holds it "
+            "the current one, or installed?",
+            name=e.name,
+        ) from None
+    for part in path.split("."):
         if not hasattr(obj, part):
-            raise AttributeError(f"import string {name!r}: {obj.__name__} has no {part!r}; "
-                                 + did_you_mean(part, (n for n in vars(obj) if n[0]!='_')))
+            raise AttributeError(
+                f"import string {name!r}: {obj.__name__} has no {part!r}; "
+                + did_you_mean(part, (n for n in vars(obj) if n[0] != "_"))
+            )
         obj = getattr(obj, part)
     return obj
 
 # %% ../../nbs/0_model/01_build.ipynb #53d179a8
-def create_model(name: str, # import string of an nn.Module class, or of a function annotated to return an nn.Module
-                 **arguments, # what to call it with
-                ) -> nn.Module:
-    "A model by its import string; it remembers both, so that `save_model` can write them down"
+def create_model(
+    name: str,  # import string of an nn.Module class, or of a function annotated to return an nn.Module
+    **arguments,  # what to call it with
+) -> nn.Module:
+    """A model by its import string; it remembers both, so that `save_model` can write them down"""
     maker = load_object(name)
     _check_maker(name, maker)
     _check_arguments(name, maker, arguments)
     model = maker(**arguments)
-    if not isinstance(model, nn.Module): raise TypeError(f"{name} made a {type(model).__name__}, not an nn.Module")
-    model._made_by = name,arguments
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} made a {type(model).__name__}, not an nn.Module")
+    model._made_by = name, arguments
     return model
 
 # %% ../../nbs/0_model/01_build.ipynb #e0e71f11
 def _check_maker(name, maker):
-    made = maker if inspect.isclass(maker) else get_type_hints(maker).get('return') if inspect.isfunction(maker) else None
+    made = (
+        maker if inspect.isclass(maker) else get_type_hints(maker).get("return") if inspect.isfunction(maker) else None
+    )
     if not (inspect.isclass(made) and issubclass(made, nn.Module)):
-        raise TypeError(f"{name} does not make a model: expected a subclass of nn.Module, or a function annotated to return one "
-                        "(def net(...) -> nn.Module)")
+        raise TypeError(
+            f"{name} does not make a model: expected a subclass of nn.Module, or a function annotated to return one "
+            "(def net(...) -> nn.Module)"
+        )
 
 # %% ../../nbs/0_model/01_build.ipynb #53985414
 def _check_arguments(name, maker, given):
     parameters = inspect.signature(maker).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if not any(p.kind==p.VAR_KEYWORD for p in parameters):
+    if not any(p.kind == p.VAR_KEYWORD for p in parameters):
         for k in given:
-            if k not in names: raise TypeError(f"{name} takes no argument {k!r}; {did_you_mean(k, names)}")
+            if k not in names:
+                raise TypeError(f"{name} takes no argument {k!r}; {did_you_mean(k, names)}")
     missing = [p.name for p in parameters if p.name in names and p.default is p.empty and p.name not in given]
-    if missing: raise TypeError(f"{name} needs {', '.join(map(repr, missing))}; given: {sorted(given)}")
+    if missing:
+        raise TypeError(f"{name} needs {', '.join(map(repr, missing))}; given: {sorted(given)}")
 
 # %% ../../nbs/0_model/01_build.ipynb #249fdb4f
-def describe_model(model: nn.Module,
-                   arguments: dict | None = None, # what the constructor was called with, where the model does not know it
-                  ) -> dict:
-    'How `model` was made, ready for JSON: `{"model": import string, "arguments": {...}}`'
-    name,known = getattr(model, '_made_by', (f'{type(model).__module__}:{type(model).__qualname__}', None))
-    if arguments is None: arguments = _kept_arguments(model) if known is None else known
-    described = {k: describe_model(v) if isinstance(v, nn.Module) else v for k,v in arguments.items()}
-    for k,v in described.items():
-        try: json.dumps(v, allow_nan=False)
-        except (TypeError, ValueError): raise TypeError(
-            f"argument {k!r} of {name} cannot be written as JSON: {type(v).__name__}. Name a function that builds the model from plain "
-            "values: create_model('package.module:make_net', ...)") from None
-    return {'model': name, 'arguments': described}
+def describe_model(
+    model: nn.Module,
+    arguments: dict | None = None,  # what the constructor was called with, where the model does not know it
+) -> dict:
+    """How `model` was made, ready for JSON: `{"model": import string, "arguments": {...}}`"""
+    name, known = getattr(model, "_made_by", (f"{type(model).__module__}:{type(model).__qualname__}", None))
+    if arguments is None:
+        arguments = _kept_arguments(model) if known is None else known
+    described = {k: describe_model(v) if isinstance(v, nn.Module) else v for k, v in arguments.items()}
+    for k, v in described.items():
+        try:
+            json.dumps(v, allow_nan=False)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"argument {k!r} of {name} cannot be written as JSON: {type(v).__name__}. Name a function that "
+                "builds the model from plain "
+                "values: create_model('package.module:make_net', ...)"
+            ) from None
+    return {"model": name, "arguments": described}
 
 # %% ../../nbs/0_model/01_build.ipynb #101889c8
 def _kept_arguments(model):
     kept = {}
     for p in list(inspect.signature(type(model)).parameters.values()):
         value = getattr(model, p.name, p.empty) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) else p.empty
-        if isinstance(value, Tensor) or (value is p.empty and (p.default is p.empty or p.kind==p.VAR_POSITIONAL)):
-            raise TypeError(f"cannot tell which {p.name!r} this {type(model).__name__} was made with: pass arguments=dict({p.name}=...), "
-                            f"build it with create_model, or keep it in __init__ as self.{p.name}")
-        if value is not p.empty: kept[p.name] = value
+        if isinstance(value, Tensor) or (value is p.empty and (p.default is p.empty or p.kind == p.VAR_POSITIONAL)):
+            raise TypeError(
+                f"cannot tell which {p.name!r} this {type(model).__name__} was made with: pass "
+                f"arguments=dict({p.name}=...), "
+                f"build it with create_model, or keep it in __init__ as self.{p.name}"
+            )
+        if value is not p.empty:
+            kept[p.name] = value
     return kept
 
 # %% ../../nbs/0_model/01_build.ipynb #e7755fd2
-def build_model(description: dict, # what `describe_model` returned
-               ) -> nn.Module:
-    "The model that a description names, with fresh weights"
-    isdesc = lambda v: isinstance(v, dict) and v.keys()=={'model', 'arguments'}
-    if not isdesc(description): raise ValueError(f"expected {{'model': ..., 'arguments': ...}}, got {description!r}")
-    return create_model(description['model'], **{k: build_model(v) if isdesc(v) else v for k,v in description['arguments'].items()})
+def build_model(
+    description: dict,  # what `describe_model` returned
+) -> nn.Module:
+    """The model that a description names, with fresh weights"""
+
+    def isdesc(v):
+        return isinstance(v, dict) and v.keys() == {"model", "arguments"}
+
+    if not isdesc(description):
+        raise ValueError(f"expected {{'model': ..., 'arguments': ...}}, got {description!r}")
+    return create_model(
+        description["model"], **{k: build_model(v) if isdesc(v) else v for k, v in description["arguments"].items()}
+    )

@@ -7,109 +7,154 @@ __all__ = ['save_model', 'signature', 'differences', 'load_model', 'load_weights
 
 # %% ../../nbs/0_model/02_saving.ipynb #c1c3c71e
 import json
-import torch
 import warnings
-from .. import __version__
 from pathlib import Path
+from typing import Any
+
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from typing import Any
+
+from .. import __version__
 from .build import build_model, describe_model
 
 # %% ../../nbs/0_model/02_saving.ipynb #bbdd9e4b
-def save_model(model: nn.Module,
-               folder: str | Path, # made if it is not there
-               sample: Any = None, # an input of the model: its shapes and dtypes are written down, not its values
-               arguments: dict | None = None, # see `describe_model`
-              ) -> Path: # the folder
-    "Write `model` as `model.safetensors` and `model.json`, from which `load_model` rebuilds it in another process"
-    model = getattr(model, '_orig_mod', model)  # what torch.compile wraps
+def save_model(
+    model: nn.Module,
+    folder: str | Path,  # made if it is not there
+    sample: Any = None,  # an input of the model: its shapes and dtypes are written down, not its values
+    arguments: dict | None = None,  # see `describe_model`
+) -> Path:  # the folder
+    """Write `model` as `model.safetensors` and `model.json`, from which `load_model` rebuilds it in another process"""
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     description = describe_model(model, arguments)
-    tensors,shared = _distinct(model.state_dict())
-    if problems := differences(_build_without_memory(description), {n: tuple(t.shape) for n,t in model.state_dict().items()}):
-        raise ValueError(f"{json.dumps(description)} would not rebuild this model:\n" + '\n'.join(problems))
-    if description['model'].startswith('__main__:'):
-        warnings.warn(f"{type(model).__name__} is defined in this notebook or script: only this process can load it back. Put it into a "
-                      "module (in an nbdev notebook, an exported cell) for a job or an endpoint.", stacklevel=2)
+    tensors, shared = _distinct(model.state_dict())
+    if problems := differences(
+        _build_without_memory(description), {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    ):
+        raise ValueError(f"{json.dumps(description)} would not rebuild this model:\n" + "\n".join(problems))
+    if description["model"].startswith("__main__:"):
+        warnings.warn(
+            f"{type(model).__name__} is defined in this notebook or script: only this process can load it back. Put "
+            "it into a "
+            "module (in an nbdev notebook, an exported cell) for a job or an endpoint.",
+            stacklevel=2,
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder/'model.safetensors', metadata={'format': 'pt'})
-    about = description | {'sample': None if sample is None else signature(sample), 'shared': shared,
-                           'mlkit': __version__, 'torch': torch.__version__}
-    (folder/'model.json').write_text(json.dumps(about, indent=2) + '\n', encoding='utf-8')
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    about = description | {
+        "sample": None if sample is None else signature(sample),
+        "shared": shared,
+        "mlkit": __version__,
+        "torch": torch.__version__,
+    }
+    (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return folder
 
 # %% ../../nbs/0_model/02_saving.ipynb #1666ca46
-def signature(sample: Any) -> Any: # a tensor's {"shape", "dtype"}; dicts, lists and tuples are kept, and anything else is null
-    "Shapes and dtypes of a sample input, ready for JSON"
-    if isinstance(sample, Tensor): return {'shape': list(sample.shape), 'dtype': str(sample.dtype).removeprefix('torch.')}
-    if isinstance(sample, dict): return {k: signature(v) for k,v in sample.items()}
-    if isinstance(sample, (list, tuple)): return [signature(v) for v in sample]
+# a tensor's {"shape", "dtype"}; dicts, lists and tuples are kept, and anything else is null
+def signature(sample: Any) -> Any:
+    """Shapes and dtypes of a sample input, ready for JSON"""
+    if isinstance(sample, Tensor):
+        return {"shape": list(sample.shape), "dtype": str(sample.dtype).removeprefix("torch.")}
+    if isinstance(sample, dict):
+        return {k: signature(v) for k, v in sample.items()}
+    if isinstance(sample, (list, tuple)):
+        return [signature(v) for v in sample]
 
 # %% ../../nbs/0_model/02_saving.ipynb #f569aae4
 def _distinct(state):
-    "The tensors to write, and for each further name of one of them the name it is written under"
-    tensors,shared,seen = {},{},{}
-    for name,t in state.items():
+    """The tensors to write, and for each further name of one of them the name it is written under"""
+    tensors = {}
+    shared = {}
+    seen = {}
+    for name, t in state.items():
         if not isinstance(t, Tensor):
-            raise TypeError(f"{name!r} in the state of the model is a {type(t).__name__}, not a tensor: only tensors can be saved")
-        key = t.untyped_storage().data_ptr(),t.storage_offset(),t.shape,t.stride(),t.dtype,t.device
-        if t.numel() and key in seen: shared[name] = seen[key]
+            raise TypeError(
+                f"{name!r} in the state of the model is a {type(t).__name__}, not a tensor: only tensors can be saved"
+            )
+        key = t.untyped_storage().data_ptr(), t.storage_offset(), t.shape, t.stride(), t.dtype, t.device
+        if t.numel() and key in seen:
+            shared[name] = seen[key]
         else:
             seen[key] = name
-            part = t.untyped_storage().nbytes() != t.numel()*t.element_size()
-            tensors[name] = t.detach().cpu().clone(memory_format=torch.contiguous_format) if part else t.detach().cpu().contiguous()
-    return tensors,shared
+            part = t.untyped_storage().nbytes() != t.numel() * t.element_size()
+            tensors[name] = (
+                t.detach().cpu().clone(memory_format=torch.contiguous_format) if part else t.detach().cpu().contiguous()
+            )
+    return tensors, shared
 
 # %% ../../nbs/0_model/02_saving.ipynb #a6b7ab7a
 def _build_without_memory(description):
     try:
-        with torch.random.fork_rng(devices=[]), torch.device('meta'): model = build_model(description)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = build_model(description)
     except (NotImplementedError, RuntimeError):  # a constructor that looks at values cannot run on meta
-        with torch.random.fork_rng(devices=[]): model = build_model(description)
-    return {n: None if nn.parameter.is_lazy(t) else tuple(t.shape) for n,t in model.state_dict().items()}
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(description)
+    return {n: None if nn.parameter.is_lazy(t) else tuple(t.shape) for n, t in model.state_dict().items()}
 
 # %% ../../nbs/0_model/02_saving.ipynb #c183de6c
 def differences(model, saved):
-    "What keeps the tensors `saved` out of `model`, both `{name: shape}`, a line each; a lazy parameter (None) takes any shape"
-    return ([f"  missing: {n}" for n in model if n not in saved] + [f"  unexpected: {n}" for n in saved if n not in model]
-            + [f"  {n}: the model has {model[n]}, saved is {s}" for n,s in saved.items() if model.get(n) not in (None, s)])
+    """What keeps the tensors `saved` out of `model`, both `{name: shape}`, a line each; a lazy parameter (None) takes
+    any shape
+    """
+    return (
+        [f"  missing: {n}" for n in model if n not in saved]
+        + [f"  unexpected: {n}" for n in saved if n not in model]
+        + [f"  {n}: the model has {model[n]}, saved is {s}" for n, s in saved.items() if model.get(n) not in (None, s)]
+    )
 
 # %% ../../nbs/0_model/02_saving.ipynb #9b6636a1
-def load_model(folder: str | Path, # what `save_model` wrote
-               device: str | torch.device = 'cpu',
-              ) -> nn.Module: # in eval mode
-    "The model saved in `folder`, rebuilt by its import string; nothing is unpickled"
+def load_model(
+    folder: str | Path,  # what `save_model` wrote
+    device: str | torch.device = "cpu",
+) -> nn.Module:  # in eval mode
+    """The model saved in `folder`, rebuilt by its import string; nothing is unpickled"""
     about = _read_about(Path(folder))
-    model = build_model({k: about[k] for k in ('model', 'arguments')})
+    model = build_model({k: about[k] for k in ("model", "arguments")})
     return load_weights(model, folder).to(device).eval()
 
 # %% ../../nbs/0_model/02_saving.ipynb #2f4d5402
 def _read_about(folder):
-    path = folder/'model.json'
+    path = folder / "model.json"
     if not path.is_file():
-        there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else 'no such folder'
-        raise FileNotFoundError(f"no model in {folder}: expected model.json and model.safetensors, as save_model writes them; found {there}")
-    try: about = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ValueError(f'{path} is not JSON: {e}') from None
-    for k in ('model', 'arguments'):
-        if not isinstance(about, dict) or k not in about: raise ValueError(f'{path} has no {k!r}: save_model did not write it')
+        there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else "no such folder"
+        raise FileNotFoundError(
+            f"no model in {folder}: expected model.json and model.safetensors, as save_model writes them; found {there}"
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{path} is not JSON: {e}") from None
+    for k in ("model", "arguments"):
+        if not isinstance(about, dict) or k not in about:
+            raise ValueError(f"{path} has no {k!r}: save_model did not write it")
     return about
 
 # %% ../../nbs/0_model/02_saving.ipynb #ec5513b4
-def load_weights(model: nn.Module, # changed in place
-                 folder: str | Path, # what `save_model` wrote
-                ) -> nn.Module:
-    "Put the saved weights into `model`; a ValueError lists every tensor that is missing, unexpected or of another shape"
-    about,path = _read_about(Path(folder)),Path(folder)/'model.safetensors'
-    if not path.is_file(): raise FileNotFoundError(f'{path} is missing, though model.json is there')
+def load_weights(
+    model: nn.Module,  # changed in place
+    folder: str | Path,  # what `save_model` wrote
+) -> nn.Module:
+    """Put the saved weights into `model`; a ValueError lists every tensor that is missing, unexpected or of another
+    shape
+    """
+    about = _read_about(Path(folder))
+    path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, though model.json is there")
     tensors = load_file(path)
-    tensors |= {name: tensors[kept] for name,kept in about.get('shared', {}).items()}
+    tensors |= {name: tensors[kept] for name, kept in about.get("shared", {}).items()}
     there = model.state_dict(keep_vars=True)
-    if problems := differences({n: None if nn.parameter.is_lazy(t) else tuple(t.shape) for n,t in there.items()},
-                                {n: tuple(t.shape) for n,t in tensors.items()}):
-        raise ValueError(f'the weights in {folder} do not fit this {type(model).__name__}:\n' + '\n'.join(problems))
-    for n,t in there.items():
-        if t.dtype!=tensors[n].dtype: t.data = t.data.to(tensors[n].dtype)
+    if problems := differences(
+        {n: None if nn.parameter.is_lazy(t) else tuple(t.shape) for n, t in there.items()},
+        {n: tuple(t.shape) for n, t in tensors.items()},
+    ):
+        raise ValueError(f"the weights in {folder} do not fit this {type(model).__name__}:\n" + "\n".join(problems))
+    for n, t in there.items():
+        if t.dtype != tensors[n].dtype:
+            t.data = t.data.to(tensors[n].dtype)
     model.load_state_dict(tensors)
     return model

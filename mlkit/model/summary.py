@@ -6,40 +6,74 @@
 __all__ = ['summary']
 
 # %% ../../nbs/0_model/03_summary.ipynb #c2d40864
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from typing import Any
+
 from ..text import Table, human_bytes
 
 # %% ../../nbs/0_model/03_summary.ipynb #62698a3d
-def summary(model: nn.Module,
-            sample: Any, # one input as `forward` takes it; a tuple for several, a dict for keywords
-           ) -> Table:
-    "Layers of `model` with output shapes, parameters and bytes; the model's weights, buffers and mode are left as they were"
-    rows,hooks,modes = [],[],[(m, m.training) for m in model.modules()]
+def summary(
+    model: nn.Module,
+    sample: Any,  # one input as `forward` takes it; a tuple for several, a dict for keywords
+) -> Table:
+    """Layers of `model` with output shapes, parameters and bytes; the model's weights, buffers and mode are left as
+    they were
+    """
+    rows = []
+    hooks = []
+    modes = [(m, m.training) for m in model.modules()]
+
     def note(module, _, output, *, name):
         own = list(module.parameters(recurse=False))
-        rows.append([name or '(model)', type(module).__name__, _shapes(output), sum(p.numel() for p in own), human_bytes(_nbytes(own))])
-    for name,m in model.named_modules():
-        if not list(m.children()): hooks.append(m.register_forward_hook(lambda m,i,o,name=name: note(m, i, o, name=name)))
+        rows.append(
+            [
+                name or "(model)",
+                type(module).__name__,
+                _shapes(output),
+                sum(p.numel() for p in own),
+                human_bytes(_nbytes(own)),
+            ]
+        )
+
+    for name, m in model.named_modules():
+        if not list(m.children()):
+            hooks.append(m.register_forward_hook(lambda m, i, o, name=name: note(m, i, o, name=name)))
     try:
-        with torch.no_grad(): _call(model.eval(), sample)
+        with torch.no_grad():
+            _call(model.eval(), sample)
     finally:
-        for h in hooks: h.remove()
-        for m,mode in modes: m.training = mode
-    ps,bs = list(model.parameters()),list(model.buffers())
+        for h in hooks:
+            h.remove()
+        for m, mode in modes:
+            m.training = mode
+    ps = list(model.parameters())
+    bs = list(model.buffers())
     trained = sum(p.numel() for p in ps if p.requires_grad)
-    return Table(['layer', 'kind', 'output', 'parameters', 'size'], rows,
-                 note=f'{sum(p.numel() for p in ps):,} parameters, {trained:,} of them trained; {human_bytes(_nbytes(ps+bs))} with buffers')
+    return Table(
+        ["layer", "kind", "output", "parameters", "size"],
+        rows,
+        note=(
+            f"{sum(p.numel() for p in ps):,} parameters, {trained:,} of them trained; "
+            f"{human_bytes(_nbytes(ps + bs))} with buffers"
+        ),
+    )
 
 # %% ../../nbs/0_model/03_summary.ipynb #cae66c6f
-def _nbytes(tensors): return sum(t.numel()*t.element_size() for t in tensors)
+def _nbytes(tensors):
+    return sum(t.numel() * t.element_size() for t in tensors)
+
 
 def _call(model, sample):
-    if isinstance(sample, dict): return model(**sample)
+    if isinstance(sample, dict):
+        return model(**sample)
     return model(*sample) if isinstance(sample, (tuple, list)) else model(sample)
 
+
 def _shapes(output):
-    if isinstance(output, Tensor): return str(tuple(output.shape))
-    if isinstance(output, dict): return ', '.join(f'{k} {_shapes(v)}' for k,v in output.items())
-    return ', '.join(map(_shapes, output)) if isinstance(output, (tuple, list)) else type(output).__name__
+    if isinstance(output, Tensor):
+        return str(tuple(output.shape))
+    if isinstance(output, dict):
+        return ", ".join(f"{k} {_shapes(v)}" for k, v in output.items())
+    return ", ".join(map(_shapes, output)) if isinstance(output, (tuple, list)) else type(output).__name__

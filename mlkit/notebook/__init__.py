@@ -15,4 +15,4 @@ from .playground import playground
 from .runs import runs
 from .train_widget import train_widget
 
-_all_ = ['launcher', 'monitor', 'runs', 'playground', 'train_widget', 'LossPlot', 'compare', 'form', 'Form']
+_all_ = ["launcher", "monitor", "runs", "playground", "train_widget", "LossPlot", "compare", "form", "Form"]

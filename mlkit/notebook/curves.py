@@ -7,114 +7,178 @@ __all__ = ['Series', 'smooth', 'Curves', 'duration']
 
 # %% ../../nbs/3_notebook/11_curves.ipynb #735be3dc
 import math
-import numpy as np
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 # %% ../../nbs/3_notebook/11_curves.ipynb #403024c7
 class Series:
-    "Values at 1, 2, 3 and so on, in at most `most` bins; or at places of their own"
+    """Values at 1, 2, 3 and so on, in at most `most` bins; or at places of their own"""
+
     def __init__(self, most: int = 512):
-        self.most,self.width,self.count,self.lost = most//2*2,1,0,0 # `width`: values in a bin; `lost`: values that are no finite numbers
-        self.bins = np.empty((0, 4)) # number of values, sum, lowest, highest
+        # `width`: values in a bin; `lost`: values that are no finite numbers
+        self.most = most // 2 * 2
+        self.width = 1
+        self.count = 0
+        self.lost = 0
+        self.bins = np.empty((0, 4))  # number of values, sum, lowest, highest
         self.last = math.nan
 
-    def __len__(self): return len(self.bins)
+    def __len__(self):
+        return len(self.bins)
 
     def extend(self, values: Iterable[float]):
-        "Add values"
+        """Add values"""
         values = np.asarray(values, dtype=float)
-        for part in np.split(values, range(2**20, len(values), 2**20)): self._add(part)
+        for part in np.split(values, range(2**20, len(values), 2**20)):
+            self._add(part)
 
     def _add(self, values):
-        if not len(values): return
+        if not len(values):
+            return
         finite = np.isfinite(values)
         self.lost += int((~finite).sum())
-        if finite.any(): self.last = float(values[finite][-1])
-        places,at = (self.count+np.arange(len(values)))//self.width,len(self.bins)
-        more = np.column_stack([np.zeros(places[-1]+1-at), np.zeros(places[-1]+1-at), np.full((places[-1]+1-at, 2), (math.inf, -math.inf))]) if places[-1]>=at else np.empty((0, 4))
+        if finite.any():
+            self.last = float(values[finite][-1])
+        places = (self.count + np.arange(len(values))) // self.width
+        at = len(self.bins)
+        more = (
+            np.column_stack(
+                [
+                    np.zeros(places[-1] + 1 - at),
+                    np.zeros(places[-1] + 1 - at),
+                    np.full((places[-1] + 1 - at, 2), (math.inf, -math.inf)),
+                ]
+            )
+            if places[-1] >= at
+            else np.empty((0, 4))
+        )
         self.bins = np.concatenate([self.bins, more])
-        where,kept = places[finite],values[finite]
-        np.add.at(self.bins[:, 0], where, 1); np.add.at(self.bins[:, 1], where, kept)
-        np.minimum.at(self.bins[:, 2], where, kept); np.maximum.at(self.bins[:, 3], where, kept)
+        where = places[finite]
+        kept = values[finite]
+        np.add.at(self.bins[:, 0], where, 1)
+        np.add.at(self.bins[:, 1], where, kept)
+        np.minimum.at(self.bins[:, 2], where, kept)
+        np.maximum.at(self.bins[:, 3], where, kept)
         self.count += len(values)
-        while len(self.bins)>self.most: self._halve()
+        while len(self.bins) > self.most:
+            self._halve()
 
     def _halve(self):
-        if len(self.bins)%2: self.bins = np.concatenate([self.bins, [(0, 0, math.inf, -math.inf)]])
-        a,b = self.bins[::2],self.bins[1::2]
-        self.bins,self.width = np.column_stack([a[:, :2]+b[:, :2], np.minimum(a[:, 2], b[:, 2]), np.maximum(a[:, 3], b[:, 3])]),self.width*2
+        if len(self.bins) % 2:
+            self.bins = np.concatenate([self.bins, [(0, 0, math.inf, -math.inf)]])
+        a, b = self.bins[::2], self.bins[1::2]
+        self.bins = np.column_stack([a[:, :2] + b[:, :2], np.minimum(a[:, 2], b[:, 2]), np.maximum(a[:, 3], b[:, 3])])
+        self.width = self.width * 2
 
     @property
-    def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: # place, mean, lowest, highest
-        "What there is to draw; a place is the middle of its bin"
-        full = self.bins[:, 0]>0
-        begin = np.arange(len(self.bins))*self.width
-        end = np.minimum(begin+self.width, self.count)
+    def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # place, mean, lowest, highest
+        """What there is to draw; a place is the middle of its bin"""
+        full = self.bins[:, 0] > 0
+        begin = np.arange(len(self.bins)) * self.width
+        end = np.minimum(begin + self.width, self.count)
         b = self.bins[full]
-        return ((begin+end+1)/2)[full],b[:, 1]/b[:, 0],b[:, 2],b[:, 3]
+        return ((begin + end + 1) / 2)[full], b[:, 1] / b[:, 0], b[:, 2], b[:, 3]
 
 # %% ../../nbs/3_notebook/11_curves.ipynb #c1e832d6
-def smooth(values: np.ndarray, share: float = .02) -> np.ndarray:
-    "Mean of the exponential moving averages from both ends, each corrected for its beginning; their memory is a share of the values"
-    keep = 1-1/max(share*len(values), 1)
+def smooth(values: np.ndarray, share: float = 0.02) -> np.ndarray:
+    """Mean of the exponential moving averages from both ends, each corrected for its beginning; their memory is a share
+    of the values
+    """
+    keep = 1 - 1 / max(share * len(values), 1)
+
     def one_way(values):
-        total = weight = 0.
+        total = weight = 0.0
         for v in values:
-            total,weight = keep*total+v,keep*weight+1
-            yield total,weight
-    there,back = (np.array(list(one_way(v)) or np.empty((0, 2))) for v in (values.tolist(), values[::-1].tolist()))
+            total = keep * total + v
+            weight = keep * weight + 1
+            yield total, weight
+
+    there, back = (np.array(list(one_way(v)) or np.empty((0, 2))) for v in (values.tolist(), values[::-1].tolist()))
     back = back[::-1]
-    return (there[:, 0]+back[:, 0]-values)/(there[:, 1]+back[:, 1]-1)
+    return (there[:, 0] + back[:, 0] - values) / (there[:, 1] + back[:, 1] - 1)
 
 # %% ../../nbs/3_notebook/11_curves.ipynb #38795ea4
 @dataclass
 class Curves:
-    "What a plot shows"
-    loss: Series = field(default_factory=Series) # of each step
-    rate: Series = field(default_factory=Series) # the learning rate, at each look
-    epochs: list[dict] = field(default_factory=list) # metrics of epochs, at most `most` of them
-    epoch: int = 0 # that are complete
-    total: int | None = None # epochs to come to
-    batch: int = 0 # of the epoch that runs
-    batches: int | None = None # of an epoch
-    seconds: float = 0. # since the run began
-    state: str = 'running' # or why it has ended
-    every: int = 1 # of how many epochs one is kept
-    best: dict | None = None # the epoch with the lowest valid_loss
+    """What a plot shows"""
+
+    loss: Series = field(default_factory=Series)  # of each step
+    rate: Series = field(default_factory=Series)  # the learning rate, at each look
+    epochs: list[dict] = field(default_factory=list)  # metrics of epochs, at most `most` of them
+    epoch: int = 0  # that are complete
+    total: int | None = None  # epochs to come to
+    batch: int = 0  # of the epoch that runs
+    batches: int | None = None  # of an epoch
+    seconds: float = 0.0  # since the run began
+    state: str = "running"  # or why it has ended
+    every: int = 1  # of how many epochs one is kept
+    best: dict | None = None  # the epoch with the lowest valid_loss
 
     def add_epoch(self, metrics: dict, most: int = 2000):
-        "Add an epoch's metrics; where there are too many, every second goes, but the best and the last stay"
-        self.epoch = int(metrics.get('epoch', self.epoch+1))
+        """Add an epoch's metrics; where there are too many, every second goes, but the best and the last stay"""
+        self.epoch = int(metrics.get("epoch", self.epoch + 1))
         metrics = dict(metrics, epoch=self.epoch)
-        if math.isfinite(metrics.get('valid_loss') or math.nan) and (self.best is None or metrics['valid_loss']<self.best['valid_loss']): self.best = metrics
-        if self.epochs and self.every>1 and (self.epochs[-1]['epoch']-1)%self.every: self.epochs.pop()  # the last stays until there is a later one
+        if math.isfinite(metrics.get("valid_loss") or math.nan) and (
+            self.best is None or metrics["valid_loss"] < self.best["valid_loss"]
+        ):
+            self.best = metrics
+        if self.epochs and self.every > 1 and (self.epochs[-1]["epoch"] - 1) % self.every:
+            self.epochs.pop()  # the last stays until there is a later one
         self.epochs.append(metrics)
-        if len(self.epochs)>most:
+        if len(self.epochs) > most:
             self.every *= 2
-            self.epochs = [e for e in self.epochs[:-1] if not (e['epoch']-1)%self.every] + self.epochs[-1:]
+            self.epochs = [e for e in self.epochs[:-1] if not (e["epoch"] - 1) % self.every] + self.epochs[-1:]
 
     @property
     def summary(self) -> str:
-        "The plot as one line of text"
-        done,last = self.epoch+(self.batch/self.batches if self.batches else 0),self.epochs[-1] if self.epochs else {}
-        parts = [f'epoch {self.epoch}' + (f'/{self.total}' if self.total else ''), f'step {self.loss.count:,}' if self.loss.count else '']
-        if self.loss.count: parts.append(f'loss {smooth(self.loss.points[1])[-1] if len(self.loss.points[1]) else math.nan:.4g}')
-        elif 'train_loss' in last: parts.append(f'loss {last["train_loss"]:.4g}')
-        if self.best: parts.append(f'valid loss {last.get("valid_loss", math.nan):.4g}, best {self.best["valid_loss"]:.4g} in epoch {self.best["epoch"]}')
-        parts += [f'{n.removeprefix("valid_").replace("_", " ")} {last[n]:.4g}' for n in self.others if last.get(n) is not None]
-        if self.seconds and self.loss.count: parts.append(f'{self.loss.count/self.seconds:,.0f} steps/s')
-        if self.state=='running' and self.total and done and self.seconds: parts.append(f'{duration(self.seconds*(self.total-done)/done)} left')
-        elif self.seconds: parts.append(f'{self.state} after {duration(self.seconds)}')
-        return ', '.join(p for p in parts if p)
+        """The plot as one line of text"""
+        done = self.epoch + (self.batch / self.batches if self.batches else 0)
+        last = self.epochs[-1] if self.epochs else {}
+        parts = [
+            f"epoch {self.epoch}" + (f"/{self.total}" if self.total else ""),
+            f"step {self.loss.count:,}" if self.loss.count else "",
+        ]
+        if self.loss.count:
+            parts.append(f"loss {smooth(self.loss.points[1])[-1] if len(self.loss.points[1]) else math.nan:.4g}")
+        elif "train_loss" in last:
+            parts.append(f"loss {last['train_loss']:.4g}")
+        if self.best:
+            parts.append(
+                f"valid loss {last.get('valid_loss', math.nan):.4g}, best {self.best['valid_loss']:.4g} in epoch "
+                f"{self.best['epoch']}"
+            )
+        parts += [
+            f"{n.removeprefix('valid_').replace('_', ' ')} {last[n]:.4g}"
+            for n in self.others
+            if last.get(n) is not None
+        ]
+        if self.seconds and self.loss.count:
+            parts.append(f"{self.loss.count / self.seconds:,.0f} steps/s")
+        if self.state == "running" and self.total and done and self.seconds:
+            parts.append(f"{duration(self.seconds * (self.total - done) / done)} left")
+        elif self.seconds:
+            parts.append(f"{self.state} after {duration(self.seconds)}")
+        return ", ".join(p for p in parts if p)
 
     @property
     def others(self) -> list[str]:
-        "Metrics beside the losses; those of training only where there are none of validation"
-        found = list(dict.fromkeys(k for e in (self.epochs[:1]+self.epochs[-1:]) for k,v in e.items() if k not in ('epoch', 'train_loss', 'valid_loss', 'seconds') and isinstance(v, (int, float))))
-        return [k for k in found if not (k.startswith('train_') and 'valid_'+k[6:] in found)]
+        """Metrics beside the losses; those of training only where there are none of validation"""
+        found = list(
+            dict.fromkeys(
+                k
+                for e in (self.epochs[:1] + self.epochs[-1:])
+                for k, v in e.items()
+                if k not in ("epoch", "train_loss", "valid_loss", "seconds") and isinstance(v, (int, float))
+            )
+        )
+        return [k for k in found if not (k.startswith("train_") and "valid_" + k[6:] in found)]
+
 
 def duration(seconds: float) -> str:
-    "Seconds as text: 12 s, 3 min 05 s, 2 h 40 min"
+    """Seconds as text: 12 s, 3 min 05 s, 2 h 40 min"""
     s = round(seconds)
-    return f'{s} s' if s<60 else f'{s//60} min {s%60:02} s' if s<3600 else f'{s//3600} h {s%3600//60:02} min'
+    return (
+        f"{s} s" if s < 60 else f"{s // 60} min {s % 60:02} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02} min"
+    )

@@ -10,42 +10,70 @@ import base64
 import textwrap
 from html import escape
 from typing import Any
+
 from .curves import Curves
 from .figures import draw_figure, to_png
-from .theme import SCREEN, _MUTED
+from .theme import _MUTED, SCREEN
 
 # %% ../../nbs/3_notebook/14_display.ipynb #73ee97f0
 def in_notebook() -> bool:
-    "Is there a front end that could show a widget? There is none in a terminal, and in nbdev_test"
-    try: from IPython import get_ipython
-    except ModuleNotFoundError: return False
-    return hasattr(get_ipython(), 'kernel')
+    """Is there a front end that could show a widget? There is none in a terminal, and in nbdev_test"""
+    try:
+        from IPython import get_ipython
+    except ModuleNotFoundError:
+        return False
+    return hasattr(get_ipython(), "kernel")
 
-def show_widget(widget: Any, text: str) -> Any: # a DisplayHandle
-    "Display a widget, with what is to be read where there are none: in a saved notebook, on GitHub"
+
+def show_widget(widget: Any, text: str) -> Any:  # a DisplayHandle
+    """Display a widget, with what is to be read where there are none: in a saved notebook, on GitHub"""
     from IPython.display import display
-    return display(widget._repr_mimebundle_() | {'text/plain': text}, raw=True, display_id=True)
+
+    return display(widget._repr_mimebundle_() | {"text/plain": text}, raw=True, display_id=True)
+
 
 class View:
-    "Where a plot is shown: in a notebook a widget while it runs, and a picture with text at the end; elsewhere a line of text at the end"
+    """Where a plot is shown: in a notebook a widget while it runs, and a picture with text at the end; elsewhere a line
+    of text at the end
+    """
+
     def __init__(self):
         self.live = self.handle = self.widget = None
-        if not in_notebook(): return
-        try: from ipywidgets import HTML
-        except ModuleNotFoundError: return
-        self.widget,self.live = HTML(),True
-        self.handle = show_widget(self.widget, 'training')
+        if not in_notebook():
+            return
+        try:
+            from ipywidgets import HTML
+        except ModuleNotFoundError:
+            return
+        self.widget = HTML()
+        self.live = True
+        self.handle = show_widget(self.widget, "training")
 
-    def show(self, curves: Curves, svg: str): self.widget.value = f'{svg}<div style="color:{_MUTED};font-size:12px">{escape(curves.summary)}</div>'
+    def show(self, curves: Curves, svg: str):
+        self.widget.value = f'{svg}<div style="color:{_MUTED};font-size:12px">{escape(curves.summary)}</div>'
 
     def end(self, curves: Curves, svg: str, log: bool = False):
-        if not self.live: return print(curves.summary, flush=True)
+        if not self.live:
+            return print(curves.summary, flush=True)
         self.show(curves, svg)  # where the page was loaded again, the widget is what is left
         self.leave(self.handle, curves, svg, log)
 
     @staticmethod
     def leave(handle: Any, curves: Curves, svg: str, log: bool = False):
-        "Have a picture with text where something was displayed; SVG where there is no matplotlib"
-        try: image = {'image/png': base64.b64encode(to_png(draw_figure(curves, log, ink=SCREEN, note='\n'.join(textwrap.wrap(curves.summary, 75+75*bool(curves.others)))))).decode()}
-        except ModuleNotFoundError: image = {'image/svg+xml': svg}
-        handle.update({'text/plain': curves.summary} | image, raw=True)
+        """Have a picture with text where something was displayed; SVG where there is no matplotlib"""
+        try:
+            image = {
+                "image/png": base64.b64encode(
+                    to_png(
+                        draw_figure(
+                            curves,
+                            log,
+                            ink=SCREEN,
+                            note="\n".join(textwrap.wrap(curves.summary, 75 + 75 * bool(curves.others))),
+                        )
+                    )
+                ).decode()
+            }
+        except ModuleNotFoundError:
+            image = {"image/svg+xml": svg}
+        handle.update({"text/plain": curves.summary} | image, raw=True)

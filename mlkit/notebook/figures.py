@@ -8,88 +8,144 @@ __all__ = ['draw_figure', 'to_png', 'to_curves', 'compare']
 # %% ../../nbs/3_notebook/13_figures.ipynb #01485f5c
 import io
 import math
-import numpy as np
 from typing import Any
+
+import numpy as np
+
 from .curves import Curves, smooth
 from .svg import _unit, _values
 from ..text import Table
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #52c7da8c
-def draw_figure(curves: Curves, log: bool = False, title: str = '', ink: str | None = None, note: str = '') -> Any: # a matplotlib Figure
-    "The curves for paper; with an `ink`, such as `SCREEN`, on no ground at all"
+# a matplotlib Figure
+def draw_figure(curves: Curves, log: bool = False, title: str = "", ink: str | None = None, note: str = "") -> Any:
+    """The curves for paper; with an `ink`, such as `SCREEN`, on no ground at all"""
     from matplotlib import rc_context
-    names = 'text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'
-    with rc_context({n: ink for n in names} | {'figure.facecolor': 'none', 'axes.facecolor': 'none', 'grid.color': ink} if ink else {}): return _figure(curves, log, title, note)
+
+    names = "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"
+    with rc_context(
+        {n: ink for n in names} | {"figure.facecolor": "none", "axes.facecolor": "none", "grid.color": ink}
+        if ink
+        else {}
+    ):
+        return _figure(curves, log, title, note)
+
 
 def _figure(curves, log, title, note):
     from matplotlib.figure import Figure
-    others,(x,mean,low,high) = curves.others[:2],curves.loss.points
-    fig = Figure(figsize=(4.6*(1+bool(others)), 3.2), layout='constrained')
-    axes = fig.subplots(1, 1+bool(others), squeeze=False)[0]
-    a_step = _unit(curves, 'epoch')
+
+    others = curves.others[:2]
+    x, mean, low, high = curves.loss.points
+    fig = Figure(figsize=(4.6 * (1 + bool(others)), 3.2), layout="constrained")
+    axes = fig.subplots(1, 1 + bool(others), squeeze=False)[0]
+    a_step = _unit(curves, "epoch")
     if len(x):
-        axes[0].fill_between(x*a_step, low, high, alpha=.2, color='C0', linewidth=0)
-        axes[0].plot(x*a_step, mean, color='C0', alpha=.3, linewidth=.7)
-        axes[0].plot(x*a_step, smooth(mean), color='C0', label='training')
-        bottom,top = float(np.quantile(low, .005)),float(np.quantile(high, .995))
-    named = [('valid_loss', 'validation', 'C1')] + [('train_loss', 'training', 'C0')]*(not len(x))
-    for key,label,colour in named:
+        axes[0].fill_between(x * a_step, low, high, alpha=0.2, color="C0", linewidth=0)
+        axes[0].plot(x * a_step, mean, color="C0", alpha=0.3, linewidth=0.7)
+        axes[0].plot(x * a_step, smooth(mean), color="C0", label="training")
+        bottom, top = float(np.quantile(low, 0.005)), float(np.quantile(high, 0.995))
+    named = [("valid_loss", "validation", "C1")] + [("train_loss", "training", "C0")] * (not len(x))
+    for key, label, colour in named:
         found = _values(curves, key)
-        if found: axes[0].plot(*zip(*found), color=colour, label=label)
-        if len(x) and found: bottom,top = min(bottom, *(v for _,v in found)),max(top, *(v for _,v in found))
-    if len(x) and top>bottom and not log: axes[0].set_ylim(bottom-.05*(top-bottom), top+.05*(top-bottom))  # one wild step does not flatten the rest
-    if curves.best: axes[0].plot(curves.best['epoch'], curves.best['valid_loss'], 'o', color='C1', fillstyle='none', label=f'best, epoch {curves.best["epoch"]}')
-    for n in others: axes[1].plot([e['epoch'] for e in curves.epochs], [math.nan if e.get(n) is None else e[n] for e in curves.epochs], label=n.removeprefix('valid_').replace('_', ' '))
+        if found:
+            axes[0].plot(*zip(*found), color=colour, label=label)
+        if len(x) and found:
+            bottom, top = min(bottom, *(v for _, v in found)), max(top, *(v for _, v in found))
+    if len(x) and top > bottom and not log:
+        # one wild step does not flatten the rest
+        axes[0].set_ylim(bottom - 0.05 * (top - bottom), top + 0.05 * (top - bottom))
+    if curves.best:
+        axes[0].plot(
+            curves.best["epoch"],
+            curves.best["valid_loss"],
+            "o",
+            color="C1",
+            fillstyle="none",
+            label=f"best, epoch {curves.best['epoch']}",
+        )
+    for n in others:
+        axes[1].plot(
+            [e["epoch"] for e in curves.epochs],
+            [math.nan if e.get(n) is None else e[n] for e in curves.epochs],
+            label=n.removeprefix("valid_").replace("_", " "),
+        )
     for a in axes:
-        a.set_xlabel('epoch'); a.grid(alpha=.3); a.spines[['top', 'right']].set_visible(False); a.xaxis.get_major_locator().set_params(integer=True)
-        if a.get_legend_handles_labels()[0]: a.legend(frameon=False)
-    axes[0].set_ylabel('loss')
-    if log: axes[0].set_yscale('log')
-    if title: fig.suptitle(title)
-    if note: fig.supxlabel(note, x=.01, ha='left', fontsize=8)
+        a.set_xlabel("epoch")
+        a.grid(alpha=0.3)
+        a.spines[["top", "right"]].set_visible(False)
+        a.xaxis.get_major_locator().set_params(integer=True)
+        if a.get_legend_handles_labels()[0]:
+            a.legend(frameon=False)
+    axes[0].set_ylabel("loss")
+    if log:
+        axes[0].set_yscale("log")
+    if title:
+        fig.suptitle(title)
+    if note:
+        fig.supxlabel(note, x=0.01, ha="left", fontsize=8)
     fig._repr_png_ = lambda: to_png(fig)  # shown by every notebook, also where pyplot was never imported
     return fig
 
+
 def to_png(figure: Any) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format='png', dpi=100, facecolor=figure.get_facecolor())
+    figure.savefig(out, format="png", dpi=100, facecolor=figure.get_facecolor())
     return out.getvalue()
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #bbe9c8e6
-def to_curves(run: Any) -> Curves: # of a History, a LossPlot, a TrainingJob, or a dict of lists
-    "What a plot shows of a run"
-    if isinstance(run, Curves): return run
-    if hasattr(run, 'curves'): return run.curves
-    made = Curves(state='')
-    if hasattr(run, 'epochs') and hasattr(run, 'steps'):
+def to_curves(run: Any) -> Curves:  # of a History, a LossPlot, a TrainingJob, or a dict of lists
+    """What a plot shows of a run"""
+    if isinstance(run, Curves):
+        return run
+    if hasattr(run, "curves"):
+        return run.curves
+    made = Curves(state="")
+    if hasattr(run, "epochs") and hasattr(run, "steps"):
         made.loss.extend(run.steps)
         rows = run.epochs
     else:
-        metrics = run.metrics() if callable(getattr(run, 'metrics', None)) else run
-        lists = {n: list(v) for n,v in metrics.items()}
-        rows = [dict(epoch=i+1) | {n: v[i] for n,v in lists.items() if i<len(v)} for i in range(max(map(len, lists.values()), default=0))]
-    for r in rows: made.add_epoch(r)
+        metrics = run.metrics() if callable(getattr(run, "metrics", None)) else run
+        lists = {n: list(v) for n, v in metrics.items()}
+        rows = [
+            dict(epoch=i + 1) | {n: v[i] for n, v in lists.items() if i < len(v)}
+            for i in range(max(map(len, lists.values()), default=0))
+        ]
+    for r in rows:
+        made.add_epoch(r)
     return made
 
-def compare(runs: dict[str, Any], # {name: a History, a LossPlot, a TrainingJob, or a dict of lists}
-            metric: str = 'valid_loss', lower: bool = True) -> Any: # a Table; its `figure` overlays the runs
-    "Runs in one table, each with what it was given (of jobs) and its best value, and in one figure"
+
+def compare(
+    runs: dict[str, Any],  # {name: a History, a LossPlot, a TrainingJob, or a dict of lists}
+    metric: str = "valid_loss",
+    lower: bool = True,
+) -> Any:  # a Table; its `figure` overlays the runs
+    """Runs in one table, each with what it was given (of jobs) and its best value, and in one figure"""
     from matplotlib.figure import Figure
-    found = {name: to_curves(r) for name,r in runs.items()}
-    given = {name: getattr(r, 'hyperparameters', {}) for name,r in runs.items()}
+
+    found = {name: to_curves(r) for name, r in runs.items()}
+    given = {name: getattr(r, "hyperparameters", {}) for name, r in runs.items()}
     keys = list(dict.fromkeys(k for g in given.values() for k in g))
-    rows,fig = [],Figure(figsize=(6, 3.4), layout='constrained')
+    rows = []
+    fig = Figure(figsize=(6, 3.4), layout="constrained")
     axes = fig.subplots()
-    for name,c in found.items():
+    for name, c in found.items():
         points = _values(c, metric)
         best = (min if lower else max)(points, key=lambda p: p[1], default=(None, None))
         rows.append([name, *(given[name].get(k) for k in keys), best[1], best[0], c.epoch])
         if points:
-            line, = axes.plot(*zip(*points), label=name)
-            axes.plot(*best, 'o', color=line.get_color(), fillstyle='none')
-    axes.set_xlabel('epoch'); axes.set_ylabel(metric.replace('_', ' ')); axes.grid(alpha=.3); axes.spines[['top', 'right']].set_visible(False)
-    if axes.lines: axes.legend(frameon=False)
+            (line,) = axes.plot(*zip(*points), label=name)
+            axes.plot(*best, "o", color=line.get_color(), fillstyle="none")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(frameon=False)
     fig._repr_png_ = lambda: to_png(fig)
-    table = Table(['run', *keys, f'best {metric}', 'in epoch', 'epochs'], sorted(rows, key=lambda r: (r[-3] is None, (r[-3] or 0)*(1 if lower else -1))))
+    table = Table(
+        ["run", *keys, f"best {metric}", "in epoch", "epochs"],
+        sorted(rows, key=lambda r: (r[-3] is None, (r[-3] or 0) * (1 if lower else -1))),
+    )
     table.figure = fig
     return table

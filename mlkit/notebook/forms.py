@@ -6,7 +6,9 @@
 __all__ = ['FormField', 'Form', 'form']
 
 # %% ../../nbs/3_notebook/20_forms.ipynb #35276c66
-import dataclasses, math, types
+import dataclasses
+import math
+import types
 from collections.abc import Callable
 from enum import Enum
 from html import escape
@@ -19,119 +21,205 @@ from ..text import Table
 
 # %% ../../nbs/3_notebook/20_forms.ipynb #ae1896d1
 class FormField:
-    "A widget for a field of a config, with its help, and its error where there is one"
-    def __init__(self, name: str, kind: Any, default: Any, help: str = '', low: float | None = None, high: float | None = None, log: bool = False):
-        self.name,self.kind,self.low,self.high,self.help = name,kind,low,high,help
+    """A widget for a field of a config, with its help, and its error where there is one"""
+
+    def __init__(
+        self,
+        name: str,
+        kind: Any,
+        default: Any,
+        help: str = "",
+        low: float | None = None,
+        high: float | None = None,
+        log: bool = False,
+    ):
+        self.name = name
+        self.kind = kind
+        self.low = low
+        self.high = high
+        self.help = help
         self.note = widgets.HTML()
         self.editor = self._editor(default, log)
-        self.editor.description,self.editor.tooltip = name,help or name
-        self.editor.style.description_width,self.editor.layout.width = '150px','340px'
+        self.editor.description = name
+        self.editor.tooltip = help or name
+        self.editor.style.description_width = "150px"
+        self.editor.layout.width = "340px"
         self.row = widgets.HBox([self.editor, self.note])
-        self.editor.observe(lambda change: self.check(), 'value')
-        if default is not dataclasses.MISSING: self.value = default
+        self.editor.observe(lambda change: self.check(), "value")
+        if default is not dataclasses.MISSING:
+            self.value = default
         self.check()
 
     def _editor(self, default, log):
-        kind,optional = _without_none(self.kind)
-        if choices := _choices(kind): return widgets.Dropdown(options=[('none', None)]*optional + choices, value=None if optional else choices[0][1])
-        if kind is bool: return widgets.Dropdown(options=[('none', None), ('true', True), ('false', False)]) if optional else widgets.Checkbox(indent=True)
+        kind, optional = _without_none(self.kind)
+        if choices := _choices(kind):
+            return widgets.Dropdown(
+                options=[("none", None)] * optional + choices, value=None if optional else choices[0][1]
+            )
+        if kind is bool:
+            return (
+                widgets.Dropdown(options=[("none", None), ("true", True), ("false", False)])
+                if optional
+                else widgets.Checkbox(indent=True)
+            )
         ends = self.low is not None and self.high is not None and not optional and default is not dataclasses.MISSING
-        if ends and kind is int: return widgets.IntSlider(min=self.low, max=self.high)
-        if ends and kind is float and log: return widgets.FloatLogSlider(min=math.log10(self.low), max=math.log10(self.high), step=.01, readout_format='.2g')
-        if ends and kind is float: return widgets.FloatSlider(min=self.low, max=self.high, step=(self.high-self.low)/1000, readout_format='.4g')
-        return widgets.Text(continuous_update=False, placeholder='none' if optional else type_name(kind))
+        if ends and kind is int:
+            return widgets.IntSlider(min=self.low, max=self.high)
+        if ends and kind is float and log:
+            return widgets.FloatLogSlider(
+                min=math.log10(self.low), max=math.log10(self.high), step=0.01, readout_format=".2g"
+            )
+        if ends and kind is float:
+            return widgets.FloatSlider(
+                min=self.low, max=self.high, step=(self.high - self.low) / 1000, readout_format=".4g"
+            )
+        return widgets.Text(continuous_update=False, placeholder="none" if optional else type_name(kind))
 
     @property
     def value(self) -> Any:
-        "The value of the field; a ValueError says what was expected"
+        """The value of the field; a ValueError says what was expected"""
         found = self.editor.value
         if isinstance(self.editor, widgets.Text):
-            if not found and _without_none(self.kind)[0] is not str and not _without_none(self.kind)[1]: raise ValueError(f'expected {type_name(self.kind)}, got nothing')
-            found = None if not found and _without_none(self.kind)[1] else read_value(found, _without_none(self.kind)[0])
+            if not found and _without_none(self.kind)[0] is not str and not _without_none(self.kind)[1]:
+                raise ValueError(f"expected {type_name(self.kind)}, got nothing")
+            found = (
+                None if not found and _without_none(self.kind)[1] else read_value(found, _without_none(self.kind)[0])
+            )
         if isinstance(found, (int, float)) and not isinstance(found, bool):
-            if self.low is not None and found<self.low: raise ValueError(f'expected at least {self.low:g}, got {found:g}')
-            if self.high is not None and found>self.high: raise ValueError(f'expected at most {self.high:g}, got {found:g}')
+            if self.low is not None and found < self.low:
+                raise ValueError(f"expected at least {self.low:g}, got {found:g}")
+            if self.high is not None and found > self.high:
+                raise ValueError(f"expected at most {self.high:g}, got {found:g}")
         return found
 
     @value.setter
     def value(self, value: Any):
-        if isinstance(self.editor, widgets.Text): self.editor.value = '' if value is None else write_value(value)
-        else: self.editor.value = value
+        if isinstance(self.editor, widgets.Text):
+            self.editor.value = "" if value is None else write_value(value)
+        else:
+            self.editor.value = value
 
-    def check(self) -> str: # what is wrong; nothing where all is well
-        "Show the error beside the field, or its help"
-        try: self.value
-        except ValueError as e: said = str(e)
-        else: said = ''
-        self.note.value = f'<span style="color:var(--jp-error-color1,#c62828)" role="alert">{escape(said)}</span>' if said else f'<span style="color:var(--jp-ui-font-color2,#666)">{escape(self.help)}</span>'
+    def check(self) -> str:  # what is wrong; nothing where all is well
+        """Show the error beside the field, or its help"""
+        try:
+            self.value
+        except ValueError as e:
+            said = str(e)
+        else:
+            said = ""
+        self.note.value = (
+            f'<span style="color:var(--jp-error-color1,#c62828)" role="alert">{escape(said)}</span>'
+            if said
+            else f'<span style="color:var(--jp-ui-font-color2,#666)">{escape(self.help)}</span>'
+        )
         return said
 
-def _without_none(kind): # the type, and whether it may be none
-    if get_origin(kind) not in (Union, types.UnionType) or type(None) not in get_args(kind): return kind,False
+
+def _without_none(kind):  # the type, and whether it may be none
+    if get_origin(kind) not in (Union, types.UnionType) or type(None) not in get_args(kind):
+        return kind, False
     rest = [k for k in get_args(kind) if k is not type(None)]
-    return (rest[0] if len(rest)==1 else Union[tuple(rest)]),True
+    return (rest[0] if len(rest) == 1 else Union[tuple(rest)]), True
+
 
 def _choices(kind):
-    if get_origin(kind) is Literal: return [(str(c), c) for c in get_args(kind)]
+    if get_origin(kind) is Literal:
+        return [(str(c), c) for c in get_args(kind)]
     return [(c.name, c) for c in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
 
 # %% ../../nbs/3_notebook/20_forms.ipynb #4c2ea003
 class Form:
-    "A form for a dataclass, or for an instance of it; `form.value` is the config"
-    def __init__(self, config: Any, on_change: Callable[['Form'], Any] | None = None):
-        self.type,given = (config, None) if isinstance(config, type) else (type(config), config)
-        if not dataclasses.is_dataclass(self.type): raise TypeError(f'expected a dataclass, got {type_name(self.type)}')
-        kinds,comments,self.fields,children = get_type_hints(self.type),field_comments(self.type),{},[]
+    """A form for a dataclass, or for an instance of it; `form.value` is the config"""
+
+    def __init__(self, config: Any, on_change: Callable[["Form"], Any] | None = None):
+        self.type, given = (config, None) if isinstance(config, type) else (type(config), config)
+        if not dataclasses.is_dataclass(self.type):
+            raise TypeError(f"expected a dataclass, got {type_name(self.type)}")
+        kinds = get_type_hints(self.type)
+        comments = field_comments(self.type)
+        self.fields = {}
+        children = []
         for f in dataclasses.fields(self.type):
-            if not f.init: continue
-            default = getattr(given, f.name) if given is not None else f.default if f.default is not dataclasses.MISSING else f.default_factory() if f.default_factory is not dataclasses.MISSING else dataclasses.MISSING
+            if not f.init:
+                continue
+            default = (
+                getattr(given, f.name)
+                if given is not None
+                else f.default
+                if f.default is not dataclasses.MISSING
+                else f.default_factory()
+                if f.default_factory is not dataclasses.MISSING
+                else dataclasses.MISSING
+            )
             if dataclasses.is_dataclass(kinds[f.name]):
-                self.fields[f.name] = part = Form(kinds[f.name] if default is dataclasses.MISSING else default, lambda _: self._changed())
+                self.fields[f.name] = part = Form(
+                    kinds[f.name] if default is dataclasses.MISSING else default, lambda _: self._changed()
+                )
                 fold = widgets.Accordion([part.widget], titles=(f.name,), selected_index=None)
                 children.append(fold)
             else:
-                low,high = f.metadata.get('range', (None, None))
-                self.fields[f.name] = part = FormField(f.name, kinds[f.name], default, comments.get(f.name, ''), low, high, f.metadata.get('log', False))
-                part.editor.observe(lambda change: self._changed(), 'value')
+                low, high = f.metadata.get("range", (None, None))
+                self.fields[f.name] = part = FormField(
+                    f.name, kinds[f.name], default, comments.get(f.name, ""), low, high, f.metadata.get("log", False)
+                )
+                part.editor.observe(lambda change: self._changed(), "value")
                 children.append(part.row)
-        self.note,self.on_change = widgets.HTML(),on_change
+        self.note = widgets.HTML()
+        self.on_change = on_change
         self.widget = widgets.VBox([*children, self.note])
 
     def _changed(self):
-        self.note.value = ''
-        if self.on_change: self.on_change(self)
+        self.note.value = ""
+        if self.on_change:
+            self.on_change(self)
 
     @property
     def errors(self) -> dict[str, str]:
-        "What is wrong, by field; of a nested config as outer.inner"
+        """What is wrong, by field; of a nested config as outer.inner"""
         found = {}
-        for name,f in self.fields.items():
-            if isinstance(f, Form): found |= {f'{name}.{k}': v for k,v in f.errors.items()}
-            elif said := f.check(): found[name] = said
+        for name, f in self.fields.items():
+            if isinstance(f, Form):
+                found |= {f"{name}.{k}": v for k, v in f.errors.items()}
+            elif said := f.check():
+                found[name] = said
         return found
 
     @property
     def value(self) -> Any:
-        "The config; a ValueError has a line for each field that is wrong, and the form shows them too"
-        if wrong := self.errors: raise ValueError('\n'.join(f'{k}: {v}' for k,v in wrong.items()))
-        try: return self.type(**{n: f.value for n,f in self.fields.items()})
+        """The config; a ValueError has a line for each field that is wrong, and the form shows them too"""
+        if wrong := self.errors:
+            raise ValueError("\n".join(f"{k}: {v}" for k, v in wrong.items()))
+        try:
+            return self.type(**{n: f.value for n, f in self.fields.items()})
         except (ValueError, TypeError) as e:  # of its __post_init__
             self.note.value = f'<span style="color:var(--jp-error-color1,#c62828)" role="alert">{escape(str(e))}</span>'
             raise
 
     @value.setter
     def value(self, config: Any):
-        if not isinstance(config, self.type): raise TypeError(f'expected a {self.type.__name__}, got a {type(config).__name__}')
-        for n,f in self.fields.items(): f.value = getattr(config, n)
+        if not isinstance(config, self.type):
+            raise TypeError(f"expected a {self.type.__name__}, got a {type(config).__name__}")
+        for n, f in self.fields.items():
+            f.value = getattr(config, n)
 
     def __repr__(self):
         def shown(f):
-            try: return write_value(f.value) if isinstance(f, FormField) else repr(f.value)
-            except ValueError as e: return str(e)
-        return repr(Table([self.type.__name__, 'value', ''], [[n, shown(f), getattr(f, 'help', '')] for n,f in self.fields.items()]))
+            try:
+                return write_value(f.value) if isinstance(f, FormField) else repr(f.value)
+            except ValueError as e:
+                return str(e)
 
-    def _repr_mimebundle_(self, **kwargs): return self.widget._repr_mimebundle_(**kwargs) | {'text/plain': repr(self)}
+        return repr(
+            Table(
+                [self.type.__name__, "value", ""],
+                [[n, shown(f), getattr(f, "help", "")] for n, f in self.fields.items()],
+            )
+        )
 
-def form(config: Any) -> Form: # a dataclass, or an instance
-    "A form for a config: fill it in, and `form.value` is the config"
+    def _repr_mimebundle_(self, **kwargs):
+        return self.widget._repr_mimebundle_(**kwargs) | {"text/plain": repr(self)}
+
+
+def form(config: Any) -> Form:  # a dataclass, or an instance
+    """A form for a config: fill it in, and `form.value` is the config"""
     return Form(config)

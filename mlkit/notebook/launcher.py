@@ -7,13 +7,15 @@ __all__ = ['to_form', 'instance_names', 'Launcher', 'launcher']
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #c92cd831
 import dataclasses
-import ipywidgets as widgets
 import json
 import threading
 from collections.abc import Callable, Mapping
 from html import escape
 from importlib import import_module
 from typing import Any
+
+import ipywidgets as widgets
+
 from .curves import duration
 from .display import in_notebook, show_widget
 from .forms import Form
@@ -24,139 +26,271 @@ from ..sagemaker.client.target import make_target
 from ..sagemaker.instances import find_instance
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #12eb3724
-def to_form(config: Any) -> Form: # a dataclass, a dict, or None for the built-in training
-    "A form for the config of a job"
-    if config is not None and not isinstance(config, Mapping): return Form(config)
-    built_in = import_module('mlkit.sagemaker_entry').Config
+def to_form(config: Any) -> Form:  # a dataclass, a dict, or None for the built-in training
+    """A form for the config of a job"""
+    if config is not None and not isinstance(config, Mapping):
+        return Form(config)
+    built_in = import_module("mlkit.sagemaker_entry").Config
     names = {f.name for f in dataclasses.fields(built_in)}
-    if config is None or config.keys()<=names: return Form(built_in(**(config or {})))
-    return Form(dataclasses.make_dataclass('Config', [(k, str if v is None else type(v), dataclasses.field(default_factory=lambda v=v: v)) for k,v in config.items()])())
+    if config is None or config.keys() <= names:
+        return Form(built_in(**(config or {})))
+    return Form(
+        dataclasses.make_dataclass(
+            "Config",
+            [
+                (k, str if v is None else type(v), dataclasses.field(default_factory=lambda v=v: v))
+                for k, v in config.items()
+            ],
+        )()
+    )
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #2d420955
-_ROLE = 'role="alert"','' # of a finding, and of a note
+_ROLE = 'role="alert"', ""  # of a finding, and of a note
 
-def _alert(text): return f'<pre role="alert" style="color:var(--jp-error-color1,#c62828);white-space:pre-wrap;margin:4px 0">{escape(text)}</pre>'
-def _muted(text, style=''): return f'<span style="color:var(--jp-ui-font-color2,#666);{style}">{escape(text)}</span>'
+
+def _alert(text):
+    return (
+        '<pre role="alert" style="color:var(--jp-error-color1,#c62828);white-space:pre-wrap;margin:4px '
+        f'0">{escape(text)}</pre>'
+    )
+
+
+def _muted(text, style=""):
+    return f'<span style="color:var(--jp-ui-font-color2,#666);{style}">{escape(text)}</span>'
+
 
 def instance_names() -> list[str]:
-    "The types of machines for training that are known here"
-    return [n for n in service().shape_for('TrainingInstanceType').enum if find_instance(n)]
+    """The types of machines for training that are known here"""
+    return [n for n in service().shape_for("TrainingInstanceType").enum if find_instance(n)]
+
 
 class Launcher:
-    "A form that launches a job; `launcher(...)` makes one. When it was launched `monitor` shows it"
-    def __init__(self, job: TrainingJob, local: Any = None, session: Any = None): # a LocalSageMaker, and a boto3 session
-        self.job,self.local,self.session,self.monitor,self.handles,self.thread,self.error,self.report = job,local,session,None,None,None,None,None
-        o,wide = job.options,dict(style=dict(description_width='150px'), layout=widgets.Layout(width='340px'))
+    """A form that launches a job; `launcher(...)` makes one. When it was launched `monitor` shows it"""
+
+    # a LocalSageMaker, and a boto3 session
+    def __init__(self, job: TrainingJob, local: Any = None, session: Any = None):
+        self.job = job
+        self.local = local
+        self.session = session
+        self.monitor = None
+        self.handles = None
+        self.thread = None
+        self.error = None
+        self.report = None
+        o = job.options
+        wide = dict(style=dict(description_width="150px"), layout=widgets.Layout(width="340px"))
         self.form = to_form(job.config) if job.config is not None or not job.source.entry else None
-        self.target = widgets.Dropdown(description='target', options=[('this machine', 'local'), ('SageMaker', 'sagemaker')], **wide)
-        self.instance = widgets.Combobox(description='instance', value=o.instance, options=instance_names(), ensure_option=False, continuous_update=False, **wide)
+        self.target = widgets.Dropdown(
+            description="target", options=[("this machine", "local"), ("SageMaker", "sagemaker")], **wide
+        )
+        self.instance = widgets.Combobox(
+            description="instance",
+            value=o.instance,
+            options=instance_names(),
+            ensure_option=False,
+            continuous_update=False,
+            **wide,
+        )
         self.about = widgets.HTML()
-        self.hosts,self.spot = widgets.BoundedIntText(description='hosts', value=o.hosts, min=1, max=100, **wide),widgets.Checkbox(description='spot', value=o.spot, **wide)
-        self.note,self.findings,self.request_text = widgets.HTML(),widgets.HTML(),widgets.HTML()
-        self.check_button,self.request_button,self.launch_button = button('Check', self.check, icon='check', tooltip='try it here, with one step of training'),button('Request', self.show_request, tooltip='what SageMaker would be asked'),button('Launch', self.launch, button_style='primary', icon='play')
-        self.yes,self.no = button('Yes, launch it', self.confirm, button_style='warning'),button('No', self.decline)
+        self.hosts = widgets.BoundedIntText(description="hosts", value=o.hosts, min=1, max=100, **wide)
+        self.spot = widgets.Checkbox(description="spot", value=o.spot, **wide)
+        self.note = widgets.HTML()
+        self.findings = widgets.HTML()
+        self.request_text = widgets.HTML()
+        self.check_button = button("Check", self.check, icon="check", tooltip="try it here, with one step of training")
+        self.request_button = button("Request", self.show_request, tooltip="what SageMaker would be asked")
+        self.launch_button = button("Launch", self.launch, button_style="primary", icon="play")
+        self.yes = button("Yes, launch it", self.confirm, button_style="warning")
+        self.no = button("No", self.decline)
         self.question_text = widgets.HTML()
-        self.question = widgets.VBox([self.question_text, widgets.HBox([self.yes, self.no])], layout=widgets.Layout(display='none'))
-        self.panel = widgets.VBox([*([self.form.widget] if self.form else []), self.target, widgets.HBox([self.instance, self.about]), self.hosts, widgets.HBox([self.spot, widgets.HTML(_muted('cheaper, may be interrupted: then it goes on from its checkpoints'))]),
-                                   widgets.HBox([self.check_button, self.request_button, self.launch_button]), self.question, self.note, self.findings, self.request_text])
-        self.places = [widgets.VBox([self.panel]),widgets.VBox(),widgets.VBox()] # the last two are the plot's and the log's
-        self.instance.observe(lambda change: self.describe_instance(), 'value')
+        self.question = widgets.VBox(
+            [self.question_text, widgets.HBox([self.yes, self.no])], layout=widgets.Layout(display="none")
+        )
+        self.panel = widgets.VBox(
+            [
+                *([self.form.widget] if self.form else []),
+                self.target,
+                widgets.HBox([self.instance, self.about]),
+                self.hosts,
+                widgets.HBox(
+                    [
+                        self.spot,
+                        widgets.HTML(_muted("cheaper, may be interrupted: then it goes on from its checkpoints")),
+                    ]
+                ),
+                widgets.HBox([self.check_button, self.request_button, self.launch_button]),
+                self.question,
+                self.note,
+                self.findings,
+                self.request_text,
+            ]
+        )
+        # the last two are the plot's and the log's
+        self.places = [widgets.VBox([self.panel]), widgets.VBox(), widgets.VBox()]
+        self.instance.observe(lambda change: self.describe_instance(), "value")
         self.describe_instance()
 
     widget = property(lambda self: widgets.VBox(self.places))
 
     def describe_instance(self):
-        "Say what the type of machine has"
+        """Say what the type of machine has"""
         found = find_instance(self.instance.value)
-        self.about.value = _muted(str(found).partition(': ')[2]) if found else _muted('not known here; SageMaker may know it')
+        self.about.value = (
+            _muted(str(found).partition(": ")[2]) if found else _muted("not known here; SageMaker may know it")
+        )
 
     def make_job(self) -> TrainingJob:
-        "The job as the form has it; a ValueError says what is wrong"
-        return self.job.replace(self.form.value if self.form else None, instance=self.instance.value, hosts=self.hosts.value, spot=self.spot.value)
+        """The job as the form has it; a ValueError says what is wrong"""
+        return self.job.replace(
+            self.form.value if self.form else None,
+            instance=self.instance.value,
+            hosts=self.hosts.value,
+            spot=self.spot.value,
+        )
 
     def make_target(self) -> Any:
-        if self.target.value=='local': return make_target(self.local)
-        return make_target(self.session or import_module('boto3').Session(), self.job.options.role, self.job.options.output)
+        if self.target.value == "local":
+            return make_target(self.local)
+        return make_target(
+            self.session or import_module("boto3").Session(), self.job.options.role, self.job.options.output
+        )
 
     def _try(self, does: Callable) -> Any:
-        "What `does` returns; its error goes under the form"
-        self.note.value = ''
-        try: return does()
+        """What `does` returns; its error goes under the form"""
+        self.note.value = ""
+        try:
+            return does()
         except Exception as e:
-            self.error,self.note.value = e,_alert(str(e) or type(e).__name__)
+            self.error, self.note.value = e, _alert(str(e) or type(e).__name__)
 
     def _in_background(self, does, said):
-        for b in (self.check_button, self.launch_button, self.request_button): b.disabled = True
+        for b in (self.check_button, self.launch_button, self.request_button):
+            b.disabled = True
+
         def run():
-            try: self._try(does)
+            try:
+                self._try(does)
             finally:
-                for b in (self.check_button, self.launch_button, self.request_button): b.disabled = self.monitor is not None
+                for b in (self.check_button, self.launch_button, self.request_button):
+                    b.disabled = self.monitor is not None
+
         self.note.value = _muted(said)
-        self.thread = threading.Thread(target=run, name='launcher', daemon=True)
+        self.thread = threading.Thread(target=run, name="launcher", daemon=True)
         self.thread.start()
 
     def check(self):
-        "Run `mlkit check` on the job, and list what it found"
-        if self.launch_button.disabled: return
-        self.findings.value = ''
+        """Run `mlkit check` on the job, and list what it found"""
+        if self.launch_button.disabled:
+            return
+        self.findings.value = ""
+
         def does():
             self.report = report = self.make_job().check()
-            lines = ''.join(f'<div {_ROLE[f.note]} style="color:var(--jp-{"ui-font-color2" if f.note else "error-color1"},#{"666" if f.note else "c62828"});white-space:pre-wrap">{escape(str(f))}</div>' for f in report.findings)
-            good = '' if not report.ok else '<div style="color:var(--jp-success-color1,#2e7d32)">Nothing was found that the job would fail with.</div>'
-            self.findings.value = f'{good}{lines}{_muted("tried in " + duration(report.seconds) + ": " + ", ".join(report.tried))}'
-        self._in_background(does, 'trying it, with one step of training …')
+            lines = "".join(
+                (
+                    f'<div {_ROLE[f.note]} style="color:var(--jp-{"ui-font-color2" if f.note else "error-color1"},#'
+                    f'{"666" if f.note else "c62828"});white-space:pre-wrap">{escape(str(f))}</div>'
+                )
+                for f in report.findings
+            )
+            good = (
+                ""
+                if not report.ok
+                else (
+                    '<div style="color:var(--jp-success-color1,#2e7d32)">Nothing was found that the job would fail '
+                    "with.</div>"
+                )
+            )
+            self.findings.value = (
+                f"{good}{lines}{_muted('tried in ' + duration(report.seconds) + ': ' + ', '.join(report.tried))}"
+            )
+
+        self._in_background(does, "trying it, with one step of training …")
 
     def show_request(self):
-        "Show the request, or hide it"
-        if self.request_text.value: self.request_text.value = ''; return
-        def does(): self.request_text.value = f'<pre tabindex="0" style="max-height:320px;overflow:auto;font-size:12px">{escape(json.dumps(self.make_job().request(self.make_target()), indent=2, default=str))}</pre>'
+        """Show the request, or hide it"""
+        if self.request_text.value:
+            self.request_text.value = ""
+            return
+
+        def does():
+            self.request_text.value = (
+                '<pre tabindex="0" style="max-height:320px;overflow:auto;font-size:12px">'
+                f"{escape(json.dumps(self.make_job().request(self.make_target()), indent=2, default=str))}</pre>"
+            )
+
         self._try(does)
 
     def launch(self):
-        "Launch the job, after a question where that costs money; a second call does nothing"
-        if self.launch_button.disabled or self.monitor or self.question.layout.display!='none': return
+        """Launch the job, after a question where that costs money; a second call does nothing"""
+        if self.launch_button.disabled or self.monitor or self.question.layout.display != "none":
+            return
         job = self._try(self.make_job)
-        if job is None: return
+        if job is None:
+            return
         self.launching = job
-        if self.target.value=='local': return self.confirm()
-        self.question_text.value = (f'<b>This costs money.</b> {job.options.hosts} × {escape(str(find_instance(job.options.instance) or job.options.instance))}{", spot" if job.options.spot else ""}, '
-                                    f'for at most {duration(job.options.max_run)}. Launch {escape(job.name)} on SageMaker?')
-        self.question.layout.display,self.launch_button.disabled = '',True
+        if self.target.value == "local":
+            return self.confirm()
+        self.question_text.value = (
+            f"<b>This costs money.</b> {job.options.hosts} × "
+            f"{escape(str(find_instance(job.options.instance) or job.options.instance))}"
+            f"{', spot' if job.options.spot else ''}, "
+            f"for at most {duration(job.options.max_run)}. Launch {escape(job.name)} on SageMaker?"
+        )
+        self.question.layout.display = ""
+        self.launch_button.disabled = True
 
     def decline(self):
-        self.question.layout.display,self.launch_button.disabled = 'none',False
+        self.question.layout.display = "none"
+        self.launch_button.disabled = False
 
     def confirm(self):
-        "Launch it"
-        if self.monitor or self.question.layout.display=='none' and self.target.value!='local': return
-        self.question.layout.display,job = 'none',self.launching
+        """Launch it"""
+        if self.monitor or self.question.layout.display == "none" and self.target.value != "local":
+            return
+        self.question.layout.display, job = "none", self.launching
+
         def does():
             job.run(self.make_target())
             self.job = job
             self.watch()
-        self._in_background(does, f'launching {job.name} …')
+
+        self._in_background(does, f"launching {job.name} …")
 
     def watch(self):
-        "Turn into the monitor of the job"
+        """Turn into the monitor of the job"""
         self.monitor = Monitor(self.job)
-        self.monitor.handle,self.panel.layout.display = self.handles,'none'
-        for place,part in zip(self.places, (self.monitor.top, self.monitor.plot, self.monitor.bottom)): place.children = [*place.children, part]
+        self.monitor.handle = self.handles
+        self.panel.layout.display = "none"
+        for place, part in zip(self.places, (self.monitor.top, self.monitor.plot, self.monitor.bottom)):
+            place.children = [*place.children, part]
         self.monitor.start()
 
-    def wait(self) -> 'Launcher':
-        "Wait for what was begun in the background"
-        if self.thread: self.thread.join()
+    def wait(self) -> "Launcher":
+        """Wait for what was begun in the background"""
+        if self.thread:
+            self.thread.join()
         return self
 
-    def __repr__(self): return repr(self.monitor) if self.monitor else f'launcher of {self.job!r}' + (f'\n{self.form!r}' if self.form else '')
+    def __repr__(self):
+        return (
+            repr(self.monitor)
+            if self.monitor
+            else f"launcher of {self.job!r}" + (f"\n{self.form!r}" if self.form else "")
+        )
 
     def _ipython_display_(self):
-        if not in_notebook(): return print(repr(self))
-        self.handles = [show_widget(p, repr(self) if i==0 else '') for i,p in enumerate(self.places)]
+        if not in_notebook():
+            return print(repr(self))
+        self.handles = [show_widget(p, repr(self) if i == 0 else "") for i, p in enumerate(self.places)]
 
-def launcher(job: TrainingJob, # not started
-             local: Any = None, # a LocalSageMaker; None is that of this machine
-             session: Any = None) -> Launcher: # a boto3 session; None is made when it is needed
-    "A form for a job, that checks and launches it, and then shows it"
-    if job.target: raise ValueError(f'{job.name} was started already: monitor({job.name!r}) shows it')
+
+def launcher(
+    job: TrainingJob,  # not started
+    local: Any = None,  # a LocalSageMaker; None is that of this machine
+    session: Any = None,
+) -> Launcher:  # a boto3 session; None is made when it is needed
+    """A form for a job, that checks and launches it, and then shows it"""
+    if job.target:
+        raise ValueError(f"{job.name} was started already: monitor({job.name!r}) shows it")
     return Launcher(job, local, session)

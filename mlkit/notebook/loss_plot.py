@@ -9,6 +9,7 @@ __all__ = ['LossPlot']
 import sys
 import time
 from typing import Any
+
 from .curves import Curves
 from .display import View
 from .figures import draw_figure
@@ -16,54 +17,97 @@ from .svg import draw_svg
 
 # %% ../../nbs/3_notebook/15_loss_plot.ipynb #27613ea3
 class LossPlot:
-    "A live plot of a run: pass it to `train_model` or `Trainer` as a callback. `plot.curves` is what it shows, `plot.figure()` the same for paper"
-    rank_zero_only = True
-    def __init__(self, log: bool = False, axis: str = 'step', # or epoch, or time
-                 share: float = .01, # of the time of training that it may take
-                 every: float = .5, # seconds between two drawings, at least
-                 view: 'View | None' = None): # where to show it; None is a place of its own for each run
-        if axis not in ('step', 'epoch', 'time'): raise ValueError(f"axis: expected 'step', 'epoch' or 'time', got {axis!r}")
-        self.log,self.axis,self.share,self.every,self.curves = log,axis,share,every,Curves()
-        self.spent,self.began,self.next,self.seen,self.view,self.given = 0.,None,0.,0,None,view
+    """A live plot of a run: pass it to `train_model` or `Trainer` as a callback. `plot.curves` is what it shows,
+    `plot.figure()` the same for paper
+    """
 
-    def _repr_svg_(self): return draw_svg(self.curves, log=self.log, axis=self.axis)
-    def __repr__(self): return self.curves.summary
-    def figure(self, title: str = '') -> Any: return draw_figure(self.curves, self.log, title)
-    cost = property(lambda self: self.spent/max(time.perf_counter()-self.began, 1e-9) if self.began else 0., doc='The share of the time so far that the plot took')
+    rank_zero_only = True
+
+    def __init__(
+        self,
+        log: bool = False,
+        axis: str = "step",  # or epoch, or time
+        share: float = 0.01,  # of the time of training that it may take
+        every: float = 0.5,  # seconds between two drawings, at least
+        view: "View | None" = None,  # where to show it; None is a place of its own for each run
+    ):
+        if axis not in ("step", "epoch", "time"):
+            raise ValueError(f"axis: expected 'step', 'epoch' or 'time', got {axis!r}")
+        self.log = log
+        self.axis = axis
+        self.share = share
+        self.every = every
+        self.curves = Curves()
+        self.spent = 0.0
+        self.began = None
+        self.next = 0.0
+        self.seen = 0
+        self.view = None
+        self.given = view
+
+    def _repr_svg_(self):
+        return draw_svg(self.curves, log=self.log, axis=self.axis)
+
+    def __repr__(self):
+        return self.curves.summary
+
+    def figure(self, title: str = "") -> Any:
+        return draw_figure(self.curves, self.log, title)
+
+    cost = property(
+        lambda self: self.spent / max(time.perf_counter() - self.began, 1e-9) if self.began else 0.0,
+        doc="The share of the time so far that the plot took",
+    )
 
     def before_fit(self, trainer):
-        self.curves,self.began,self.spent,self.seen,self.next = Curves(total=trainer.epochs),time.perf_counter(),0.,0,0.
-        try: self.curves.batches = len(trainer.batches)
-        except TypeError: pass  # a loader that does not know its length
-        for e in trainer.history.epochs: self.curves.add_epoch(e)  # of a run that goes on
+        self.curves = Curves(total=trainer.epochs)
+        self.began = time.perf_counter()
+        self.spent = 0.0
+        self.seen = 0
+        self.next = 0.0
+        try:
+            self.curves.batches = len(trainer.batches)
+        except TypeError:
+            pass  # a loader that does not know its length
+        for e in trainer.history.epochs:
+            self.curves.add_epoch(e)  # of a run that goes on
         self.view = self.given or View()
         self._look(trainer)
 
-    def on_progress(self, trainer): self._look(trainer)
+    def on_progress(self, trainer):
+        self._look(trainer)
 
     def after_epoch(self, trainer):
         self.curves.add_epoch(trainer.last_metrics)
         self._look(trainer)
 
-    def after_fit(self, trainer): self._end(trainer, trainer.history.stopped or 'done')
-    def on_exception(self, trainer): self._end(trainer, f'failed ({type(sys.exc_info()[1]).__name__})' if sys.exc_info()[1] else 'failed')
+    def after_fit(self, trainer):
+        self._end(trainer, trainer.history.stopped or "done")
+
+    def on_exception(self, trainer):
+        self._end(trainer, f"failed ({type(sys.exc_info()[1]).__name__})" if sys.exc_info()[1] else "failed")
 
     def _look(self, trainer):
         now = time.perf_counter()
-        if now<self.next: return
+        if now < self.next:
+            return
         self._collect(trainer)
-        if self.view.live: self.view.show(self.curves, draw_svg(self.curves, log=self.log, axis=self.axis))
-        took = time.perf_counter()-now
+        if self.view.live:
+            self.view.show(self.curves, draw_svg(self.curves, log=self.log, axis=self.axis))
+        took = time.perf_counter() - now
         self.spent += took
-        self.next = now+took+max(self.every, took/self.share)
+        self.next = now + took + max(self.every, took / self.share)
 
     def _collect(self, trainer):
-        steps,c = trainer.history.steps,self.curves
-        c.loss.extend(steps[self.seen:])
-        self.seen,c.batch,c.seconds = len(steps),trainer.batch,time.perf_counter()-self.began
-        c.rate.extend([trainer.optimizer.param_groups[0]['lr']])
+        steps = trainer.history.steps
+        c = self.curves
+        c.loss.extend(steps[self.seen :])
+        self.seen = len(steps)
+        c.batch = trainer.batch
+        c.seconds = time.perf_counter() - self.began
+        c.rate.extend([trainer.optimizer.param_groups[0]["lr"]])
 
     def _end(self, trainer, state):
         self._collect(trainer)
-        self.curves.state,self.curves.batch = state,trainer.batch if trainer.batch!=self.curves.batches else 0
+        self.curves.state, self.curves.batch = state, trainer.batch if trainer.batch != self.curves.batches else 0
         self.view.end(self.curves, draw_svg(self.curves, log=self.log, axis=self.axis), self.log)

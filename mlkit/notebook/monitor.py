@@ -6,7 +6,6 @@
 __all__ = ['ENDED', 'Watch', 'status_html', 'log_html', 'Monitor', 'button', 'show_here', 'end_display', 'monitor']
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #8ce9ebba
-import ipywidgets as widgets
 import re
 import threading
 import time
@@ -15,6 +14,9 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from html import escape
 from typing import Any
+
+import ipywidgets as widgets
+
 from .curves import Curves, duration
 from .display import View, in_notebook, show_widget
 from .svg import draw_svg
@@ -23,106 +25,213 @@ from ..sagemaker.client.target import LocalTarget
 from ..sagemaker.local.logs import MetricReader
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #ef8420c9
-ENDED = 'Completed', 'Failed', 'Stopped'
-_LOSSES = {'loss': 'train_loss', 'val_loss': 'valid_loss', 'validation_loss': 'valid_loss', 'train:loss': 'train_loss', 'validation:loss': 'valid_loss'}
+ENDED = "Completed", "Failed", "Stopped"
+_LOSSES = {
+    "loss": "train_loss",
+    "val_loss": "valid_loss",
+    "validation_loss": "valid_loss",
+    "train:loss": "train_loss",
+    "validation:loss": "valid_loss",
+}
+
 
 class Watch:
-    "What is known of a job; `look()` asks it"
-    def __init__(self, job: TrainingJob, most: int = 5000): # lines of the log to keep
-        self.job,self.about,self.lines,self.seen,self.curves,self.reader = job,{},deque(maxlen=most),{},Curves(state=''),None
+    """What is known of a job; `look()` asks it"""
 
-    def look(self) -> bool: # is there anything new?
-        "Ask for the job's state and for the lines of its log that are new"
-        before,self.about = self.about,self.job.describe()  # before the log: what a job says last is not missed
-        self.reader = self.reader or MetricReader(self.about['AlgorithmSpecification'].get('MetricDefinitions', []))
+    def __init__(self, job: TrainingJob, most: int = 5000):  # lines of the log to keep
+        self.job = job
+        self.about = {}
+        self.lines = deque(maxlen=most)
+        self.seen = {}
+        self.curves = Curves(state="")
+        self.reader = None
+
+    def look(self) -> bool:  # is there anything new?
+        """Ask for the job's state and for the lines of its log that are new"""
+        # before the log: what a job says last is not missed
+        before = self.about
+        self.about = self.job.describe()
+        self.reader = self.reader or MetricReader(self.about["AlgorithmSpecification"].get("MetricDefinitions", []))
         fresh = 0
-        for host,line in self.job.target.lines(self.job.name, self.seen):
-            self.lines.append(f'[{host}] {line}' if self.job.options.hosts>1 else line)
+        for host, line in self.job.target.lines(self.job.name, self.seen):
+            self.lines.append(f"[{host}] {line}" if self.job.options.hosts > 1 else line)
             self._read(line)
             fresh += 1
-        total = str(self.about.get('HyperParameters', {}).get('epochs', ''))
-        self.curves.total,self.curves.seconds,self.curves.state = int(total) if total.isdigit() else None,self.trained,'running' if self.running else self.status.lower()
-        return bool(fresh) or before.get('SecondaryStatus')!=self.about.get('SecondaryStatus')
+        total = str(self.about.get("HyperParameters", {}).get("epochs", ""))
+        self.curves.total, self.curves.seconds, self.curves.state = (
+            int(total) if total.isdigit() else None,
+            self.trained,
+            "running" if self.running else self.status.lower(),
+        )
+        return bool(fresh) or before.get("SecondaryStatus") != self.about.get("SecondaryStatus")
 
     def _read(self, line):
-        found = {_LOSSES.get(n, n): v for n,v in self.reader.find(line)}
-        if found.keys()-{'epoch'}: self.curves.add_epoch({'epoch': self.curves.epoch+1} | found)
+        found = {_LOSSES.get(n, n): v for n, v in self.reader.find(line)}
+        if found.keys() - {"epoch"}:
+            self.curves.add_epoch({"epoch": self.curves.epoch + 1} | found)
 
-    status = property(lambda self: self.about.get('TrainingJobStatus', ''), doc='InProgress, Completed, Failed, Stopping or Stopped')
+    status = property(
+        lambda self: self.about.get("TrainingJobStatus", ""), doc="InProgress, Completed, Failed, Stopping or Stopped"
+    )
     running = property(lambda self: self.status not in ENDED)
-    reason = property(lambda self: self.about.get('FailureReason', '') if self.status=='Failed' else '')
-    transitions = property(lambda self: self.about.get('SecondaryStatusTransitions', []), doc='Status, StartTime, EndTime, StatusMessage')
+    reason = property(lambda self: self.about.get("FailureReason", "") if self.status == "Failed" else "")
+    transitions = property(
+        lambda self: self.about.get("SecondaryStatusTransitions", []), doc="Status, StartTime, EndTime, StatusMessage"
+    )
 
     @property
     def elapsed(self) -> float:
-        "Seconds since the job was asked for"
-        return _seconds(self.about.get('CreationTime'), None if self.running else self.about.get('TrainingEndTime') or self.about.get('LastModifiedTime'))
+        """Seconds since the job was asked for"""
+        return _seconds(
+            self.about.get("CreationTime"),
+            None if self.running else self.about.get("TrainingEndTime") or self.about.get("LastModifiedTime"),
+        )
 
     @property
     def trained(self) -> float:
-        "Seconds of the training itself"
-        return _seconds(self.about.get('TrainingStartTime'), self.about.get('TrainingEndTime')) if 'TrainingStartTime' in self.about else 0.
+        """Seconds of the training itself"""
+        return (
+            _seconds(self.about.get("TrainingStartTime"), self.about.get("TrainingEndTime"))
+            if "TrainingStartTime" in self.about
+            else 0.0
+        )
 
     @property
     def billable(self) -> float:
-        "Seconds that are paid for, on each machine; while it runs as far as they are known"
-        return self.about.get('BillableTimeInSeconds', round(self.trained))
+        """Seconds that are paid for, on each machine; while it runs as far as they are known"""
+        return self.about.get("BillableTimeInSeconds", round(self.trained))
 
-    def log(self, text: str = '', last: int = 200) -> list[str]:
-        "The last lines of the log; of those that have a text, or match it as a regular expression"
-        try: found = re.compile(text, re.I).search
-        except re.error: found = lambda line: text.lower() in line.lower()
+    def log(self, text: str = "", last: int = 200) -> list[str]:
+        """The last lines of the log; of those that have a text, or match it as a regular expression"""
+        try:
+            found = re.compile(text, re.I).search
+        except re.error:
+
+            def found(line):
+                return text.lower() in line.lower()
+
         return [line for line in self.lines if found(line)][-last:]
 
     def __repr__(self):
-        where = f'{self.job.target}, {self.job.options.hosts} x {self.job.options.instance}'
-        parts = [f'{self.job.name}: {self.status or "not asked yet"}, {where}, {duration(self.elapsed)}, billable {duration(self.billable)}', self.curves.summary if self.curves.epochs else '', self.reason]
-        return '\n'.join(p for p in parts if p)
+        where = f"{self.job.target}, {self.job.options.hosts} x {self.job.options.instance}"
+        parts = [
+            (
+                f"{self.job.name}: {self.status or 'not asked yet'}, {where}, {duration(self.elapsed)}, billable "
+                f"{duration(self.billable)}"
+            ),
+            self.curves.summary if self.curves.epochs else "",
+            self.reason,
+        ]
+        return "\n".join(p for p in parts if p)
+
 
 def _seconds(start, end=None):
-    "From one time to another, or until now"
-    if start is None: return 0.
-    return max(((end or datetime.now(start.tzinfo))-start).total_seconds(), 0.)
+    """From one time to another, or until now"""
+    if start is None:
+        return 0.0
+    return max(((end or datetime.now(start.tzinfo)) - start).total_seconds(), 0.0)
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #d72d84a5
-_COLOURS = dict(Completed='var(--jp-success-color1,#2e7d32)', Failed='var(--jp-error-color1,#c62828)', Stopped='var(--jp-warn-color1,#e65100)', Stopping='var(--jp-warn-color1,#e65100)')
-_MUTED = 'var(--jp-ui-font-color2,#666)'
+_COLOURS = dict(
+    Completed="var(--jp-success-color1,#2e7d32)",
+    Failed="var(--jp-error-color1,#c62828)",
+    Stopped="var(--jp-warn-color1,#e65100)",
+    Stopping="var(--jp-warn-color1,#e65100)",
+)
+_MUTED = "var(--jp-ui-font-color2,#666)"
 
-def status_html(watch: Watch, note: str = '') -> str:
-    "What a job is doing, as HTML; why it failed stands out"
-    job,colour = watch.job,_COLOURS.get(watch.status, 'var(--jp-brand-color1,#1976d2)')
-    times = [(t['Status'], _seconds(t['StartTime'], t.get('EndTime'))) for t in watch.transitions]
-    steps = ' → '.join(f'<span title="{escape(str(t.get("StatusMessage", "")), quote=True)}">{escape(name)}{f" {duration(took)}" if name not in ENDED else ""}</span>' for (name,took),t in zip(times, watch.transitions))
-    saved = f', {100-100*watch.billable/watch.trained:.0f} % saved' if watch.about.get('EnableManagedSpotTraining') and watch.trained and watch.billable<watch.trained else ''
-    reason = f'<pre role="alert" style="color:{_COLOURS["Failed"]};font-size:15px;font-weight:600;white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:8px 0">{escape(watch.reason)}</pre>' if watch.reason else ''
-    return (f'<div style="line-height:1.6;color:var(--jp-ui-font-color1,#222)"><b>{escape(job.name)}</b> <span style="background:{colour};color:var(--jp-ui-inverse-font-color1,#fff);border-radius:3px;padding:1px 7px">{escape(watch.status or "…")}</span> '
-            f'<span style="color:{_MUTED}">{escape(str(job.target))}, {job.options.hosts} × {escape(job.options.instance)}</span><br><span style="color:{_MUTED}">{steps}<br>'
-            f'{duration(watch.elapsed)} since it was asked for, billable {duration(watch.billable)}{" on each machine" if job.options.hosts>1 else ""}{saved}</span>{reason}'
-            + (f'<div role="alert" style="color:{_COLOURS["Failed"]}">{escape(note)}</div>' if note else '') + '</div>')
+
+def status_html(watch: Watch, note: str = "") -> str:
+    """What a job is doing, as HTML; why it failed stands out"""
+    job = watch.job
+    colour = _COLOURS.get(watch.status, "var(--jp-brand-color1,#1976d2)")
+    times = [(t["Status"], _seconds(t["StartTime"], t.get("EndTime"))) for t in watch.transitions]
+    steps = " → ".join(
+        (
+            f'<span title="{escape(str(t.get("StatusMessage", "")), quote=True)}">{escape(name)}'
+            f"{f' {duration(took)}' if name not in ENDED else ''}</span>"
+        )
+        for (name, took), t in zip(times, watch.transitions)
+    )
+    saved = (
+        f", {100 - 100 * watch.billable / watch.trained:.0f} % saved"
+        if watch.about.get("EnableManagedSpotTraining") and watch.trained and watch.billable < watch.trained
+        else ""
+    )
+    reason = (
+        (
+            f'<pre role="alert" style="color:{_COLOURS["Failed"]};font-size:15px;font-weight:600;'
+            "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:8px "
+            f'0">{escape(watch.reason)}</pre>'
+        )
+        if watch.reason
+        else ""
+    )
+    return (
+        f'<div style="line-height:1.6;color:var(--jp-ui-font-color1,#222)"><b>{escape(job.name)}</b> <span '
+        f'style="background:{colour};color:var(--jp-ui-inverse-font-color1,#fff);border-radius:3px;padding:1px '
+        f'7px">{escape(watch.status or "…")}</span> '
+        f'<span style="color:{_MUTED}">{escape(str(job.target))}, {job.options.hosts} × '
+        f'{escape(job.options.instance)}</span><br><span style="color:{_MUTED}">{steps}<br>'
+        f"{duration(watch.elapsed)} since it was asked for, billable "
+        f"{duration(watch.billable)}{' on each machine' if job.options.hosts > 1 else ''}{saved}</span>{reason}"
+        + (f'<div role="alert" style="color:{_COLOURS["Failed"]}">{escape(note)}</div>' if note else "")
+        + "</div>"
+    )
+
 
 def log_html(lines: Iterable[str]) -> str:
-    "The lines of a log, scrolled to the last"
-    text = ''.join(f'<div>{escape(line) or "&nbsp;"}</div>' for line in reversed(list(lines)))
-    return (f'<div tabindex="0" role="log" aria-label="log" style="display:flex;flex-direction:column-reverse;max-height:240px;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.45 var(--jp-code-font-family,monospace);'
-            f'color:var(--jp-content-font-color1,#222);background:var(--jp-layout-color2,#f5f5f5);padding:6px 8px">{text or "<div>nothing yet</div>"}</div>')
+    """The lines of a log, scrolled to the last"""
+    text = "".join(f"<div>{escape(line) or '&nbsp;'}</div>" for line in reversed(list(lines)))
+    return (
+        '<div tabindex="0" role="log" aria-label="log" style="display:flex;flex-direction:column-reverse;'
+        "max-height:240px;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.45 "
+        "var(--jp-code-font-family,monospace);"
+        "color:var(--jp-content-font-color1,#222);background:var(--jp-layout-color2,#f5f5f5);padding:6px "
+        f'8px">{text or "<div>nothing yet</div>"}</div>'
+    )
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #f90aff13
 class Monitor:
-    "A job that is watched: `monitor(...)` makes one. `watch` is what is known of it; `look()` asks once"
-    def __init__(self, job: TrainingJob, every: float | None = None, # seconds between two looks; None is as often as the target bears
-                 on_end: Callable[['Monitor'], Any] | None = None):
-        self.job,self.watch,self.every,self.on_end,self.handle,self.thread,self.closed,self.asking,self.note = job,Watch(job),every,on_end,None,None,threading.Event(),False,''
-        self.status,self.plot,self.log = widgets.HTML(),widgets.HTML(),widgets.HTML()
-        self.stop_button,self.yes,self.no = button('Stop', self.ask_to_stop, icon='stop', tooltip='ask the job to stop'),button('Yes, stop it', self.stop, button_style='danger'),button('No', self.go_on)
-        self.question = widgets.HBox([widgets.HTML('Stop it? What it has is saved, and resume() goes on from there.'), self.yes, self.no])
-        self.filter = widgets.Text(placeholder='filter the log', layout=widgets.Layout(width='260px'), continuous_update=True)
-        self.filter.observe(lambda change: self.show_log(), 'value')
-        self.top,self.bottom = widgets.VBox([self.status, self.stop_button, self.question]),widgets.VBox([self.filter, self.log])
+    """A job that is watched: `monitor(...)` makes one. `watch` is what is known of it; `look()` asks once"""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        every: float | None = None,  # seconds between two looks; None is as often as the target bears
+        on_end: Callable[["Monitor"], Any] | None = None,
+    ):
+        self.job = job
+        self.watch = Watch(job)
+        self.every = every
+        self.on_end = on_end
+        self.handle = None
+        self.thread = None
+        self.closed = threading.Event()
+        self.asking = False
+        self.note = ""
+        self.status = widgets.HTML()
+        self.plot = widgets.HTML()
+        self.log = widgets.HTML()
+        self.stop_button = button("Stop", self.ask_to_stop, icon="stop", tooltip="ask the job to stop")
+        self.yes = button("Yes, stop it", self.stop, button_style="danger")
+        self.no = button("No", self.go_on)
+        self.question = widgets.HBox(
+            [widgets.HTML("Stop it? What it has is saved, and resume() goes on from there."), self.yes, self.no]
+        )
+        self.filter = widgets.Text(
+            placeholder="filter the log", layout=widgets.Layout(width="260px"), continuous_update=True
+        )
+        self.filter.observe(lambda change: self.show_log(), "value")
+        self.top, self.bottom = (
+            widgets.VBox([self.status, self.stop_button, self.question]),
+            widgets.VBox([self.filter, self.log]),
+        )
         self.widget = widgets.VBox([self.top, self.plot, self.bottom])
-        self.question.layout.display = 'none'
+        self.question.layout.display = "none"
 
     def ask_to_stop(self):
-        "Ask whether the job shall be stopped"
+        """Ask whether the job shall be stopped"""
         self.asking = True
         self.show()
 
@@ -131,98 +240,129 @@ class Monitor:
         self.show()
 
     def stop(self):
-        "Stop the job"
+        """Stop the job"""
         self.asking = False
-        try: self.job.stop()
-        except Exception as e: self.note = str(e)  # it may have ended in between
+        try:
+            self.job.stop()
+        except Exception as e:
+            self.note = str(e)  # it may have ended in between
         self.show()
 
-    def look(self) -> bool: # is there anything new?
+    def look(self) -> bool:  # is there anything new?
         fresh = self.watch.look()
-        self.note = ''
+        self.note = ""
         self.show()
         return fresh
 
     def show(self):
-        "What is known, into the widgets"
+        """What is known, into the widgets"""
         w = self.watch
         self.status.value = status_html(w, self.note)
-        self.stop_button.layout.display = '' if w.running and w.status!='Stopping' and not self.asking else 'none'
-        self.question.layout.display = '' if w.running and self.asking else 'none'
-        drawn = draw_svg(w.curves)+f'<div style="color:{_MUTED};font-size:12px">{escape(w.curves.summary)}</div>' if w.curves.epochs else ''
-        if drawn!=self.plot.value: self.plot.value = drawn
+        self.stop_button.layout.display = "" if w.running and w.status != "Stopping" and not self.asking else "none"
+        self.question.layout.display = "" if w.running and self.asking else "none"
+        drawn = (
+            draw_svg(w.curves) + f'<div style="color:{_MUTED};font-size:12px">{escape(w.curves.summary)}</div>'
+            if w.curves.epochs
+            else ""
+        )
+        if drawn != self.plot.value:
+            self.plot.value = drawn
         self.show_log()
 
     def show_log(self):
         shown = log_html(self.watch.log(self.filter.value))
-        if shown!=self.log.value: self.log.value = shown
+        if shown != self.log.value:
+            self.log.value = shown
 
-    def start(self) -> 'Monitor':
-        "Look until the job has ended, from a thread; a second call does nothing"
+    def start(self) -> "Monitor":
+        """Look until the job has ended, from a thread; a second call does nothing"""
         if not (self.thread and self.thread.is_alive()):
-            self.thread = threading.Thread(target=self._run, name=f'monitor {self.job.name}', daemon=True)
+            self.thread = threading.Thread(target=self._run, name=f"monitor {self.job.name}", daemon=True)
             self.thread.start()
         return self
 
     def _run(self):
-        first,most = (.3, 1.5) if isinstance(self.job.target, LocalTarget) else (2., 20.)
-        wait,until = self.every or first,None
+        first, most = (0.3, 1.5) if isinstance(self.job.target, LocalTarget) else (2.0, 20.0)
+        wait = self.every or first
+        until = None
         while not self.closed.is_set():
-            try: fresh = self.look()
+            try:
+                fresh = self.look()
             except Exception as e:  # no network, a token that ran out: it may come back
-                fresh,self.note = False,f'{type(e).__name__}: {e}'
+                fresh = False
+                self.note = f"{type(e).__name__}: {e}"
                 self.show()
-            wait = self.every or (first if fresh else min(wait*1.3, most))
+            wait = self.every or (first if fresh else min(wait * 1.3, most))
             if self.watch.about and not self.watch.running:
-                if fresh or until is None: until = time.monotonic()+self.job.target.settle
-                if time.monotonic()>=until: break
+                if fresh or until is None:
+                    until = time.monotonic() + self.job.target.settle
+                if time.monotonic() >= until:
+                    break
                 wait = self.every or first
             self.closed.wait(wait)
-        if not self.closed.is_set() and self.handle: self.end_display()
-        if self.on_end and not self.closed.is_set(): self.on_end(self)
+        if not self.closed.is_set() and self.handle:
+            self.end_display()
+        if self.on_end and not self.closed.is_set():
+            self.on_end(self)
 
     def close(self):
-        "Look no more; the job goes on"
+        """Look no more; the job goes on"""
         self.closed.set()
 
-    def wait(self, timeout: float | None = None) -> 'Monitor':
-        "Wait until the job has ended; Ctrl-C ends the waiting"
+    def wait(self, timeout: float | None = None) -> "Monitor":
+        """Wait until the job has ended; Ctrl-C ends the waiting"""
         self.start().thread.join(timeout)
         return self
 
-    def __repr__(self): return repr(self.watch)
+    def __repr__(self):
+        return repr(self.watch)
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #ebf42c76
-def button(text: str, does: Callable, **kwargs) -> widgets.Button: # kwargs: of the Button
-    "A button that calls something"
+def button(text: str, does: Callable, **kwargs) -> widgets.Button:  # kwargs: of the Button
+    """A button that calls something"""
     made = widgets.Button(description=text, **kwargs)
     made.on_click(lambda button: does())
     return made
 
+
 def show_here(self: Monitor) -> Monitor:
-    "Show the three places under this cell"
-    if not self.watch.about: self.look()
-    self.handle = [show_widget(self.top, repr(self)), show_widget(self.plot, ''), show_widget(self.bottom, '')]
+    """Show the three places under this cell"""
+    if not self.watch.about:
+        self.look()
+    self.handle = [show_widget(self.top, repr(self)), show_widget(self.plot, ""), show_widget(self.bottom, "")]
     return self
 
+
 def end_display(self: Monitor):
-    "What is left when all has ended: text, and a picture; the log can still be filtered"
-    self.handle[0].update({'text/html': self.status.value, 'text/plain': repr(self)}, raw=True)
-    self.handle[2].update(self.bottom._repr_mimebundle_() | {'text/plain': '\n'.join(self.watch.log(last=20))}, raw=True)
-    if not self.watch.curves.epochs: return self.handle[1].update({'text/plain': ''}, raw=True)
+    """What is left when all has ended: text, and a picture; the log can still be filtered"""
+    self.handle[0].update({"text/html": self.status.value, "text/plain": repr(self)}, raw=True)
+    self.handle[2].update(
+        self.bottom._repr_mimebundle_() | {"text/plain": "\n".join(self.watch.log(last=20))}, raw=True
+    )
+    if not self.watch.curves.epochs:
+        return self.handle[1].update({"text/plain": ""}, raw=True)
     View.leave(self.handle[1], self.watch.curves, draw_svg(self.watch.curves))
 
+
 def _ipython_display_(self: Monitor):
-    if not in_notebook(): return print(repr(self))
+    if not in_notebook():
+        return print(repr(self))
     self.show_here()
     self.start()
 
-Monitor.show_here,Monitor.end_display,Monitor._ipython_display_ = show_here,end_display,_ipython_display_
 
-def monitor(job: TrainingJob | str, # or its name
-            target: Any = None, # of a name: nothing is this machine; or a LocalSageMaker, or a boto3 session
-            every: float | None = None) -> Monitor: # seconds between two looks
-    "Watch a job, until it has ended"
+Monitor.show_here = show_here
+Monitor.end_display = end_display
+Monitor._ipython_display_ = _ipython_display_
+
+
+def monitor(
+    job: TrainingJob | str,  # or its name
+    target: Any = None,  # of a name: nothing is this machine; or a LocalSageMaker, or a boto3 session
+    every: float | None = None,
+) -> Monitor:  # seconds between two looks
+    """Watch a job, until it has ended"""
     made = Monitor(TrainingJob.attach(job, target) if isinstance(job, str) else job, every)
-    if not in_notebook(): made.look()
+    if not in_notebook():
+        made.look()
     return made

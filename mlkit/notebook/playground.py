@@ -6,13 +6,15 @@
 __all__ = ['shown_signature', 'read_stages', 'Playground', 'playground']
 
 # %% ../../nbs/3_notebook/42_playground.ipynb #ef8e7ef6
-import ipywidgets as widgets
 import json
 import threading
 import time
 from html import escape
 from importlib import import_module
 from typing import Any
+
+import ipywidgets as widgets
+
 from .display import in_notebook, show_widget
 from .launcher import _alert, _muted
 from .monitor import button
@@ -21,97 +23,181 @@ from ..text import human_bytes
 
 # %% ../../nbs/3_notebook/42_playground.ipynb #8b19d933
 def shown_signature(signature: Any) -> str:
-    "A signature as a person reads it: float32 (1, 4)"
-    if isinstance(signature, list): return ', '.join(map(shown_signature, signature))
-    if signature.keys()!={'shape', 'dtype'}: return ', '.join(f'{k}: {shown_signature(s)}' for k,s in signature.items())
-    return f'{signature["dtype"]} {tuple(signature["shape"])}'
+    """A signature as a person reads it: float32 (1, 4)"""
+    if isinstance(signature, list):
+        return ", ".join(map(shown_signature, signature))
+    if signature.keys() != {"shape", "dtype"}:
+        return ", ".join(f"{k}: {shown_signature(s)}" for k, s in signature.items())
+    return f"{signature['dtype']} {tuple(signature['shape'])}"
 
-def read_stages(attributes: str) -> dict[str, float]: # ms
-    "What each stage took, as a reply says it"
-    pairs = (p.partition('=') for p in attributes.split(';'))
-    return {n: float(v) for n,_,v in pairs if v.replace('.', '', 1).isdigit()}
+
+def read_stages(attributes: str) -> dict[str, float]:  # ms
+    """What each stage took, as a reply says it"""
+    pairs = (p.partition("=") for p in attributes.split(";"))
+    return {n: float(v) for n, _, v in pairs if v.replace(".", "", 1).isdigit()}
+
 
 class Playground:
-    "A panel that asks an endpoint; `playground(...)` makes one"
-    most = 2000 # numbers of a sample that is written out
+    """A panel that asks an endpoint; `playground(...)` makes one"""
+
+    most = 2000  # numbers of a sample that is written out
+
     def __init__(self, endpoint: Endpoint):
-        self.endpoint,self.answer,self.error,self.latency,self.stages,self.thread = endpoint,None,None,None,{},None
+        self.endpoint = endpoint
+        self.answer = None
+        self.error = None
+        self.latency = None
+        self.stages = {}
+        self.thread = None
         self.signature = endpoint.signature
-        kinds = ['application/json', 'application/jsonlines', 'text/csv', 'application/x-npy', 'application/x-safetensors', 'text/plain', 'application/octet-stream']
-        wide = dict(style=dict(description_width='100px'), layout=widgets.Layout(width='280px'))
-        self.content_type,self.accept = widgets.Combobox(description='Content-Type', value=kinds[0], options=kinds, **wide),widgets.Combobox(description='Accept', value=kinds[0], options=kinds, **wide)
-        self.body,self.file = widgets.Textarea(layout=widgets.Layout(width='100%', height='110px'), placeholder='the body of the request'),widgets.FileUpload(description='a file', multiple=False)
-        self.send_button,self.said = button('Send', self.send, button_style='primary', icon='paper-plane'),widgets.HTML()
-        self.binary = None # a sample that is no text
-        self.widget = widgets.VBox([widgets.HTML(f'<b>{escape(endpoint.name)}</b> {_muted(self.expected)}'), widgets.HBox([self.content_type, self.accept], layout=widgets.Layout(flex_flow='row wrap')), self.body, widgets.HBox([self.send_button, self.file]), self.said])
-        self.content_type.observe(lambda change: self.fill(), 'value')
+        kinds = [
+            "application/json",
+            "application/jsonlines",
+            "text/csv",
+            "application/x-npy",
+            "application/x-safetensors",
+            "text/plain",
+            "application/octet-stream",
+        ]
+        wide = dict(style=dict(description_width="100px"), layout=widgets.Layout(width="280px"))
+        self.content_type = widgets.Combobox(description="Content-Type", value=kinds[0], options=kinds, **wide)
+        self.accept = widgets.Combobox(description="Accept", value=kinds[0], options=kinds, **wide)
+        self.body = widgets.Textarea(
+            layout=widgets.Layout(width="100%", height="110px"), placeholder="the body of the request"
+        )
+        self.file = widgets.FileUpload(description="a file", multiple=False)
+        self.send_button = button("Send", self.send, button_style="primary", icon="paper-plane")
+        self.said = widgets.HTML()
+        self.binary = None  # a sample that is no text
+        self.widget = widgets.VBox(
+            [
+                widgets.HTML(f"<b>{escape(endpoint.name)}</b> {_muted(self.expected)}"),
+                widgets.HBox([self.content_type, self.accept], layout=widgets.Layout(flex_flow="row wrap")),
+                self.body,
+                widgets.HBox([self.send_button, self.file]),
+                self.said,
+            ]
+        )
+        self.content_type.observe(lambda change: self.fill(), "value")
         self.fill()
 
     @property
-    def expected(self) -> str: return f'takes {shown_signature(self.signature)}' if self.signature else 'its model was saved without a sample: write one yourself'
+    def expected(self) -> str:
+        return (
+            f"takes {shown_signature(self.signature)}"
+            if self.signature
+            else "its model was saved without a sample: write one yourself"
+        )
 
     def fill(self):
-        "A sample in the content type that is chosen, where one can be made"
+        """A sample in the content type that is chosen, where one can be made"""
         self.binary = None
-        if self.signature is None: return
+        if self.signature is None:
+            return
         try:
-            defaults,codecs = import_module('mlkit.sagemaker.endpoint.defaults'),import_module('mlkit.sagemaker.endpoint.codecs')
+            defaults = import_module("mlkit.sagemaker.endpoint.defaults")
+            codecs = import_module("mlkit.sagemaker.endpoint.codecs")
             sample = defaults.zeros_like_signature(self.signature)
-            body,_ = codecs.encode(sample, self.content_type.value)
-        except Exception: return  # a type of the user's own
-        text = self.content_type.value.startswith('text/') or 'json' in self.content_type.value
-        if text and len(body)<20*self.most: self.body.value = body.decode()
-        else: self.binary,self.body.value = body,f'zeros of the signature, {human_bytes(len(body))}'
+            body, _ = codecs.encode(sample, self.content_type.value)
+        except Exception:
+            return  # a type of the user's own
+        text = self.content_type.value.startswith("text/") or "json" in self.content_type.value
+        if text and len(body) < 20 * self.most:
+            self.body.value = body.decode()
+        else:
+            self.binary, self.body.value = body, f"zeros of the signature, {human_bytes(len(body))}"
 
     @property
     def request(self) -> bytes:
-        "The body that is sent: a file, a sample that is no text, or the text"
-        if self.file.value: return bytes(self.file.value[0]['content'])
-        return self.binary if self.binary is not None and self.body.value.startswith('zeros of the signature') else self.body.value.encode()
+        """The body that is sent: a file, a sample that is no text, or the text"""
+        if self.file.value:
+            return bytes(self.file.value[0]["content"])
+        return (
+            self.binary
+            if self.binary is not None and self.body.value.startswith("zeros of the signature")
+            else self.body.value.encode()
+        )
 
     def send(self):
-        "Ask the endpoint"
-        if self.send_button.disabled: return
+        """Ask the endpoint"""
+        if self.send_button.disabled:
+            return
         self.send_button.disabled = True
-        self.thread = threading.Thread(target=self._send, name='playground', daemon=True)
+        self.thread = threading.Thread(target=self._send, name="playground", daemon=True)
         self.thread.start()
 
     def _send(self):
-        began,self.answer,self.error,self.stages = time.perf_counter(),None,None,{}
+        began = time.perf_counter()
+        self.answer = None
+        self.error = None
+        self.stages = {}
         try:
-            found = self.endpoint.ask(self.request, self.content_type.value, self.accept.value or None, CustomAttributes='mlkit-timing')
-            self.answer = found['Body'].read(),found.get('ContentType', '')
-            self.latency,self.stages = time.perf_counter()-began,read_stages(found.get('CustomAttributes', ''))
-        except Exception as e: self.error,self.latency = e,time.perf_counter()-began
+            found = self.endpoint.ask(
+                self.request, self.content_type.value, self.accept.value or None, CustomAttributes="mlkit-timing"
+            )
+            self.answer = found["Body"].read(), found.get("ContentType", "")
+            self.latency, self.stages = time.perf_counter() - began, read_stages(found.get("CustomAttributes", ""))
+        except Exception as e:
+            self.error = e
+            self.latency = time.perf_counter() - began
         self.said.value = self.shown()
         self.send_button.disabled = False
 
     def shown(self) -> str:
-        "The answer as HTML"
-        if self.error: return _alert(f'{self.error}') + _muted(f'after {self.latency*1e3:.0f} ms')
-        body,kind = self.answer
-        text = body.decode('utf-8', 'replace') if kind.startswith('text/') or 'json' in kind else f'{human_bytes(len(body))} of {kind}'
-        try: text = json.dumps(json.loads(text), indent=1) if 'json' in kind and len(text)<20_000 else text
-        except ValueError: pass  # JSON Lines
-        rest = self.latency*1e3-sum(self.stages.values())
-        rows = [*self.stages.items(), ('the way there and back', rest)]
-        bars = ''.join(f'<tr><td style="text-align:left">{escape(n)}</td><td>{v:.2f} ms</td><td style="width:200px"><div style="height:9px;width:{100*v/max(self.latency*1e3, 1e-9):.1f}%;min-width:1px;background:var(--jp-brand-color1,#1976d2)"></div></td></tr>' for n,v in rows)
-        return (f'<div><b>{escape(kind)}</b> {_muted(f"{self.latency*1e3:.1f} ms")}<pre tabindex="0" style="max-height:240px;overflow:auto;white-space:pre-wrap;background:var(--jp-layout-color2,#f5f5f5);color:var(--jp-content-font-color1,#222);padding:6px 8px">{escape(text[:20_000])}</pre>'
-                f'<table style="color:var(--jp-ui-font-color1,#222)">{bars}</table></div>')
+        """The answer as HTML"""
+        if self.error:
+            return _alert(f"{self.error}") + _muted(f"after {self.latency * 1e3:.0f} ms")
+        body, kind = self.answer
+        text = (
+            body.decode("utf-8", "replace")
+            if kind.startswith("text/") or "json" in kind
+            else f"{human_bytes(len(body))} of {kind}"
+        )
+        try:
+            text = json.dumps(json.loads(text), indent=1) if "json" in kind and len(text) < 20_000 else text
+        except ValueError:
+            pass  # JSON Lines
+        rest = self.latency * 1e3 - sum(self.stages.values())
+        rows = [*self.stages.items(), ("the way there and back", rest)]
+        bars = "".join(
+            (
+                f'<tr><td style="text-align:left">{escape(n)}</td><td>{v:.2f} ms</td><td style="width:200px"><div '
+                f'style="height:9px;width:{100 * v / max(self.latency * 1e3, 1e-9):.1f}%;min-width:1px;'
+                'background:var(--jp-brand-color1,#1976d2)"></div></td></tr>'
+            )
+            for n, v in rows
+        )
+        return (
+            f'<div><b>{escape(kind)}</b> {_muted(f"{self.latency * 1e3:.1f} ms")}<pre tabindex="0" '
+            'style="max-height:240px;overflow:auto;white-space:pre-wrap;background:var(--jp-layout-color2,#f5f5f5);'
+            f'color:var(--jp-content-font-color1,#222);padding:6px 8px">{escape(text[:20_000])}</pre>'
+            f'<table style="color:var(--jp-ui-font-color1,#222)">{bars}</table></div>'
+        )
 
-    def wait(self) -> 'Playground':
-        if self.thread: self.thread.join()
+    def wait(self) -> "Playground":
+        if self.thread:
+            self.thread.join()
         return self
 
     def __repr__(self):
-        said = f'\n{self.answer[1]}, {self.latency*1e3:.0f} ms: {self.answer[0][:200]!r}' if self.answer else f'\n{self.error}' if self.error else ''
-        return f'playground of {self.endpoint!r}, {self.expected}{said}'
+        said = (
+            f"\n{self.answer[1]}, {self.latency * 1e3:.0f} ms: {self.answer[0][:200]!r}"
+            if self.answer
+            else f"\n{self.error}"
+            if self.error
+            else ""
+        )
+        return f"playground of {self.endpoint!r}, {self.expected}{said}"
 
     def _ipython_display_(self):
-        if not in_notebook(): return print(repr(self))
+        if not in_notebook():
+            return print(repr(self))
         show_widget(self.widget, repr(self))
 
-def playground(endpoint: Endpoint | str, # or its name
-               target: Any = None) -> Playground: # of a name: nothing is this machine; or a LocalSageMaker, or a boto3 session
-    "A panel to try an endpoint with"
+
+def playground(
+    endpoint: Endpoint | str,  # or its name
+    target: Any = None,
+) -> Playground:  # of a name: nothing is this machine; or a LocalSageMaker, or a boto3 session
+    """A panel to try an endpoint with"""
     return Playground(Endpoint.attach(endpoint, target) if isinstance(endpoint, str) else endpoint)

@@ -6,9 +6,11 @@
 __all__ = ['Runs', 'runs']
 
 # %% ../../nbs/3_notebook/41_runs.ipynb #176b6c47
-import ipywidgets as widgets
 from datetime import datetime
 from typing import Any
+
+import ipywidgets as widgets
+
 from .curves import duration
 from .display import in_notebook, show_widget
 from .figures import compare, to_png
@@ -19,65 +21,152 @@ from ..sagemaker.client.target import make_target
 from ..text import Table
 
 # %% ../../nbs/3_notebook/41_runs.ipynb #93082e39
-_ORDERS = {'newest first': ('CreationTime', 'Descending'), 'oldest first': ('CreationTime', 'Ascending'), 'by name': ('Name', 'Ascending'), 'by status': ('Status', 'Ascending')}
+_ORDERS = {
+    "newest first": ("CreationTime", "Descending"),
+    "oldest first": ("CreationTime", "Ascending"),
+    "by name": ("Name", "Ascending"),
+    "by status": ("Status", "Ascending"),
+}
+
 
 class Runs:
-    "The training jobs of a target: sorted, filtered, compared, opened; `runs(...)` makes one"
+    """The training jobs of a target: sorted, filtered, compared, opened; `runs(...)` makes one"""
+
     def __init__(self, target: Any = None, most: int = 25):
-        self.target,self.most,self.jobs,self.boxes,self.monitor = make_target(target),most,[],{},None
-        self.filter = widgets.Text(placeholder='name contains', continuous_update=False, layout=widgets.Layout(width='220px'))
-        self.status = widgets.Dropdown(options=['any status', 'InProgress', *ENDED], layout=widgets.Layout(width='130px'))
-        self.order = widgets.Dropdown(options=list(_ORDERS), layout=widgets.Layout(width='130px'))
-        for w in (self.filter, self.status, self.order): w.observe(lambda change: self.refresh(), 'value')
-        self.list,self.found,self.note = widgets.VBox(),widgets.VBox(),widgets.HTML()
-        self.widget = widgets.VBox([widgets.HBox([self.filter, self.status, self.order, button('Refresh', self.refresh, icon='refresh', layout=widgets.Layout(width='100px'))]), self.list,
-                                    widgets.HBox([button('Open', self.open, tooltip='watch the job that is chosen'), button('Compare', self.compare, tooltip='the jobs that are chosen, beside each other')]), self.note, self.found])
+        self.target = make_target(target)
+        self.most = most
+        self.jobs = []
+        self.boxes = {}
+        self.monitor = None
+        self.filter = widgets.Text(
+            placeholder="name contains", continuous_update=False, layout=widgets.Layout(width="220px")
+        )
+        self.status = widgets.Dropdown(
+            options=["any status", "InProgress", *ENDED], layout=widgets.Layout(width="130px")
+        )
+        self.order = widgets.Dropdown(options=list(_ORDERS), layout=widgets.Layout(width="130px"))
+        for w in (self.filter, self.status, self.order):
+            w.observe(lambda change: self.refresh(), "value")
+        self.list = widgets.VBox()
+        self.found = widgets.VBox()
+        self.note = widgets.HTML()
+        self.widget = widgets.VBox(
+            [
+                widgets.HBox(
+                    [
+                        self.filter,
+                        self.status,
+                        self.order,
+                        button("Refresh", self.refresh, icon="refresh", layout=widgets.Layout(width="100px")),
+                    ]
+                ),
+                self.list,
+                widgets.HBox(
+                    [
+                        button("Open", self.open, tooltip="watch the job that is chosen"),
+                        button("Compare", self.compare, tooltip="the jobs that are chosen, beside each other"),
+                    ]
+                ),
+                self.note,
+                self.found,
+            ]
+        )
         self.refresh()
 
     def refresh(self):
-        "Ask for the jobs"
-        by,order = _ORDERS[self.order.value]
-        asked = dict(MaxResults=self.most, SortBy=by, SortOrder=order) | ({'NameContains': self.filter.value} if self.filter.value else {}) | ({'StatusEquals': self.status.value} if self.status.value!='any status' else {})
-        self.note.value = ''
-        try: self.jobs = self.target.client.list_training_jobs(**asked)['TrainingJobSummaries']
-        except Exception as e: self.jobs,self.note.value = [],_alert(str(e))
+        """Ask for the jobs"""
+        by, order = _ORDERS[self.order.value]
+        asked = (
+            dict(MaxResults=self.most, SortBy=by, SortOrder=order)
+            | ({"NameContains": self.filter.value} if self.filter.value else {})
+            | ({"StatusEquals": self.status.value} if self.status.value != "any status" else {})
+        )
+        self.note.value = ""
+        try:
+            self.jobs = self.target.client.list_training_jobs(**asked)["TrainingJobSummaries"]
+        except Exception as e:
+            self.jobs, self.note.value = [], _alert(str(e))
         chosen = self.chosen
-        self.boxes = {j['TrainingJobName']: widgets.Checkbox(value=j['TrainingJobName'] in chosen, description=j['TrainingJobName'], indent=False, layout=widgets.Layout(width='250px')) for j in self.jobs}
+        self.boxes = {
+            j["TrainingJobName"]: widgets.Checkbox(
+                value=j["TrainingJobName"] in chosen,
+                description=j["TrainingJobName"],
+                indent=False,
+                layout=widgets.Layout(width="250px"),
+            )
+            for j in self.jobs
+        }
         rows = self.table.cells()
-        self.list.children = [widgets.HBox([b, *(widgets.HTML(_muted(cell, 'white-space:nowrap'), layout=widgets.Layout(width=width)) for cell,width in zip(r[1:], ('90px', '150px', '80px')))]) for b,r in zip(self.boxes.values(), rows)] or [widgets.HTML(_muted('no jobs'))]
+        self.list.children = [
+            widgets.HBox(
+                [
+                    b,
+                    *(
+                        widgets.HTML(_muted(cell, "white-space:nowrap"), layout=widgets.Layout(width=width))
+                        for cell, width in zip(r[1:], ("90px", "150px", "80px"))
+                    ),
+                ]
+            )
+            for b, r in zip(self.boxes.values(), rows)
+        ] or [widgets.HTML(_muted("no jobs"))]
 
     @property
-    def chosen(self) -> list[str]: return [n for n,b in self.boxes.items() if b.value]
+    def chosen(self) -> list[str]:
+        return [n for n, b in self.boxes.items() if b.value]
 
     @property
     def table(self) -> Table:
-        def took(j): return duration(((j.get('TrainingEndTime') or datetime.now(j['CreationTime'].tzinfo))-j['CreationTime']).total_seconds())
-        return Table(['job', 'status', 'started', 'took'], [[j['TrainingJobName'], j['TrainingJobStatus'], f'{j["CreationTime"]:%Y-%m-%d %H:%M:%S}', took(j)] for j in self.jobs])
+        def took(j):
+            return duration(
+                (
+                    (j.get("TrainingEndTime") or datetime.now(j["CreationTime"].tzinfo)) - j["CreationTime"]
+                ).total_seconds()
+            )
+
+        return Table(
+            ["job", "status", "started", "took"],
+            [
+                [j["TrainingJobName"], j["TrainingJobStatus"], f"{j['CreationTime']:%Y-%m-%d %H:%M:%S}", took(j)]
+                for j in self.jobs
+            ],
+        )
 
     def open(self):
-        "Watch the job that is chosen; of several the first"
-        if not self.chosen: self.note.value = _alert('choose a job'); return
-        if self.monitor: self.monitor.close()
+        """Watch the job that is chosen; of several the first"""
+        if not self.chosen:
+            self.note.value = _alert("choose a job")
+            return
+        if self.monitor:
+            self.monitor.close()
         self.monitor = Monitor(TrainingJob.attach(self.chosen[0], self.target)).start()
         self.found.children = [self.monitor.widget]
 
-    def compare(self) -> Any: # the Table
-        "The jobs that are chosen in one table and one figure; all where none is"
+    def compare(self) -> Any:  # the Table
+        """The jobs that are chosen in one table and one figure; all where none is"""
         names = self.chosen or list(self.boxes)
-        if not names: return
+        if not names:
+            return
         jobs = {n: TrainingJob.attach(n, self.target) for n in names}
         metrics = {k for j in jobs.values() for k in j.metrics()}
-        found = compare(jobs, 'valid_loss' if 'valid_loss' in metrics else 'train_loss')
-        self.found.children = [widgets.HTML(found._repr_html_().replace('text-align:', 'padding:1px 10px;text-align:')),widgets.Image(value=to_png(found.figure), format='png', layout=widgets.Layout(max_width='600px'))]
+        found = compare(jobs, "valid_loss" if "valid_loss" in metrics else "train_loss")
+        self.found.children = [
+            widgets.HTML(found._repr_html_().replace("text-align:", "padding:1px 10px;text-align:")),
+            widgets.Image(value=to_png(found.figure), format="png", layout=widgets.Layout(max_width="600px")),
+        ]
         return found
 
-    def __repr__(self): return repr(self.table) if self.jobs else 'no jobs'
+    def __repr__(self):
+        return repr(self.table) if self.jobs else "no jobs"
 
     def _ipython_display_(self):
-        if not in_notebook(): return print(repr(self))
+        if not in_notebook():
+            return print(repr(self))
         show_widget(self.widget, repr(self))
 
-def runs(target: Any = None, # nothing is this machine; or a LocalSageMaker, or a boto3 session
-         most: int = 25) -> Runs: # jobs that are shown
-    "A table of the training jobs, to compare and to reattach"
+
+def runs(
+    target: Any = None,  # nothing is this machine; or a LocalSageMaker, or a boto3 session
+    most: int = 25,
+) -> Runs:  # jobs that are shown
+    """A table of the training jobs, to compare and to reattach"""
     return Runs(target, most)

@@ -7,107 +7,192 @@ __all__ = ['ticks', 'log_ticks', 'draw_svg']
 
 # %% ../../nbs/3_notebook/12_svg.ipynb #0d2fdcea
 import math
-import numpy as np
 from html import escape
+
+import numpy as np
+
 from .curves import Curves, smooth
 from .theme import _COLOURS, _GRID, _INK, _MUTED
 
 # %% ../../nbs/3_notebook/12_svg.ipynb #325517ff
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    "Round numbers from low to high"
-    if not (math.isfinite(low) and math.isfinite(high)) or high<=low: return [low] if math.isfinite(low) else []
-    raw = (high-low)/most
-    step = next(s for s in (m*10**math.floor(math.log10(raw)) for m in (1, 2, 2.5, 5, 10)) if s>=raw*.999)
-    return [round(i*step, 12) for i in range(math.ceil(low/step-1e-9), math.floor(high/step+1e-9)+1)]
+    """Round numbers from low to high"""
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+        return [low] if math.isfinite(low) else []
+    raw = (high - low) / most
+    step = next(s for s in (m * 10 ** math.floor(math.log10(raw)) for m in (1, 2, 2.5, 5, 10)) if s >= raw * 0.999)
+    return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
 
 def log_ticks(low: float, high: float) -> list[float]:
-    "Powers of ten, and where these are few 2 and 5 times them"
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high))+1)
-    return [v for p in powers for v in ((10.**p,) if len(powers)>4 else (10.**p, 2*10.**p, 5*10.**p)) if low<=v<=high*1.0001]
+    """Powers of ten, and where these are few 2 and 5 times them"""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [
+        v
+        for p in powers
+        for v in ((10.0**p,) if len(powers) > 4 else (10.0**p, 2 * 10.0**p, 5 * 10.0**p))
+        if low <= v <= high * 1.0001
+    ]
+
 
 class _Panel:
-    "A part of the plot with its axes"
+    """A part of the plot with its axes"""
+
     def __init__(self, box, xs, ys, title, log=False):
-        (self.x,self.y,self.w,self.h),self.title,self.log = box,title,log
-        self.low,self.high = (min(xs), max(xs)) if len(xs) else (0, 1)
-        ys = [v for v in ys if math.isfinite(v) and (v>0 or not log)]
-        self.bottom,self.top = (min(ys), max(ys)) if ys else (.1, 1.)
+        self.x, self.y, self.w, self.h = box
+        self.title = title
+        self.log = log
+        self.low, self.high = (min(xs), max(xs)) if len(xs) else (0, 1)
+        ys = [v for v in ys if math.isfinite(v) and (v > 0 or not log)]
+        self.bottom, self.top = (min(ys), max(ys)) if ys else (0.1, 1.0)
         if not log:
-            room = .05*(self.top-self.bottom) or abs(self.top)*.1 or .5
-            self.bottom,self.top = self.bottom-room,self.top+room
-        elif self.top<=self.bottom: self.bottom,self.top = self.bottom/2,self.top*2
+            room = 0.05 * (self.top - self.bottom) or abs(self.top) * 0.1 or 0.5
+            self.bottom, self.top = self.bottom - room, self.top + room
+        elif self.top <= self.bottom:
+            self.bottom, self.top = self.bottom / 2, self.top * 2
 
     def at(self, x, y):
-        "Where a point is, or where points are, in the picture"
+        """Where a point is, or where points are, in the picture"""
         y = np.clip(y, self.bottom, self.top)
-        share = np.log(y/self.bottom)/math.log(self.top/self.bottom) if self.log else (y-self.bottom)/(self.top-self.bottom)
-        return self.x+self.w*(np.asarray(x)-self.low)/((self.high-self.low) or 1),self.y+self.h*(1-share)
+        share = (
+            np.log(y / self.bottom) / math.log(self.top / self.bottom)
+            if self.log
+            else (y - self.bottom) / (self.top - self.bottom)
+        )
+        return self.x + self.w * (np.asarray(x) - self.low) / ((self.high - self.low) or 1), self.y + self.h * (
+            1 - share
+        )
 
-    def points(self, xs, ys): return ' '.join(map('{:.1f},{:.1f}'.format, *(p.tolist() for p in self.at(np.asarray(xs), np.asarray(ys)))))
+    def points(self, xs, ys):
+        return " ".join(map("{:.1f},{:.1f}".format, *(p.tolist() for p in self.at(np.asarray(xs), np.asarray(ys)))))
 
-    def line(self, xs, ys, colour, width=1.6): return f'<polyline points="{self.points(xs, ys)}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-linejoin="round"/>'
+    def line(self, xs, ys, colour, width=1.6):
+        return (
+            f'<polyline points="{self.points(xs, ys)}" fill="none" stroke="{colour}" stroke-width="{width}" '
+            'stroke-linejoin="round"/>'
+        )
 
     def band(self, xs, lows, highs, colour):
         points = self.points(np.concatenate([xs, xs[::-1]]), np.concatenate([highs, lows[::-1]]))
-        return f'<polygon points="{points}" fill="{colour}" fill-opacity=".22" stroke="{colour}" stroke-opacity=".22" stroke-width=".7"/>'
+        return (
+            f'<polygon points="{points}" fill="{colour}" fill-opacity=".22" stroke="{colour}" stroke-opacity=".22" '
+            'stroke-width=".7"/>'
+        )
 
-    def frame(self, xlabel=''):
-        out = [f'<text x="{self.x}" y="{self.y-8}" fill="{_INK}" font-weight="600">{escape(self.title)}</text>']
+    def frame(self, xlabel=""):
+        out = [f'<text x="{self.x}" y="{self.y - 8}" fill="{_INK}" font-weight="600">{escape(self.title)}</text>']
         for v in log_ticks(self.bottom, self.top) if self.log else ticks(self.bottom, self.top):
             y = self.at(self.low, v)[1]
-            out.append(f'<path d="M{self.x},{y:.1f}h{self.w}" stroke="{_GRID}"/><text x="{self.x-6}" y="{y+4:.1f}" text-anchor="end" fill="{_MUTED}">{v:.4g}</text>')
-        for v in ticks(self.low, self.high, max(int(self.w//90), 2)):
-            if v==int(v): out.append(f'<text x="{self.at(v, self.bottom)[0]:.1f}" y="{self.y+self.h+16}" text-anchor="middle" fill="{_MUTED}">{_short_number(v)}</text>')
-        return ''.join(out) + f'<text x="{self.x+self.w}" y="{self.y+self.h+30}" text-anchor="end" fill="{_MUTED}">{xlabel}</text>'
+            out.append(
+                f'<path d="M{self.x},{y:.1f}h{self.w}" stroke="{_GRID}"/><text x="{self.x - 6}" y="{y + 4:.1f}" '
+                f'text-anchor="end" fill="{_MUTED}">{v:.4g}</text>'
+            )
+        for v in ticks(self.low, self.high, max(int(self.w // 90), 2)):
+            if v == int(v):
+                out.append(
+                    f'<text x="{self.at(v, self.bottom)[0]:.1f}" y="{self.y + self.h + 16}" text-anchor="middle" '
+                    f'fill="{_MUTED}">{_short_number(v)}</text>'
+                )
+        return "".join(out) + (
+            f'<text x="{self.x + self.w}" y="{self.y + self.h + 30}" text-anchor="end" fill="{_MUTED}">{xlabel}</text>'
+        )
 
-def _short_number(v): return f'{v/1e6:g}M' if abs(v)>=1e6 else f'{v/1e3:g}k' if abs(v)>=1e4 else f'{v:g}'
 
-def draw_svg(curves: Curves, width: int = 720, height: int = 250, log: bool = False, axis: str = 'step') -> str: # axis: step, epoch or time
-    "A plot as SVG: losses with the best validation marked; beside them other metrics, and the learning rate where it changes"
-    if axis not in ('step', 'epoch', 'time'): raise ValueError(f"axis: expected 'step', 'epoch' or 'time', got {axis!r}")
-    x,mean,low,high = curves.loss.points
+def _short_number(v):
+    return f"{v / 1e6:g}M" if abs(v) >= 1e6 else f"{v / 1e3:g}k" if abs(v) >= 1e4 else f"{v:g}"
+
+
+# axis: step, epoch or time
+def draw_svg(curves: Curves, width: int = 720, height: int = 250, log: bool = False, axis: str = "step") -> str:
+    """A plot as SVG: losses with the best validation marked; beside them other metrics, and the learning rate where it
+    changes
+    """
+    if axis not in ("step", "epoch", "time"):
+        raise ValueError(f"axis: expected 'step', 'epoch' or 'time', got {axis!r}")
+    x, mean, low, high = curves.loss.points
     a_step = _unit(curves, axis)
     a_epoch = _unit(curves, axis, epoch=True)
-    xs = x*a_step
-    places = [e['epoch']*a_epoch for e in curves.epochs]
-    valid,train = _values(curves, 'valid_loss', a_epoch),_values(curves, 'train_loss', a_epoch) if not len(x) else []
-    others,rates = curves.others[:2],curves.rate.points[1]
-    side = len(others) + bool(len(rates)>1 and rates.max()>rates.min())
-    left = width-90 if not side else int(width*.62)-60
+    xs = x * a_step
+    places = [e["epoch"] * a_epoch for e in curves.epochs]
+    valid = _values(curves, "valid_loss", a_epoch)
+    train = _values(curves, "train_loss", a_epoch) if not len(x) else []
+    others = curves.others[:2]
+    rates = curves.rate.points[1]
+    side = len(others) + bool(len(rates) > 1 and rates.max() > rates.min())
+    left = width - 90 if not side else int(width * 0.62) - 60
     calm = smooth(mean)
-    shown = np.concatenate([np.quantile(low, [.005]), np.quantile(high, [.995]), calm]) if len(x) else np.array([])  # one wild step does not flatten the rest
-    panel = _Panel((56, 34, left, height-78), [0, *xs[-1:], *places], [*shown, *(v for _,v in valid), *(v for _,v in train)], 'loss', log)
-    out = [panel.frame(dict(step='step' if curves.loss.count else 'epoch', epoch='epoch', time='seconds')[axis])]
-    if len(x): out += [panel.band(xs, low, high, _COLOURS[0]), panel.line(xs, calm, _COLOURS[0], 2)]
-    if train: out.append(panel.line(*zip(*train), _COLOURS[0], 2))
+    # one wild step does not flatten the rest
+    shown = np.concatenate([np.quantile(low, [0.005]), np.quantile(high, [0.995]), calm]) if len(x) else np.array([])
+    panel = _Panel(
+        (56, 34, left, height - 78),
+        [0, *xs[-1:], *places],
+        [*shown, *(v for _, v in valid), *(v for _, v in train)],
+        "loss",
+        log,
+    )
+    out = [panel.frame(dict(step="step" if curves.loss.count else "epoch", epoch="epoch", time="seconds")[axis])]
+    if len(x):
+        out += [panel.band(xs, low, high, _COLOURS[0]), panel.line(xs, calm, _COLOURS[0], 2)]
+    if train:
+        out.append(panel.line(*zip(*train), _COLOURS[0], 2))
     if valid:
         out.append(panel.line(*zip(*valid), _COLOURS[1], 2))
-        bx,by = panel.at(curves.best['epoch']*a_epoch, curves.best['valid_loss'])
-        out.append(f'<circle cx="{bx:.1f}" cy="{by:.1f}" r="4.5" fill="none" stroke="{_COLOURS[1]}" stroke-width="2"><title>best: {curves.best["valid_loss"]:.4g} in epoch {curves.best["epoch"]}</title></circle>')
-    legend = [(_COLOURS[0], 'training')]*bool(len(x) or train) + [(_COLOURS[1], 'validation')]*bool(valid)
-    for i,(colour,name) in enumerate(legend): out.append(f'<path d="M{56+left-170+90*i},22h14" stroke="{colour}" stroke-width="2.5"/><text x="{56+left-152+90*i}" y="26" fill="{_MUTED}">{name}</text>')
-    tall = (height-78-(side-1)*38)/max(side, 1)
+        bx, by = panel.at(curves.best["epoch"] * a_epoch, curves.best["valid_loss"])
+        out.append(
+            f'<circle cx="{bx:.1f}" cy="{by:.1f}" r="4.5" fill="none" stroke="{_COLOURS[1]}" '
+            f'stroke-width="2"><title>best: {curves.best["valid_loss"]:.4g} in epoch '
+            f"{curves.best['epoch']}</title></circle>"
+        )
+    legend = [(_COLOURS[0], "training")] * bool(len(x) or train) + [(_COLOURS[1], "validation")] * bool(valid)
+    for i, (colour, name) in enumerate(legend):
+        out.append(
+            f'<path d="M{56 + left - 170 + 90 * i},22h14" stroke="{colour}" stroke-width="2.5"/><text '
+            f'x="{56 + left - 152 + 90 * i}" y="26" fill="{_MUTED}">{name}</text>'
+        )
+    tall = (height - 78 - (side - 1) * 38) / max(side, 1)
     for i in range(side):
-        box = (56+left+70, 34+i*(tall+38), width-left-56-70-14, tall)
-        if i<len(others):
+        box = (56 + left + 70, 34 + i * (tall + 38), width - left - 56 - 70 - 14, tall)
+        if i < len(others):
             found = _values(curves, others[i], a_epoch)
-            part = _Panel(box, [0, *places], [v for _,v in found], others[i].removeprefix('valid_').replace('_', ' '))
-            out += [part.frame(), part.line(*zip(*found), _COLOURS[2], 2) if found else '']
+            part = _Panel(box, [0, *places], [v for _, v in found], others[i].removeprefix("valid_").replace("_", " "))
+            out += [part.frame(), part.line(*zip(*found), _COLOURS[2], 2) if found else ""]
         else:
-            rx,rate = curves.rate.points[0],rates
-            part = _Panel(box, [0, *rx[-1:]], rate, 'learning rate')
+            rx = curves.rate.points[0]
+            rate = rates
+            part = _Panel(box, [0, *rx[-1:]], rate, "learning rate")
             out += [part.frame(), part.line(rx, rate, _MUTED, 1.6)]
     text = escape(curves.summary, quote=True)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" tabindex="0" aria-label="{text}" style="max-width:100%;height:auto" '
-            f'font-family="var(--jp-ui-font-family,system-ui,sans-serif)" font-size="11"><title>{text}</title>{"".join(out)}</svg>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
+        f'tabindex="0" aria-label="{text}" style="max-width:100%;height:auto" '
+        'font-family="var(--jp-ui-font-family,system-ui,sans-serif)" '
+        f'font-size="11"><title>{text}</title>{"".join(out)}</svg>'
+    )
 
-def _values(curves, name, unit=1.):
-    "(place, value) of a metric in the epochs that have it as a number"
-    return [(e['epoch']*unit, e[name]) for e in curves.epochs if isinstance(e.get(name), (int, float)) and math.isfinite(e[name])]
+
+def _values(curves, name, unit=1.0):
+    """(place, value) of a metric in the epochs that have it as a number"""
+    return [
+        (e["epoch"] * unit, e[name])
+        for e in curves.epochs
+        if isinstance(e.get(name), (int, float)) and math.isfinite(e[name])
+    ]
+
 
 def _unit(curves, axis, epoch=False):
-    "How long a step or an epoch is on the axis"
-    steps = curves.loss.count/max(curves.epoch+(curves.batch/curves.batches if curves.batches else 0), 1e-9) if curves.loss.count and (curves.epoch or curves.batch) else curves.batches or 1
-    of_step = dict(step=1., epoch=1/steps, time=curves.seconds/max(curves.loss.count, 1))[axis]
-    if not epoch: return of_step
-    return 1. if axis=='epoch' or not curves.loss.count and axis=='step' else steps*of_step if curves.loss.count else curves.seconds/max(curves.epoch, 1)
+    """How long a step or an epoch is on the axis"""
+    steps = (
+        curves.loss.count / max(curves.epoch + (curves.batch / curves.batches if curves.batches else 0), 1e-9)
+        if curves.loss.count and (curves.epoch or curves.batch)
+        else curves.batches or 1
+    )
+    of_step = dict(step=1.0, epoch=1 / steps, time=curves.seconds / max(curves.loss.count, 1))[axis]
+    if not epoch:
+        return of_step
+    return (
+        1.0
+        if axis == "epoch" or not curves.loss.count and axis == "step"
+        else steps * of_step
+        if curves.loss.count
+        else curves.seconds / max(curves.epoch, 1)
+    )

@@ -6,8 +6,15 @@
 __all__ = ['SCREEN']
 
 # %% ../../nbs/3_notebook/10_theme.ipynb #b64803a1
-_INK,_MUTED,_GRID = 'var(--jp-ui-font-color1,#222)','var(--jp-ui-font-color2,#666)','var(--jp-border-color2,#ddd)'
-_COLOURS = 'var(--jp-brand-color1,#1976d2)','var(--jp-warn-color1,#e65100)','var(--jp-success-color1,#2e7d32)','var(--jp-error-color1,#c62828)'
+_INK = "var(--jp-ui-font-color1,#222)"
+_MUTED = "var(--jp-ui-font-color2,#666)"
+_GRID = "var(--jp-border-color2,#ddd)"
+_COLOURS = (
+    "var(--jp-brand-color1,#1976d2)",
+    "var(--jp-warn-color1,#e65100)",
+    "var(--jp-success-color1,#2e7d32)",
+    "var(--jp-error-color1,#c62828)",
+)
 
 # %% ../../nbs/3_notebook/10_theme.ipynb #f9492a88
-SCREEN = '#808080' # an ink that reads on white and on black
+SCREEN = "#808080"  # an ink that reads on white and on black

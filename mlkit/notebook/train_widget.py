@@ -6,69 +6,105 @@
 __all__ = ['Run', 'train_widget']
 
 # %% ../../nbs/3_notebook/31_train_widget.ipynb #0077fe3d
-import ipywidgets as widgets
 import threading
 import traceback
 from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
+
+import ipywidgets as widgets
+
 from .display import View, in_notebook, show_widget
 from .loss_plot import LossPlot
 from .monitor import _COLOURS, button
 
 # %% ../../nbs/3_notebook/31_train_widget.ipynb #074f06b5
 class Run:
-    "A training run in the background; `train_widget` makes one"
+    """A training run in the background; `train_widget` makes one"""
+
     def __init__(self, train: Callable, *args, callbacks: Iterable = (), **kwargs):
         self.view = View()
-        self.plot,self.history,self.error,self.trainer,self.asked,self.handle = LossPlot(view=self.view),None,None,None,None,None
-        self.stop_button,self.note = button('Stop', self.stop, icon='stop', tooltip='end after this step, and keep what was learned'),widgets.HTML()
+        self.plot = LossPlot(view=self.view)
+        self.history = None
+        self.error = None
+        self.trainer = None
+        self.asked = None
+        self.handle = None
+        self.stop_button = button(
+            "Stop", self.stop, icon="stop", tooltip="end after this step, and keep what was learned"
+        )
+        self.note = widgets.HTML()
         self.widget = widgets.VBox([self.stop_button, self.note])
-        self.thread = threading.Thread(target=self._run, args=(train, args, kwargs | dict(callbacks=[self.plot, self, *callbacks], verbose=False)), name='training', daemon=True)
+        self.thread = threading.Thread(
+            target=self._run,
+            args=(train, args, kwargs | dict(callbacks=[self.plot, self, *callbacks], verbose=False)),
+            name="training",
+            daemon=True,
+        )
 
     def before_fit(self, trainer):
         self.trainer = trainer
-        if self.asked: trainer.stop(self.asked)
+        if self.asked:
+            trainer.stop(self.asked)
 
     def _run(self, train, args, kwargs):
-        try: self.history = train(*args, **kwargs)
+        try:
+            self.history = train(*args, **kwargs)
         except BaseException as e:
             self.error = e
-            self.note.value = f'<pre role="alert" style="color:{_COLOURS["Failed"]};white-space:pre-wrap">{escape("".join(traceback.format_exception(e)[-3:]))}</pre>'
-        self.stop_button.layout.display = 'none'
-        if self.handle: self._leave()
+            self.note.value = (
+                f'<pre role="alert" style="color:{_COLOURS["Failed"]};white-space:pre-wrap">'
+                f"{escape(''.join(traceback.format_exception(e)[-3:]))}</pre>"
+            )
+        self.stop_button.layout.display = "none"
+        if self.handle:
+            self._leave()
 
     def _leave(self):
-        "What is left of the button: nothing, or the error"
-        said = ''.join(traceback.format_exception(self.error)[-3:]) if self.error else ''
-        self.handle.update({'text/plain': said} | ({'text/html': self.note.value} if said else {}), raw=True)
+        """What is left of the button: nothing, or the error"""
+        said = "".join(traceback.format_exception(self.error)[-3:]) if self.error else ""
+        self.handle.update({"text/plain": said} | ({"text/html": self.note.value} if said else {}), raw=True)
 
     def stop(self):
-        "End the run after the step that it is in"
-        self.asked,self.stop_button.disabled,self.stop_button.description = 'Stop',True,'Stopping'
-        if self.trainer: self.trainer.stop('Stop')
+        """End the run after the step that it is in"""
+        self.asked = "Stop"
+        self.stop_button.disabled = True
+        self.stop_button.description = "Stopping"
+        if self.trainer:
+            self.trainer.stop("Stop")
 
-    def wait(self, timeout: float | None = None) -> Any: # a History
-        "What train_model returns, when it does; its error is raised here. Ctrl-C ends the run, and what it has learned stays"
-        try: self.thread.join(timeout)
+    def wait(self, timeout: float | None = None) -> Any:  # a History
+        """What train_model returns, when it does; its error is raised here. Ctrl-C ends the run, and what it has
+        learned stays
+        """
+        try:
+            self.thread.join(timeout)
         except KeyboardInterrupt:
             self.stop()
             self.thread.join()
-        if self.error: raise self.error
+        if self.error:
+            raise self.error
         return self.history
 
-    def __repr__(self): return self.plot.curves.summary or 'training begins'
+    def __repr__(self):
+        return self.plot.curves.summary or "training begins"
 
     def _ipython_display_(self):
-        if not in_notebook(): return print(repr(self))
+        if not in_notebook():
+            return print(repr(self))
         self.handle = show_widget(self.widget, repr(self))
-        if not self.thread.is_alive(): self._leave()
+        if not self.thread.is_alive():
+            self._leave()
 
-def train_widget(*args, # as `train_model` takes them
-                 train: Callable | None = None, # in place of train_model: what takes callbacks= and verbose=
-                 **kwargs) -> Run:
-    "Start `train_model` in the background, with a plot and a Stop button; `.wait()` gives its History"
-    if train is None: from mlkit.training import train_model as train
+
+def train_widget(
+    *args,  # as `train_model` takes them
+    train: Callable | None = None,  # in place of train_model: what takes callbacks= and verbose=
+    **kwargs,
+) -> Run:
+    """Start `train_model` in the background, with a plot and a Stop button; `.wait()` gives its History"""
+    if train is None:
+        from mlkit.training import train_model as train
     run = Run(train, *args, **kwargs)
     run.thread.start()
     return run

@@ -23,67 +23,104 @@ from botocore.waiter import NormalizedOperationMethod, Waiter, WaiterModel
 from ..text import did_you_mean
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #c060a71a
-def service(api: str = 'sagemaker') -> ServiceModel: # half a second, once; `sagemaker-runtime` has what endpoints are asked
-    "SageMaker's API as botocore describes it"
+# half a second, once; `sagemaker-runtime` has what endpoints are asked
+def service(api: str = "sagemaker") -> ServiceModel:
+    """SageMaker's API as botocore describes it"""
     return _service(api)
 
+
 @lru_cache
-def _service(api): return ServiceModel(Loader().load_service_model(api, 'service-2'), api)
+def _service(api):
+    return ServiceModel(Loader().load_service_model(api, "service-2"), api)
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #f741cccd
-def find_wrong(operation: str, request: dict) -> Iterator[str]: # a line each
-    "What SageMaker would refuse in a request, by its API's description and by its documentation"
+def find_wrong(operation: str, request: dict) -> Iterator[str]:  # a line each
+    """What SageMaker would refuse in a request, by its API's description and by its documentation"""
     ill = ill_formed(operation, request)
     yield from ill or _refused(operation, request)
 
-def ill_formed(operation: str, request: dict, api: str = 'sagemaker') -> list[str]:
-    "What boto3 itself would not send: fields that are missing, that there are none of, or that are of another type"
+
+def ill_formed(operation: str, request: dict, api: str = "sagemaker") -> list[str]:
+    """What boto3 itself would not send: fields that are missing, that there are none of, or that are of another type"""
     shape = service(api).operation_model(operation).input_shape
     report = ParamValidator().validate(request, shape).generate_report()
-    return [*_unknown(shape, request, ''), *(line for line in report.splitlines() if line and 'Unknown parameter' not in line)]
+    return [
+        *_unknown(shape, request, ""),
+        *(line for line in report.splitlines() if line and "Unknown parameter" not in line),
+    ]
 
-def _refused(operation, request, api='sagemaker'):
-    yield from _beyond_limits(service(api).operation_model(operation).input_shape, request, '')
-    if operation=='CreateTrainingJob': yield from _documented(request)
+
+def _refused(operation, request, api="sagemaker"):
+    yield from _beyond_limits(service(api).operation_model(operation).input_shape, request, "")
+    if operation == "CreateTrainingJob":
+        yield from _documented(request)
+
 
 def _unknown(shape, value, path):
-    "Fields that there are none of; botocore names them all, and not the near one"
-    if shape.type_name=='structure' and isinstance(value, dict):
-        for name,v in value.items():
-            if name in shape.members: yield from _unknown(shape.members[name], v, f'{path}.{name}' if path else name)
-            else: yield f'{path or "request"}: there is no {name}; {did_you_mean(name, shape.members)}'
-    elif shape.type_name=='list' and isinstance(value, (list, tuple)):
-        for i,v in enumerate(value): yield from _unknown(shape.member, v, f'{path}[{i}]')
+    """Fields that there are none of; botocore names them all, and not the near one"""
+    if shape.type_name == "structure" and isinstance(value, dict):
+        for name, v in value.items():
+            if name in shape.members:
+                yield from _unknown(shape.members[name], v, f"{path}.{name}" if path else name)
+            else:
+                yield f"{path or 'request'}: there is no {name}; {did_you_mean(name, shape.members)}"
+    elif shape.type_name == "list" and isinstance(value, (list, tuple)):
+        for i, v in enumerate(value):
+            yield from _unknown(shape.member, v, f"{path}[{i}]")
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #7f5497e1
 def _beyond_limits(shape: Shape, value: Any, path: str) -> Iterator[str]:
-    "Choices, patterns and sizes"
-    about,kind = shape.metadata,shape.type_name
-    if kind=='structure':
-        for name,v in value.items(): yield from _beyond_limits(shape.members[name], v, f'{path}.{name}' if path else name)
-    elif kind=='list':
-        for i,v in enumerate(value): yield from _beyond_limits(shape.member, v, f'{path}[{i}]')
-    elif kind=='map':
-        for k,v in value.items():
-            yield from _beyond_limits(shape.key, k, f'{path}: the name {k[:40]!r}')
-            yield from _beyond_limits(shape.value, v, f'{path}.{k}')
-    size = value if kind in ('integer', 'long', 'float', 'double') else len(value) if kind in ('string', 'list', 'map') or isinstance(value, bytes) else None
-    what = dict(string='characters', list='entries', map='entries', blob='bytes').get(kind, '')
-    if size is not None and 'max' in about and size>about['max']: yield f'{path}: {size:,} {what}'.rstrip() + f', at most {about["max"]:,} are allowed'
-    if size is not None and 'min' in about and size<about['min']: yield f'{path}: {size:,} {what}'.rstrip() + f', at least {about["min"]:,} are needed'
-    if kind=='string' and about.get('enum') and value not in about['enum']: yield f'{path}: {value!r} is no choice; {_near(value, about["enum"])}'
-    if kind=='string' and 'pattern' in about and not _matches(about['pattern'], value): yield f'{path}: {_short(value)} does not fit the pattern {about["pattern"]}'
+    """Choices, patterns and sizes"""
+    about = shape.metadata
+    kind = shape.type_name
+    if kind == "structure":
+        for name, v in value.items():
+            yield from _beyond_limits(shape.members[name], v, f"{path}.{name}" if path else name)
+    elif kind == "list":
+        for i, v in enumerate(value):
+            yield from _beyond_limits(shape.member, v, f"{path}[{i}]")
+    elif kind == "map":
+        for k, v in value.items():
+            yield from _beyond_limits(shape.key, k, f"{path}: the name {k[:40]!r}")
+            yield from _beyond_limits(shape.value, v, f"{path}.{k}")
+    size = (
+        value
+        if kind in ("integer", "long", "float", "double")
+        else len(value)
+        if kind in ("string", "list", "map") or isinstance(value, bytes)
+        else None
+    )
+    what = dict(string="characters", list="entries", map="entries", blob="bytes").get(kind, "")
+    if size is not None and "max" in about and size > about["max"]:
+        yield f"{path}: {size:,} {what}".rstrip() + f", at most {about['max']:,} are allowed"
+    if size is not None and "min" in about and size < about["min"]:
+        yield f"{path}: {size:,} {what}".rstrip() + f", at least {about['min']:,} are needed"
+    if kind == "string" and about.get("enum") and value not in about["enum"]:
+        yield f"{path}: {value!r} is no choice; {_near(value, about['enum'])}"
+    if kind == "string" and "pattern" in about and not _matches(about["pattern"], value):
+        yield f"{path}: {_short(value)} does not fit the pattern {about['pattern']}"
+
 
 def _near(value, choices):
     said = did_you_mean(value, choices)
-    return said if said.startswith('did you') or len(choices)<=12 else f'such as {", ".join(map(repr, sorted(choices)[:3]))}'
+    return (
+        said
+        if said.startswith("did you") or len(choices) <= 12
+        else f"such as {', '.join(map(repr, sorted(choices)[:3]))}"
+    )
 
-def _short(text): return repr(text) if len(text)<=60 else f'{text[:60]!r}...'
+
+def _short(text):
+    return repr(text) if len(text) <= 60 else f"{text[:60]!r}..."
+
 
 @lru_cache
 def _compiled(pattern):
-    try: return re.compile(pattern.replace(r'\p{L}', r'\w').replace(r'\p{Z}', r'\s').replace(r'\p{N}', r'\d'))
-    except re.error: return None  # Java has more than Python; the service will tell
+    try:
+        return re.compile(pattern.replace(r"\p{L}", r"\w").replace(r"\p{Z}", r"\s").replace(r"\p{N}", r"\d"))
+    except re.error:
+        return None  # Java has more than Python; the service will tell
+
 
 def _matches(pattern, value):
     compiled = _compiled(pattern)
@@ -91,57 +128,100 @@ def _matches(pattern, value):
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #10884801
 def _documented(request):
-    "Rules of CreateTrainingJob that stand in its documentation"
-    stop,spot = request['StoppingCondition'],request.get('EnableManagedSpotTraining')
-    run,wait = stop.get('MaxRuntimeInSeconds', 86400),stop.get('MaxWaitTimeInSeconds')
-    if run>28*86400: yield f'StoppingCondition.MaxRuntimeInSeconds: {run:,} seconds, at most {28*86400:,} are allowed (28 days)'
-    if spot and wait is None: yield 'StoppingCondition.MaxWaitTimeInSeconds: a spot job needs it, at least as long as MaxRuntimeInSeconds'
-    if spot and wait is not None and wait<run: yield f'StoppingCondition.MaxWaitTimeInSeconds: {wait:,} seconds are less than MaxRuntimeInSeconds, {run:,}; the wait includes the run'
-    if not spot and wait is not None: yield 'StoppingCondition.MaxWaitTimeInSeconds: only for a job with EnableManagedSpotTraining'
-    names = [c['ChannelName'] for c in request.get('InputDataConfig', [])]
-    for name in sorted({n for n in names if names.count(n)>1}): yield f'InputDataConfig: two channels have the name {name!r}'
-    algorithm,resources = request['AlgorithmSpecification'],request.get('ResourceConfig', {})
-    if ('TrainingImage' in algorithm)==('AlgorithmName' in algorithm): yield 'AlgorithmSpecification: expected one of TrainingImage and AlgorithmName'
-    if 'InstanceGroups' in resources and ('InstanceType' in resources or 'InstanceCount' in resources): yield 'ResourceConfig: InstanceGroups excludes InstanceType and InstanceCount'
-    if resources.get('InstanceCount')==0: yield 'ResourceConfig.InstanceCount: 0, at least 1 is needed'
-    if 'InstanceGroups' not in resources and not ('InstanceType' in resources and 'InstanceCount' in resources): yield 'ResourceConfig: expected InstanceType and InstanceCount'
-    if spot and resources.get('KeepAlivePeriodInSeconds'): yield 'ResourceConfig.KeepAlivePeriodInSeconds: there are no warm pools for spot jobs'
-    for definition in algorithm.get('MetricDefinitions', []):
-        try: groups = re.compile(definition['Regex']).groups
-        except re.error as e: yield f'AlgorithmSpecification.MetricDefinitions {definition["Name"]!r}: {definition["Regex"]!r} is not a regular expression: {e}'
+    """Rules of CreateTrainingJob that stand in its documentation"""
+    stop = request["StoppingCondition"]
+    spot = request.get("EnableManagedSpotTraining")
+    run = stop.get("MaxRuntimeInSeconds", 86400)
+    wait = stop.get("MaxWaitTimeInSeconds")
+    if run > 28 * 86400:
+        yield f"StoppingCondition.MaxRuntimeInSeconds: {run:,} seconds, at most {28 * 86400:,} are allowed (28 days)"
+    if spot and wait is None:
+        yield "StoppingCondition.MaxWaitTimeInSeconds: a spot job needs it, at least as long as MaxRuntimeInSeconds"
+    if spot and wait is not None and wait < run:
+        yield (
+            f"StoppingCondition.MaxWaitTimeInSeconds: {wait:,} seconds are less than MaxRuntimeInSeconds, {run:,}; "
+            "the wait includes the run"
+        )
+    if not spot and wait is not None:
+        yield "StoppingCondition.MaxWaitTimeInSeconds: only for a job with EnableManagedSpotTraining"
+    names = [c["ChannelName"] for c in request.get("InputDataConfig", [])]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"InputDataConfig: two channels have the name {name!r}"
+    algorithm = request["AlgorithmSpecification"]
+    resources = request.get("ResourceConfig", {})
+    if ("TrainingImage" in algorithm) == ("AlgorithmName" in algorithm):
+        yield "AlgorithmSpecification: expected one of TrainingImage and AlgorithmName"
+    if "InstanceGroups" in resources and ("InstanceType" in resources or "InstanceCount" in resources):
+        yield "ResourceConfig: InstanceGroups excludes InstanceType and InstanceCount"
+    if resources.get("InstanceCount") == 0:
+        yield "ResourceConfig.InstanceCount: 0, at least 1 is needed"
+    if "InstanceGroups" not in resources and not ("InstanceType" in resources and "InstanceCount" in resources):
+        yield "ResourceConfig: expected InstanceType and InstanceCount"
+    if spot and resources.get("KeepAlivePeriodInSeconds"):
+        yield "ResourceConfig.KeepAlivePeriodInSeconds: there are no warm pools for spot jobs"
+    for definition in algorithm.get("MetricDefinitions", []):
+        try:
+            groups = re.compile(definition["Regex"]).groups
+        except re.error as e:
+            yield (
+                f"AlgorithmSpecification.MetricDefinitions {definition['Name']!r}: {definition['Regex']!r} is not a "
+                f"regular expression: {e}"
+            )
         else:
-            if groups<1: yield f'AlgorithmSpecification.MetricDefinitions {definition["Name"]!r}: {definition["Regex"]!r} has no group (...) around the number'
+            if groups < 1:
+                yield (
+                    f"AlgorithmSpecification.MetricDefinitions {definition['Name']!r}: {definition['Regex']!r} has "
+                    "no group (...) around the number"
+                )
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #14de67e5
-def exceptions(api: str = 'sagemaker') -> Any: # ResourceInUse, ResourceNotFound and so on, as `client.exceptions` of boto3 has them
-    "The errors of SageMaker's API, each a class"
+# ResourceInUse, ResourceNotFound and so on, as `client.exceptions` of boto3 has them
+def exceptions(api: str = "sagemaker") -> Any:
+    """The errors of SageMaker's API, each a class"""
     return _exceptions(api)
 
+
 @lru_cache
-def _exceptions(api): return ClientExceptionsFactory().create_client_exceptions(service(api))
+def _exceptions(api):
+    return ClientExceptionsFactory().create_client_exceptions(service(api))
 
-def api_error(code: str, message: str, operation: str, api: str = 'sagemaker', status: int = 400, **more) -> ClientError: # `more`: further fields of the response
-    "An error as boto3 raises it"
-    return exceptions(api).from_code(code)({'Error': {'Code': code, 'Message': message}, 'ResponseMetadata': {'HTTPStatusCode': status}} | more, operation)
 
-def check_request(operation: str, request: dict, api: str = 'sagemaker') -> None:
-    "A ParamValidationError where boto3 would not send the request; a ClientError with the code ValidationException where SageMaker would refuse it. The text names every field"
-    if ill := ill_formed(operation, request, api): raise ParamValidationError(report='\n'.join(ill))
+def api_error(
+    code: str, message: str, operation: str, api: str = "sagemaker", status: int = 400, **more
+) -> ClientError:  # `more`: further fields of the response
+    """An error as boto3 raises it"""
+    return exceptions(api).from_code(code)(
+        {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}} | more, operation
+    )
+
+
+def check_request(operation: str, request: dict, api: str = "sagemaker") -> None:
+    """A ParamValidationError where boto3 would not send the request; a ClientError with the code ValidationException
+    where SageMaker would refuse it. The text names every field
+    """
+    if ill := ill_formed(operation, request, api):
+        raise ParamValidationError(report="\n".join(ill))
     wrong = list(_refused(operation, request, api))
-    if wrong: raise api_error('ValidationException' if api=='sagemaker' else 'ValidationError', '\n'.join(wrong), operation, api)
+    if wrong:
+        raise api_error(
+            "ValidationException" if api == "sagemaker" else "ValidationError", "\n".join(wrong), operation, api
+        )
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #1a91dbc1
-def waiter(client: Any, name: str) -> Any: # such as endpoint_in_service
-    "boto3's own waiter, for anything that has the methods of a boto3 client"
-    model = WaiterModel(Loader().load_service_model('sagemaker', 'waiters-2'))
+def waiter(client: Any, name: str) -> Any:  # such as endpoint_in_service
+    """boto3's own waiter, for anything that has the methods of a boto3 client"""
+    model = WaiterModel(Loader().load_service_model("sagemaker", "waiters-2"))
     found = {xform_name(n): n for n in model.waiter_names}
-    if name not in found: raise ValueError(f'there is no waiter {name!r}; {did_you_mean(name, found)}')
+    if name not in found:
+        raise ValueError(f"there is no waiter {name!r}; {did_you_mean(name, found)}")
     config = model.get_waiter(found[name])
     return Waiter(name, config, NormalizedOperationMethod(getattr(client, xform_name(config.operation))))
 
-def paginator(client: Any, name: str) -> Any: # such as list_endpoints
-    "boto3's own paginator, for anything that has the methods of a boto3 client"
-    pages = Loader().load_service_model('sagemaker', 'paginators-1')['pagination']
+
+def paginator(client: Any, name: str) -> Any:  # such as list_endpoints
+    """boto3's own paginator, for anything that has the methods of a boto3 client"""
+    pages = Loader().load_service_model("sagemaker", "paginators-1")["pagination"]
     found = {xform_name(n): n for n in pages}
-    if name not in found: raise ValueError(f'{name!r} has no pages; {did_you_mean(name, found)}')
+    if name not in found:
+        raise ValueError(f"{name!r} has no pages; {did_you_mean(name, found)}")
     return Paginator(getattr(client, name), pages[found[name]], service().operation_model(found[name]))

@@ -13,29 +13,72 @@ from functools import lru_cache
 # %% ../../nbs/2_sagemaker/02_instances.ipynb #fa93d58a
 @dataclass(frozen=True)
 class Instance:
-    "A type of machine"
+    """A type of machine"""
+
     name: str
-    cpus: int # virtual, as EC2 counts them
-    memory: float # GiB
+    cpus: int  # virtual, as EC2 counts them
+    memory: float  # GiB
     gpus: int = 0
-    gpu: str = ''
+    gpu: str = ""
 
-    def __str__(self): return f'{self.name}: {self.cpus} CPUs, {self.memory:g} GiB' + (f', {self.gpus} x {self.gpu}' if self.gpus else '')
+    def __str__(self):
+        return f"{self.name}: {self.cpus} CPUs, {self.memory:g} GiB" + (
+            f", {self.gpus} x {self.gpu}" if self.gpus else ""
+        )
 
-_GIB = dict(c4=1.875, c5=2, c5d=2, c5n=2.625, c6i=2, c6id=2, c7i=2, c8i=2, m4=4, m5=4, m5d=4, m6i=4, m6id=4, m7i=4, m8i=4, r5=8, r5d=8, r6i=8, r6id=8, r7i=8, r8i=8) # for each CPU
-_GPUS = dict(g4dn=('T4', 4), g5=('A10G', 4), g6=('L4', 4), g6e=('L40S', 8)) # and GiB for each CPU
-_OTHERS = {'t3.medium': (2, 4), 't3.large': (2, 8), 't3.xlarge': (4, 16), 't3.2xlarge': (8, 32), 'p3.2xlarge': (8, 61, 1, 'V100'), 'p3.8xlarge': (32, 244, 4, 'V100'), 'p3.16xlarge': (64, 488, 8, 'V100'),
-           'p3dn.24xlarge': (96, 768, 8, 'V100'), 'p4d.24xlarge': (96, 1152, 8, 'A100'), 'p4de.24xlarge': (96, 1152, 8, 'A100'), 'p5.48xlarge': (192, 2048, 8, 'H100'), 'p5e.48xlarge': (192, 2048, 8, 'H200'),
-           'p5en.48xlarge': (192, 2048, 8, 'H200')}
+
+_GIB = dict(
+    c4=1.875,
+    c5=2,
+    c5d=2,
+    c5n=2.625,
+    c6i=2,
+    c6id=2,
+    c7i=2,
+    c8i=2,
+    m4=4,
+    m5=4,
+    m5d=4,
+    m6i=4,
+    m6id=4,
+    m7i=4,
+    m8i=4,
+    r5=8,
+    r5d=8,
+    r6i=8,
+    r6id=8,
+    r7i=8,
+    r8i=8,
+)  # for each CPU
+_GPUS = dict(g4dn=("T4", 4), g5=("A10G", 4), g6=("L4", 4), g6e=("L40S", 8))  # and GiB for each CPU
+_OTHERS = {
+    "t3.medium": (2, 4),
+    "t3.large": (2, 8),
+    "t3.xlarge": (4, 16),
+    "t3.2xlarge": (8, 32),
+    "p3.2xlarge": (8, 61, 1, "V100"),
+    "p3.8xlarge": (32, 244, 4, "V100"),
+    "p3.16xlarge": (64, 488, 8, "V100"),
+    "p3dn.24xlarge": (96, 768, 8, "V100"),
+    "p4d.24xlarge": (96, 1152, 8, "A100"),
+    "p4de.24xlarge": (96, 1152, 8, "A100"),
+    "p5.48xlarge": (192, 2048, 8, "H100"),
+    "p5e.48xlarge": (192, 2048, 8, "H200"),
+    "p5en.48xlarge": (192, 2048, 8, "H200"),
+}
+
 
 @lru_cache
-def find_instance(name: str) -> Instance | None: # such as ml.m5.large
-    "What a type of machine has; None for one that this version of mlkit does not know"
-    _,family,size = name.split('.') if re.fullmatch(r'ml\.[a-z]\w*\.\w+', name) else ('', '', '')
-    if f'{family}.{size}' in _OTHERS: return Instance(name, *_OTHERS[f'{family}.{size}'])
-    number = re.fullmatch(r'(\d*)x?large', size)
-    if not number or not (family in _GIB or family in _GPUS): return None
-    cpus = 2 if size=='large' else 4*int(number[1] or 1)
-    if family in _GIB: return Instance(name, cpus, cpus*_GIB[family])
-    kind,each = _GPUS[family]
-    return Instance(name, cpus, cpus*each, {'12xlarge': 4, '24xlarge': 4, '48xlarge': 8}.get(size, 1), kind)
+def find_instance(name: str) -> Instance | None:  # such as ml.m5.large
+    """What a type of machine has; None for one that this version of mlkit does not know"""
+    _, family, size = name.split(".") if re.fullmatch(r"ml\.[a-z]\w*\.\w+", name) else ("", "", "")
+    if f"{family}.{size}" in _OTHERS:
+        return Instance(name, *_OTHERS[f"{family}.{size}"])
+    number = re.fullmatch(r"(\d*)x?large", size)
+    if not number or not (family in _GIB or family in _GPUS):
+        return None
+    cpus = 2 if size == "large" else 4 * int(number[1] or 1)
+    if family in _GIB:
+        return Instance(name, cpus, cpus * _GIB[family])
+    kind, each = _GPUS[family]
+    return Instance(name, cpus, cpus * each, {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}.get(size, 1), kind)

@@ -18,228 +18,312 @@ from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
+
 from ..text import bar, human_bytes, live_line
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #c38b9fb7
 def own_folder() -> Path:
-    "Where jobs, endpoints and what stands for S3 are kept on this machine"
-    return Path(os.environ.get('MLKIT_LOCAL') or '~/.mlkit/local').expanduser().resolve()
+    """Where jobs, endpoints and what stands for S3 are kept on this machine"""
+    return Path(os.environ.get("MLKIT_LOCAL") or "~/.mlkit/local").expanduser().resolve()
+
 
 def files_under(folder: Path) -> list[Path]:
-    "All files in a folder, in name order; links to folders are followed, each folder once"
-    found,seen = [],set()
-    for here,folders,names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(here)) in seen: folders.clear()
-        else: found += [p for n in names if (p := Path(here)/n).is_file()]
+    """All files in a folder, in name order; links to folders are followed, each folder once"""
+    found = []
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+        else:
+            found += [p for n in names if (p := Path(here) / n).is_file()]
         seen.add(real)
     return sorted(found)
 
-def lend(folder: Path, to: Path, most: int = 2**26): # bytes
-    "Make a folder that may be written to without harm to another: a copy of up to `most` bytes, else a link to each file"
+
+def lend(folder: Path, to: Path, most: int = 2**26):  # bytes
+    """Make a folder that may be written to without harm to another: a copy of up to `most` bytes, else a link to each
+    file
+    """
     files = files_under(folder)
-    small = sum(f.stat().st_size for f in files)<=most
+    small = sum(f.stat().st_size for f in files) <= most
     to.mkdir(parents=True, exist_ok=True)
     for path in files:
-        place = to/path.relative_to(folder)
+        place = to / path.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if small: shutil.copy(path, place)
-        else: place.symlink_to(path.resolve())
+        if small:
+            shutil.copy(path, place)
+        else:
+            place.symlink_to(path.resolve())
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #7651c277
 class Files:
-    "S3 as a folder"
-    def __init__(self, root: Path): self.root = Path(root).resolve()
+    """S3 as a folder"""
+
+    def __init__(self, root: Path):
+        self.root = Path(root).resolve()
 
     def path(self, uri: str) -> Path:
-        "The file or folder that a URI is; a ValueError where it is none of S3's, or would lead out of the folder"
-        scheme,_,rest = uri.partition('://')
-        path = self.root/rest
-        if scheme!='s3' or not rest.strip('/') or '..' in path.parts or not path.is_relative_to(self.root): raise ValueError(f'{uri!r} is not an S3 URI: expected s3://bucket/key')
+        """The file or folder that a URI is; a ValueError where it is none of S3's, or would lead out of the folder"""
+        scheme, _, rest = uri.partition("://")
+        path = self.root / rest
+        if scheme != "s3" or not rest.strip("/") or ".." in path.parts or not path.is_relative_to(self.root):
+            raise ValueError(f"{uri!r} is not an S3 URI: expected s3://bucket/key")
         return path
 
-    def stage(self, uri: str, to: Path, part: int = 0, parts: int = 1) -> Path: # a folder
-        "What begins with a URI, as a folder to read, or one of `parts` shares of it; a FileNotFoundError where there is nothing"
+    def stage(self, uri: str, to: Path, part: int = 0, parts: int = 1) -> Path:  # a folder
+        """What begins with a URI, as a folder to read, or one of `parts` shares of it; a FileNotFoundError where there
+        is nothing
+        """
         found = self.path(uri)
-        if found.is_dir() and parts==1 and any(found.iterdir()): return found
+        if found.is_dir() and parts == 1 and any(found.iterdir()):
+            return found
         base = found if found.is_dir() else found.parent
-        same = files_under(found) if found.is_dir() else sorted(base.glob(f'{found.name}*')) if base.is_dir() else []
-        if not same: raise FileNotFoundError(f"no S3 objects found under {uri} in {self.root}; what is in S3 itself is read with MLKIT_LOCAL_S3=boto3")
+        same = files_under(found) if found.is_dir() else sorted(base.glob(f"{found.name}*")) if base.is_dir() else []
+        if not same:
+            raise FileNotFoundError(
+                f"no S3 objects found under {uri} in {self.root}; what is in S3 itself is read with "
+                "MLKIT_LOCAL_S3=boto3"
+            )
         to.mkdir(parents=True)
         for path in same[part::parts]:
-            (to/path.relative_to(base)).parent.mkdir(parents=True, exist_ok=True)
-            (to/path.relative_to(base)).symlink_to(path)
+            (to / path.relative_to(base)).parent.mkdir(parents=True, exist_ok=True)
+            (to / path.relative_to(base)).symlink_to(path)
         return to
 
     def _part(self, to: Path) -> Path:
-        "Where that can be made which is to be `to`, so that it is there whole or not at all"
-        for folder in (to.parent, self.root/'.parts'): folder.mkdir(parents=True, exist_ok=True)
-        return self.root/'.parts'/uuid.uuid4().hex
+        """Where that can be made which is to be `to`, so that it is there whole or not at all"""
+        for folder in (to.parent, self.root / ".parts"):
+            folder.mkdir(parents=True, exist_ok=True)
+        return self.root / ".parts" / uuid.uuid4().hex
 
     def put(self, path: Path, uri: str):
-        "Copy a file to a URI"
+        """Copy a file to a URI"""
         part = self._part(to := self.path(uri))
         shutil.copy2(path, part)
         part.replace(to)
 
-    def measure(self, uri: str) -> tuple[int, int] | None: # files and bytes
-        "How much is under a URI; None where nothing is"
-        if not self.path(uri).is_dir(): return None
+    def measure(self, uri: str) -> tuple[int, int] | None:  # files and bytes
+        """How much is under a URI; None where nothing is"""
+        if not self.path(uri).is_dir():
+            return None
         sizes = [f.stat().st_size for f in files_under(self.path(uri))]
-        return len(sizes),sum(sizes)
+        return len(sizes), sum(sizes)
 
     def get(self, uri: str, to: Path):
-        "Copy all that is under a URI into a folder"
-        if self.path(uri).is_dir(): shutil.copytree(self.path(uri), to, dirs_exist_ok=True)
+        """Copy all that is under a URI into a folder"""
+        if self.path(uri).is_dir():
+            shutil.copytree(self.path(uri), to, dirs_exist_ok=True)
 
     def fetch(self, uri: str, to: Path):
-        "Copy the file that a URI is; a FileNotFoundError where there is none"
-        if not self.path(uri).is_file(): raise FileNotFoundError(f'no S3 object {uri} in {self.root}')
+        """Copy the file that a URI is; a FileNotFoundError where there is none"""
+        if not self.path(uri).is_file():
+            raise FileNotFoundError(f"no S3 object {uri} in {self.root}")
         shutil.copy(self.path(uri), to)
 
     def open(self, uri: str) -> BinaryIO:
-        "What is at a URI, to be read from its beginning"
-        return open(self.path(uri), 'rb')
+        """What is at a URI, to be read from its beginning"""
+        return open(self.path(uri), "rb")
 
-    def remove(self, uri: str): self.path(uri).unlink(missing_ok=True)
+    def remove(self, uri: str):
+        self.path(uri).unlink(missing_ok=True)
 
     def send_file(self, path: Path, uri: str):
-        "Put a file at a URI that its content has named, unless it is there"
-        if not self.path(uri).is_file(): self.put(path, uri)
+        """Put a file at a URI that its content has named, unless it is there"""
+        if not self.path(uri).is_file():
+            self.put(path, uri)
 
     def send(self, files: Mapping[str, bytes], uri: str):
-        "Put files under a URI, unless they are there"
+        """Put files under a URI, unless they are there"""
         folder = self.path(uri)
-        if folder.is_dir(): return
+        if folder.is_dir():
+            return
         part = self._part(folder)
-        for name,content in files.items():
-            (part/name).parent.mkdir(parents=True, exist_ok=True)
-            (part/name).write_bytes(content)
-        try: part.rename(folder)
-        except OSError: shutil.rmtree(part)  # another process was first
+        for name, content in files.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            (part / name).write_bytes(content)
+        try:
+            part.rename(folder)
+        except OSError:
+            shutil.rmtree(part)  # another process was first
 
     def send_folder(self, folder: Path, uri: str, out: TextIO | None = None):
-        "Have a URI mean a folder"
+        """Have a URI mean a folder"""
         part = self._part(place := self.path(uri))
         part.symlink_to(folder, target_is_directory=True)
         part.replace(place)
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #df21adcb
 class Sending:
-    "How much of an upload has arrived; to be called with each number of bytes, from any thread"
-    def __init__(self, what: str, total: int, # bytes
-                 out: TextIO | None = None, every: float = 2): # None is stdout; seconds between lines where that is no terminal
-        self.what,self.total,self.out,self.every,self.sent,self.shown,self.lock = what,total,out or sys.stdout,every,0,False,threading.Lock()
+    """How much of an upload has arrived; to be called with each number of bytes, from any thread"""
+
+    def __init__(
+        self,
+        what: str,
+        total: int,  # bytes
+        out: TextIO | None = None,
+        every: float = 2,  # None is stdout; seconds between lines where that is no terminal
+    ):
+        self.what = what
+        self.total = total
+        self.out = out or sys.stdout
+        self.every = every
+        self.sent = 0
+        self.shown = False
+        self.lock = threading.Lock()
         self.began = self.said = time.monotonic()
 
     def __call__(self, n: int):
         with self.lock:
             self.sent += n  # less than nothing, where a part has to be sent again
-            now,terminal = time.monotonic(),self.out.isatty()
-            if now-self.said<(.1 if terminal else self.every): return
-            self.said,self.shown = now,True
-            text = f'{human_bytes(self.sent)} of {human_bytes(self.total)} sent, {human_bytes(int(self.sent/(now-self.began)))}/s'
-            if terminal: live_line(f'{self.what} {bar(self.sent/self.total)} {text}', self.out)
-            else: print(f'{self.what}: {text}', file=self.out, flush=True)
+            now = time.monotonic()
+            terminal = self.out.isatty()
+            if now - self.said < (0.1 if terminal else self.every):
+                return
+            self.said = now
+            self.shown = True
+            text = (
+                f"{human_bytes(self.sent)} of {human_bytes(self.total)} sent, "
+                f"{human_bytes(int(self.sent / (now - self.began)))}/s"
+            )
+            if terminal:
+                live_line(f"{self.what} {bar(self.sent / self.total)} {text}", self.out)
+            else:
+                print(f"{self.what}: {text}", file=self.out, flush=True)
 
-    def __enter__(self): return self
+    def __enter__(self):
+        return self
+
     def __exit__(self, *_):
-        if self.shown and self.out.isatty(): live_line('', self.out)
+        if self.shown and self.out.isatty():
+            live_line("", self.out)
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #4ca18b4e
 class S3:
-    "S3 through a boto3 client"
-    def __init__(self, client: Any): self.client = client
+    """S3 through a boto3 client"""
 
-    def under(self, uri: str) -> Iterator[tuple[str, dict]]: # (the rest of the key, what S3 says of the object)
-        "The objects whose keys begin with a URI's"
-        bucket,prefix = split_uri(uri)
-        for page in self.client.get_paginator('list_objects_v2').paginate(Bucket=bucket, Prefix=prefix):
-            yield from ((o['Key'][len(prefix):], o) for o in page.get('Contents', ()) if not o['Key'].endswith('/'))
+    def __init__(self, client: Any):
+        self.client = client
+
+    def under(self, uri: str) -> Iterator[tuple[str, dict]]:  # (the rest of the key, what S3 says of the object)
+        """The objects whose keys begin with a URI's"""
+        bucket, prefix = split_uri(uri)
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            yield from ((o["Key"][len(prefix) :], o) for o in page.get("Contents", ()) if not o["Key"].endswith("/"))
 
     def stage(self, uri: str, to: Path, part: int = 0, parts: int = 1) -> Path:
-        found = sorted(k for k,_ in self.under(f'{uri.rstrip("/")}/'))
-        base = f'{uri.rstrip("/")}/'
+        found = sorted(k for k, _ in self.under(f"{uri.rstrip('/')}/"))
+        base = f"{uri.rstrip('/')}/"
         if not found:  # a file, or the beginning of some
-            base,_,name = uri.rpartition('/')
-            base,found = f'{base}/',sorted(name + k for k,_ in self.under(uri))
-        if not found: raise FileNotFoundError(f'no S3 objects found under {uri}')
+            base, _, name = uri.rpartition("/")
+            base = f"{base}/"
+            found = sorted(name + k for k, _ in self.under(uri))
+        if not found:
+            raise FileNotFoundError(f"no S3 objects found under {uri}")
         to.mkdir(parents=True)
-        for key in found[part::parts]: self.fetch(base + key, _inside(to, key))
+        for key in found[part::parts]:
+            self.fetch(base + key, _inside(to, key))
         return to
 
     def measure(self, uri: str) -> tuple[int, int] | None:
-        try: sizes = [o['Size'] for _,o in islice(self.under(uri), 100_000)]  # more need not be counted to know what to do
+        try:
+            # more need not be counted to know what to do
+            sizes = [o["Size"] for _, o in islice(self.under(uri), 100_000)]
         except self.client.exceptions.ClientError as e:
-            if e.response['Error']['Code'] not in ('AccessDenied', 'AllAccessDisabled', 'NoSuchBucket'): raise
+            if e.response["Error"]["Code"] not in ("AccessDenied", "AllAccessDisabled", "NoSuchBucket"):
+                raise
             return None  # the job's role may see what this one may not
-        return (len(sizes),sum(sizes)) if sizes else None
+        return (len(sizes), sum(sizes)) if sizes else None
 
-    def put(self, path: Path, uri: str, sent: Callable[[int], Any] | None = None, **metadata: str): # sent: called with each number of bytes
-        bucket,key = split_uri(uri)
-        self.client.upload_file(str(path), bucket, key, Callback=sent, ExtraArgs={'Metadata': metadata} if metadata else None)
+    # sent: called with each number of bytes
+    def put(self, path: Path, uri: str, sent: Callable[[int], Any] | None = None, **metadata: str):
+        bucket, key = split_uri(uri)
+        self.client.upload_file(
+            str(path), bucket, key, Callback=sent, ExtraArgs={"Metadata": metadata} if metadata else None
+        )
 
     def get(self, uri: str, to: Path):
-        base = f'{uri.rstrip("/")}/'
-        for key,_ in list(self.under(base)): self.fetch(base + key, _inside(to, key))
+        base = f"{uri.rstrip('/')}/"
+        for key, _ in list(self.under(base)):
+            self.fetch(base + key, _inside(to, key))
 
     def fetch(self, uri: str, to: Path):
-        bucket,key = split_uri(uri)
+        bucket, key = split_uri(uri)
         to.parent.mkdir(parents=True, exist_ok=True)
-        try: self.client.download_file(bucket, key, str(to))
+        try:
+            self.client.download_file(bucket, key, str(to))
         except self.client.exceptions.ClientError as e:
-            if e.response['Error']['Code'] not in ('404', 'NoSuchBucket'): raise
-            raise FileNotFoundError(f'no S3 object {uri}') from None
+            if e.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
+                raise
+            raise FileNotFoundError(f"no S3 object {uri}") from None
 
     def open(self, uri: str) -> BinaryIO:
-        bucket,key = split_uri(uri)
-        return self.client.get_object(Bucket=bucket, Key=key)['Body']
+        bucket, key = split_uri(uri)
+        return self.client.get_object(Bucket=bucket, Key=key)["Body"]
 
     def remove(self, uri: str):
-        bucket,key = split_uri(uri)
+        bucket, key = split_uri(uri)
         self.client.delete_object(Bucket=bucket, Key=key)
 
     def send_file(self, path: Path, uri: str):
-        if any(not rest for rest,_ in self.under(uri)): return
-        with Sending(path.name, path.stat().st_size) as sent: self.put(path, uri, sent)
+        if any(not rest for rest, _ in self.under(uri)):
+            return
+        with Sending(path.name, path.stat().st_size) as sent:
+            self.put(path, uri, sent)
 
     def send(self, files: Mapping[str, bytes], uri: str):
-        *_,last = files  # it says that all are there
-        bucket,prefix = split_uri(uri)
-        if 'Contents' in self.client.list_objects_v2(Bucket=bucket, Prefix=f'{prefix}/{last}', MaxKeys=1): return
-        for name,content in files.items(): self.client.put_object(Bucket=bucket, Key=f'{prefix}/{name}', Body=content)
+        *_, last = files  # it says that all are there
+        bucket, prefix = split_uri(uri)
+        if "Contents" in self.client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/{last}", MaxKeys=1):
+            return
+        for name, content in files.items():
+            self.client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=content)
 
     def send_folder(self, folder: Path, uri: str, out: TextIO | None = None):
-        there = dict(self.under(f'{uri}/'))
+        there = dict(self.under(f"{uri}/"))
         files = {f.relative_to(folder).as_posix(): f for f in files_under(folder)}
-        todo = {k: f for k,f in files.items() if not (k in there and self._is_same(f, f'{uri}/{k}', there[k]))}
+        todo = {k: f for k, f in files.items() if not (k in there and self._is_same(f, f"{uri}/{k}", there[k]))}
         with Sending(folder.name, sum(f.stat().st_size for f in todo.values()), out) as sent:
-            for key,path in todo.items(): self.put(path, f'{uri}/{key}', sent, md5=_md5(path))
-        for key in there.keys()-files.keys(): self.remove(f'{uri}/{key}')
+            for key, path in todo.items():
+                self.put(path, f"{uri}/{key}", sent, md5=_md5(path))
+        for key in there.keys() - files.keys():
+            self.remove(f"{uri}/{key}")
 
     def _is_same(self, path, uri, about):
-        if path.stat().st_size!=about['Size']: return False
-        bucket,key = split_uri(uri)
+        if path.stat().st_size != about["Size"]:
+            return False
+        bucket, key = split_uri(uri)
         digest = _md5(path)
-        return digest==about['ETag'].strip('"') or digest==self.client.head_object(Bucket=bucket, Key=key)['Metadata'].get('md5')
+        return digest == about["ETag"].strip('"') or digest == self.client.head_object(Bucket=bucket, Key=key)[
+            "Metadata"
+        ].get("md5")
 
-def split_uri(uri: str) -> tuple[str, str]: # bucket, key
-    "The parts of an S3 URI"
-    scheme,_,rest = uri.partition('://')
-    bucket,_,key = rest.partition('/')
-    if scheme!='s3' or not bucket: raise ValueError(f'{uri!r} is not an S3 URI: expected s3://bucket/key')
-    return bucket,key
+
+def split_uri(uri: str) -> tuple[str, str]:  # bucket, key
+    """The parts of an S3 URI"""
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise ValueError(f"{uri!r} is not an S3 URI: expected s3://bucket/key")
+    return bucket, key
+
 
 def _inside(folder, key):
-    "A key may have been made by anybody"
-    path = (folder/key).resolve()
-    if not path.is_relative_to(folder.resolve()): raise ValueError(f'the key {key!r} leads out of its folder')
+    """A key may have been made by anybody"""
+    path = (folder / key).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"the key {key!r} leads out of its folder")
     return path
 
+
 def _md5(path):
-    with open(path, 'rb') as f: return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
 
 def open_files(kind: str, root: Path) -> Files | S3:
-    "`folder` is a folder of `root`; `boto3` is S3, with the credentials and the settings that boto3 finds"
-    if kind=='boto3': return S3(import_module('boto3').client('s3'))
-    if kind!='folder': raise ValueError(f"S3: expected folder or boto3, got {kind!r}")
-    return Files(root/'s3')
+    """`folder` is a folder of `root`; `boto3` is S3, with the credentials and the settings that boto3 finds"""
+    if kind == "boto3":
+        return S3(import_module("boto3").client("s3"))
+    if kind != "folder":
+        raise ValueError(f"S3: expected folder or boto3, got {kind!r}")
+    return Files(root / "s3")

@@ -10,14 +10,16 @@ from .callbacks.lr_finder import find_learning_rate
 from .history import History
 from .trainer import Trainer
 
-_all_ = ['Trainer', 'History', 'find_learning_rate']
+_all_ = ["Trainer", "History", "find_learning_rate"]
 
 # %% ../../nbs/1_training/00_training.ipynb #3cafea0b
 import inspect
-import torch
 from collections.abc import Callable, Iterable
-from torch import nn
 from typing import Any
+
+import torch
+from torch import nn
+
 from ..text import did_you_mean
 from .batches import TensorBatches
 from .callbacks.progress import Progress
@@ -28,48 +30,72 @@ from .trainer import Trainer
 
 # %% ../../nbs/1_training/00_training.ipynb #81c040f8
 def default_device() -> torch.device:
-    "The accelerator of this machine (CUDA, Apple's MPS, ...) or, without one, the CPU"
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
+    """The accelerator of this machine (CUDA, Apple's MPS, ...) or, without one, the CPU"""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 # %% ../../nbs/1_training/00_training.ipynb #0d7ca78a
-def train_model(model: nn.Module, # trained in place; is left on `device`, as is a loss that is a module
-                train_loader: Iterable, # gives `(x, y)` batches; see `Trainer`
-                epochs: int,
-                learning_rate: float, *,
-                valid_loader: Iterable | None = None, # validated on after each epoch
-                loss_fn: Callable | None = None, # None is cross-entropy: y are classes, int64
-                optimizer: torch.optim.Optimizer | Callable | None = None, # one that is made, or what makes it from (parameters, lr=); None is Adam
-                device: str | torch.device | None = None, # None is the accelerator, if there is one
-                seed: int | None = None, # seeds torch, and with it the order in which the loader shuffles
-                callbacks: Iterable = (),
-                verbose: bool = True, # print a line an epoch
-                config: Any = None, # kept in the checkpoints, see `Trainer`; epochs, learning_rate and seed, unless given
-                **options, # of `Trainer`: metrics, accumulate, precision, compile, checkpoints, save_every, keep, grace, parallel
-               ) -> History:
-    "Train `model`, print a line an epoch, and return what happened"
-    epochs = whole_number('epochs', epochs)
-    check_rate(learning_rate, optimizer); check_parts(model, train_loader, valid_loader, loss_fn)
+def train_model(
+    model: nn.Module,  # trained in place; is left on `device`, as is a loss that is a module
+    train_loader: Iterable,  # gives `(x, y)` batches; see `Trainer`
+    epochs: int,
+    learning_rate: float,
+    *,
+    valid_loader: Iterable | None = None,  # validated on after each epoch
+    loss_fn: Callable | None = None,  # None is cross-entropy: y are classes, int64
+    # one that is made, or what makes it from (parameters, lr=); None is Adam
+    optimizer: torch.optim.Optimizer | Callable | None = None,
+    device: str | torch.device | None = None,  # None is the accelerator, if there is one
+    seed: int | None = None,  # seeds torch, and with it the order in which the loader shuffles
+    callbacks: Iterable = (),
+    verbose: bool = True,  # print a line an epoch
+    config: Any = None,  # kept in the checkpoints, see `Trainer`; epochs, learning_rate and seed, unless given
+    **options,  # of `Trainer`: metrics, accumulate, precision, compile, checkpoints, save_every, keep, grace, parallel
+) -> History:
+    """Train `model`, print a line an epoch, and return what happened"""
+    epochs = whole_number("epochs", epochs)
+    check_rate(learning_rate, optimizer)
+    check_parts(model, train_loader, valid_loader, loss_fn)
     known = list(inspect.signature(Trainer).parameters)
     for k in options:
-        if k not in known: raise TypeError(f'train_model takes no argument {k!r}; {did_you_mean(k, known)}')
-    if seed is not None: torch.manual_seed(seed)
+        if k not in known:
+            raise TypeError(f"train_model takes no argument {k!r}; {did_you_mean(k, known)}")
+    if seed is not None:
+        torch.manual_seed(seed)
     join_processes()
     device = torch.device(device or default_device())
-    for part in (model, loss_fn): isinstance(part, nn.Module) and part.to(device)
-    if not isinstance(optimizer, torch.optim.Optimizer): optimizer = (optimizer or fast_adam)(model.parameters(), lr=learning_rate)
-    trainer = Trainer(model, train_loader, optimizer, loss_fn or nn.CrossEntropyLoss(), valid_loader, device,
-                      [Progress()]*verbose + list(callbacks), config=dict(epochs=epochs, learning_rate=learning_rate, seed=seed) if config is None else config, **options)
-    if verbose: _say_fast(trainer)
+    for part in (model, loss_fn):
+        if isinstance(part, nn.Module):
+            part.to(device)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        optimizer = (optimizer or fast_adam)(model.parameters(), lr=learning_rate)
+    trainer = Trainer(
+        model,
+        train_loader,
+        optimizer,
+        loss_fn or nn.CrossEntropyLoss(),
+        valid_loader,
+        device,
+        [Progress()] * verbose + list(callbacks),
+        config=dict(epochs=epochs, learning_rate=learning_rate, seed=seed) if config is None else config,
+        **options,
+    )
+    if verbose:
+        _say_fast(trainer)
     return trainer.fit(epochs)
 
 # %% ../../nbs/1_training/00_training.ipynb #9d3a7bfc
 def fast_adam(parameters: Iterable, lr: float) -> torch.optim.Adam:
-    "Adam with all parameters updated in one kernel where the device has it"
+    """Adam with all parameters updated in one kernel where the device has it"""
     parameters = list(parameters)
-    fused = all(p.device.type in ('cpu', 'cuda', 'mps') and p.is_floating_point() for p in parameters)
+    fused = all(p.device.type in ("cpu", "cuda", "mps") and p.is_floating_point() for p in parameters)
     return torch.optim.Adam(parameters, lr=lr, fused=fused)
 
+
 _said = []
+
+
 def _say_fast(trainer):
     if isinstance(trainer.batches, TensorBatches) and not _said and is_main():
-        _said.append(print('Tensors in memory: batches are cut from one gather, in the DataLoader\'s own order', flush=True))
+        _said.append(
+            print("Tensors in memory: batches are cut from one gather, in the DataLoader's own order", flush=True)
+        )

@@ -6,75 +6,101 @@
 __all__ = ['own_part', 'to_device', 'batch_size', 'ignore_index', 'labels', 'counted']
 
 # %% ../../nbs/1_training/11_batch.ipynb #97ae34b3
-import torch
 from collections.abc import Mapping, MutableMapping
 from copy import copy
-from torch import Tensor
-from torch.nn import functional as F
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 # %% ../../nbs/1_training/11_batch.ipynb #35e45e34
-def own_part(batch: Any, # a tensor or a list; or tensors and lists in tuples, lists and dicts of any depth
-             rank: int, world: int) -> tuple[Any, int, int]: # the part, how many of its samples count, and how many the whole batch has
-    "The part of `batch` for the process `rank` of `world`: their sizes differ by one at most, none is empty"
+def own_part(
+    batch: Any,  # a tensor or a list; or tensors and lists in tuples, lists and dicts of any depth
+    rank: int,
+    world: int,
+) -> tuple[Any, int, int]:  # the part, how many of its samples count, and how many the whole batch has
+    """The part of `batch` for the process `rank` of `world`: their sizes differ by one at most, none is empty"""
     n = _samples(batch)
-    a,b = n*rank//world,n*(rank+1)//world
-    cut = lambda o: o[a:b] if b>a else o[:1]
-    return _each_column(batch, cut),b-a,n
+    a, b = n * rank // world, n * (rank + 1) // world
+
+    def cut(o):
+        return o[a:b] if b > a else o[:1]
+
+    return _each_column(batch, cut), b - a, n
 
 # %% ../../nbs/1_training/11_batch.ipynb #4edfda8c
 def _each_column(batch, f):
-    "`batch` with `f` applied to each tensor with a first dimension, and to each list of what are no tensors"
-    if isinstance(batch, Tensor): return f(batch) if batch.ndim else batch
-    if not isinstance(batch, (Mapping, list, tuple)): return batch
-    if not isinstance(batch, Mapping) and not any(isinstance(v, (Tensor, list, tuple, Mapping)) for v in batch): return f(batch)
+    """`batch` with `f` applied to each tensor with a first dimension, and to each list of what are no tensors"""
+    if isinstance(batch, Tensor):
+        return f(batch) if batch.ndim else batch
+    if not isinstance(batch, (Mapping, list, tuple)):
+        return batch
+    if not isinstance(batch, Mapping) and not any(isinstance(v, (Tensor, list, tuple, Mapping)) for v in batch):
+        return f(batch)
     return _each(batch, lambda v: _each_column(v, f))
 
+
 def _each(batch, f):
-    "A mapping, list or tuple like `batch`, also one with names, with `f` applied to each of its values"
-    if not isinstance(batch, Mapping): return type(batch)(*map(f, batch)) if hasattr(batch, '_fields') else type(batch)(map(f, batch))
-    like = copy(batch) if isinstance(batch, MutableMapping) else {}  # keeps what a class of its own needs beside its items
-    like.update({k: f(v) for k,v in batch.items()})
+    """A mapping, list or tuple like `batch`, also one with names, with `f` applied to each of its values"""
+    if not isinstance(batch, Mapping):
+        return type(batch)(*map(f, batch)) if hasattr(batch, "_fields") else type(batch)(map(f, batch))
+    # keeps what a class of its own needs beside its items
+    like = copy(batch) if isinstance(batch, MutableMapping) else {}
+    like.update({k: f(v) for k, v in batch.items()})
     return like
+
 
 def _samples(batch):
     found = []
     _each_column(batch, lambda o: found.append(len(o)) or o)
-    if not found: raise ValueError(f'no samples in a batch of {type(batch).__name__}s: expected tensors or lists in it')
+    if not found:
+        raise ValueError(f"no samples in a batch of {type(batch).__name__}s: expected tensors or lists in it")
     return found[0]
 
 # %% ../../nbs/1_training/11_batch.ipynb #60a90650
 def to_device(batch: Any, device: torch.device) -> Any:
-    "`batch` with its tensors, in lists, tuples and mappings of any depth, on `device`"
-    if device.type=='cpu': return batch
-    if isinstance(batch, Tensor): return batch.to(device, non_blocking=True)
+    """`batch` with its tensors, in lists, tuples and mappings of any depth, on `device`"""
+    if device.type == "cpu":
+        return batch
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
     return _each(batch, lambda v: to_device(v, device)) if isinstance(batch, (Mapping, list, tuple)) else batch
 
 # %% ../../nbs/1_training/11_batch.ipynb #39a2dea9
 def batch_size(y: Any) -> int:
-    "The first dimension of the first tensor in `y`, or the length of its first list of what are no tensors"
-    if isinstance(y, Tensor): return len(y) if y.ndim else 1
-    first = next(iter(y.values() if isinstance(y, Mapping) else y), None) if isinstance(y, (Mapping, list, tuple)) else None
+    """The first dimension of the first tensor in `y`, or the length of its first list of what are no tensors"""
+    if isinstance(y, Tensor):
+        return len(y) if y.ndim else 1
+    first = (
+        next(iter(y.values() if isinstance(y, Mapping) else y), None) if isinstance(y, (Mapping, list, tuple)) else None
+    )
     return batch_size(first) if isinstance(first, Tensor) else _samples(y)
 
 # %% ../../nbs/1_training/11_batch.ipynb #c0a1d002
 def ignore_index(loss_fn: Any) -> int | None:
-    "The target that a loss leaves out, where it has one"
-    return -100 if loss_fn in (F.cross_entropy, F.nll_loss) else getattr(loss_fn, 'ignore_index', None)
+    """The target that a loss leaves out, where it has one"""
+    return -100 if loss_fn in (F.cross_entropy, F.nll_loss) else getattr(loss_fn, "ignore_index", None)
 
-def labels(loss_fn: Any, target: Any,
-           samples: int, # in the batch, or in this process's part of it
-           weight: Tensor | None = None, # of each class
-          ) -> int | Tensor:
-    "How many targets a loss does not ignore, or what they weigh; the samples, where it ignores none"
+
+def labels(
+    loss_fn: Any,
+    target: Any,
+    samples: int,  # in the batch, or in this process's part of it
+    weight: Tensor | None = None,  # of each class
+) -> int | Tensor:
+    """How many targets a loss does not ignore, or what they weigh; the samples, where it ignores none"""
     ignored = ignore_index(loss_fn)
-    if ignored is None or not isinstance(target, Tensor) or target.is_floating_point(): return samples
-    valid = target!=ignored
-    n = (valid if weight is None else weight[target*valid]*valid).sum()
-    return n if samples else n*0
+    if ignored is None or not isinstance(target, Tensor) or target.is_floating_point():
+        return samples
+    valid = target != ignored
+    n = (valid if weight is None else weight[target * valid] * valid).sum()
+    return n if samples else n * 0
+
 
 def counted(loss_fn: Any, target: Any, samples: int) -> int | Tensor:
-    "Over what a loss is the mean; of a sum, the samples"
-    if getattr(loss_fn, 'reduction', 'mean')=='sum': return samples
-    weight = getattr(loss_fn, 'weight', None)
+    """Over what a loss is the mean; of a sum, the samples"""
+    if getattr(loss_fn, "reduction", "mean") == "sum":
+        return samples
+    weight = getattr(loss_fn, "weight", None)
     return labels(loss_fn, target, samples, weight if isinstance(weight, Tensor) else None)

@@ -6,189 +6,341 @@
 __all__ = ['SAMPLERS', 'TensorBatches', 'is_plain', 'LoaderBatches', 'SlicedBatches', 'make_batches']
 
 # %% ../../nbs/1_training/12_batches.ipynb #54ba12db
-import numpy as np
 import random
-import torch
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler, SubsetRandomSampler, TensorDataset, WeightedRandomSampler, default_collate
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
+
 from .batch import own_part
 from .rng import apart
 from .workers import begin
 
 # %% ../../nbs/1_training/12_batches.ipynb #b9c989a7
 class TensorBatches:
-    "The batches of a `DataLoader` over a `TensorDataset`, and its draws from the random generators, without collating samples"
-    def __init__(self,
-                 loader: DataLoader, # one that `is_plain`
-                 rank: int = 0, world: int = 1, # of `world` processes this one, which gathers its part of each batch
-                 block: int = 2**25): # bytes gathered at once
-        self.loader,self.tensors,self.rank,self.world = loader,loader.dataset.tensors,rank,world
-        self.size,self.drop_last,self.order = loader.batch_sampler.batch_size,loader.batch_sampler.drop_last,None
-        per_sample = sum(t[:1].numel()*t.element_size() for t in self.tensors)
-        self.block = self.size * max(block // max(per_sample*self.size, 1), 1)
+    """The batches of a `DataLoader` over a `TensorDataset`, and its draws from the random generators, without collating
+    samples
+    """
 
-    def __len__(self): return len(self.loader)
-    def __iter__(self): return self.start()
+    def __init__(
+        self,
+        loader: DataLoader,  # one that `is_plain`
+        rank: int = 0,
+        world: int = 1,  # of `world` processes this one, which gathers its part of each batch
+        block: int = 2**25,  # bytes gathered at once
+    ):
+        self.loader = loader
+        self.tensors = loader.dataset.tensors
+        self.rank = rank
+        self.world = world
+        self.size = loader.batch_sampler.batch_size
+        self.drop_last = loader.batch_sampler.drop_last
+        self.order = None
+        per_sample = sum(t[:1].numel() * t.element_size() for t in self.tensors)
+        self.block = self.size * max(block // max(per_sample * self.size, 1), 1)
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        return self.start()
 
     def start(self, skip: int = 0, ready: Callable = lambda: None) -> Iterator[tuple[Tensor, ...]]:
-        "An epoch without its first `skip` batches, which are not gathered; `ready` is called when the order is drawn, before the first batch"
-        torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)  # DataLoader draws a seed for workers here
+        """An epoch without its first `skip` batches, which are not gathered; `ready` is called when the order is drawn,
+        before the first batch
+        """
+        # DataLoader draws a seed for workers here
+        torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
         self.order = torch.from_numpy(np.fromiter(self.loader.batch_sampler.sampler, np.int64))
         ready()
         end = len(self.order) - (len(self.order) % self.size if self.drop_last else 0)
-        for a in range(skip*self.size, end, self.block):
-            rows,sizes = self.order[a:min(a+self.block, end)],self.size
-            if self.world>1:
+        for a in range(skip * self.size, end, self.block):
+            rows = self.order[a : min(a + self.block, end)]
+            sizes = self.size
+            if self.world > 1:
                 parts = [own_part(batch, self.rank, self.world)[0] for batch in rows.split(self.size)]
-                rows,sizes = torch.cat(parts),[len(p) for p in parts]
+                rows = torch.cat(parts)
+                sizes = [len(p) for p in parts]
             yield from zip(*(t.index_select(0, rows.to(t.device)).split(sizes) for t in self.tensors))
 
     def indices(self, batch: int) -> list[int]:
-        "The samples in a batch of the epoch that was started last, those of all processes"
-        return self.order[batch*self.size:(batch+1)*self.size].tolist()
+        """The samples in a batch of the epoch that was started last, those of all processes"""
+        return self.order[batch * self.size : (batch + 1) * self.size].tolist()
 
     def share(self, batch: int) -> tuple[int, int]:
-        "How many samples of a batch count for this process, and how many it has in all processes"
-        return own_part(self.order[batch*self.size:(batch+1)*self.size], self.rank, self.world)[1:]
+        """How many samples of a batch count for this process, and how many it has in all processes"""
+        return own_part(self.order[batch * self.size : (batch + 1) * self.size], self.rank, self.world)[1:]
 
 # %% ../../nbs/1_training/12_batches.ipynb #1e9de830
-SAMPLERS = RandomSampler,SequentialSampler,SubsetRandomSampler,WeightedRandomSampler,DistributedSampler
+SAMPLERS = RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler
+
 
 def is_plain(loader) -> bool:
-    "Would `TensorBatches` give exactly what this loader gives?"
-    return (type(loader) is DataLoader and type(loader.dataset) is TensorDataset and _draws_first(loader.batch_sampler)
-            and loader.collate_fn is default_collate and not loader.num_workers and not loader.pin_memory)
+    """Would `TensorBatches` give exactly what this loader gives?"""
+    return (
+        type(loader) is DataLoader
+        and type(loader.dataset) is TensorDataset
+        and _draws_first(loader.batch_sampler)
+        and loader.collate_fn is default_collate
+        and not loader.num_workers
+        and not loader.pin_memory
+    )
+
 
 def _draws_first(batch_sampler):
-    "Is it torch's own, which have drawn the whole order, or a generator for it, before the first batch?"
-    return type(batch_sampler) is BatchSampler and type(batch_sampler.sampler) in SAMPLERS  # the loader's own `sampler` is another where `batch_sampler` was given
+    """Is it torch's own, which have drawn the whole order, or a generator for it, before the first batch?"""
+    # the loader's own `sampler` is another where `batch_sampler` was given
+    return type(batch_sampler) is BatchSampler and type(batch_sampler.sampler) in SAMPLERS
+
 
 def _drawn_first(batch_sampler):
-    "The batches of one that does; one with a generator of its own, which a dataset may draw from too, would draw part of its order later"
+    """The batches of one that does; one with a generator of its own, which a dataset may draw from too, would draw part
+    of its order later
+    """
     order = batch_sampler.sampler
-    return iter(BatchSampler(list(order), batch_sampler.batch_size, batch_sampler.drop_last) if getattr(order, 'generator', None) else batch_sampler)
+    return iter(
+        BatchSampler(list(order), batch_sampler.batch_size, batch_sampler.drop_last)
+        if getattr(order, "generator", None)
+        else batch_sampler
+    )
 
 # %% ../../nbs/1_training/12_batches.ipynb #503a395b
 def _look_ahead(epoch):
-    "A seed for an epoch from where torch's generator stands, which `torch.manual_seed` alone decides, without a draw from it"
+    """A seed for an epoch from where torch's generator stands, which `torch.manual_seed` alone decides, without a draw
+    from it
+    """
     drawn = torch.randint(2**48, (), generator=torch.Generator().set_state(torch.get_rng_state())).item()
-    return random.Random(f'{epoch} {drawn}').getrandbits(48)
+    return random.Random(f"{epoch} {drawn}").getrandbits(48)
+
 
 def _skipped(batches, skip):
-    "Leave out the first batches. Where there are none to leave out, draw one, which is returned in a list: then the order is drawn, and nothing beyond it"
-    for _ in islice(batches, skip): pass
+    """Leave out the first batches. Where there are none to leave out, draw one, which is returned in a list: then the
+    order is drawn, and nothing beyond it
+    """
+    for _ in islice(batches, skip):
+        pass
     return [] if skip else list(islice(batches, 1))
 
 # %% ../../nbs/1_training/12_batches.ipynb #5a8b9135
 class LoaderBatches:
-    "The batches of any loader, from any point of an epoch: at no cost for a map-style `DataLoader`, by loading and dropping for others"
-    def __init__(self, loader: Iterable,
-                 rank: int = 0, world: int = 1): # of `world` processes this one; a map-style `DataLoader` loads its part of each batch
-        self.loader,self.source,self.epoch = loader,None,0
-        if type(loader) is DataLoader and loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset):
-            self.source = _SeededBatches(loader.batch_sampler, loader.num_workers>0, rank, world)
-            kwargs = {k: getattr(loader, k) for k in (_KEPT if loader.num_workers else _KEPT[:4])}
-            self.loader = DataLoader(_SeededDataset(loader.dataset) if loader.num_workers else loader.dataset, batch_sampler=self.source, **kwargs)
+    """The batches of any loader, from any point of an epoch: at no cost for a map-style `DataLoader`, by loading and
+    dropping for others
+    """
 
-    def __len__(self): return len(self.loader)
-    def __iter__(self): return self.start()
+    def __init__(
+        self,
+        loader: Iterable,
+        rank: int = 0,
+        world: int = 1,  # of `world` processes this one; a map-style `DataLoader` loads its part of each batch
+    ):
+        self.loader = loader
+        self.source = None
+        self.epoch = 0
+        if (
+            type(loader) is DataLoader
+            and loader.batch_sampler is not None
+            and not isinstance(loader.dataset, IterableDataset)
+        ):
+            self.source = _SeededBatches(loader.batch_sampler, loader.num_workers > 0, rank, world)
+            kwargs = {k: getattr(loader, k) for k in (_KEPT if loader.num_workers else _KEPT[:4])}
+            self.loader = DataLoader(
+                _SeededDataset(loader.dataset) if loader.num_workers else loader.dataset,
+                batch_sampler=self.source,
+                **kwargs,
+            )
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        return self.start()
 
     def set_epoch(self, epoch: int):
-        "The number of the epoch that is started next: seeds are another in each, also where nothing draws from the generators"
+        """The number of the epoch that is started next: seeds are another in each, also where nothing draws from the
+        generators
+        """
         self.epoch = epoch
 
     @property
-    def inexact(self) -> str: # empty where it can
-        "Why an epoch that is not the first may not come as it would have in the process that was stopped"
-        anew = not self.source and getattr(self.loader, 'persistent_workers', False) and self.loader._iterator is None
-        return 'the persistent workers of an IterableDataset draw on from epoch to epoch, if they draw, and new ones begin anew' if anew else ''
+    def inexact(self) -> str:  # empty where it can
+        """Why an epoch that is not the first may not come as it would have in the process that was stopped"""
+        anew = not self.source and getattr(self.loader, "persistent_workers", False) and self.loader._iterator is None
+        return (
+            (
+                "the persistent workers of an IterableDataset draw on from epoch to epoch, if they draw, and new "
+                "ones begin anew"
+            )
+            if anew
+            else ""
+        )
 
     def start(self, skip: int = 0, ready: Callable = lambda: None) -> Iterator:
-        "An epoch without its first `skip` batches; `ready` is called when nothing more of their order depends on the generators"
-        seed,self.epoch = _look_ahead(self.epoch),self.epoch+1
-        if getattr(self.loader, 'persistent_workers', False) and self.loader._iterator is not None:
-            torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)  # as new workers would: an epoch is the same with those as with these
+        """An epoch without its first `skip` batches; `ready` is called when nothing more of their order depends on the
+        generators
+        """
+        seed = _look_ahead(self.epoch)
+        self.epoch = self.epoch + 1
+        if getattr(self.loader, "persistent_workers", False) and self.loader._iterator is not None:
+            # as new workers would: an epoch is the same with those as with these
+            torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
         if self.source:
-            self.source.skip,self.source.ready,self.source.seed = skip,ready,seed
+            self.source.skip = skip
+            self.source.ready = ready
+            self.source.seed = seed
             return begin(self.loader)
-        if skip: warnings.warn(f'a {type(self.loader).__name__} cannot skip: loading {skip} batches to get to where the run was stopped')
+        if skip:
+            warnings.warn(
+                f"a {type(self.loader).__name__} cannot skip: loading {skip} batches to get to where the run was "
+                "stopped"
+            )
         batches = apart(begin(self.loader), seed)
         first = _skipped(batches, skip)
         ready()
         return chain(first, batches)
 
     def indices(self, batch: int) -> list[int] | None:
-        "The samples in one of the latest batches; None where the loader does not say"
+        """The samples in one of the latest batches; None where the loader does not say"""
         return self.source and self.source.recent.get(batch)
 
     def share(self, batch: int) -> tuple[int, int]:
-        "How many samples of one of the latest batches count for this process, and how many it has in all processes"
+        """How many samples of one of the latest batches count for this process, and how many it has in all processes"""
         return own_part(self.source.recent[batch], self.source.rank, self.source.world)[1:]
 
 # %% ../../nbs/1_training/12_batches.ipynb #8e4341dd
-_KEPT = ('num_workers', 'collate_fn', 'pin_memory', 'generator', 'timeout', 'worker_init_fn', 'multiprocessing_context', 'prefetch_factor',
-         'persistent_workers')  # from the fifth on what there is only with workers
+_KEPT = (
+    "num_workers",
+    "collate_fn",
+    "pin_memory",
+    "generator",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "prefetch_factor",
+    "persistent_workers",
+)  # from the fifth on what there is only with workers
+
 
 class _SeededBatches:
-    "A batch sampler that can skip, remembers the last batches it gave, and can put a seed before each"
-    def __init__(self, batch_sampler, seeded, rank, world):
-        self.batch_sampler,self.seeded,self.skip,self.ready,self.seed,self.recent,self.rank,self.world = batch_sampler,seeded,0,None,0,{},rank,world
+    """A batch sampler that can skip, remembers the last batches it gave, and can put a seed before each"""
 
-    def __len__(self): return len(self.batch_sampler)
+    def __init__(self, batch_sampler, seeded, rank, world):
+        self.batch_sampler = batch_sampler
+        self.seeded = seeded
+        self.skip = 0
+        self.ready = None
+        self.seed = 0
+        self.recent = {}
+        self.rank = rank
+        self.world = world
+
+    def __len__(self):
+        return len(self.batch_sampler)
+
     def __iter__(self):
         self.recent.clear()
-        batches = _drawn_first(self.batch_sampler) if _draws_first(self.batch_sampler) else apart(self.batch_sampler, self.seed)
+        batches = (
+            _drawn_first(self.batch_sampler)
+            if _draws_first(self.batch_sampler)
+            else apart(self.batch_sampler, self.seed)
+        )
         first = _skipped(batches, self.skip)
         self.ready()
-        for i,batch in enumerate(chain(first, batches), self.skip):
+        for i, batch in enumerate(chain(first, batches), self.skip):
             self.recent[i] = list(batch)
-            self.recent.pop(i-1000, None)
-            if self.world>1: batch = own_part(self.recent[i], self.rank, self.world)[0]
-            yield (self.seed+i+self.rank*10**9, batch) if self.seeded else batch
+            self.recent.pop(i - 1000, None)
+            if self.world > 1:
+                batch = own_part(self.recent[i], self.rank, self.world)[0]
+            yield (self.seed + i + self.rank * 10**9, batch) if self.seeded else batch
 
 # %% ../../nbs/1_training/12_batches.ipynb #a921d150
 class _SeededDataset(Dataset):
-    "A dataset whose batches each begin with the generators seeded, in a worker process"
-    def __init__(self, dataset): self.dataset = dataset
-    def __len__(self): return len(self.dataset)
+    """A dataset whose batches each begin with the generators seeded, in a worker process"""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
     def __getattr__(self, name):
-        if name=='dataset': raise AttributeError(name)  # while being unpickled
+        if name == "dataset":
+            raise AttributeError(name)  # while being unpickled
         return getattr(self.dataset, name)
 
     def __getitems__(self, batch):
-        seed,indices = batch
-        torch.manual_seed(seed); random.seed(seed); np.random.seed(seed % 2**32)
-        together = getattr(self.dataset, '__getitems__', None)
+        seed, indices = batch
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        together = getattr(self.dataset, "__getitems__", None)
         return together(indices) if together else [self.dataset[i] for i in indices]
 
 # %% ../../nbs/1_training/12_batches.ipynb #254836dd
 class SlicedBatches:
-    "The part of each batch for one of many processes, where only whole batches can be loaded"
-    def __init__(self, batches: Any, rank: int, world: int): self.batches,self.rank,self.world,self.latest = batches,rank,world,(0, 0)
-    def __len__(self): return len(self.batches)
-    def set_epoch(self, epoch: int): getattr(self.batches, 'set_epoch', lambda epoch: None)(epoch)
+    """The part of each batch for one of many processes, where only whole batches can be loaded"""
+
+    def __init__(self, batches: Any, rank: int, world: int):
+        self.batches = batches
+        self.rank = rank
+        self.world = world
+        self.latest = 0, 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def set_epoch(self, epoch: int):
+        getattr(self.batches, "set_epoch", lambda epoch: None)(epoch)
+
     @property
-    def inexact(self) -> str: return getattr(self.batches, 'inexact', '')
-    def indices(self, batch: int) -> list[int] | None: return self.batches.indices(batch)
-    def share(self, batch: int) -> tuple[int, int]: return self.latest
+    def inexact(self) -> str:
+        return getattr(self.batches, "inexact", "")
+
+    def indices(self, batch: int) -> list[int] | None:
+        return self.batches.indices(batch)
+
+    def share(self, batch: int) -> tuple[int, int]:
+        return self.latest
 
     def start(self, skip: int = 0, ready: Callable = lambda: None) -> Iterator:
-        "An epoch without its first `skip` batches; `ready` is called once their order is drawn"
+        """An epoch without its first `skip` batches; `ready` is called once their order is drawn"""
         return map(self._part, self.batches.start(skip, ready))
 
     def _part(self, batch):
-        part,*self.latest = own_part(batch, self.rank, self.world)
+        part, *self.latest = own_part(batch, self.rank, self.world)
         return part
 
 # %% ../../nbs/1_training/12_batches.ipynb #4b446fc1
-def make_batches(loader: Iterable, rank: int = 0, world: int = 1) -> Any: # has `start(skip, ready)`, `indices(batch)`, `share(batch)` and, if the loader has one, a length
-    "What gives the batches of `loader` (of `world` processes the one numbered `rank`: its part of each) fastest, and can begin anywhere in an epoch"
-    if world>1 and any(isinstance(getattr(l, 'sampler', None), DistributedSampler) for l in (loader, getattr(loader, 'batch_sampler', None))):
-        raise ValueError('the loader has a DistributedSampler, but each process is given its part of each batch here: pass the loader without it')
-    if is_plain(loader): return TensorBatches(loader, rank, world)
-    batches = loader if hasattr(loader, 'start') and hasattr(loader, 'indices') else LoaderBatches(loader, rank, world)
-    return batches if world==1 or getattr(batches, 'source', None) else SlicedBatches(batches, rank, world)
+# has `start(skip, ready)`, `indices(batch)`, `share(batch)` and, if the loader has one, a length
+def make_batches(loader: Iterable, rank: int = 0, world: int = 1) -> Any:
+    """What gives the batches of `loader` (of `world` processes the one numbered `rank`: its part of each) fastest, and
+    can begin anywhere in an epoch
+    """
+    if world > 1 and any(
+        isinstance(getattr(l, "sampler", None), DistributedSampler)
+        for l in (loader, getattr(loader, "batch_sampler", None))
+    ):
+        raise ValueError(
+            "the loader has a DistributedSampler, but each process is given its part of each batch here: pass the "
+            "loader without it"
+        )
+    if is_plain(loader):
+        return TensorBatches(loader, rank, world)
+    batches = loader if hasattr(loader, "start") and hasattr(loader, "indices") else LoaderBatches(loader, rank, world)
+    return batches if world == 1 or getattr(batches, "source", None) else SlicedBatches(batches, rank, world)

@@ -14,216 +14,309 @@ import os
 import re
 import shutil
 import threading
-import torch
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
+from typing import Any
+
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typing import Any
+
 from .snapshot import Copy
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #a22622ad
 _PLAIN = frozenset((bool, int, float, str, type(None)))
 
-def flatten_state(state: Any, # dicts, lists, tuples, tensors, numbers, strings, None
-                 ) -> tuple[Any, dict[str, Tensor]]: # what JSON can hold, and the tensors by name
-    "Take the tensors out of a state; a TypeError names what can be saved in neither way"
+
+def flatten_state(
+    state: Any,  # dicts, lists, tuples, tensors, numbers, strings, None
+) -> tuple[Any, dict[str, Tensor]]:  # what JSON can hold, and the tensors by name
+    """Take the tensors out of a state; a TypeError names what can be saved in neither way"""
     tensors = {}
-    return _flat(state, '', tensors),tensors
+    return _flat(state, "", tensors), tensors
+
 
 def _flat(state, name, tensors):
     if isinstance(state, Tensor):
-        if name in tensors: name = next(n for i in count(2) if (n := f'{name}~{i}') not in tensors)  # 'a.b' may be a key, or b below a
+        if name in tensors:
+            name = next(n for i in count(2) if (n := f"{name}~{i}") not in tensors)  # 'a.b' may be a key, or b below a
         tensors[name] = state.detach() if state.requires_grad else state
-        return {'$tensor': name}
-    below = f'{name}.' if name else ''
-    down = lambda k,v: v if type(v) in _PLAIN else _flat(v, f'{below}{k}', tensors)
+        return {"$tensor": name}
+    below = f"{name}." if name else ""
+
+    def down(k, v):
+        return v if type(v) in _PLAIN else _flat(v, f"{below}{k}", tensors)
+
     if isinstance(state, dict):
-        if all(isinstance(k, str) and k[:1]!='$' for k in state): return {k: down(k, v) for k,v in state.items()}
-        return {'$items': [[down(f'{k}!', k), down(k, v)] for k,v in state.items()]}
+        if all(isinstance(k, str) and k[:1] != "$" for k in state):
+            return {k: down(k, v) for k, v in state.items()}
+        return {"$items": [[down(f"{k}!", k), down(k, v)] for k, v in state.items()]}
     if isinstance(state, (list, tuple)):
-        items = [down(i, v) for i,v in enumerate(state)]
-        return {'$tuple': items} if isinstance(state, tuple) else items
-    if isinstance(state, (int, float, str, type(None))): return state
-    raise TypeError(f'cannot save {name or "the state"}: a {type(state).__name__} is neither a tensor nor plain data')
+        items = [down(i, v) for i, v in enumerate(state)]
+        return {"$tuple": items} if isinstance(state, tuple) else items
+    if isinstance(state, (int, float, str, type(None))):
+        return state
+    raise TypeError(f"cannot save {name or 'the state'}: a {type(state).__name__} is neither a tensor nor plain data")
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #3518fb22
 def unflatten_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    "What `flatten_state` took apart"
-    up = lambda t: unflatten_state(t, tensors)
-    if isinstance(tree, list): return [up(t) for t in tree]
-    if not isinstance(tree, dict): return tree
-    if '$tensor' in tree: return tensors[tree['$tensor']]
-    if '$tuple' in tree: return tuple(up(t) for t in tree['$tuple'])
-    if '$items' in tree: return {up(k): up(v) for k,v in tree['$items']}
-    return {k: up(v) for k,v in tree.items()}
+    """What `flatten_state` took apart"""
+
+    def up(t):
+        return unflatten_state(t, tensors)
+
+    if isinstance(tree, list):
+        return [up(t) for t in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "$tensor" in tree:
+        return tensors[tree["$tensor"]]
+    if "$tuple" in tree:
+        return tuple(up(t) for t in tree["$tuple"])
+    if "$items" in tree:
+        return {up(k): up(v) for k, v in tree["$items"]}
+    return {k: up(v) for k, v in tree.items()}
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #f34e031e
-def write_checkpoint(state: Any, # see `flatten_state`
-                     folder: str | Path, # of all checkpoints; made if it is not there
-                     step: int, # the optimizer step that it is of
-                     score: float | None = None, # lower is better; noted in the manifest
-                    ) -> Path: # the checkpoint's own folder, `step-000000042`
-    "Write `state` so that it is there whole or not at all; an OSError leaves the older ones as they are"
+def write_checkpoint(
+    state: Any,  # see `flatten_state`
+    folder: str | Path,  # of all checkpoints; made if it is not there
+    step: int,  # the optimizer step that it is of
+    score: float | None = None,  # lower is better; noted in the manifest
+) -> Path:  # the checkpoint's own folder, `step-000000042`
+    """Write `state` so that it is there whole or not at all; an OSError leaves the older ones as they are"""
     return _write(*flatten_state(state), Path(folder), step, score)
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #d8bd09b4
 def _write(tree, tensors, folder, step, score):
     folder.mkdir(parents=True, exist_ok=True)
     final = _free_name(folder, step)
-    filling = folder/f'.{final.name}.{os.getpid()}.{threading.get_ident()}'
+    filling = folder / f".{final.name}.{os.getpid()}.{threading.get_ident()}"
     shutil.rmtree(filling, ignore_errors=True)
     try:
         filling.mkdir()
-        if _shares(tensors): tensors = {n: t.clone(memory_format=torch.contiguous_format) for n,t in tensors.items()}
-        try: save_file(tensors, filling/'tensors.safetensors')
-        except SafetensorError as e: raise OSError(str(e)) from None  # which is what a full disk is to everybody else
-        (filling/'state.json').write_text(json.dumps(tree), encoding='utf-8')
-        manifest = dict(step=step, score=score if score is not None and math.isfinite(score) else None, files={f.name: _fingerprint(f) for f in sorted(filling.iterdir())})
-        (filling/'manifest.json').write_text(json.dumps(manifest), encoding='utf-8')
-        for f in (*filling.iterdir(), filling): _to_disk(f)
+        if _shares(tensors):
+            tensors = {n: t.clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+        try:
+            save_file(tensors, filling / "tensors.safetensors")
+        except SafetensorError as e:
+            raise OSError(str(e)) from None  # which is what a full disk is to everybody else
+        (filling / "state.json").write_text(json.dumps(tree), encoding="utf-8")
+        manifest = dict(
+            step=step,
+            score=score if score is not None and math.isfinite(score) else None,
+            files={f.name: _fingerprint(f) for f in sorted(filling.iterdir())},
+        )
+        (filling / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        for f in (*filling.iterdir(), filling):
+            _to_disk(f)
         filling.rename(final)
         _to_disk(folder)
-    finally: shutil.rmtree(filling, ignore_errors=True)
+    finally:
+        shutil.rmtree(filling, ignore_errors=True)
     return final
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #a0d6e3d4
 def _free_name(folder, step):
-    names = (f'step-{step:09d}' + (f'-{i}' if i else '') for i in range(10**6))
-    return next(folder/n for n in names if not (folder/n).exists())
+    names = (f"step-{step:09d}" + (f"-{i}" if i else "") for i in range(10**6))
+    return next(folder / n for n in names if not (folder / n).exists())
+
 
 def _shares(tensors):
     storages = [t.untyped_storage().data_ptr() for t in tensors.values() if t.numel()]
-    return len(storages)!=len(set(storages)) or not all(t.is_contiguous() for t in tensors.values())
+    return len(storages) != len(set(storages)) or not all(t.is_contiguous() for t in tensors.values())
+
 
 def _fingerprint(path):
-    digest,size,piece = hashlib.sha256(),0,bytearray(2**22)  # large: a thread may wait 5 ms for its turn at Python before and after each
-    with open(path, 'rb', buffering=0) as f:
+    # large: a thread may wait 5 ms for its turn at Python before and after each
+    digest = hashlib.sha256()
+    size = 0
+    piece = bytearray(2**22)
+    with open(path, "rb", buffering=0) as f:
         while n := f.readinto(piece):
             digest.update(memoryview(piece)[:n])
             size += n
     return dict(size=size, sha256=digest.hexdigest())
 
+
 def _to_disk(path):
     handle = os.open(path, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #912f7aa0
 def read_checkpoint(path: str | Path) -> Any:
-    "The state in one checkpoint; a ValueError says what of it is torn, missing, changed or not readable"
+    """The state in one checkpoint; a ValueError says what of it is torn, missing, changed or not readable"""
     path = Path(path)
     _verified(path)
-    try: return unflatten_state(json.loads((path/'state.json').read_text(encoding='utf-8')), load_file(path/'tensors.safetensors'))
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e: raise ValueError(f'{path}: cannot be read ({e!r})') from None
+    try:
+        return unflatten_state(
+            json.loads((path / "state.json").read_text(encoding="utf-8")), load_file(path / "tensors.safetensors")
+        )
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
+        raise ValueError(f"{path}: cannot be read ({e!r})") from None
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #c20c73c2
-_FILES = 'state.json','tensors.safetensors'
+_FILES = "state.json", "tensors.safetensors"
+
 
 def _manifest(path):
-    "The manifest of a checkpoint whose files are all there in full length; whether they are unchanged is not looked at"
+    """The manifest of a checkpoint whose files are all there in full length; whether they are unchanged is not looked
+    at
+    """
     try:
-        manifest = json.loads((path/'manifest.json').read_text(encoding='utf-8'))
-        sizes = {n: (manifest['files'][n]['size'], (path/n).stat().st_size if (path/n).is_file() else None) for n in _FILES}
-        if not isinstance(score := manifest['score'], (int, float, type(None))): raise TypeError(f'the score is {score!r}')
-    except (OSError, ValueError, TypeError, KeyError) as e: raise ValueError(f'{path}: no readable manifest.json ({e!r})') from None
-    for name,(size,found) in sizes.items():
-        if found is None: raise ValueError(f'{path}: {name} is missing')
-        if found!=size: raise ValueError(f'{path}: {name} has {found} bytes, {size} were written')
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        sizes = {
+            n: (manifest["files"][n]["size"], (path / n).stat().st_size if (path / n).is_file() else None)
+            for n in _FILES
+        }
+        if not isinstance(score := manifest["score"], (int, float, type(None))):
+            raise TypeError(f"the score is {score!r}")
+    except (OSError, ValueError, TypeError, KeyError) as e:
+        raise ValueError(f"{path}: no readable manifest.json ({e!r})") from None
+    for name, (size, found) in sizes.items():
+        if found is None:
+            raise ValueError(f"{path}: {name} is missing")
+        if found != size:
+            raise ValueError(f"{path}: {name} has {found} bytes, {size} were written")
     return manifest
 
+
 def _verified(path):
-    "The manifest of a checkpoint whose files are, by their checksums, what was written"
+    """The manifest of a checkpoint whose files are, by their checksums, what was written"""
     manifest = _manifest(path)
     for name in _FILES:
-        try: found = _fingerprint(path/name)
-        except OSError as e: raise ValueError(f'{path}: {name} cannot be read ({e})') from None
-        if found!=manifest['files'][name]: raise ValueError(f'{path}: {name} has changed since it was written, its checksum is another')
+        try:
+            found = _fingerprint(path / name)
+        except OSError as e:
+            raise ValueError(f"{path}: {name} cannot be read ({e})") from None
+        if found != manifest["files"][name]:
+            raise ValueError(f"{path}: {name} has changed since it was written, its checksum is another")
     return manifest
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #b8f109fd
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    "The checkpoints in `folder`, oldest first, without a look inside"
-    found = [(m, f) for f in Path(folder).glob('step-*') if (m := re.fullmatch(r'step-(\d+)(?:-(\d+))?', f.name))]
-    return [f for _,f in sorted(((int(m[1]), int(m[2] or 0)), f) for m,f in found)]
+    """The checkpoints in `folder`, oldest first, without a look inside"""
+    found = [(m, f) for f in Path(folder).glob("step-*") if (m := re.fullmatch(r"step-(\d+)(?:-(\d+))?", f.name))]
+    return [f for _, f in sorted(((int(m[1]), int(m[2] or 0)), f) for m, f in found)]
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #5acd291c
-def read_latest(folder: str | Path) -> tuple[Any, Path] | None: # the state and where it was; None where there is none
-    "The newest checkpoint in `folder` that is whole; a warning names each that is not"
+def read_latest(folder: str | Path) -> tuple[Any, Path] | None:  # the state and where it was; None where there is none
+    """The newest checkpoint in `folder` that is whole; a warning names each that is not"""
     for path in reversed(list_checkpoints(folder)):
-        try: return read_checkpoint(path),path
-        except ValueError as e: warnings.warn(f'passed over a damaged checkpoint: {e}', stacklevel=2)
+        try:
+            return read_checkpoint(path), path
+        except ValueError as e:
+            warnings.warn(f"passed over a damaged checkpoint: {e}", stacklevel=2)
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #1b29b899
 class Checkpoints:
-    "A folder of checkpoints that is written to in the background; the last `keep` and the best stay"
-    def __init__(self,
-                 folder: str | Path,
-                 keep: int = 3): # how many of the newest
-        if keep<1: raise ValueError(f'keep: expected at least 1, got {keep}')
-        self.folder,self.keep,self.last,self.origin = Path(folder),keep,None,None  # the newest that is known to be good, and the one that was gone on from
-        self._pool,self._write,self._copy,self._swept,self._scores = ThreadPoolExecutor(1, 'checkpoints'),None,Copy(),False,{}
+    """A folder of checkpoints that is written to in the background; the last `keep` and the best stay"""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        keep: int = 3,  # how many of the newest
+    ):
+        if keep < 1:
+            raise ValueError(f"keep: expected at least 1, got {keep}")
+        # the newest that is known to be good, and the one that was gone on from
+        self.folder = Path(folder)
+        self.keep = keep
+        self.last = None
+        self.origin = None
+        self._pool = ThreadPoolExecutor(1, "checkpoints")
+        self._write = None
+        self._copy = Copy()
+        self._swept = False
+        self._scores = {}
 
     @property
-    def busy(self) -> bool: return self._write is not None and not self._write.done()
+    def busy(self) -> bool:
+        return self._write is not None and not self._write.done()
 
-    def save(self, state: Any, step: int, score: float | None = None, # lower is better, say a validation loss
-             patient: bool = False, # wait for the write under way, rather than give up
-             later: str = '', # a key of `state` whose tensors stay as they are until `wait_for_copy`: they are copied in the background, too
-             finite: Iterable[str] = (), # names of tensors, as `flatten_state` has them: with a NaN or an infinity in one there is no checkpoint
-            ) -> bool: # False when a write was under way, and nothing was done
-        "Copy `state` and write the copy in the background; what went wrong in the last write is raised here"
-        if self.busy and not patient: return False
+    def save(
+        self,
+        state: Any,
+        step: int,
+        score: float | None = None,  # lower is better, say a validation loss
+        patient: bool = False,  # wait for the write under way, rather than give up
+        # a key of `state` whose tensors stay as they are until `wait_for_copy`: they are copied in the background, too
+        later: str = "",
+        # names of tensors, as `flatten_state` has them: with a NaN or an infinity in one there is no checkpoint
+        finite: Iterable[str] = (),
+    ) -> bool:  # False when a write was under way, and nothing was done
+        """Copy `state` and write the copy in the background; what went wrong in the last write is raised here"""
+        if self.busy and not patient:
+            return False
         self.wait()
-        tree,tensors = flatten_state(state)
-        self._copy.start(tensors, f'{later}.' if later else ())
-        args = tree,step,score,finite,state
-        try: self._write = self._pool.submit(self._run, *args)
-        except RuntimeError: self._run(*args)  # Python goes down, and waits for the thread that still trains
+        tree, tensors = flatten_state(state)
+        self._copy.start(tensors, f"{later}." if later else ())
+        args = tree, step, score, finite, state
+        try:
+            self._write = self._pool.submit(self._run, *args)
+        except RuntimeError:
+            self._run(*args)  # Python goes down, and waits for the thread that still trains
         return True
 
     def wait_for_copy(self) -> None:
-        "Until all that was saved may be changed"
+        """Until all that was saved may be changed"""
         self._copy.take_over()
 
     def wait(self) -> None:
-        "Until nothing is being written; what went wrong in the last write is raised here, except an OSError, which was said"
+        """Until nothing is being written; what went wrong in the last write is raised here, except an OSError, which
+        was said
+        """
         error = self._write and self._write.exception()
         self._write = None
-        if error: raise error
+        if error:
+            raise error
 
-    def _run(self, tree, step, score, finite, state): # the state itself is let go of here, where it takes no time of the loop
+    # the state itself is let go of here, where it takes no time of the loop
+    def _run(self, tree, step, score, finite, state):
         try:
             self._sweep()
             copies = self._copy.finish()
             bad = next((n for n in finite if n in copies and not copies[n].isfinite().all()), None)
-            if bad: return warnings.warn(f'no checkpoint of step {step}: {bad} is not finite. The last good one is {self.last}')
+            if bad:
+                return warnings.warn(
+                    f"no checkpoint of step {step}: {bad} is not finite. The last good one is {self.last}"
+                )
             self.last = _write(tree, copies, self.folder, step, score)
-            self._scores[self.last] = _manifest(self.last)['score']
+            self._scores[self.last] = _manifest(self.last)["score"]
             self._prune()
-        except OSError as e: warnings.warn(f'no checkpoint of step {step}: {e}. Training goes on; the last good one is {self.last}')
+        except OSError as e:
+            warnings.warn(f"no checkpoint of step {step}: {e}. Training goes on; the last good one is {self.last}")
 
     def _sweep(self):
-        "Delete what a write that was killed has left under a name of its own; once, before the first"
+        """Delete what a write that was killed has left under a name of its own; once, before the first"""
         if not self._swept:
-            for part in self.folder.glob('.step-*'): shutil.rmtree(part, ignore_errors=True)
+            for part in self.folder.glob(".step-*"):
+                shutil.rmtree(part, ignore_errors=True)
         self._swept = True
 
     def _prune(self):
-        "Delete what is whole, neither new nor the best; what is damaged counts for nothing, and is left for a person to look at"
+        """Delete what is whole, neither new nor the best; what is damaged counts for nothing, and is left for a person
+        to look at
+        """
         whole = [p for p in list_checkpoints(self.folder) if self._is_whole(p)]
         scored = [p for p in whole if self._scores[p] is not None]
         best = min(reversed(scored), key=self._scores.get, default=None)
-        for path in whole[:-self.keep]:
-            if path not in (best, self.last, self.origin): shutil.rmtree(path, ignore_errors=True)
+        for path in whole[: -self.keep]:
+            if path not in (best, self.last, self.origin):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _is_whole(self, path):
-        "Was it written here, or found to be what was written? Each is looked at once"
+        """Was it written here, or found to be what was written? Each is looked at once"""
         if path not in self._scores:
-            try: self._scores[path] = _verified(path)['score']
-            except ValueError: self._scores[path] = False
+            try:
+                self._scores[path] = _verified(path)["score"]
+            except ValueError:
+                self._scores[path] = False
         return self._scores[path] is not False

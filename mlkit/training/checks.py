@@ -10,121 +10,232 @@ __all__ = ['whole_number', 'check_options', 'check_parts', 'check_callback', 'ch
 import inspect
 import math
 import operator
-import torch
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
-from typing import Any
+
 from ..text import did_you_mean
 from .distributed import explain_lost, is_main
 
 # %% ../../nbs/1_training/50_checks.ipynb #171a6830
 def whole_number(name: str, value: Any, least: int = 0) -> int:
-    "`value` as an int; a ValueError where it is none, or less than `least`"
-    try: number = operator.index(value)
-    except TypeError: number = None
-    if number is None or number<least: raise ValueError(f'{name}: expected a whole number from {least}, got {value!r}')
+    """`value` as an int; a ValueError where it is none, or less than `least`"""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{name}: expected a whole number from {least}, got {value!r}")
     return number
 
 # %% ../../nbs/1_training/50_checks.ipynb #801002d7
-def check_options(optimizer: Any, checkpoints: str | Path | None, save_every: int | None, metrics: Any, valid_loader: Any):
-    "Before a trainer is made: what is no optimizer or no folder, and what has no effect without something else"
-    if not hasattr(optimizer, 'param_groups'): raise TypeError(f'optimizer: expected an object such as torch.optim.Adam(model.parameters()), got {optimizer!r}')
-    if checkpoints and Path(checkpoints).exists() and not Path(checkpoints).is_dir(): raise ValueError(f'checkpoints: {checkpoints} is a file, expected a folder: name another')
-    if save_every and not checkpoints and is_main(): print('save_every has no effect without a folder for checkpoints: pass checkpoints=', flush=True)
-    if metrics and valid_loader is None and is_main(): print('metrics are measured in validation only: pass a valid_loader', flush=True)
+def check_options(
+    optimizer: Any, checkpoints: str | Path | None, save_every: int | None, metrics: Any, valid_loader: Any
+):
+    """Before a trainer is made: what is no optimizer or no folder, and what has no effect without something else"""
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(
+            f"optimizer: expected an object such as torch.optim.Adam(model.parameters()), got {optimizer!r}"
+        )
+    if checkpoints and Path(checkpoints).exists() and not Path(checkpoints).is_dir():
+        raise ValueError(f"checkpoints: {checkpoints} is a file, expected a folder: name another")
+    if save_every and not checkpoints and is_main():
+        print("save_every has no effect without a folder for checkpoints: pass checkpoints=", flush=True)
+    if metrics and valid_loader is None and is_main():
+        print("metrics are measured in validation only: pass a valid_loader", flush=True)
 
 # %% ../../nbs/1_training/50_checks.ipynb #d32ab705
 def check_parts(model: Any, train_loader: Any, valid_loader: Any, loss_fn: Any):
-    "Is each of the right kind, an object where it has to be one, and batches rather than samples?"
-    if not isinstance(model, nn.Module): raise TypeError(f'model: expected an nn.Module, got {model!r}' + (f': pass {model.__name__}(...)' if isinstance(model, type) else ''))
-    if isinstance(loss_fn, type): raise TypeError(f'loss_fn: {loss_fn.__name__} is a class, expected an object or a function: pass {loss_fn.__name__}()')
-    for name,loader in (('train_loader', train_loader), ('valid_loader', valid_loader)):
+    """Is each of the right kind, an object where it has to be one, and batches rather than samples?"""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model: expected an nn.Module, got {model!r}"
+            + (f": pass {model.__name__}(...)" if isinstance(model, type) else "")
+        )
+    if isinstance(loss_fn, type):
+        raise TypeError(
+            f"loss_fn: {loss_fn.__name__} is a class, expected an object or a function: pass {loss_fn.__name__}()"
+        )
+    for name, loader in (("train_loader", train_loader), ("valid_loader", valid_loader)):
         if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
-            raise TypeError(f'{name}: a {type(loader).__name__} gives samples, expected batches: pass DataLoader(..., batch_size=32), for what gives batches by itself batch_size=None')
+            raise TypeError(
+                f"{name}: a {type(loader).__name__} gives samples, expected batches: pass DataLoader(..., "
+                "batch_size=32), for what gives batches by itself batch_size=None"
+            )
 
 # %% ../../nbs/1_training/50_checks.ipynb #97e154c5
 def check_callback(callback: Any, events: Iterable[str]):
-    "Has it a method for an event, and none with the name of no event?"
+    """Has it a method for an event, and none with the name of no event?"""
     kind = type(callback).__name__
-    if isinstance(callback, type): raise TypeError(f'callbacks: {callback.__name__} is a class, expected an object: pass {callback.__name__}(...)')
-    if isinstance(callback, torch.optim.lr_scheduler.LRScheduler): raise TypeError(f'callbacks: {kind} is a torch scheduler: wrap it in Schedule of mlkit.training.callbacks, Schedule(lambda optimizer, steps: {kind}(optimizer, ...))')
-    named = [n for n in dir(callback) if n.startswith(('before_', 'after_', 'on_')) and callable(getattr(callback, n, None))]
+    if isinstance(callback, type):
+        raise TypeError(f"callbacks: {callback.__name__} is a class, expected an object: pass {callback.__name__}(...)")
+    if isinstance(callback, torch.optim.lr_scheduler.LRScheduler):
+        raise TypeError(
+            f"callbacks: {kind} is a torch scheduler: wrap it in Schedule of mlkit.training.callbacks, "
+            f"Schedule(lambda optimizer, steps: {kind}(optimizer, ...))"
+        )
+    named = [
+        n for n in dir(callback) if n.startswith(("before_", "after_", "on_")) and callable(getattr(callback, n, None))
+    ]
     for name in named:
-        if name not in events: raise ValueError(f'{kind}.{name}: no such event; {did_you_mean(name, events)}')
-        try: inspect.signature(getattr(callback, name)).bind(None)
-        except TypeError: raise TypeError(f'{kind}.{name} is called with the trainer: expected {name}(self, trainer)') from None
-        except ValueError: pass  # of a built-in function that does not tell
-    if hasattr(callback, 'state_dict')!=hasattr(callback, 'load_state_dict'): raise TypeError(f'callbacks: {kind} has one of state_dict and load_state_dict: a run can go on with both, or without')
-    if not named: raise TypeError(f'callbacks: {callback!r} listens to no event: expected an object with a method such as after_epoch(self, trainer)')
+        if name not in events:
+            raise ValueError(f"{kind}.{name}: no such event; {did_you_mean(name, events)}")
+        try:
+            inspect.signature(getattr(callback, name)).bind(None)
+        except TypeError:
+            raise TypeError(f"{kind}.{name} is called with the trainer: expected {name}(self, trainer)") from None
+        except ValueError:
+            pass  # of a built-in function that does not tell
+    if hasattr(callback, "state_dict") != hasattr(callback, "load_state_dict"):
+        raise TypeError(
+            f"callbacks: {kind} has one of state_dict and load_state_dict: a run can go on with both, or without"
+        )
+    if not named:
+        raise TypeError(
+            f"callbacks: {callback!r} listens to no event: expected an object with a method such as "
+            "after_epoch(self, trainer)"
+        )
 
 # %% ../../nbs/1_training/50_checks.ipynb #4bfd7fda
 def check_rate(learning_rate: Any, optimizer: torch.optim.Optimizer | Callable | None):
-    "Of `train_model`: is the learning rate a positive number, the optimizer one or what makes one, and which of two rates counts?"
-    try: positive = bool(learning_rate>0)
-    except TypeError: positive = False
-    if not positive: raise ValueError(f'learning_rate: expected a positive number, got {learning_rate!r}')
+    """Of `train_model`: is the learning rate a positive number, the optimizer one or what makes one, and which of two
+    rates counts?
+    """
+    try:
+        positive = bool(learning_rate > 0)
+    except TypeError:
+        positive = False
+    if not positive:
+        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate!r}")
     if isinstance(optimizer, torch.optim.Optimizer):
-        rates = [float(g['lr']) for g in optimizer.param_groups if 'lr' in g]
-        if any(r!=learning_rate for r in rates) and is_main():
-            print(f"The optimizer's own learning rate counts, {', '.join(f'{r:g}' for r in dict.fromkeys(rates))}, not learning_rate={learning_rate:g}", flush=True)
+        rates = [float(g["lr"]) for g in optimizer.param_groups if "lr" in g]
+        if any(r != learning_rate for r in rates) and is_main():
+            print(
+                (
+                    f"The optimizer's own learning rate counts, {', '.join(f'{r:g}' for r in dict.fromkeys(rates))}, "
+                    f"not learning_rate={learning_rate:g}"
+                ),
+                flush=True,
+            )
     elif optimizer is not None and not callable(optimizer):
-        raise TypeError(f'optimizer: expected an optimizer, or what makes one from (parameters, lr=) such as torch.optim.SGD, got {optimizer!r}')
+        raise TypeError(
+            "optimizer: expected an optimizer, or what makes one from (parameters, lr=) such as torch.optim.SGD, "
+            f"got {optimizer!r}"
+        )
 
 # %% ../../nbs/1_training/50_checks.ipynb #2538aa42
 def check_trainer(trainer):
-    "Before the first batch: does the optimizer train this model, and is the model where the data goes?"
+    """Before the first batch: does the optimizer train this model, and is the model where the data goes?"""
     t = trainer
     own = {id(p) for p in t.model.parameters() if p.requires_grad}
     if not any(id(p) in own for p in t.parameters):
-        raise ValueError("the optimizer has none of the model's trainable parameters: make it from model.parameters(), after the model is made")
+        raise ValueError(
+            "the optimizer has none of the model's trainable parameters: make it from model.parameters(), after the "
+            "model is made"
+        )
     for p in t.model.parameters():
-        if p.device.type!=t.device.type: raise ValueError(f"the model is on {p.device}, its data goes to {t.device}: pass device='{p.device}', or move the model")
+        if p.device.type != t.device.type:
+            raise ValueError(
+                f"the model is on {p.device}, its data goes to {t.device}: pass device='{p.device}', or move the model"
+            )
 
 # %% ../../nbs/1_training/50_checks.ipynb #fbebddf0
 def check_first_batch(trainer):
-    "After the first loss: can it be differentiated?"
+    """After the first loss: can it be differentiated?"""
     loss = trainer.loss
-    if not isinstance(loss, Tensor): raise ValueError(f'loss_fn gave a {type(loss).__name__}: expected a tensor of one number')
-    if loss.ndim: raise ValueError(f'the loss has shape {tuple(loss.shape)}: expected one number; average it (reduction="mean")')
-    if isinstance(trainer.loss_fn, nn.CrossEntropyLoss) and isinstance(trainer.prediction, Tensor) and trainer.prediction.ndim>1 and trainer.prediction.shape[1]==1:
-        raise ValueError('the model gives one number for a sample, of which cross-entropy is always 0: use nn.BCEWithLogitsLoss(), or a model with an output for each class')
-    if not loss.requires_grad: raise ValueError('the loss does not depend on the parameters: is the model under no_grad, or the prediction detached?')
+    if not isinstance(loss, Tensor):
+        raise ValueError(f"loss_fn gave a {type(loss).__name__}: expected a tensor of one number")
+    if loss.ndim:
+        raise ValueError(f'the loss has shape {tuple(loss.shape)}: expected one number; average it (reduction="mean")')
+    if (
+        isinstance(trainer.loss_fn, nn.CrossEntropyLoss)
+        and isinstance(trainer.prediction, Tensor)
+        and trainer.prediction.ndim > 1
+        and trainer.prediction.shape[1] == 1
+    ):
+        raise ValueError(
+            "the model gives one number for a sample, of which cross-entropy is always 0: use "
+            "nn.BCEWithLogitsLoss(), or a model with an output for each class"
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss does not depend on the parameters: is the model under no_grad, or the prediction detached?"
+        )
 
 # %% ../../nbs/1_training/50_checks.ipynb #a0a8a141
 def explain(trainer, error: Exception):
-    "Add to an error of the loop where it was and, where labels are the reason, which"
+    """Add to an error of the loop where it was and, where labels are the reason, which"""
     t = trainer
-    batch,y,prediction = t.validating or (None, getattr(t, 'y', None), getattr(t, 'prediction', None))
-    error.add_note(f'(in epoch {t.epoch+1}, batch {t.batch+1})' if batch is None else f'(in the validation of epoch {t.epoch}, batch {batch+1})')
-    if t.group: explain_lost(error)
-    if 'find_unused_parameters' in str(error):
-        error.add_note('some parameters have no part in the loss: pass parallel=lambda m: nn.parallel.DistributedDataParallel(m, find_unused_parameters=True)')
-    if not (isinstance(error, (IndexError, RuntimeError, ValueError)) and isinstance(y, Tensor) and isinstance(prediction, Tensor) and prediction.ndim>1): return
-    if said := _wrong_labels(t.loss_fn, prediction, y): error.add_note(said)
+    batch, y, prediction = t.validating or (None, getattr(t, "y", None), getattr(t, "prediction", None))
+    error.add_note(
+        f"(in epoch {t.epoch + 1}, batch {t.batch + 1})"
+        if batch is None
+        else f"(in the validation of epoch {t.epoch}, batch {batch + 1})"
+    )
+    if t.group:
+        explain_lost(error)
+    if "find_unused_parameters" in str(error):
+        error.add_note(
+            "some parameters have no part in the loss: pass parallel=lambda m: "
+            "nn.parallel.DistributedDataParallel(m, find_unused_parameters=True)"
+        )
+    if not (
+        isinstance(error, (IndexError, RuntimeError, ValueError))
+        and isinstance(y, Tensor)
+        and isinstance(prediction, Tensor)
+        and prediction.ndim > 1
+    ):
+        return
+    if said := _wrong_labels(t.loss_fn, prediction, y):
+        error.add_note(said)
+
 
 def _wrong_labels(loss_fn, prediction, y):
-    classes,entropy = prediction.shape[1],isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)) or loss_fn is nn.functional.cross_entropy
-    if entropy and y.ndim==prediction.ndim and y.shape[1]==1:
-        return f'the labels have shape {tuple(y.shape)}, cross-entropy expects a class for each {"sample" if y.ndim==2 else "place"}, {tuple(y.squeeze(1).shape)}: use y.squeeze(1)'
-    if entropy and prediction.ndim>2 and y.shape==prediction.shape[:-1]!=(len(prediction), *prediction.shape[2:]):
-        return f'the prediction has shape {tuple(prediction.shape)}, cross-entropy expects the classes along axis 1: use prediction.movedim(-1, 1), in the model or in a loss_fn'
-    if entropy and y.ndim==prediction.ndim-1 and y.dtype not in (torch.int64, torch.uint8): return f'the labels are {y.dtype}, cross-entropy expects classes as torch.int64: use y.long()'
-    y = y[y!=getattr(loss_fn, 'ignore_index', -100)]
-    if not y.is_floating_point() and y.numel() and not 0<=int(y.min())<=int(y.max())<classes:
-        return f'the labels go from {int(y.min())} to {int(y.max())}, but the model gives {classes} classes, numbered from 0 to {classes-1}'
+    classes = prediction.shape[1]
+    entropy = isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)) or loss_fn is nn.functional.cross_entropy
+    if entropy and y.ndim == prediction.ndim and y.shape[1] == 1:
+        return (
+            f"the labels have shape {tuple(y.shape)}, cross-entropy expects a class for each "
+            f"{'sample' if y.ndim == 2 else 'place'}, {tuple(y.squeeze(1).shape)}: use y.squeeze(1)"
+        )
+    if entropy and prediction.ndim > 2 and y.shape == prediction.shape[:-1] != (len(prediction), *prediction.shape[2:]):
+        return (
+            f"the prediction has shape {tuple(prediction.shape)}, cross-entropy expects the classes along axis 1: "
+            "use prediction.movedim(-1, 1), in the model or in a loss_fn"
+        )
+    if entropy and y.ndim == prediction.ndim - 1 and y.dtype not in (torch.int64, torch.uint8):
+        return f"the labels are {y.dtype}, cross-entropy expects classes as torch.int64: use y.long()"
+    y = y[y != getattr(loss_fn, "ignore_index", -100)]
+    if not y.is_floating_point() and y.numel() and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        return (
+            f"the labels go from {int(y.min())} to {int(y.max())}, but the model gives {classes} classes, numbered "
+            f"from 0 to {classes - 1}"
+        )
 
 # %% ../../nbs/1_training/50_checks.ipynb #f1a00002
-def not_finite(trainer, values: list[float]) -> str: # the losses of the batches whose numbers `trainer.pending_at` has
-    "What to say of the first loss that is no number: the step, the batch, its samples, and the last good checkpoint"
+def not_finite(trainer, values: list[float]) -> str:  # the losses of the batches whose numbers `trainer.pending_at` has
+    """What to say of the first loss that is no number: the step, the batch, its samples, and the last good
+    checkpoint
+    """
     t = trainer
-    if t.checkpoints: t.checkpoints.wait()  # the one on its way may be the last good one
-    bad = [i for i,v in enumerate(values) if not math.isfinite(v)]
+    if t.checkpoints:
+        t.checkpoints.wait()  # the one on its way may be the last good one
+    bad = [i for i, v in enumerate(values) if not math.isfinite(v)]
     i = next((i for i in bad if t.scaler and math.isnan(values[i])), bad[0])
     batch = t.pending_at[i]
     samples = t.batches.indices(batch)
-    which = f'samples {samples[:32]}{"..." if len(samples)>32 else ""}' if samples else 'samples unknown'
-    last = f'the last good checkpoint is {t.checkpoints.last}' if t.checkpoints and t.checkpoints.last else 'there is no checkpoint'
-    return (f'the loss is {values[i]} at step {t.step-(t.batch-batch)//t.accumulate+1}, in batch {batch+1} of epoch {t.epoch+1} ({which}); {last}. '
-            'Try a smaller learning rate, clip the gradients, or look at these samples')
+    which = f"samples {samples[:32]}{'...' if len(samples) > 32 else ''}" if samples else "samples unknown"
+    last = (
+        f"the last good checkpoint is {t.checkpoints.last}"
+        if t.checkpoints and t.checkpoints.last
+        else "there is no checkpoint"
+    )
+    return (
+        f"the loss is {values[i]} at step {t.step - (t.batch - batch) // t.accumulate + 1}, in batch {batch + 1} of "
+        f"epoch {t.epoch + 1} ({which}); {last}. "
+        "Try a smaller learning rate, clip the gradients, or look at these samples"
+    )

@@ -19,278 +19,523 @@ from torch.func import functional_call
 
 # %% ../../nbs/1_training/41_compiled.ipynb #708b7d37
 def why_not_compiled(model: nn.Module, optimizer: torch.optim.Optimizer) -> str | None:
-    "Why whole steps of these cannot be compiled, as far as it can be told without trying"
-    tensors,modules,groups = [*model.parameters(), *model.buffers()],list(model.modules()),optimizer.param_groups
-    for option in ('amsgrad', 'differentiable', 'dampening'):
-        if any(g.get(option) for g in groups): return f"the optimizer's option {option}"
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD): return f'the optimizer {type(optimizer).__name__}'
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks: return 'hooks of the optimizer'
-    if any(t.device.type!='cpu' or t.is_complex() for t in tensors): return 'tensors that are complex, or not on the CPU'
-    if not {id(p) for g in groups for p in g['params']} <= set(map(id, tensors)): return "parameters of the optimizer that are not the model's"
-    if any(isinstance(m, nn.LSTM) for m in modules): return 'an nn.LSTM, whose backward pass torch cannot put into a graph; an nn.GRU can be'
-    if any(getattr(m, 'sparse', False) for m in modules): return 'sparse gradients'
-    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules): return 'hooks of a module'
+    """Why whole steps of these cannot be compiled, as far as it can be told without trying"""
+    tensors = [*model.parameters(), *model.buffers()]
+    modules = list(model.modules())
+    groups = optimizer.param_groups
+    for option in ("amsgrad", "differentiable", "dampening"):
+        if any(g.get(option) for g in groups):
+            return f"the optimizer's option {option}"
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
+        return f"the optimizer {type(optimizer).__name__}"
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return "hooks of the optimizer"
+    if any(t.device.type != "cpu" or t.is_complex() for t in tensors):
+        return "tensors that are complex, or not on the CPU"
+    if not {id(p) for g in groups for p in g["params"]} <= set(map(id, tensors)):
+        return "parameters of the optimizer that are not the model's"
+    if any(isinstance(m, nn.LSTM) for m in modules):
+        return "an nn.LSTM, whose backward pass torch cannot put into a graph; an nn.GRU can be"
+    if any(getattr(m, "sparse", False) for m in modules):
+        return "sparse gradients"
+    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules):
+        return "hooks of a module"
 
 # %% ../../nbs/1_training/41_compiled.ipynb #c2423650
 def _slots(group):
-    "The names of the tensors that the optimizer keeps for a parameter of this group"
-    if 'betas' in group: return ['exp_avg', 'exp_avg_sq']
-    return ['momentum_buffer'] if group['momentum'] else []
+    """The names of the tensors that the optimizer keeps for a parameter of this group"""
+    if "betas" in group:
+        return ["exp_avg", "exp_avg_sq"]
+    return ["momentum_buffer"] if group["momentum"] else []
+
 
 def _state(optimizer, group, p):
-    "What the optimizer keeps for `p`, or what it would begin with"
+    """What the optimizer keeps for `p`, or what it would begin with"""
     kept = optimizer.state.get(p) or {}
-    if kept and all(kept.get(k) is not None for k in _slots(group)): return kept
-    return {k: torch.zeros_like(p) for k in _slots(group)} | ({'step': torch.tensor(0.)} if 'betas' in group else {})
+    if kept and all(kept.get(k) is not None for k in _slots(group)):
+        return kept
+    return {k: torch.zeros_like(p) for k in _slots(group)} | ({"step": torch.tensor(0.0)} if "betas" in group else {})
 
 # %% ../../nbs/1_training/41_compiled.ipynb #888cba84
 def _numbers(optimizer, pairs, states, k):
-    "For each of `k` steps and each parameter what may change from step to step: the learning rate and the momentum; of Adam what follows from rate, betas and count"
-    of = lambda option: torch.tensor([float(g[option]) for g,_ in pairs], dtype=torch.float64).expand(k, -1)
-    if isinstance(optimizer, torch.optim.SGD): return torch.stack([of('lr'), of('momentum')], -1)
-    t = torch.stack([s['step'].cpu() for s in states]).double() + torch.arange(1, k+1)[:, None]
-    b1,b2 = torch.tensor([[float(b) for b in g['betas']] for g,_ in pairs], dtype=torch.float64).unbind(-1)
-    lr,one = of('lr'),torch.ones_like(t)
-    return torch.stack([lr/(1-b1**t), (1-b2**t).rsqrt(), lr, one*(1-b1), one*b2, one*(1-b2)], -1)
+    """For each of `k` steps and each parameter what may change from step to step: the learning rate and the momentum;
+    of Adam what follows from rate, betas and count
+    """
+
+    def of(option):
+        return torch.tensor([float(g[option]) for g, _ in pairs], dtype=torch.float64).expand(k, -1)
+
+    if isinstance(optimizer, torch.optim.SGD):
+        return torch.stack([of("lr"), of("momentum")], -1)
+    t = torch.stack([s["step"].cpu() for s in states]).double() + torch.arange(1, k + 1)[:, None]
+    b1, b2 = torch.tensor([[float(b) for b in g["betas"]] for g, _ in pairs], dtype=torch.float64).unbind(-1)
+    lr = of("lr")
+    one = torch.ones_like(t)
+    return torch.stack([lr / (1 - b1**t), (1 - b2**t).rsqrt(), lr, one * (1 - b1), one * b2, one * (1 - b2)], -1)
 
 # %% ../../nbs/1_training/41_compiled.ipynb #df5b7746
 def _updated(optimizer, group, p, grad, state, numbers):
-    "The parameter and its state after a step along `grad`"
-    numbers,decay = numbers.to(p.dtype).unbind(),group['weight_decay']
+    """The parameter and its state after a step along `grad`"""
+    numbers = numbers.to(p.dtype).unbind()
+    decay = group["weight_decay"]
     lr = numbers[0 if isinstance(optimizer, torch.optim.SGD) else 2]
-    if group['maximize']: grad = -grad
-    if group.get('decoupled_weight_decay'): p = p*(1-lr*decay)
-    elif decay: grad = grad + decay*p
+    if group["maximize"]:
+        grad = -grad
+    if group.get("decoupled_weight_decay"):
+        p = p * (1 - lr * decay)
+    elif decay:
+        grad = grad + decay * p
     if isinstance(optimizer, torch.optim.SGD):
-        momentum,state = numbers[1],[numbers[1]*b + grad for b in state]
-        return [p - lr*(grad + momentum*state[0] if state and group['nesterov'] else state[0] if state else grad), *state]
-    (size,root,_,new1,b2,new2),(mean,square) = numbers,state
-    mean,square = mean + (grad-mean)*new1,square*b2 + grad*grad*new2
-    return [p - size*(mean/(square.sqrt()*root + group['eps'])), mean, square]
+        momentum = numbers[1]
+        state = [numbers[1] * b + grad for b in state]
+        return [
+            p - lr * (grad + momentum * state[0] if state and group["nesterov"] else state[0] if state else grad),
+            *state,
+        ]
+    size, root, _, new1, b2, new2 = numbers
+    mean, square = state
+    mean = mean + (grad - mean) * new1
+    square = square * b2 + grad * grad * new2
+    return [p - size * (mean / (square.sqrt() * root + group["eps"])), mean, square]
 
 # %% ../../nbs/1_training/41_compiled.ipynb #7496233f
 class _Step:
-    "A training step without side effects: `step(*values, numbers, x, y)` gives the loss, then the new values of `values[i] for i in changed`"
+    """A training step without side effects: `step(*values, numbers, x, y)` gives the loss, then the new values of
+    `values[i] for i in changed`
+    """
+
     def __init__(self, model, loss_fn, optimizer, pairs):
-        self.model,self.loss_fn,self.optimizer,self.pairs = model,loss_fn,optimizer,pairs
-        names,self.buffers = {id(p): n for n,p in model.named_parameters()},[n for n,_ in model.named_buffers()]
-        self.at = {n: i for i,n in enumerate([*names.values(), *self.buffers])}
-        self.trained = [names[id(p)] for _,p in pairs]
-        kept = sum(len(_slots(g)) for g,_ in pairs)
-        self.changed = [*(self.at[n] for n in self.trained+self.buffers), *range(len(self.at), len(self.at)+kept)]
+        self.model = model
+        self.loss_fn = loss_fn
+        self.optimizer = optimizer
+        self.pairs = pairs
+        names = {id(p): n for n, p in model.named_parameters()}
+        self.buffers = [n for n, _ in model.named_buffers()]
+        self.at = {n: i for i, n in enumerate([*names.values(), *self.buffers])}
+        self.trained = [names[id(p)] for _, p in pairs]
+        kept = sum(len(_slots(g)) for g, _ in pairs)
+        self.changed = [*(self.at[n] for n in self.trained + self.buffers), *range(len(self.at), len(self.at) + kept)]
 
     def __call__(self, *values):
-        *values,numbers,x,y = values
-        own = {n: values[i].clone() if n in self.buffers else values[i].detach() for n,i in self.at.items()}
+        *values, numbers, x, y = values
+        own = {n: values[i].clone() if n in self.buffers else values[i].detach() for n, i in self.at.items()}
         ps = [own[n].requires_grad_() for n in self.trained]
-        with torch.enable_grad(): loss = self.loss_fn(functional_call(self.model, own, (x,)), y)
-        kept,grads = iter(values[len(self.at):]),torch.autograd.grad(loss, ps)
+        with torch.enable_grad():
+            loss = self.loss_fn(functional_call(self.model, own, (x,)), y)
+        kept = iter(values[len(self.at) :])
+        grads = torch.autograd.grad(loss, ps)
         with torch.no_grad():
-            new = [_updated(self.optimizer, g, p.detach(), d, [next(kept) for _ in _slots(g)], c) for (g,_),p,d,c in zip(self.pairs, ps, grads, numbers)]
-        return [loss.detach(), *(p for p,*_ in new), *(own[n].detach() for n in self.buffers), *(s for _,*ss in new for s in ss)]
+            new = [
+                _updated(self.optimizer, g, p.detach(), d, [next(kept) for _ in _slots(g)], c)
+                for (g, _), p, d, c in zip(self.pairs, ps, grads, numbers)
+            ]
+        return [
+            loss.detach(),
+            *(p for p, *_ in new),
+            *(own[n].detach() for n in self.buffers),
+            *(s for _, *ss in new for s in ss),
+        ]
 
 # %% ../../nbs/1_training/41_compiled.ipynb #47bb8e31
 def _compile(step, args):
-    "`args` are the values, then how many batches, the numbers, xs and ys; the result updates the values in place and gives the losses. With it, the tensors it found elsewhere"
+    """`args` are the values, then how many batches, the numbers, xs and ys; the result updates the values in place and
+    gives the losses. With it, the tensors it found elsewhere
+    """
     from torch._higher_order_ops.while_loop import while_loop_op
     from torch._inductor.compile_fx import compile_fx
     from torch.fx.experimental.proxy_tensor import make_fx
-    *values,n,numbers,xs,ys = args
+
+    *values, n, numbers, xs, ys = args
     drawn = _drawn()
-    one = make_fx(step, tracing_mode='fake', _allow_non_fake_inputs=True)(*values, numbers[0], xs[0], ys[0])
-    if _drawn()!=drawn: raise _Refused("the model or the loss draws from Python's or NumPy's random numbers, which would be the same in every step; draw from torch's")
-    constants = {node.target: getattr(one, node.target) for node in one.graph.find_nodes(op='get_attr')}  # such as the weights of classes
-    m,values = len(values),[*values, *constants.values()]
-    changed,still = step.changed,[i for i in range(len(values)) if i not in step.changed]
+    one = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*values, numbers[0], xs[0], ys[0])
+    if _drawn() != drawn:
+        raise _Refused(
+            "the model or the loss draws from Python's or NumPy's random numbers, which would be the same in every "
+            "step; draw from torch's"
+        )
+    # such as the weights of classes
+    constants = {node.target: getattr(one, node.target) for node in one.graph.find_nodes(op="get_attr")}
+    m = len(values)
+    values = [*values, *constants.values()]
+    changed = step.changed
+    still = [i for i in range(len(values)) if i not in step.changed]
+
     def body(i, losses, *rest):
-        now,(_,*rows) = dict(zip(changed+still, rest)),rest[len(values):]
-        for j,name in enumerate(constants): setattr(one, name, now[m+j])
-        loss,*new = one(*(now[j] for j in range(m)), *(t.index_select(0, i[None])[0] for t in rows))
-        return i+1, torch.where(torch.arange(len(losses))==i, loss.to(losses.dtype), losses), *new
+        now = dict(zip(changed + still, rest))
+        _, *rows = rest[len(values) :]
+        for j, name in enumerate(constants):
+            setattr(one, name, now[m + j])
+        loss, *new = one(*(now[j] for j in range(m)), *(t.index_select(0, i[None])[0] for t in rows))
+        return i + 1, torch.where(torch.arange(len(losses)) == i, loss.to(losses.dtype), losses), *new
+
     def loop(*args):
-        *values,n,numbers,xs,ys = args
-        start = torch.zeros((), dtype=torch.long),torch.zeros(len(numbers)),*(values[j] for j in changed)
-        _,losses,*new = while_loop_op(lambda i, *rest: i<rest[len(values)+1], body, start, (*(values[j] for j in still), n, numbers, xs, ys))
-        for j,t in zip(changed, new): values[j].copy_(t)
+        *values, n, numbers, xs, ys = args
+        start = torch.zeros((), dtype=torch.long), torch.zeros(len(numbers)), *(values[j] for j in changed)
+        _, losses, *new = while_loop_op(
+            lambda i, *rest: i < rest[len(values) + 1], body, start, (*(values[j] for j in still), n, numbers, xs, ys)
+        )
+        for j, t in zip(changed, new):
+            values[j].copy_(t)
         return [losses]
+
     args = [*values, n, numbers, xs, ys]
-    graph = compile_fx(make_fx(loop, tracing_mode='fake')(*args), args, config_patches=_FLAGS)
-    return lambda *args: graph(*args[:m], *constants.values(), *args[m:])[0],list(constants.values())
+    graph = compile_fx(make_fx(loop, tracing_mode="fake")(*args), args, config_patches=_FLAGS)
+    return lambda *args: graph(*args[:m], *constants.values(), *args[m:])[0], list(constants.values())
 
 # %% ../../nbs/1_training/41_compiled.ipynb #42216da7
-_FLAGS = {'cpp_wrapper': True, 'fallback_random': True,  # the loop in C++; eager's own random numbers
-          'cpp.vec_isa_ok': True, 'cpp_cache_precompile_headers': False}  # seconds less at the first compile
+_FLAGS = {
+    "cpp_wrapper": True,
+    "fallback_random": True,  # the loop in C++; eager's own random numbers
+    "cpp.vec_isa_ok": True,
+    "cpp_cache_precompile_headers": False,
+}  # seconds less at the first compile
 
 # %% ../../nbs/1_training/41_compiled.ipynb #cf7b1fc7
-class _Refused(Exception): "A reason in words of its own"
+class _Refused(Exception):
+    """A reason in words of its own"""
+
 
 def _drawn():
-    _,keys,at,*_ = np.random.get_state()
-    return random.getstate(),keys.tobytes(),at
+    _, keys, at, *_ = np.random.get_state()
+    return random.getstate(), keys.tobytes(), at
+
 
 def _reason(e):
-    "What the user can do something about, of an exception of torch"
-    if isinstance(e, _Refused): return str(e)
-    if 'DataDependent' in type(e).__name__: return 'the model or the loss looks at the values of a tensor (an if, .item(), a mask of varying size), which a graph cannot'
-    return f'torch cannot compile a step of this model ({type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else "no message"})'
+    """What the user can do something about, of an exception of torch"""
+    if isinstance(e, _Refused):
+        return str(e)
+    if "DataDependent" in type(e).__name__:
+        return (
+            "the model or the loss looks at the values of a tensor (an if, .item(), a mask of varying size), which a "
+            "graph cannot"
+        )
+    return (
+        f"torch cannot compile a step of this model ({type(e).__name__}: "
+        f"{str(e).strip().splitlines()[0] if str(e).strip() else 'no message'})"
+    )
 
 # %% ../../nbs/1_training/41_compiled.ipynb #a609f58b
 _PLAIN = frozenset((int, float, bool, str, type(None)))
 
+
 def _looked_at(f) -> list[dict]:
-    "Where a loss finds what it depends on: attributes of objects; of a function the globals that it names, and what it closes over"
-    if isinstance(f, nn.Module): return [d for m in f.modules() for d in (vars(m), m._buffers, m._parameters)]
-    if isinstance(f, partial): return [f.keywords, dict(enumerate(f.args)), *_looked_at(f.func)]
-    if isinstance(f, MethodType): return _looked_at(f.__self__)
-    if not isinstance(f, FunctionType): return [vars(f)] if hasattr(f, '__dict__') else []
-    return [{n: f.__globals__[n] for n in f.__code__.co_names if n in f.__globals__}, dict(zip(f.__code__.co_freevars, (_content(c) for c in f.__closure__ or ())))]
+    """Where a loss finds what it depends on: attributes of objects; of a function the globals that it names, and what
+    it closes over
+    """
+    if isinstance(f, nn.Module):
+        return [d for m in f.modules() for d in (vars(m), m._buffers, m._parameters)]
+    if isinstance(f, partial):
+        return [f.keywords, dict(enumerate(f.args)), *_looked_at(f.func)]
+    if isinstance(f, MethodType):
+        return _looked_at(f.__self__)
+    if not isinstance(f, FunctionType):
+        return [vars(f)] if hasattr(f, "__dict__") else []
+    return [
+        {n: f.__globals__[n] for n in f.__code__.co_names if n in f.__globals__},
+        dict(zip(f.__code__.co_freevars, (_content(c) for c in f.__closure__ or ()))),
+    ]
+
 
 def _content(cell):
-    try: return cell.cell_contents
-    except ValueError: return None  # nothing in it yet
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # nothing in it yet
 
-def _plain(d): return tuple([(k, v) for k,v in d.items() if type(v) in _PLAIN])
+
+def _plain(d):
+    return tuple([(k, v) for k, v in d.items() if type(v) in _PLAIN])
 
 # %% ../../nbs/1_training/41_compiled.ipynb #cc702a95
 class CompiledSteps:
-    "Optimizer steps on up to `steps` batches a call, as one compiled graph; where that cannot be, `reason` says why"
-    def __init__(self, model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, steps: int = 64,
-                 loss: Callable | None = None): # gives what `loss_fn` goes by, where it is not `loss_fn` itself
-        self.model,self.loss_fn,self.optimizer,self.steps,self.loss = model,loss_fn,optimizer,steps,loss or (lambda: loss_fn)
-        self.graphs,self.built,self.reason = {},[],why_not_compiled(model, optimizer)
+    """Optimizer steps on up to `steps` batches a call, as one compiled graph; where that cannot be, `reason` says
+    why
+    """
 
-    def __call__(self,
-                 xs: Tensor, # (n, batch, ...): n batches of one shape, 1 <= n <= steps
-                 ys: Tensor, # (n, batch, ...)
-                ) -> Tensor | None: # the n losses; None where nothing was done, because of `reason`
-        "An optimizer step on each batch in turn; the first call with a new shape compiles, for some seconds"
-        if self.reason: return None
-        if not 0<len(xs)<=self.steps: raise ValueError(f'{len(xs)} batches: a call takes 1 to {self.steps}')
-        pairs,states,args,key,places = self._arguments(xs, ys)
-        graph,found,_ = self.graphs.get(key) or (None, (), None)
-        if not graph or not all(places[i].get(n) is t for i,n,t in found): self._build(key, pairs, args, places)
-        if self.reason: return None
-        with torch.no_grad(): losses = self.graphs[key][0](*args)[:len(xs)]
-        for (_,p),s in zip(pairs, states):
-            if 'step' in s: s['step'] += len(xs)
-            if s: self.optimizer.state[p] = s
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        steps: int = 64,
+        loss: Callable | None = None,  # gives what `loss_fn` goes by, where it is not `loss_fn` itself
+    ):
+        self.model = model
+        self.loss_fn = loss_fn
+        self.optimizer = optimizer
+        self.steps = steps
+        self.loss = loss or (lambda: loss_fn)
+        self.graphs = {}
+        self.built = []
+        self.reason = why_not_compiled(model, optimizer)
+
+    def __call__(
+        self,
+        xs: Tensor,  # (n, batch, ...): n batches of one shape, 1 <= n <= steps
+        ys: Tensor,  # (n, batch, ...)
+    ) -> Tensor | None:  # the n losses; None where nothing was done, because of `reason`
+        """An optimizer step on each batch in turn; the first call with a new shape compiles, for some seconds"""
+        if self.reason:
+            return None
+        if not 0 < len(xs) <= self.steps:
+            raise ValueError(f"{len(xs)} batches: a call takes 1 to {self.steps}")
+        pairs, states, args, key, places = self._arguments(xs, ys)
+        graph, found, _ = self.graphs.get(key) or (None, (), None)
+        if not graph or not all(places[i].get(n) is t for i, n, t in found):
+            self._build(key, pairs, args, places)
+        if self.reason:
+            return None
+        with torch.no_grad():
+            losses = self.graphs[key][0](*args)[: len(xs)]
+        for (_, p), s in zip(pairs, states):
+            if "step" in s:
+                s["step"] += len(xs)
+            if s:
+                self.optimizer.state[p] = s
         self.optimizer._opt_called = True  # what a learning-rate scheduler looks for
         return losses
 
     def _arguments(self, xs, ys):
-        "What the graph takes, the key of the graph that takes it (shapes, options, numbers of the model and of the loss), and where those were found"
-        pairs = [(g, p) for g in self.optimizer.param_groups for p in g['params'] if p.requires_grad]
-        states = [_state(self.optimizer, g, p) for g,p in pairs]
-        held = [t.detach() for named in (self.model.named_parameters, self.model.named_buffers) for _,t in named()]
-        fill = lambda t: torch.cat([t, t.new_zeros(self.steps-len(t), *t.shape[1:])]) if len(t)<self.steps else t.contiguous()
-        args = [*held, *(s[k] for s,(g,_) in zip(states, pairs) for k in _slots(g)), torch.tensor(len(xs)),
-                _numbers(self.optimizer, pairs, states, self.steps), fill(xs), fill(ys)]
-        fixed = (tuple([(t.shape, t.stride(), t.dtype) for t in args]), tuple([id(p) for _,p in pairs]), torch.is_autocast_enabled('cpu'), torch.get_num_threads())
-        modules,loss = list(self.model.modules()),self.loss()
+        """What the graph takes, the key of the graph that takes it (shapes, options, numbers of the model and of the
+        loss), and where those were found
+        """
+        pairs = [(g, p) for g in self.optimizer.param_groups for p in g["params"] if p.requires_grad]
+        states = [_state(self.optimizer, g, p) for g, p in pairs]
+        held = [t.detach() for named in (self.model.named_parameters, self.model.named_buffers) for _, t in named()]
+
+        def fill(t):
+            return (
+                torch.cat([t, t.new_zeros(self.steps - len(t), *t.shape[1:])])
+                if len(t) < self.steps
+                else t.contiguous()
+            )
+
+        args = [
+            *held,
+            *(s[k] for s, (g, _) in zip(states, pairs) for k in _slots(g)),
+            torch.tensor(len(xs)),
+            _numbers(self.optimizer, pairs, states, self.steps),
+            fill(xs),
+            fill(ys),
+        ]
+        fixed = (
+            tuple([(t.shape, t.stride(), t.dtype) for t in args]),
+            tuple([id(p) for _, p in pairs]),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_num_threads(),
+        )
+        modules = list(self.model.modules())
+        loss = self.loss()
         places = [*map(vars, modules), *_looked_at(loss)]
-        options = [tuple([(o, g.get(o)) for o in ('eps', 'weight_decay', 'nesterov', 'maximize', 'decoupled_weight_decay')]) for g in self.optimizer.param_groups]
-        return pairs,states,args,(fixed, id(loss), sum([len(m._forward_hooks) for m in modules]), (*map(_plain, places), *options)),places
+        options = [
+            tuple([(o, g.get(o)) for o in ("eps", "weight_decay", "nesterov", "maximize", "decoupled_weight_decay")])
+            for g in self.optimizer.param_groups
+        ]
+        return (
+            pairs,
+            states,
+            args,
+            (fixed, id(loss), sum([len(m._forward_hooks) for m in modules]), (*map(_plain, places), *options)),
+            places,
+        )
 
     def _build(self, key, pairs, args, places):
-        "Compile, and compare one step on copies with the same step done eagerly"
-        copies,drawn = lambda: [a.clone() for a in args[:-4]],(random.getstate(), np.random.get_state())
+        """Compile, and compare one step on copies with the same step done eagerly"""
+
+        def copies():
+            return [a.clone() for a in args[:-4]]
+
+        drawn = random.getstate(), np.random.get_state()
         self.built.append(key[0])
         try:
-            if why := why_not_compiled(self.model, self.optimizer): raise _Refused(why)
-            if self.built.count(key[0])>5: raise _Refused(f'{self._changes(key)} changes again and again, and each value is compiled anew; a tensor that is changed in place is not')
+            if why := why_not_compiled(self.model, self.optimizer):
+                raise _Refused(why)
+            if self.built.count(key[0]) > 5:
+                raise _Refused(
+                    f"{self._changes(key)} changes again and again, and each value is compiled anew; a tensor that "
+                    "is changed in place is not"
+                )
             step = _Step(self.model, self.loss_fn, self.optimizer, pairs)
-            with torch.no_grad(): graph,constants = _compile(step, args)
-            with torch.random.fork_rng(devices=[]): want = step(*copies(), *(a[0] for a in args[-3:]))
-            if own := {k for d,was in zip(places, key[-1]) for k,v in set(_plain(d))-set(was)}: raise _Refused(f'the model or the loss changes its own {", ".join(own)} in each step')
+            with torch.no_grad():
+                graph, constants = _compile(step, args)
+            with torch.random.fork_rng(devices=[]):
+                want = step(*copies(), *(a[0] for a in args[-3:]))
+            if own := {k for d, was in zip(places, key[-1]) for k, v in set(_plain(d)) - set(was)}:
+                raise _Refused(f"the model or the loss changes its own {', '.join(own)} in each step")
             after = copies()
-            with torch.random.fork_rng(devices=[]), torch.no_grad(): loss = graph(*after, torch.tensor(1), *args[-3:])[0]
-            names = ['the loss', *(n for n,_ in sorted(step.at.items(), key=lambda at: at[1])), *['the state of the optimizer']*len(args)]
-            for i,g,w in zip([-1, *step.changed], [loss, *(after[i] for i in step.changed)], want): _compare(names[i+1], g, w)
-            self.graphs[key] = graph,[(i, n, v) for i,d in enumerate(places) for n,v in d.items() if any(v is c for c in constants)],self.loss()
-        except Exception as e: self.reason = _reason(e)
-        for d,was in zip(places, key[-1]): d.update(was)
-        random.setstate(drawn[0]); np.random.set_state(drawn[1])
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                loss = graph(*after, torch.tensor(1), *args[-3:])[0]
+            names = [
+                "the loss",
+                *(n for n, _ in sorted(step.at.items(), key=lambda at: at[1])),
+                *["the state of the optimizer"] * len(args),
+            ]
+            for i, g, w in zip([-1, *step.changed], [loss, *(after[i] for i in step.changed)], want):
+                _compare(names[i + 1], g, w)
+            self.graphs[key] = (
+                graph,
+                [(i, n, v) for i, d in enumerate(places) for n, v in d.items() if any(v is c for c in constants)],
+                self.loss(),
+            )
+        except Exception as e:
+            self.reason = _reason(e)
+        for d, was in zip(places, key[-1]):
+            d.update(was)
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
 
     def _changes(self, key):
-        "What is other than in the graphs there are"
-        return ', '.join(sorted({str(k) for *_,old in self.graphs for a,b in zip(old, key[-1]) for k,_ in set(a)^set(b)})) or 'the loss, or a tensor of it,'
+        """What is other than in the graphs there are"""
+        return (
+            ", ".join(
+                sorted({str(k) for *_, old in self.graphs for a, b in zip(old, key[-1]) for k, _ in set(a) ^ set(b)})
+            )
+            or "the loss, or a tensor of it,"
+        )
+
 
 def _compare(name, got, want):
-    try: torch.testing.assert_close(got, want.to(got.dtype), rtol=1e-3, atol=1e-5, equal_nan=True)
-    except AssertionError: raise _Refused(f'{name} is other after a compiled step than after an eager one'
-                                          + (', as with the bias before a BatchNorm, whose gradient is nothing but rounding: that layer needs no bias (bias=False)' if name.endswith('bias') else '')) from None
+    try:
+        torch.testing.assert_close(got, want.to(got.dtype), rtol=1e-3, atol=1e-5, equal_nan=True)
+    except AssertionError:
+        raise _Refused(
+            f"{name} is other after a compiled step than after an eager one"
+            + (
+                (
+                    ", as with the bias before a BatchNorm, whose gradient is nothing but rounding: that layer needs "
+                    "no bias (bias=False)"
+                )
+                if name.endswith("bias")
+                else ""
+            )
+        ) from None
 
 # %% ../../nbs/1_training/41_compiled.ipynb #1c629d14
-class SkipBatch(Exception): "Raised by a callback before the loss: goes on with the next batch"
+class SkipBatch(Exception):
+    """Raised by a callback before the loss: goes on with the next batch"""
 
 # %% ../../nbs/1_training/41_compiled.ipynb #820305d5
-def compile_steps(trainer, base: type, # the class whose steps are known; a subclass that replaces one is trained eagerly
-                  steps: int = 64):
-    "Let groups of up to `steps` batches be trained by one graph, or print why not"
+def compile_steps(
+    trainer,
+    base: type,  # the class whose steps are known; a subclass that replaces one is trained eagerly
+    steps: int = 64,
+):
+    """Let groups of up to `steps` batches be trained by one graph, or print why not"""
     t = trainer
-    inside = [e for e in ('before_loss', 'after_loss', 'before_backward', 'after_backward', 'before_step') if t.listeners[e]]
-    replaced = [n for n in _KNOWN if getattr(type(t), n)!=getattr(base, n)]
-    reason = ('there are several processes' if t.group else f'a callback listens to {inside[0]}' if inside else f'{type(t).__name__} replaces {replaced[0]}' if replaced else
-              f'accumulate={t.accumulate}' if t.accumulate>1 else f'precision={t.precision!r}' if t.precision!='fp32' else None)
-    if any(t.listeners[e] for e in ('before_batch', 'after_step', 'after_batch')): steps = 1
-    elif t.checkpoints and t.save_every: steps = min(steps, t.save_every)
+    inside = [
+        e for e in ("before_loss", "after_loss", "before_backward", "after_backward", "before_step") if t.listeners[e]
+    ]
+    replaced = [n for n in _KNOWN if getattr(type(t), n) != getattr(base, n)]
+    reason = (
+        "there are several processes"
+        if t.group
+        else f"a callback listens to {inside[0]}"
+        if inside
+        else f"{type(t).__name__} replaces {replaced[0]}"
+        if replaced
+        else f"accumulate={t.accumulate}"
+        if t.accumulate > 1
+        else f"precision={t.precision!r}"
+        if t.precision != "fp32"
+        else None
+    )
+    if any(t.listeners[e] for e in ("before_batch", "after_step", "after_batch")):
+        steps = 1
+    elif t.checkpoints and t.save_every:
+        steps = min(steps, t.save_every)
     compiled = CompiledSteps(t.model, t.compute_loss, t.optimizer, steps, lambda: t.loss_fn)
     _train_eagerly(t, reason or compiled.reason)
-    if not (reason or compiled.reason): t.compiled,t.chunk = compiled,steps
+    if not (reason or compiled.reason):
+        t.compiled = compiled
+        t.chunk = steps
 
-_KNOWN = 'train_batch','update','predict','compute_loss','backward','optimizer_step'
+
+_KNOWN = "train_batch", "update", "predict", "compute_loss", "backward", "optimizer_step"
+
 
 def _train_eagerly(trainer, reason):
-    if reason: print(f'Steps are not compiled, but trained one by one: {reason}', flush=True)
-    trainer.compiled,trainer.chunk = None,1
+    if reason:
+        print(f"Steps are not compiled, but trained one by one: {reason}", flush=True)
+    trainer.compiled = None
+    trainer.chunk = 1
 
 # %% ../../nbs/1_training/41_compiled.ipynb #b527fda3
-def train_compiled(trainer, group: list) -> int: # how many of the group were trained; the rest has another shape, or is to be trained eagerly
-    "Train the first batches of a group, as far as they have the shape of a full batch, as one graph"
+# how many of the group were trained; the rest has another shape, or is to be trained eagerly
+def train_compiled(trainer, group: list) -> int:
+    """Train the first batches of a group, as far as they have the shape of a full batch, as one graph"""
     t = trainer
-    pairs,changed = [t.unpack(b) for b in group],[f'{n} is replaced on the trainer' for n in _KNOWN if n in vars(t)]
-    if (t.compiled.model, t.compiled.optimizer)!=(t.model, t.optimizer): changed.append('the trainer has another model or optimizer than it was made with')
-    if changed or not _tensors(pairs): _train_eagerly(t, changed[0] if changed else 'a batch is not a pair of tensors'); return 0
-    if t.save_every: left = t.next_save-t.step-len(group); t.chunk = min(t.compiled.steps, left if left>0 else t.save_every)  # so that a group ends where a checkpoint is due
-    if not t.step: return 0  # the very first batch is trained eagerly, where a mistake is told best
-    if prepared := bool(t.listeners['before_batch']):  # the chunk is this one batch
-        t.x,t.y = pairs[0]
-        try: t.notify('before_batch')
-        except SkipBatch: t.batch += 1; return 1
+    pairs = [t.unpack(b) for b in group]
+    changed = [f"{n} is replaced on the trainer" for n in _KNOWN if n in vars(t)]
+    if (t.compiled.model, t.compiled.optimizer) != (t.model, t.optimizer):
+        changed.append("the trainer has another model or optimizer than it was made with")
+    if changed or not _tensors(pairs):
+        _train_eagerly(t, changed[0] if changed else "a batch is not a pair of tensors")
+        return 0
+    if t.save_every:
+        left = t.next_save - t.step - len(group)
+        # so that a group ends where a checkpoint is due
+        t.chunk = min(t.compiled.steps, left if left > 0 else t.save_every)
+    if not t.step:
+        return 0  # the very first batch is trained eagerly, where a mistake is told best
+    if prepared := bool(t.listeners["before_batch"]):  # the chunk is this one batch
+        t.x, t.y = pairs[0]
+        try:
+            t.notify("before_batch")
+        except SkipBatch:
+            t.batch += 1
+            return 1
         pairs = [(t.x, t.y)]
     pairs = list(takewhile(lambda p: _fits(t, *p), pairs)) if _tensors(pairs) else []
     losses = t.compiled(*(torch.stack(v) for v in zip(*pairs))) if pairs else None
-    if t.compiled.reason: _train_eagerly(t, t.compiled.reason)
-    if losses is None: return _train_prepared(t) if prepared else 0
-    n,t.loss,(t.x,t.y) = len(pairs),losses[-1],pairs[-1]
-    vars(t).pop('prediction', None)  # there is none, rather than that of another batch
-    t.pending += losses.unbind(); t.pending_at += range(t.batch, t.batch+n); t.sizes.extend([len(t.y)]*n)
+    if t.compiled.reason:
+        _train_eagerly(t, t.compiled.reason)
+    if losses is None:
+        return _train_prepared(t) if prepared else 0
+    n = len(pairs)
+    t.loss = losses[-1]
+    t.x, t.y = pairs[-1]
+    vars(t).pop("prediction", None)  # there is none, rather than that of another batch
+    t.pending += losses.unbind()
+    t.pending_at += range(t.batch, t.batch + n)
+    t.sizes.extend([len(t.y)] * n)
     t.step += n
-    t.notify('after_step')
-    t.notify('after_batch')
+    t.notify("after_step")
+    t.notify("after_batch")
     t.batch += n
     return n
 
-def _tensors(pairs): return all(isinstance(v, Tensor) for p in pairs for v in p)
+
+def _tensors(pairs):
+    return all(isinstance(v, Tensor) for p in pairs for v in p)
+
 
 def _fits(t, x, y):
-    "Has this batch the shape that is compiled? That is the first of as many samples as the loader gives or, where it does not say, the largest so far"
-    if (x.shape, y.shape)==t.shapes: return True
+    """Has this batch the shape that is compiled? That is the first of as many samples as the loader gives or, where it
+    does not say, the largest so far
+    """
+    if (x.shape, y.shape) == t.shapes:
+        return True
     loader = t.train_loader
-    full = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None) or getattr(loader, 'batch_size', None)
-    try: full = full and min(full, len(loader.dataset))
-    except (TypeError, AttributeError): pass
-    if x.ndim and (not t.shapes and full in (None, len(x)) or t.shapes and full is None and len(x)>t.shapes[0][0]): t.shapes = x.shape,y.shape
-    return (x.shape, y.shape)==t.shapes
+    full = getattr(getattr(loader, "batch_sampler", None), "batch_size", None) or getattr(loader, "batch_size", None)
+    try:
+        full = full and min(full, len(loader.dataset))
+    except (TypeError, AttributeError):
+        pass
+    if x.ndim and (not t.shapes and full in (None, len(x)) or t.shapes and full is None and len(x) > t.shapes[0][0]):
+        t.shapes = x.shape, y.shape
+    return (x.shape, y.shape) == t.shapes
+
 
 def _train_prepared(t):
-    "Train the batch that `before_batch` was told of eagerly, without telling it again"
-    own,t.listeners,listeners = vars(t).get('unpack'),t.listeners|dict(before_batch=[]),t.listeners
+    """Train the batch that `before_batch` was told of eagerly, without telling it again"""
+    own, t.listeners, listeners = vars(t).get("unpack"), t.listeners | dict(before_batch=[]), t.listeners
     t.unpack = lambda pair: pair
-    try: t.train_batch((t.x, t.y))
+    try:
+        t.train_batch((t.x, t.y))
     finally:
         t.listeners = listeners
         del t.unpack
-        if own: t.unpack = own
+        if own:
+            t.unpack = own
     t.batch += 1
     return 1

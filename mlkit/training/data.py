@@ -6,7 +6,8 @@
 __all__ = ['readers', 'Samples', 'read_channel', 'split']
 
 # %% ../../nbs/1_training/60_data.ipynb #0f265575
-import csv, warnings
+import csv
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,196 +24,277 @@ from ..text import did_you_mean
 
 # %% ../../nbs/1_training/60_data.ipynb #bcd40d3c
 class Samples(NamedTuple):
-    "What one file holds: inputs `x: (samples, ...)`, targets `y: (samples,)` or more, and the names of the columns of `x`"
+    """What one file holds: inputs `x: (samples, ...)`, targets `y: (samples,)` or more, and the names of the columns of
+    `x`
+    """
+
     x: Tensor
     y: Tensor
     names: list[str] | None = None
 
 # %% ../../nbs/1_training/60_data.ipynb #e923cdf1
 def _label_column(path, label, names, width):
-    "The position of the label among `width` columns"
+    """The position of the label among `width` columns"""
     if isinstance(label, str):
-        if names is None: raise ValueError(f"{path}: label {label!r} is a name, but the file has no header; give the column's position")
-        if label not in names: raise ValueError(f"{path}: no column {label!r}; {did_you_mean(label, names)}")
+        if names is None:
+            raise ValueError(
+                f"{path}: label {label!r} is a name, but the file has no header; give the column's position"
+            )
+        if label not in names:
+            raise ValueError(f"{path}: no column {label!r}; {did_you_mean(label, names)}")
         return names.index(label)
-    if not -width <= label < width: raise ValueError(f"{path}: label column {label}, but there are {width} columns, 0 to {width-1}")
+    if not -width <= label < width:
+        raise ValueError(f"{path}: label column {label}, but there are {width} columns, 0 to {width - 1}")
     return label % width
 
 # %% ../../nbs/1_training/60_data.ipynb #5a4c3be4
 def _from_table(path, table, names, label, missing, lines=None):
-    "`Samples` from `table: (rows, columns)` float64, NaN where a value is missing; `lines` are the rows' places in the file"
-    if table.ndim!=2 or table.shape[1]<2:
-        raise ValueError(f"{path}: expected a table of a label and at least one feature, got shape {tuple(table.shape)}")
+    """`Samples` from `table: (rows, columns)` float64, NaN where a value is missing; `lines` are the rows' places in
+    the file
+    """
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise ValueError(
+            f"{path}: expected a table of a label and at least one feature, got shape {tuple(table.shape)}"
+        )
     column = _label_column(path, label, names, table.shape[1])
     features = np.arange(table.shape[1]) != column
-    if missing is not None: table = np.where(np.isnan(table) & features, missing, table)
-    for i,j in np.argwhere(~np.isfinite(table))[:1]:
-        kind,remedy = ('label', 'drop the row') if j==column else ('feature', 'correct it, or to fill what is missing pass, say, missing=0.0')
-        value = 'missing' if np.isnan(table[i,j]) else table[i,j]
-        raise ValueError(f"{path}, row {lines[i] if lines else i}, {_column(j, names)}: the {kind} is {value}; {remedy}")
+    if missing is not None:
+        table = np.where(np.isnan(table) & features, missing, table)
+    for i, j in np.argwhere(~np.isfinite(table))[:1]:
+        kind, remedy = (
+            ("label", "drop the row")
+            if j == column
+            else ("feature", "correct it, or to fill what is missing pass, say, missing=0.0")
+        )
+        value = "missing" if np.isnan(table[i, j]) else table[i, j]
+        raise ValueError(
+            f"{path}, row {lines[i] if lines else i}, {_column(j, names)}: the {kind} is {value}; {remedy}"
+        )
     x = torch.from_numpy(table[:, features]).float()
-    return Samples(x, torch.from_numpy(table[:, column].copy()), names and [n for n,f in zip(names, features) if f])
+    return Samples(x, torch.from_numpy(table[:, column].copy()), names and [n for n, f in zip(names, features) if f])
 
 # %% ../../nbs/1_training/60_data.ipynb #5b44ac60
-def _column(j, names): return f'column {names[j]!r}' if names else f'column {j}'
+def _column(j, names):
+    return f"column {names[j]!r}" if names else f"column {j}"
 
 # %% ../../nbs/1_training/60_data.ipynb #03beeaea
 def _read_csv(path, label, header, missing):
-    line,first = next(_csv_rows(path), (0, None))
-    if first is None: raise ValueError(f'{path}: the file is empty')
-    if len(first)<2: raise ValueError(f"{path}: one column only, {first[0][:30]!r}; expected a label and features, separated by commas")
+    line, first = next(_csv_rows(path), (0, None))
+    if first is None:
+        raise ValueError(f"{path}: the file is empty")
+    if len(first) < 2:
+        raise ValueError(
+            f"{path}: one column only, {first[0][:30]!r}; expected a label and features, separated by commas"
+        )
     names = [c.strip() for c in first] if _is_header(path, first, header) else None
-    table,lines = _fast_table(path, line if names else 0),None
-    if table is None or not np.isfinite(table).all(): table,lines = _slow_table(path, names, len(first))
+    table = _fast_table(path, line if names else 0)
+    lines = None
+    if table is None or not np.isfinite(table).all():
+        table, lines = _slow_table(path, names, len(first))
     return _from_table(path, table, names, label, missing, lines)
 
 # %% ../../nbs/1_training/60_data.ipynb #97b911fe
 def _csv_rows(path):
-    "Each row that is not blank, with the number of the line it ends on"
-    with open(path, encoding='utf-8-sig', newline='') as f:
+    """Each row that is not blank, with the number of the line it ends on"""
+    with open(path, encoding="utf-8-sig", newline="") as f:
         reader = csv.reader(f)
-        try: yield from ((reader.line_num, cells) for cells in reader if cells)
-        except UnicodeDecodeError as e: raise ValueError(f'{path}, after row {reader.line_num}: not UTF-8 text ({e.reason})') from None
-        except csv.Error as e: raise ValueError(f'{path}, row {reader.line_num}: {e}') from None
+        try:
+            yield from ((reader.line_num, cells) for cells in reader if cells)
+        except UnicodeDecodeError as e:
+            raise ValueError(f"{path}, after row {reader.line_num}: not UTF-8 text ({e.reason})") from None
+        except csv.Error as e:
+            raise ValueError(f"{path}, row {reader.line_num}: {e}") from None
 
 # %% ../../nbs/1_training/60_data.ipynb #a74abd07
 def _fast_table(path, skip):
-    "The numbers below the first `skip` lines, or None where there is anything that is not a plain table of numbers"
-    with open(path, encoding='utf-8-sig', newline='') as f, warnings.catch_warnings():
-        warnings.simplefilter('error', UserWarning)  # NumPy warns of a table without rows
-        try: return np.loadtxt(f, delimiter=',', skiprows=skip, quotechar='"', comments=None, ndmin=2)
-        except (ValueError, UserWarning): return None
+    """The numbers below the first `skip` lines, or None where there is anything that is not a plain table of numbers"""
+    with open(path, encoding="utf-8-sig", newline="") as f, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # NumPy warns of a table without rows
+        try:
+            return np.loadtxt(f, delimiter=",", skiprows=skip, quotechar='"', comments=None, ndmin=2)
+        except (ValueError, UserWarning):
+            return None
 
 # %% ../../nbs/1_training/60_data.ipynb #404adcfd
 def _slow_table(path, names, width):
-    "The same table and the line of each row, NaN where a cell is empty; the first row that is ragged or no number is an error"
-    rows = list(_csv_rows(path))[bool(names):]
-    if not rows: raise ValueError(f'{path}: a header and no rows')
+    """The same table and the line of each row, NaN where a cell is empty; the first row that is ragged or no number is
+    an error
+    """
+    rows = list(_csv_rows(path))[bool(names) :]
+    if not rows:
+        raise ValueError(f"{path}: a header and no rows")
     table = np.empty((len(rows), width))
-    for i,(line,cells) in enumerate(rows):
-        if len(cells)!=width: raise ValueError(f'{path}, row {line}: {len(cells)} columns, but the first row has {width}')
-        for j,cell in enumerate(cells):
+    for i, (line, cells) in enumerate(rows):
+        if len(cells) != width:
+            raise ValueError(f"{path}, row {line}: {len(cells)} columns, but the first row has {width}")
+        for j, cell in enumerate(cells):
             if (value := _number(cell)) is None:
-                raise ValueError(f'{path}, row {line}, {_column(j, names)}: expected a number, got {cell!r}')
-            table[i,j] = value
-    return table,[line for line,_ in rows]
+                raise ValueError(f"{path}, row {line}, {_column(j, names)}: expected a number, got {cell!r}")
+            table[i, j] = value
+    return table, [line for line, _ in rows]
 
 # %% ../../nbs/1_training/60_data.ipynb #2b854d61
 def _number(cell):
-    try: return float(cell) if cell.strip() else np.nan
-    except ValueError: return None
+    try:
+        return float(cell) if cell.strip() else np.nan
+    except ValueError:
+        return None
 
 # %% ../../nbs/1_training/60_data.ipynb #ef6f3439
 def _is_header(path, cells, header):
-    if header is not None: return header
-    if len(cells)>2 and [c.strip() for c in cells]==[str(i) for i in range(len(cells))]:
-        raise ValueError(f"{path}, row 1 counts 0, 1, 2, …, as pandas writes above columns without names: pass header=True to skip "
-                         "it, or header=False if it is data")
+    if header is not None:
+        return header
+    if len(cells) > 2 and [c.strip() for c in cells] == [str(i) for i in range(len(cells))]:
+        raise ValueError(
+            f"{path}, row 1 counts 0, 1, 2, …, as pandas writes above columns without names: pass header=True to skip "
+            "it, or header=False if it is data"
+        )
     return all(_number(c) is None for c in cells)
 
 # %% ../../nbs/1_training/60_data.ipynb #f5faa658
 def _read_npy(path, label, header, missing):
-    return _from_table(path, _numbers(path, '', _load(path)).astype(np.float64), None, label, missing)
+    return _from_table(path, _numbers(path, "", _load(path)).astype(np.float64), None, label, missing)
 
 # %% ../../nbs/1_training/60_data.ipynb #e63bed35
 def _read_npz(path, label, header, missing):
-    return _from_arrays(path, {k: torch.from_numpy(_numbers(path, f', array {k!r}', a)) for k,a in _load(path).items()}, label)
+    return _from_arrays(
+        path, {k: torch.from_numpy(_numbers(path, f", array {k!r}", a)) for k, a in _load(path).items()}, label
+    )
 
 # %% ../../nbs/1_training/60_data.ipynb #a5e138b2
 def _load(path):
-    "What NumPy finds in `path`, an array or a dict of them; a pickled object is refused, not loaded"
+    """What NumPy finds in `path`, an array or a dict of them; a pickled object is refused, not loaded"""
     try:
         found = np.load(path, allow_pickle=False)
         return found if isinstance(found, np.ndarray) else dict(found)
-    except (ValueError, OSError, EOFError, BadZipFile) as e: raise ValueError(f'{path}: not plain arrays ({e})') from None
+    except (ValueError, OSError, EOFError, BadZipFile) as e:
+        raise ValueError(f"{path}: not plain arrays ({e})") from None
+
 
 def _numbers(path, what, array):
-    if array.dtype.kind not in 'biuf': raise ValueError(f'{path}{what}: expected numbers, got {array.dtype}')
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{path}{what}: expected numbers, got {array.dtype}")
     return array
 
 # %% ../../nbs/1_training/60_data.ipynb #d6366713
 def _read_safetensors(path, label, header, missing):
-    try: return _from_arrays(path, load_file(path), label)
-    except SafetensorError as e: raise ValueError(f'{path}: not a safetensors file ({e})') from None
+    try:
+        return _from_arrays(path, load_file(path), label)
+    except SafetensorError as e:
+        raise ValueError(f"{path}: not a safetensors file ({e})") from None
 
 # %% ../../nbs/1_training/60_data.ipynb #6da39342
 def _from_arrays(path, arrays, label):
-    target = label if isinstance(label, str) else 'y'
-    inputs = [k for k in arrays if k!=target]
-    if target not in arrays: raise ValueError(f"{path}: no array {target!r} for the labels; {did_you_mean(target, arrays)}")
-    if len(inputs)!=1: raise ValueError(f"{path}: expected one array beside {target!r} for the inputs, got {inputs}")
-    x,y = arrays[inputs[0]],arrays[target]
-    if len(x)!=len(y): raise ValueError(f'{path}: {inputs[0]!r} has {len(x)} samples, {target!r} has {len(y)}')
-    if not len(x): raise ValueError(f'{path}: no samples')
+    target = label if isinstance(label, str) else "y"
+    inputs = [k for k in arrays if k != target]
+    if target not in arrays:
+        raise ValueError(f"{path}: no array {target!r} for the labels; {did_you_mean(target, arrays)}")
+    if len(inputs) != 1:
+        raise ValueError(f"{path}: expected one array beside {target!r} for the inputs, got {inputs}")
+    x, y = arrays[inputs[0]], arrays[target]
+    if len(x) != len(y):
+        raise ValueError(f"{path}: {inputs[0]!r} has {len(x)} samples, {target!r} has {len(y)}")
+    if not len(x):
+        raise ValueError(f"{path}: no samples")
     if y.is_floating_point() and (bad := torch.nonzero(~torch.isfinite(y).reshape(len(y), -1).all(1))).numel():
         raise ValueError(f"{path}, row {bad[0].item()}, array {target!r}: the label is not finite; drop the row")
-    return Samples(x.float() if x.dtype==torch.float64 else x, y)
+    return Samples(x.float() if x.dtype == torch.float64 else x, y)
 
 # %% ../../nbs/1_training/60_data.ipynb #cffd5983
 def _read_parquet(path, label, header, missing):
-    try: import pyarrow as pa, pyarrow.parquet as pq
-    except ModuleNotFoundError: raise ModuleNotFoundError(f'{path}: reading Parquet needs pyarrow (pip install pyarrow)', name='pyarrow') from None
-    try: table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as e: raise ValueError(f'{path}: not a Parquet file ({e})') from None
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"{path}: reading Parquet needs pyarrow (pip install pyarrow)", name="pyarrow"
+        ) from None
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as e:
+        raise ValueError(f"{path}: not a Parquet file ({e})") from None
     names = table.column_names
     for f in table.schema:
         if not (pa.types.is_integer(f.type) or pa.types.is_floating(f.type) or pa.types.is_boolean(f.type)):
-            raise ValueError(f'{path}, column {f.name!r}: expected numbers, got {f.type}')
+            raise ValueError(f"{path}, column {f.name!r}: expected numbers, got {f.type}")
     columns = [c.cast(pa.float64()).to_numpy() for c in table.columns]
     return _from_table(path, np.stack(columns, axis=1) if columns else np.empty((0, 0)), names, label, missing)
 
 # %% ../../nbs/1_training/60_data.ipynb #7479e976
-readers: dict[str, Callable[..., Samples]] = {'.csv': _read_csv, '.npy': _read_npy, '.npz': _read_npz, '.safetensors': _read_safetensors,
-                                               '.parquet': _read_parquet}
+readers: dict[str, Callable[..., Samples]] = {
+    ".csv": _read_csv,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+    ".parquet": _read_parquet,
+}
 
 # %% ../../nbs/1_training/60_data.ipynb #76a92acb
-def read_channel(folder: str | Path, # the channel; its subfolders are read too. One file is a channel as well
-                 label: int | str = 0, # the target: a column's position or header, or an array's name in NPZ and safetensors
-                 header: bool | None = None, # does a CSV file begin with names? None looks at the first row
-                 missing: float | None = None, # stands in for features that are missing in a table; None makes them an error
-                ) -> TensorDataset: # of `x: (samples, ...)`, in tables float32, and `y: (samples,)`, int64 if all labels are whole, or float32
-    "Every CSV, NPY, NPZ, safetensors and Parquet file in `folder` as one dataset; a mistake in a file is a ValueError that says where"
+def read_channel(
+    folder: str | Path,  # the channel; its subfolders are read too. One file is a channel as well
+    label: int | str = 0,  # the target: a column's position or header, or an array's name in NPZ and safetensors
+    header: bool | None = None,  # does a CSV file begin with names? None looks at the first row
+    missing: float | None = None,  # stands in for features that are missing in a table; None makes them an error
+    # of `x: (samples, ...)`, in tables float32, and `y: (samples,)`, int64 if all labels are whole, or float32
+) -> TensorDataset:
+    """Every CSV, NPY, NPZ, safetensors and Parquet file in `folder` as one dataset; a mistake in a file is a ValueError
+    that says where
+    """
     parts = [(f, readers[f.suffix.lower()](f, label, header, missing)) for f in _files(Path(folder))]
-    first,one = parts[0]
-    named,names = next(((f, p.names) for f,p in parts if p.names), (None, None))
-    for f,part in parts:
-        if part.x.shape[1:]!=one.x.shape[1:] or part.y.shape[1:]!=one.y.shape[1:]:
-            raise ValueError(f'{f}: samples of shape {_sample(part)}, but in {first} they are {_sample(one)}')
-        if part.names and part.names!=names: raise ValueError(f'{f}: the columns are {part.names}, but in {named} they are {names}')
-    y = torch.cat([p.y for _,p in parts])
-    return TensorDataset(torch.cat([p.x for _,p in parts]), _targets(y))
+    first, one = parts[0]
+    named, names = next(((f, p.names) for f, p in parts if p.names), (None, None))
+    for f, part in parts:
+        if part.x.shape[1:] != one.x.shape[1:] or part.y.shape[1:] != one.y.shape[1:]:
+            raise ValueError(f"{f}: samples of shape {_sample(part)}, but in {first} they are {_sample(one)}")
+        if part.names and part.names != names:
+            raise ValueError(f"{f}: the columns are {part.names}, but in {named} they are {names}")
+    y = torch.cat([p.y for _, p in parts])
+    return TensorDataset(torch.cat([p.x for _, p in parts]), _targets(y))
 
 # %% ../../nbs/1_training/60_data.ipynb #e1d91650
-def _sample(part): return f'{tuple(part.x.shape[1:])} with target {tuple(part.y.shape[1:])}'
+def _sample(part):
+    return f"{tuple(part.x.shape[1:])} with target {tuple(part.y.shape[1:])}"
+
 
 def _targets(y):
-    "Classes as int64, anything else as it is, but never in double precision"
-    if y.dtype==torch.float64: return y.long() if torch.equal(y, y.round()) else y.float()
+    """Classes as int64, anything else as it is, but never in double precision"""
+    if y.dtype == torch.float64:
+        return y.long() if torch.equal(y, y.round()) else y.float()
     return y if y.is_floating_point() else y.long()
 
 # %% ../../nbs/1_training/60_data.ipynb #cf912907
 def _files(folder):
-    "The data files of a channel, in name order"
-    if folder.is_file(): found = [folder]
+    """The data files of a channel, in name order"""
+    if folder.is_file():
+        found = [folder]
     elif not folder.is_dir():
         siblings = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise FileNotFoundError(f'no channel {folder}; in {folder.parent} {did_you_mean(folder.name, siblings)}')
-    else: found = sorted(f for f in folder.rglob('*') if f.is_file() and not any(p[0] in '._' for p in f.relative_to(folder).parts))
-    if not found: raise FileNotFoundError(f'no data files in {folder}: expected at least one of {", ".join(readers)}')
+        raise FileNotFoundError(f"no channel {folder}; in {folder.parent} {did_you_mean(folder.name, siblings)}")
+    else:
+        found = sorted(
+            f for f in folder.rglob("*") if f.is_file() and not any(p[0] in "._" for p in f.relative_to(folder).parts)
+        )
+    if not found:
+        raise FileNotFoundError(f"no data files in {folder}: expected at least one of {', '.join(readers)}")
     for f in found:
-        if f.suffix.lower() not in readers: raise ValueError(f'{f}: cannot tell its format; known are {", ".join(readers)}')
+        if f.suffix.lower() not in readers:
+            raise ValueError(f"{f}: cannot tell its format; known are {', '.join(readers)}")
     return found
 
 # %% ../../nbs/1_training/60_data.ipynb #60593314
-def split(dataset: Dataset, # with a length
-          fraction: float = .2, # share that goes to the second part; each part has at least one sample
-          seed: int = 0,
-         ) -> tuple[Dataset, Dataset]: # of a TensorDataset two TensorDatasets, else two Subsets
-    "Two parts of `dataset` drawn at random, say for training and validation; the same seed draws the same"
-    if not 0<fraction<1: raise ValueError(f'fraction: expected a number between 0 and 1, got {fraction}')
-    if len(dataset)<2: raise ValueError(f'dataset: cannot split {len(dataset)} samples in two')
+def split(
+    dataset: Dataset,  # with a length
+    fraction: float = 0.2,  # share that goes to the second part; each part has at least one sample
+    seed: int = 0,
+) -> tuple[Dataset, Dataset]:  # of a TensorDataset two TensorDatasets, else two Subsets
+    """Two parts of `dataset` drawn at random, say for training and validation; the same seed draws the same"""
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction: expected a number between 0 and 1, got {fraction}")
+    if len(dataset) < 2:
+        raise ValueError(f"dataset: cannot split {len(dataset)} samples in two")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    n = min(max(round(len(dataset)*fraction), 1), len(dataset)-1)
-    parts = order[n:],order[:n]
-    if type(dataset) is TensorDataset: return tuple(TensorDataset(*(t[p] for t in dataset.tensors)) for p in parts)
+    n = min(max(round(len(dataset) * fraction), 1), len(dataset) - 1)
+    parts = order[n:], order[:n]
+    if type(dataset) is TensorDataset:
+        return tuple(TensorDataset(*(t[p] for t in dataset.tensors)) for p in parts)
     return tuple(Subset(dataset, p.tolist()) for p in parts)

@@ -7,7 +7,13 @@ __all__ = ['PARALLEL', 'SKIPPING', 'rank', 'world_size', 'is_main', 'join_proces
            'fsdp', 'parallelize', 'gathered', 'as_held', 'SharedCheckpoints', 'Group', 'explain_lost']
 
 # %% ../../nbs/1_training/40_distributed.ipynb #198d0b57
-import atexit, os, random, sys, threading, time, warnings
+import atexit
+import os
+import random
+import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
@@ -19,302 +25,441 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..text import did_you_mean
 from .batch import counted
 from .checkpoint import Checkpoints, flatten_state, unflatten_state
 from .compiled import SkipBatch
-from ..text import did_you_mean
 
 # %% ../../nbs/1_training/40_distributed.ipynb #c4d54aba
 def rank() -> int:
-    "The number of this process among those that train together, from 0"
-    return dist.get_rank() if dist.is_initialized() else int(os.environ['RANK']) if _under_torchrun() else 0
+    """The number of this process among those that train together, from 0"""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"]) if _under_torchrun() else 0
+
 
 def world_size() -> int:
-    "How many processes train together"
-    return dist.get_world_size() if dist.is_initialized() else int(os.environ['WORLD_SIZE']) if _under_torchrun() else 1
+    """How many processes train together"""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ["WORLD_SIZE"]) if _under_torchrun() else 1
+
 
 def is_main() -> bool:
-    "Is this the one process that prints and writes?"
-    return rank()==0
+    """Is this the one process that prints and writes?"""
+    return rank() == 0
 
 # %% ../../nbs/1_training/40_distributed.ipynb #a9025b20
-def _under_torchrun(): return all(k in os.environ for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'))
+def _under_torchrun():
+    return all(k in os.environ for k in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 # %% ../../nbs/1_training/40_distributed.ipynb #c8e3f8a7
-def join_processes(timeout: float = 600): # seconds that any process may keep the others waiting, before it counts as dead
-    "Under torchrun with more than one process, set up the process group: NCCL where there is CUDA, on the device LOCAL_RANK, else gloo"
-    if dist.is_initialized() or world_size()==1: return
-    if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
-    store,number,world = next(dist.rendezvous('env://', timeout=timedelta(seconds=timeout)))
+# seconds that any process may keep the others waiting, before it counts as dead
+def join_processes(timeout: float = 600):
+    """Under torchrun with more than one process, set up the process group: NCCL where there is CUDA, on the device
+    LOCAL_RANK, else gloo
+    """
+    if dist.is_initialized() or world_size() == 1:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    store, number, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store = dist.PrefixStore(_meeting(store, number, world, timeout), store)
-    dist.init_process_group(store=store, rank=number, world_size=world, timeout=timedelta(seconds=timeout))  # gloo for the CPU, NCCL for CUDA
+    # gloo for the CPU, NCCL for CUDA
+    dist.init_process_group(store=store, rank=number, world_size=world, timeout=timedelta(seconds=timeout))
     atexit.register(_leave)
-    if sys.version_info<(3, 12): os.register_at_fork(before=_let_threads_finish)
+    if sys.version_info < (3, 12):
+        os.register_at_fork(before=_let_threads_finish)
 
 # %% ../../nbs/1_training/40_distributed.ipynb #cb83fd5d
 def _meeting(store, number, world, timeout):
-    "A name that those who are alive have in common"
-    name,until,missing = os.urandom(16).hex(),time.monotonic()+timeout,set(range(1, world))
+    """A name that those who are alive have in common"""
+    name = os.urandom(16).hex()
+    until = time.monotonic() + timeout
+    missing = set(range(1, world))
     if number:
-        store.set(f'mlkit/hello/{number}', name)
-        meeting = store.get(f'mlkit/welcome/{name}').decode()
-        store.set(f'mlkit/here/{meeting}/{number}', '')
+        store.set(f"mlkit/hello/{number}", name)
+        meeting = store.get(f"mlkit/welcome/{name}").decode()
+        store.set(f"mlkit/here/{meeting}/{number}", "")
         return meeting
     while missing:
-        if time.monotonic()>until: raise TimeoutError(f'rank {", ".join(map(str, sorted(missing)))} of {world} did not start within {timeout:g} seconds')
+        if time.monotonic() > until:
+            raise TimeoutError(
+                f"rank {', '.join(map(str, sorted(missing)))} of {world} did not start within {timeout:g} seconds"
+            )
         for n in missing:
-            if store.check([f'mlkit/hello/{n}']): store.set(f'mlkit/welcome/{store.get(f"mlkit/hello/{n}").decode()}', name)
-        missing = {n for n in missing if not store.check([f'mlkit/here/{name}/{n}'])}
-        time.sleep(.01)
+            if store.check([f"mlkit/hello/{n}"]):
+                store.set(f"mlkit/welcome/{store.get(f'mlkit/hello/{n}').decode()}", name)
+        missing = {n for n in missing if not store.check([f"mlkit/here/{name}/{n}"])}
+        time.sleep(0.01)
     return name
 
 # %% ../../nbs/1_training/40_distributed.ipynb #8c712890
-def _let_threads_finish(most=.2): # seconds
-    "Give other threads Python's lock until none of them is running, three times in a row"
-    until,idle = time.monotonic()+most,0
-    while idle<3 and time.monotonic()<until:
-        time.sleep(.002)  # without the lock
-        idle = 0 if _others_run() else idle+1
+def _let_threads_finish(most=0.2):  # seconds
+    """Give other threads Python's lock until none of them is running, three times in a row"""
+    until = time.monotonic() + most
+    idle = 0
+    while idle < 3 and time.monotonic() < until:
+        time.sleep(0.002)  # without the lock
+        idle = 0 if _others_run() else idle + 1
+
 
 def _others_run():
-    "Is another thread of this process on a core, or waiting for one? (on Linux)"
+    """Is another thread of this process on a core, or waiting for one? (on Linux)"""
     own = str(threading.get_native_id())
-    try: return any(Path(f'/proc/self/task/{t}/stat').read_text().rpartition(')')[2].split()[0]=='R' for t in os.listdir('/proc/self/task') if t!=own)
-    except OSError: return False
+    try:
+        return any(
+            Path(f"/proc/self/task/{t}/stat").read_text().rpartition(")")[2].split()[0] == "R"
+            for t in os.listdir("/proc/self/task")
+            if t != own
+        )
+    except OSError:
+        return False
+
 
 def _leave():
-    if not dist.is_initialized() or hasattr(sys, 'last_value'): return
+    if not dist.is_initialized() or hasattr(sys, "last_value"):
+        return
     _let_threads_finish()
     dist.destroy_process_group()
 
 # %% ../../nbs/1_training/40_distributed.ipynb #d6c9d572
-def from_main(value: Any = None, # see `flatten_state`
-              keep: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor, # what this process needs of each tensor, so that there is no second whole of a large state
-             ) -> Any:
-    "What the main process gives as `value`, in every process; tensors arrive on the CPU. Every process has to call it"
-    if world_size()==1: return value
-    tree,tensors = flatten_state(value) if is_main() else (None, {})
-    told = [tree, [(n, tuple(t.shape), t.dtype) for n,t in tensors.items()]]
+def from_main(
+    value: Any = None,  # see `flatten_state`
+    # what this process needs of each tensor, so that there is no second whole of a large state
+    keep: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
+) -> Any:
+    """What the main process gives as `value`, in every process; tensors arrive on the CPU. Every process has to call
+    it
+    """
+    if world_size() == 1:
+        return value
+    tree, tensors = flatten_state(value) if is_main() else (None, {})
+    told = [tree, [(n, tuple(t.shape), t.dtype) for n, t in tensors.items()]]
     dist.broadcast_object_list(told)
-    tree,shapes = told
-    return unflatten_state(tree, {n: keep(n, _sent(tensors.get(n), shape, dtype)) for n,shape,dtype in shapes})
+    tree, shapes = told
+    return unflatten_state(tree, {n: keep(n, _sent(tensors.get(n), shape, dtype)) for n, shape, dtype in shapes})
 
 # %% ../../nbs/1_training/40_distributed.ipynb #40d07f53
 def _sent(tensor, shape, dtype):
-    "One tensor of the main process's"
+    """One tensor of the main process's"""
     tensor = torch.empty(shape, dtype=dtype) if tensor is None else tensor.contiguous()
-    if not tensor.numel(): return tensor
+    if not tensor.numel():
+        return tensor
     carried = tensor.to(_carrier()).reshape(-1).view(torch.uint8)
     dist.broadcast(carried, 0)
     return carried.view(dtype).view(shape).cpu()
 
+
 def _carrier():
-    "Where tensors have to be for the backend to carry them"
-    return torch.device('cpu' if 'gloo' in dist.get_backend_config() else 'cuda')
+    """Where tensors have to be for the backend to carry them"""
+    return torch.device("cpu" if "gloo" in dist.get_backend_config() else "cuda")
 
 # %% ../../nbs/1_training/40_distributed.ipynb #cdafbe93
 def draw_apart() -> None:
-    "Give each process but the main one random numbers of its own; they follow from where its generator stands, and its rank"
-    if not rank(): return
+    """Give each process but the main one random numbers of its own; they follow from where its generator stands, and
+    its rank
+    """
+    if not rank():
+        return
     seed = torch.randint(2**31, ()).item() + rank()
-    torch.manual_seed(seed); random.seed(seed); np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 # %% ../../nbs/1_training/40_distributed.ipynb #8b0900d4
 def heard(callbacks: Iterable) -> list:
-    "The callbacks that listen in this process: those with `rank_zero_only` do in the main process alone"
-    return [c for c in callbacks if is_main() or not getattr(c, 'rank_zero_only', False)]
+    """The callbacks that listen in this process: those with `rank_zero_only` do in the main process alone"""
+    return [c for c in callbacks if is_main() or not getattr(c, "rank_zero_only", False)]
 
 # %% ../../nbs/1_training/40_distributed.ipynb #1f5d2549
 def ddp(model: nn.Module) -> nn.Module:
-    "A `DistributedDataParallel` around `model`"
+    """A `DistributedDataParallel` around `model`"""
     device = next(model.parameters()).device
-    return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type=='cuda' else None)
+    return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
 
 def fsdp(model: nn.Module) -> nn.Module:
-    "`model` itself, its parameters sharded over the processes; the members of each `Sequential` and `ModuleList` are gathered one by one"
+    """`model` itself, its parameters sharded over the processes; the members of each `Sequential` and `ModuleList` are
+    gathered one by one
+    """
     from torch.distributed.fsdp import FSDPModule, fully_shard  # takes a second, which who does not shard need not wait
-    if isinstance(model, FSDPModule): return model
-    for t in (*model.parameters(), *model.buffers()): dist.broadcast(t.data, 0)
+
+    if isinstance(model, FSDPModule):
+        return model
+    for t in (*model.parameters(), *model.buffers()):
+        dist.broadcast(t.data, 0)
     lists = [m for m in model.modules() if isinstance(m, (nn.Sequential, nn.ModuleList))]
-    blocks = dict.fromkeys(c for m in lists for c in m if next(c.parameters(), None) is not None and not isinstance(c, nn.ModuleList))
-    for block in (*reversed(blocks), model): fully_shard(block)
+    blocks = dict.fromkeys(
+        c for m in lists for c in m if next(c.parameters(), None) is not None and not isinstance(c, nn.ModuleList)
+    )
+    for block in (*reversed(blocks), model):
+        fully_shard(block)
     return model
 
 # %% ../../nbs/1_training/40_distributed.ipynb #de3566b4
-PARALLEL = {'ddp': ddp, 'fsdp': fsdp}
+PARALLEL = {"ddp": ddp, "fsdp": fsdp}
 
-def parallelize(model: nn.Module, optimizer: torch.optim.Optimizer, parallel: str | Callable) -> nn.Module: # what to call in place of the model
-    "Make `model` one that trains together with those of the other processes; where that replaces its parameters, the optimizer gets the new ones"
-    if not callable(parallel) and parallel not in PARALLEL: raise ValueError(f'parallel: {did_you_mean(str(parallel), PARALLEL)}')
+
+# what to call in place of the model
+def parallelize(model: nn.Module, optimizer: torch.optim.Optimizer, parallel: str | Callable) -> nn.Module:
+    """Make `model` one that trains together with those of the other processes; where that replaces its parameters, the
+    optimizer gets the new ones
+    """
+    if not callable(parallel) and parallel not in PARALLEL:
+        raise ValueError(f"parallel: {did_you_mean(str(parallel), PARALLEL)}")
     before = list(model.parameters())
     together = PARALLEL.get(parallel, parallel)(model)
-    new = {id(p): q for p,q in zip(before, model.parameters()) if p is not q}
-    if new and optimizer.state: raise ValueError('the optimizer has made steps already: shard the model before, or make a new optimizer')
-    for g in optimizer.param_groups: g['params'] = [new.get(id(p), p) for p in g['params']]
+    new = {id(p): q for p, q in zip(before, model.parameters()) if p is not q}
+    if new and optimizer.state:
+        raise ValueError("the optimizer has made steps already: shard the model before, or make a new optimizer")
+    for g in optimizer.param_groups:
+        g["params"] = [new.get(id(p), p) for p in g["params"]]
     return together
 
 # %% ../../nbs/1_training/40_distributed.ipynb #25fd7dd5
-def gathered(state: Any) -> Any: # see `flatten_state`
-    "`state` with what is sharded put together, on the CPU of the main process; None in the others. Every process has to call it"
-    tree,tensors = flatten_state(state)
-    if not any(_is_sharded(t) for t in tensors.values()): return state if is_main() else None
-    whole = {n: _whole(t) for n,t in tensors.items()}
+def gathered(state: Any) -> Any:  # see `flatten_state`
+    """`state` with what is sharded put together, on the CPU of the main process; None in the others. Every process has
+    to call it
+    """
+    tree, tensors = flatten_state(state)
+    if not any(_is_sharded(t) for t in tensors.values()):
+        return state if is_main() else None
+    whole = {n: _whole(t) for n, t in tensors.items()}
     return unflatten_state(tree, whole) if is_main() else None
 
-def _is_sharded(tensor): return hasattr(tensor, 'full_tensor')  # a DTensor, which is slow to import
+
+def _is_sharded(tensor):  # a DTensor, which is slow to import
+    return hasattr(tensor, "full_tensor")
+
 
 def _whole(tensor):
-    if not _is_sharded(tensor): return tensor
+    if not _is_sharded(tensor):
+        return tensor
     tensor = tensor.full_tensor()
     return tensor.cpu() if is_main() else None
 
 # %% ../../nbs/1_training/40_distributed.ipynb #cc10585b
 def as_held(tensor: Tensor, like: Tensor) -> Tensor:
-    "What this process holds of a whole `tensor`, if it holds `like` in parts; else the tensor as it is"
-    if not _is_sharded(like) or _is_sharded(tensor) or tensor.shape!=like.shape: return tensor
+    """What this process holds of a whole `tensor`, if it holds `like` in parts; else the tensor as it is"""
+    if not _is_sharded(like) or _is_sharded(tensor) or tensor.shape != like.shape:
+        return tensor
     from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 # %% ../../nbs/1_training/40_distributed.ipynb #7992d29f
 class SharedCheckpoints(Checkpoints):
-    "`Checkpoints` that the main process writes, with the random states of all"
-    def save(self, state: dict, step: int, score: float | None = None, patient: bool = False, later: str = '', finite: Iterable[str] = ()) -> bool: # False when a write was under way
-        "Gather `state` and write it in the background; every process has to call it, and all are told the same"
-        if not from_main(patient or not self.busy): return False
-        ranks = [None]*world_size()
-        dist.all_gather_object(ranks, state['random'])
+    """`Checkpoints` that the main process writes, with the random states of all"""
+
+    def save(
+        self,
+        state: dict,
+        step: int,
+        score: float | None = None,
+        patient: bool = False,
+        later: str = "",
+        finite: Iterable[str] = (),
+    ) -> bool:  # False when a write was under way
+        """Gather `state` and write it in the background; every process has to call it, and all are told the same"""
+        if not from_main(patient or not self.busy):
+            return False
+        ranks = [None] * world_size()
+        dist.all_gather_object(ranks, state["random"])
         state = gathered(state)
-        if is_main(): super().save(state | dict(ranks=ranks), step, score, patient=True, later=later, finite=finite)
+        if is_main():
+            super().save(state | dict(ranks=ranks), step, score, patient=True, later=later, finite=finite)
         return True
 
 # %% ../../nbs/1_training/40_distributed.ipynb #e0eb9baf
-SKIPPING = 'before_batch','before_loss','after_loss'
+SKIPPING = "before_batch", "before_loss", "after_loss"
+
 
 class Group:
-    "The processes that train a model together, seen from the trainer in one of them"
-    def __init__(self, trainer, parallel: str | Callable = 'ddp'):
+    """The processes that train a model together, seen from the trainer in one of them"""
+
+    def __init__(self, trainer, parallel: str | Callable = "ddp"):
         t = trainer
-        if parallel=='fsdp' and t.scaler: raise ValueError("precision: 'fp16' is not for parallel='fsdp', each process would scale by itself; use 'bf16'")
-        self.world,self.met,self.reduced,self.skipping = world_size(),time.perf_counter(),True,False
-        self.first,self.ignoring,self.late,self.others = None,False,0,[]  # the first epoch that is seen whole; whether labels are ignored; how often they were when nobody asked
+        if parallel == "fsdp" and t.scaler:
+            raise ValueError(
+                "precision: 'fp16' is not for parallel='fsdp', each process would scale by itself; use 'bf16'"
+            )
+        self.world = world_size()
+        self.met = time.perf_counter()
+        self.reduced = True
+        self.skipping = False
+        # the first epoch that is seen whole; whether labels are ignored; how often they were when nobody asked
+        self.first = None
+        self.ignoring = False
+        self.late = 0
+        self.others = []
         self.model = parallelize(t.model, t.optimizer, parallel)
         t.read_every = 1
-        for event,anyone in zip(SKIPPING, self.anywhere(*(t.listeners[e] for e in SKIPPING))):
-            if anyone: t.listeners[event] = [partial(self.skip_together, t.listeners[event])]
+        for event, anyone in zip(SKIPPING, self.anywhere(*(t.listeners[e] for e in SKIPPING))):
+            if anyone:
+                t.listeners[event] = [partial(self.skip_together, t.listeners[event])]
 
     def anywhere(self, *flags: Any) -> list[bool]:
-        "Which of these are true in any process"
+        """Which of these are true in any process"""
         shared = torch.tensor([float(bool(f)) for f in flags], device=_carrier())
         dist.all_reduce(shared)
-        return [f>0 for f in shared.tolist()]
+        return [f > 0 for f in shared.tolist()]
 
     def skip_together(self, listeners: list, trainer):
-        "Tell those who listen; where one of them skips the batch, in whatever process, all skip it"
+        """Tell those who listen; where one of them skips the batch, in whatever process, all skip it"""
         skip = None
         try:
-            for listener in listeners: listener(trainer)
-        except SkipBatch as e: skip = e
-        if not self.anywhere(skip)[0]: return
+            for listener in listeners:
+                listener(trainer)
+        except SkipBatch as e:
+            skip = e
+        if not self.anywhere(skip)[0]:
+            return
         self.skipping = True
-        raise skip or SkipBatch('another process skips it')
+        raise skip or SkipBatch("another process skips it")
 
     def check_skip(self, error: SkipBatch):
-        "A RuntimeError where a process has skipped a batch of which the others do not know"
-        if not self.skipping: raise RuntimeError(f'with many processes a SkipBatch is for {", ".join(SKIPPING)}, where all hear of it: raise it there') from error
+        """A RuntimeError where a process has skipped a batch of which the others do not know"""
+        if not self.skipping:
+            raise RuntimeError(
+                f"with many processes a SkipBatch is for {', '.join(SKIPPING)}, where all hear of it: raise it there"
+            ) from error
         self.skipping = False
 
     def training_model(self, trainer) -> nn.Module:
-        "What to call for a prediction; when gradients are accumulated, DDP reduces them with the last batch only"
+        """What to call for a prediction; when gradients are accumulated, DDP reduces them with the last batch only"""
         if isinstance(self.model, nn.parallel.DistributedDataParallel):
-            self.model.require_backward_grad_sync = self.reduced = trainer.waiting+1==trainer.accumulate
+            self.model.require_backward_grad_sync = self.reduced = trainer.waiting + 1 == trainer.accumulate
         return self.model
 
-    def weigh(self, trainer) -> int: # the samples of this batch in all processes
-        "Scale the loss of this process's part, so that the mean over the processes is that of the whole batch"
-        t,(own,whole) = trainer,trainer.batches.share(trainer.batch)
-        if self.first is None: self.first = t.epoch + (t.batch>0)
-        part,all_parts = self.counted(t.loss_fn, t.y, own, whole, ask=self.ignoring or t.epoch<=self.first)
-        if not part and isinstance(t.prediction, Tensor): t.loss = (t.prediction*0).sum()  # also where the mean over nothing is no number
-        elif part*self.world!=all_parts: t.loss = t.loss*(part*self.world/all_parts)
+    def weigh(self, trainer) -> int:  # the samples of this batch in all processes
+        """Scale the loss of this process's part, so that the mean over the processes is that of the whole batch"""
+        t = trainer
+        own, whole = trainer.batches.share(trainer.batch)
+        if self.first is None:
+            self.first = t.epoch + (t.batch > 0)
+        part, all_parts = self.counted(t.loss_fn, t.y, own, whole, ask=self.ignoring or t.epoch <= self.first)
+        if not part and isinstance(t.prediction, Tensor):
+            t.loss = (t.prediction * 0).sum()  # also where the mean over nothing is no number
+        elif part * self.world != all_parts:
+            t.loss = t.loss * (part * self.world / all_parts)
         return whole
 
-    def counted(self, loss_fn: Callable, y: Any, own: int, whole: int,
-                ask: bool = True) -> tuple[float, float]: # the other processes; without, labels that are ignored are noted for later
-        "Over what a loss is the mean, in this process's part and in the whole batch"
-        if getattr(loss_fn, 'reduction', 'mean')=='sum': return int(own>0),1
-        if not isinstance(n := counted(loss_fn, y, own), Tensor): return own,whole
-        targets = y.numel()*(own>0)
-        if getattr(loss_fn, 'weight', None) is None and not ask:
-            self.late = self.late + (n<targets)
-            return own,whole
+    # the other processes; without, labels that are ignored are noted for later
+    def counted(self, loss_fn: Callable, y: Any, own: int, whole: int, ask: bool = True) -> tuple[float, float]:
+        """Over what a loss is the mean, in this process's part and in the whole batch"""
+        if getattr(loss_fn, "reduction", "mean") == "sum":
+            return int(own > 0), 1
+        if not isinstance(n := counted(loss_fn, y, own), Tensor):
+            return own, whole
+        targets = y.numel() * (own > 0)
+        if getattr(loss_fn, "weight", None) is None and not ask:
+            self.late = self.late + (n < targets)
+            return own, whole
         total = torch.stack([n, torch.full_like(n, targets)]).to(_carrier(), torch.float64)
         dist.all_reduce(total)
-        all_parts,targets = total.tolist()
-        self.ignoring = self.ignoring or all_parts<targets
-        return n.item(),all_parts
+        all_parts, targets = total.tolist()
+        self.ignoring = self.ignoring or all_parts < targets
+        return n.item(), all_parts
 
     def follow(self, parameters: Iterable[Tensor]):
-        "Begin with the main process's values of those that are not the model's, say of a loss that learns"
+        """Begin with the main process's values of those that are not the model's, say of a loss that learns"""
         own = {id(p) for p in self.model.parameters()}
         self.others = [p for p in parameters if id(p) not in own]
-        for p in self.others: dist.broadcast(p.data, 0)
+        for p in self.others:
+            dist.broadcast(p.data, 0)
 
     def reduce_gradients(self, parameters: Iterable[Tensor]):
-        "Before an optimizer step: average what is not the model's, and everything where the step comes before its last batch"
-        for p,used in zip(self.others, self.anywhere(*(p.grad is not None for p in self.others)) if self.others else ()):
-            if used and p.grad is None: p.grad = torch.zeros_like(p)
+        """Before an optimizer step: average what is not the model's, and everything where the step comes before its
+        last batch
+        """
+        for p, used in zip(
+            self.others, self.anywhere(*(p.grad is not None for p in self.others)) if self.others else ()
+        ):
+            if used and p.grad is None:
+                p.grad = torch.zeros_like(p)
         for p in self.others if self.reduced else parameters:
-            if p.grad is not None: dist.all_reduce(p.grad); p.grad.div_(self.world)
+            if p.grad is not None:
+                dist.all_reduce(p.grad)
+                p.grad.div_(self.world)
 
-    def mean_losses(self, trainer, losses: Tensor) -> Tensor: # (batches,)
-        "The losses of some batches, averaged over the processes; on the way it is heard whether one was asked to stop, and set when to read next"
+    def mean_losses(self, trainer, losses: Tensor) -> Tensor:  # (batches,)
+        """The losses of some batches, averaged over the processes; on the way it is heard whether one was asked to
+        stop, and set when to read next
+        """
         now = time.perf_counter()
-        pace,self.met = .5*len(losses)/(now-self.met),now
-        shared = torch.cat([losses.cpu(), losses.new_tensor([trainer.asked is not None, min(pace, 256), self.late], device='cpu')]).to(_carrier())
+        pace = 0.5 * len(losses) / (now - self.met)
+        self.met = now
+        shared = torch.cat(
+            [losses.cpu(), losses.new_tensor([trainer.asked is not None, min(pace, 256), self.late], device="cpu")]
+        ).to(_carrier())
         dist.all_reduce(shared)
-        *losses,asked,pace,late = shared.tolist()
+        *losses, asked, pace, late = shared.tolist()
         if late:
-            self.ignoring,self.late = True,0
-            if is_main(): warnings.warn(f'labels are ignored in epoch {trainer.epoch+1}, which they were not in the first: from here on they count nowhere, in some batches before they counted as samples')
-        trainer.read_every = max(int(pace/self.world), 1)
-        if asked: self.agree(trainer)
-        return torch.tensor(losses, dtype=torch.float64)/self.world
+            self.ignoring = True
+            self.late = 0
+            if is_main():
+                warnings.warn(
+                    f"labels are ignored in epoch {trainer.epoch + 1}, which they were not in the first: from here "
+                    "on they count nowhere, in some batches before they counted as samples"
+                )
+        trainer.read_every = max(int(pace / self.world), 1)
+        if asked:
+            self.agree(trainer)
+        return torch.tensor(losses, dtype=torch.float64) / self.world
 
     def agree(self, trainer):
-        "Stop if any process was asked to; a RuntimeError if the processes' weights are no longer the same"
-        said = [None]*self.world
+        """Stop if any process was asked to; a RuntimeError if the processes' weights are no longer the same"""
+        said = [None] * self.world
         dist.all_gather_object(said, (trainer.asked, self.checksum()))
-        if len({s for _,s in said})>1: raise RuntimeError(f'the weights differ between the processes (their sums are {[s for _,s in said]}): a callback that '
-                                                          'changes them has to do so in all, and a Trainer of your own to predict with super().predict')
-        trainer.stopping = trainer.stopping or next((r for r,_ in said if r), None)
+        if len({s for _, s in said}) > 1:
+            raise RuntimeError(
+                f"the weights differ between the processes (their sums are {[s for _, s in said]}): a callback that "
+                "changes them has to do so in all, and a Trainer of your own to predict with super().predict"
+            )
+        trainer.stopping = trainer.stopping or next((r for r, _ in said if r), None)
 
-    def checksum(self) -> str | None: # None where each process has other weights
-        if isinstance(self.model, nn.parallel.DistributedDataParallel): return repr(sum(p.detach().double().sum().item() for p in self.model.parameters()))
+    def checksum(self) -> str | None:  # None where each process has other weights
+        if isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return repr(sum(p.detach().double().sum().item() for p in self.model.parameters()))
 
-    def weighted_mean(self, values: list[Tensor], sizes: list) -> float: # sizes: numbers, or tensors of one
-        "The mean of a scalar of each batch over all that counts in all processes"
+    def weighted_mean(self, values: list[Tensor], sizes: list) -> float:  # sizes: numbers, or tensors of one
+        """The mean of a scalar of each batch over all that counts in all processes"""
         sizes = [float(n) for n in sizes]
-        sums = torch.tensor([sum(v.item()*n for v,n in zip(values, sizes) if n), sum(sizes)], dtype=torch.float64, device=_carrier())
+        sums = torch.tensor(
+            [sum(v.item() * n for v, n in zip(values, sizes) if n), sum(sizes)], dtype=torch.float64, device=_carrier()
+        )
         dist.all_reduce(sums)
-        return (sums[0]/sums[1]).item()
+        return (sums[0] / sums[1]).item()
 
 # %% ../../nbs/1_training/40_distributed.ipynb #aa052971
-def explain_lost(error: Exception, wait: float = 3) -> None: # seconds in which those who are alive have to say so
-    "Add to an error of communication which processes do not answer; any other error is left as it is"
-    if not isinstance(error, dist.DistError) and not any(w in str(error) for w in ('gloo', 'NCCL', 'Connection closed', 'Connection reset')): return
+def explain_lost(error: Exception, wait: float = 3) -> None:  # seconds in which those who are alive have to say so
+    """Add to an error of communication which processes do not answer; any other error is left as it is"""
+    if not isinstance(error, dist.DistError) and not any(
+        w in str(error) for w in ("gloo", "NCCL", "Connection closed", "Connection reset")
+    ):
+        return
     silent = _silent(wait)
-    error.add_note(f'(seen by rank {rank()}) ' + (f'rank {", ".join(map(str, silent))} of {world_size()} does not answer: it was killed (out of memory?), ended '
-                   'with an error of its own, or hangs' if silent else 'all processes answer: the network failed, or one was too slow for the timeout'))
+    error.add_note(
+        f"(seen by rank {rank()}) "
+        + (
+            f"rank {', '.join(map(str, silent))} of {world_size()} does not answer: it was killed (out of memory?), "
+            "ended "
+            "with an error of its own, or hangs"
+            if silent
+            else "all processes answer: the network failed, or one was too slow for the timeout"
+        )
+    )
 
 # %% ../../nbs/1_training/40_distributed.ipynb #61aee43e
 def _silent(wait):
-    "The ranks that do not report an error within `wait` seconds; where the store itself is gone, that is rank 0, which keeps it"
-    until,silent = time.monotonic()+wait,list(range(world_size()))
+    """The ranks that do not report an error within `wait` seconds; where the store itself is gone, that is rank 0,
+    which keeps it
+    """
+    until = time.monotonic() + wait
+    silent = list(range(world_size()))
     try:
         store = dist.distributed_c10d._get_default_store()
-        store.set(f'mlkit/error/{rank()}', '')
-        while len(silent)>1 and time.monotonic()<until:
-            silent = [r for r in silent if not store.check([f'mlkit/error/{r}'])]
-            time.sleep(.05)
-        return [r for r in silent if not store.check([f'mlkit/error/{r}'])]
-    except (RuntimeError, dist.DistError): return [0]
+        store.set(f"mlkit/error/{rank()}", "")
+        while len(silent) > 1 and time.monotonic() < until:
+            silent = [r for r in silent if not store.check([f"mlkit/error/{r}"])]
+            time.sleep(0.05)
+        return [r for r in silent if not store.check([f"mlkit/error/{r}"])]
+    except (RuntimeError, dist.DistError):
+        return [0]

@@ -9,15 +9,17 @@ __all__ = ['fit_target', 'accuracy', 'default_metrics', 'weighted_mean', 'check_
 # %% ../../nbs/1_training/20_evaluation.ipynb #c33214f8
 import math
 import time
-import torch
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from typing import Any
+
 from .batch import batch_size, counted, ignore_index, labels, to_device
 from .batches import make_batches
 from .distributed import rank, world_size
@@ -26,151 +28,248 @@ from .workers import begin
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #251f448a
 def fit_target(prediction: Any, target: Any) -> Any:
-    "`target` in the form of a prediction of one number each, `(batch, 1)` or `(batch,)`, and floating; any other is returned as it is"
-    if not (isinstance(prediction, Tensor) and isinstance(target, Tensor)): return target
-    if prediction.ndim==target.ndim+1 and prediction.shape[-1]==1: target = target.unsqueeze(-1)
-    elif target.ndim==prediction.ndim+1 and target.shape==(*prediction.shape, 1): target = target.squeeze(-1)  # or a loss is taken of each with each
-    return target.to(prediction.dtype) if prediction.shape==target.shape and not target.is_floating_point() else target
+    """`target` in the form of a prediction of one number each, `(batch, 1)` or `(batch,)`, and floating; any other is
+    returned as it is
+    """
+    if not (isinstance(prediction, Tensor) and isinstance(target, Tensor)):
+        return target
+    if prediction.ndim == target.ndim + 1 and prediction.shape[-1] == 1:
+        target = target.unsqueeze(-1)
+    elif target.ndim == prediction.ndim + 1 and target.shape == (*prediction.shape, 1):
+        target = target.squeeze(-1)  # or a loss is taken of each with each
+    return (
+        target.to(prediction.dtype) if prediction.shape == target.shape and not target.is_floating_point() else target
+    )
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #9e4380d3
-def accuracy(prediction: Tensor, target: Tensor,
-             threshold: float = 0., # of the one number that stands for a class
-             ignore_index: int | None = None, # a target that does not count
-            ) -> Tensor: # a scalar
-    "The share of samples whose largest logit, along axis 1, is the target's; for one number, `(batch, 1)` or `(batch,)`, whose side of `threshold` is"
-    if prediction.ndim>target.ndim and prediction.shape[1]>1: right = prediction.argmax(1)==target
-    else: right = (prediction.reshape(target.shape)>threshold)==(target>.5)
-    return (right if ignore_index is None else right[target!=ignore_index]).float().mean()
+def accuracy(
+    prediction: Tensor,
+    target: Tensor,
+    threshold: float = 0.0,  # of the one number that stands for a class
+    ignore_index: int | None = None,  # a target that does not count
+) -> Tensor:  # a scalar
+    """The share of samples whose largest logit, along axis 1, is the target's; for one number, `(batch, 1)` or
+    `(batch,)`, whose side of `threshold` is
+    """
+    if prediction.ndim > target.ndim and prediction.shape[1] > 1:
+        right = prediction.argmax(1) == target
+    else:
+        right = (prediction.reshape(target.shape) > threshold) == (target > 0.5)
+    return (right if ignore_index is None else right[target != ignore_index]).float().mean()
 
-def default_metrics(prediction: Any, target: Any,
-                    loss_fn: Any = None, # tells what a prediction is
-                   ) -> dict:
-    "Accuracy where it is known what would be right: with torch's losses for classes, else for `(batch, classes)` and a class for each sample"
-    if not (isinstance(prediction, Tensor) and isinstance(target, Tensor)) or prediction.is_complex() or target.is_complex(): return {}
-    of = lambda *losses: any(loss_fn is l or isinstance(l, type) and isinstance(loss_fn, l) for l in losses)
-    classes = (prediction.ndim>1 and prediction.shape[1]>1 and not target.is_floating_point()
-               and (len(prediction), *prediction.shape[2:])==tuple(target.shape))
+
+def default_metrics(
+    prediction: Any,
+    target: Any,
+    loss_fn: Any = None,  # tells what a prediction is
+) -> dict:
+    """Accuracy where it is known what would be right: with torch's losses for classes, else for `(batch, classes)` and
+    a class for each sample
+    """
+    if (
+        not (isinstance(prediction, Tensor) and isinstance(target, Tensor))
+        or prediction.is_complex()
+        or target.is_complex()
+    ):
+        return {}
+
+    def of(*losses):
+        return any(loss_fn is l or isinstance(l, type) and isinstance(loss_fn, l) for l in losses)
+
+    classes = (
+        prediction.ndim > 1
+        and prediction.shape[1] > 1
+        and not target.is_floating_point()
+        and (len(prediction), *prediction.shape[2:]) == tuple(target.shape)
+    )
     if of(nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss):
-        return {'accuracy': partial(accuracy, ignore_index=ignore_index(loss_fn))} if classes else {}
-    for threshold,losses in ((0., (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits)), (.5, (nn.BCELoss, F.binary_cross_entropy))):
-        if of(*losses): return {'accuracy': lambda p,y: accuracy(p.reshape(y.shape), y, threshold)} if prediction.numel()==target.numel() else {}
-    known = classes and target.ndim==1 and target.dtype==torch.int64 and len(target) and 0<=int(target.min())<=int(target.max())<prediction.shape[1]
-    return {'accuracy': partial(accuracy, ignore_index=ignore_index(loss_fn))} if known else {}
+        return {"accuracy": partial(accuracy, ignore_index=ignore_index(loss_fn))} if classes else {}
+    for threshold, losses in (
+        (0.0, (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits)),
+        (0.5, (nn.BCELoss, F.binary_cross_entropy)),
+    ):
+        if of(*losses):
+            return (
+                {"accuracy": lambda p, y: accuracy(p.reshape(y.shape), y, threshold)}
+                if prediction.numel() == target.numel()
+                else {}
+            )
+    known = (
+        classes
+        and target.ndim == 1
+        and target.dtype == torch.int64
+        and len(target)
+        and 0 <= int(target.min()) <= int(target.max()) < prediction.shape[1]
+    )
+    return {"accuracy": partial(accuracy, ignore_index=ignore_index(loss_fn))} if known else {}
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #26d69359
-def weighted_mean(values: list[Tensor], sizes: list) -> float: # sizes: numbers, or tensors of one
-    "The mean of a scalar of each batch over all that counts"
+def weighted_mean(values: list[Tensor], sizes: list) -> float:  # sizes: numbers, or tensors of one
+    """The mean of a scalar of each batch over all that counts"""
     sizes = [float(n) for n in sizes]
-    return math.fsum(v*n for v,n in zip(torch.stack(values).double().tolist(), sizes) if n)/(sum(sizes) or math.nan)
+    return math.fsum(v * n for v, n in zip(torch.stack(values).double().tolist(), sizes) if n) / (
+        sum(sizes) or math.nan
+    )
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #5b0c1f25
 def check_metrics(metrics: Any) -> dict[str, Any]:
-    "`metrics` as a dict; an error says what of it cannot be a metric"
-    if not isinstance(metrics or {}, Mapping): raise TypeError(f"metrics: expected a dict such as {{'name': function}}, got a {type(metrics).__name__}")
-    for name,m in (metrics or {}).items():
-        if name=='loss': raise ValueError("metrics: the name 'loss' is that of the loss itself, valid_loss: choose another")
-        if isinstance(m, type): raise TypeError(f'metrics: {name!r} is the class {m.__name__}, expected an object: pass {m.__name__}(...)')
-        if not callable(m) and not hasattr(m, 'update'): raise TypeError(f'metrics: {name!r} is {m!r}, expected a function of (prediction, target) or a torchmetrics object')
-        if hasattr(m, 'update') and world_size()==1: _check_form(name, m)
+    """`metrics` as a dict; an error says what of it cannot be a metric"""
+    if not isinstance(metrics or {}, Mapping):
+        raise TypeError(f"metrics: expected a dict such as {{'name': function}}, got a {type(metrics).__name__}")
+    for name, m in (metrics or {}).items():
+        if name == "loss":
+            raise ValueError("metrics: the name 'loss' is that of the loss itself, valid_loss: choose another")
+        if isinstance(m, type):
+            raise TypeError(f"metrics: {name!r} is the class {m.__name__}, expected an object: pass {m.__name__}(...)")
+        if not callable(m) and not hasattr(m, "update"):
+            raise TypeError(
+                f"metrics: {name!r} is {m!r}, expected a function of (prediction, target) or a torchmetrics object"
+            )
+        if hasattr(m, "update") and world_size() == 1:
+            _check_form(name, m)
     return dict(metrics or {})
 
+
 def _check_form(name, m):
-    "What a metric gives that has seen no data, where it gives something"
+    """What a metric gives that has seen no data, where it gives something"""
     found = None
     with warnings.catch_warnings(), suppress(Exception):
-        warnings.simplefilter('ignore')
+        warnings.simplefilter("ignore")
         found = m.compute()
         m.reset()
-    if found is not None: numbers(name, found)
+    if found is not None:
+        numbers(name, found)
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #5b0c1f26
 def numbers(name: str, found: Any) -> dict[str, Any]:
-    "What a metric gave, as numbers by name; those of a dict are called `name_key`"
-    if isinstance(found, Mapping): return {k: v for key,part in found.items() for k,v in numbers(f'{name}_{key}', part).items()}
-    size = found.numel() if isinstance(found, Tensor) else getattr(found, 'size', 1 if isinstance(found, (int, float)) else None)
-    if size!=1:
-        gave = f'of shape {tuple(found.shape)}' if hasattr(found, 'shape') else repr(found)
-        raise ValueError(f'the metric {name!r} gave a {type(found).__name__} {gave}, expected one number or a dict of them: average it, or pick one')
+    """What a metric gave, as numbers by name; those of a dict are called `name_key`"""
+    if isinstance(found, Mapping):
+        return {k: v for key, part in found.items() for k, v in numbers(f"{name}_{key}", part).items()}
+    size = (
+        found.numel()
+        if isinstance(found, Tensor)
+        else getattr(found, "size", 1 if isinstance(found, (int, float)) else None)
+    )
+    if size != 1:
+        gave = f"of shape {tuple(found.shape)}" if hasattr(found, "shape") else repr(found)
+        raise ValueError(
+            f"the metric {name!r} gave a {type(found).__name__} {gave}, expected one number or a dict of them: "
+            "average it, or pick one"
+        )
     return {name: found}
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #5b0c1f30
-def next_batches(trainer, batches: Iterator, n: int = 1) -> list | None: # None where the run is asked to end and a worker is gone
-    "The next `n` batches, or as many as there are"
-    try: return list(islice(batches, n))
+# None where the run is asked to end and a worker is gone
+def next_batches(trainer, batches: Iterator, n: int = 1) -> list | None:
+    """The next `n` batches, or as many as there are"""
+    try:
+        return list(islice(batches, n))
     except (RuntimeError, OSError, EOFError) as e:
-        if trainer.group or not _ended_by_signal(trainer, e): raise
+        if trainer.group or not _ended_by_signal(trainer, e):
+            raise
         trainer.stopping = trainer.asked
 
+
 def _ended_by_signal(trainer, error):
-    "Did a worker hear the signal that the trainer has heard, or hears in a moment?"
-    if 'DataLoader worker' not in str(error) and not isinstance(error, (ConnectionError, EOFError)): return False
-    until = time.monotonic()+1
-    while not trainer.asked and time.monotonic()<until: time.sleep(.01)
+    """Did a worker hear the signal that the trainer has heard, or hears in a moment?"""
+    if "DataLoader worker" not in str(error) and not isinstance(error, (ConnectionError, EOFError)):
+        return False
+    until = time.monotonic() + 1
+    while not trainer.asked and time.monotonic() < until:
+        time.sleep(0.01)
     return bool(trainer.asked)
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #5b0c1f38
-def own_batches(loader: Any) -> Any: # see `make_batches`; None where those of the loader itself are right
-    "What gives this process its part of each batch of validation, or batches that do not depend on what persistent workers have drawn before"
+def own_batches(loader: Any) -> Any:  # see `make_batches`; None where those of the loader itself are right
+    """What gives this process its part of each batch of validation, or batches that do not depend on what persistent
+    workers have drawn before
+    """
     batches = None if loader is None else make_batches(loader, rank(), world_size())
-    drawn_on = getattr(loader, 'persistent_workers', False) and getattr(batches, 'source', None)
-    return batches if world_size()>1 or drawn_on else None
+    drawn_on = getattr(loader, "persistent_workers", False) and getattr(batches, "source", None)
+    return batches if world_size() > 1 or drawn_on else None
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #48be313d
 @torch.no_grad()
-def validate(trainer) -> dict[str, float] | None: # None where the run is to end before it is done; then all is as it was before
-    "`valid_loss`, `valid_accuracy` for classes, and `valid_` before the name of each metric: means over the samples of `valid_loader`, of the first two over those that count"
-    t,model,before = trainer,trainer.model,get_states(trainer)
+# None where the run is to end before it is done; then all is as it was before
+def validate(trainer) -> dict[str, float] | None:
+    """`valid_loss`, `valid_accuracy` for classes, and `valid_` before the name of each metric: means over the samples
+    of `valid_loader`, of the first two over those that count
+    """
+    t = trainer
+    model = trainer.model
+    before = get_states(trainer)
     try:
-        t.notify('before_validate')
+        t.notify("before_validate")
         t.model.eval()
         found = _measure(t)
-        t.notify('after_validate')
-    finally: t.model = model
+        t.notify("after_validate")
+    finally:
+        t.model = model
     t.validating = None
-    if found is None: set_states(t, before)
+    if found is None:
+        set_states(t, before)
     return found
 
+
 def _measure(t):
-    found,done,metrics = {'loss': ([], [])},0,t.metrics
-    weighs = getattr(t.loss_fn, 'weight', None) is not None or getattr(t.loss_fn, 'reduction', 'mean')=='sum'
-    for m in t.metrics.values(): getattr(m, 'reset', lambda: None)()
-    if t.group: t.read_every = 1
-    t.validating = 0,None,None  # the batch, its target and prediction, for an error to say
+    found = {"loss": ([], [])}
+    done = 0
+    metrics = t.metrics
+    weighs = getattr(t.loss_fn, "weight", None) is not None or getattr(t.loss_fn, "reduction", "mean") == "sum"
+    for m in t.metrics.values():
+        getattr(m, "reset", lambda: None)()
+    if t.group:
+        t.read_every = 1
+    t.validating = 0, None, None  # the batch, its target and prediction, for an error to say
     batches = begin(t.valid_loader) if t.valid is None else start_alike(t, t.valid)
     while batch := next_batches(t, batches):
-        if t.group and done%t.read_every==0: t.group.mean_losses(t, torch.zeros(t.read_every, dtype=torch.float64))
-        if t.stopping: break
-        x,y = t.unpack(to_device(batch[0], t.device))
-        t.validating = done,y,None
+        if t.group and done % t.read_every == 0:
+            t.group.mean_losses(t, torch.zeros(t.read_every, dtype=torch.float64))
+        if t.stopping:
+            break
+        x, y = t.unpack(to_device(batch[0], t.device))
+        t.validating = done, y, None
         with t.autocast:
             prediction = t.predict(x)
-            t.validating = done,y,prediction
+            t.validating = done, y, prediction
             loss = t.compute_loss(prediction, y)
-        own,whole = t.valid.share(done) if t.group else [batch_size(y)]*2
-        if 0<own<whole and getattr(t.loss_fn, 'reduction', 'mean')=='sum': loss = loss*(whole/own)
+        own, whole = t.valid.share(done) if t.group else [batch_size(y)] * 2
+        if 0 < own < whole and getattr(t.loss_fn, "reduction", "mean") == "sum":
+            loss = loss * (whole / own)
         counts = labels(t.loss_fn, y, own)
-        found['loss'][0].append(loss); found['loss'][1].append(counted(t.loss_fn, y, own) if weighs else counts)
+        found["loss"][0].append(loss)
+        found["loss"][1].append(counted(t.loss_fn, y, own) if weighs else counts)
         target = shaped(prediction, y)
         metrics = metrics or default_metrics(prediction, y, t.loss_fn)
-        for name,m in metrics.items():
-            if hasattr(m, 'update'): own and m.update(prediction, target)
-            else: _add(found, t, name, m(prediction, target), own if t.metrics else counts)
+        for name, m in metrics.items():
+            if hasattr(m, "update"):
+                if own:
+                    m.update(prediction, target)
+            else:
+                _add(found, t, name, m(prediction, target), own if t.metrics else counts)
         done += 1
-        t.validating = done,None,None
-    if t.stopping: t.held = batches; return
-    if not done: raise ValueError('valid_loader gave no batch: is the dataset empty? (A generator gives its batches only once.)')
-    means = {n: (t.group.weighted_mean if t.group else weighted_mean)(*of) for n,of in found.items()}
-    for name,m in t.metrics.items():
-        if hasattr(m, 'update'): means |= {n: float(v) for n,v in numbers(name, m.compute()).items()}
-    return {f'valid_{n}': v for n,v in means.items()}
+        t.validating = done, None, None
+    if t.stopping:
+        t.held = batches
+        return
+    if not done:
+        raise ValueError("valid_loader gave no batch: is the dataset empty? (A generator gives its batches only once.)")
+    means = {n: (t.group.weighted_mean if t.group else weighted_mean)(*of) for n, of in found.items()}
+    for name, m in t.metrics.items():
+        if hasattr(m, "update"):
+            means |= {n: float(v) for n, v in numbers(name, m.compute()).items()}
+    return {f"valid_{n}": v for n, v in means.items()}
+
 
 def _add(found, t, name, value, counts):
-    "Note what was found of a batch, and how much of it counts"
-    for n,v in numbers(name, value).items():
-        values,sizes = found.setdefault(n, ([], []))
-        values.append(torch.as_tensor(v, device=t.device).reshape(())); sizes.append(counts)
+    """Note what was found of a batch, and how much of it counts"""
+    for n, v in numbers(name, value).items():
+        values, sizes = found.setdefault(n, ([], []))
+        values.append(torch.as_tensor(v, device=t.device).reshape(()))
+        sizes.append(counts)
+
 
 def shaped(prediction: Any, target: Any) -> Any:
-    "`target` in the shape of a prediction of one number each, in its own dtype"
+    """`target` in the shape of a prediction of one number each, in its own dtype"""
     fitted = fit_target(prediction, target)
     return target.reshape(fitted.shape) if isinstance(target, Tensor) else fitted

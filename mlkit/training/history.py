@@ -6,7 +6,9 @@
 __all__ = ['History', 'json_line', 'save_history', 'load_history', 'plot_history']
 
 # %% ../../nbs/1_training/51_history.ipynb #10fd095c
-import io, json, math
+import io
+import json
+import math
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,73 +17,98 @@ from ..text import Table, did_you_mean
 
 # %% ../../nbs/1_training/51_history.ipynb #373d6630
 class History:
-    "The metrics of each epoch, oldest first: `history['train_loss']` is a list, `history.epochs[-1]` a dict; `history.steps` has the loss of each batch"
-    def __init__(self, epochs: Iterable[dict] = ()):
-        self.epochs,self.steps,self.stopped = list(epochs),array('d'),None
+    """The metrics of each epoch, oldest first: `history['train_loss']` is a list, `history.epochs[-1]` a dict;
+    `history.steps` has the loss of each batch
+    """
 
-    def __len__(self): return len(self.epochs)
+    def __init__(self, epochs: Iterable[dict] = ()):
+        self.epochs = list(epochs)
+        self.steps = array("d")
+        self.stopped = None
+
+    def __len__(self):
+        return len(self.epochs)
+
     def __getitem__(self, name: str) -> list:
-        if name not in self.names: raise KeyError(f'no metric {name!r}; {did_you_mean(name, self.names)}')
+        if name not in self.names:
+            raise KeyError(f"no metric {name!r}; {did_you_mean(name, self.names)}")
         return [e.get(name) for e in self.epochs]
 
     @property
     def names(self) -> list[str]:
-        "Every metric, in the order in which they first appeared"
+        """Every metric, in the order in which they first appeared"""
         return list(dict.fromkeys(k for e in self.epochs for k in e))
 
     @property
     def table(self) -> Table:
-        return Table(self.names or ['epoch'], [[e.get(n) for n in self.names] for e in self.epochs], self.stopped or '')
+        return Table(self.names or ["epoch"], [[e.get(n) for n in self.names] for e in self.epochs], self.stopped or "")
 
-    def to_pandas(self, steps: bool = False): # of the batches, with their losses
-        "The epochs as a DataFrame"
+    def to_pandas(self, steps: bool = False):  # of the batches, with their losses
+        """The epochs as a DataFrame"""
         import pandas
-        return pandas.DataFrame(dict(batch=range(1, len(self.steps)+1), loss=self.steps) if steps else self.epochs)
 
-    def __repr__(self): return repr(self.table)
-    def _repr_html_(self): return self.table._repr_html_()
+        return pandas.DataFrame(dict(batch=range(1, len(self.steps) + 1), loss=self.steps) if steps else self.epochs)
+
+    def __repr__(self):
+        return repr(self.table)
+
+    def _repr_html_(self):
+        return self.table._repr_html_()
 
 # %% ../../nbs/1_training/51_history.ipynb #2c5f4417
 def json_line(metrics: dict) -> str:
-    "A JSON object in a line; numbers that JSON does not know (NaN) are null"
-    return json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k,v in metrics.items()}) + '\n'
+    """A JSON object in a line; numbers that JSON does not know (NaN) are null"""
+    return (
+        json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}) + "\n"
+    )
+
 
 def save_history(history: History, path: str | Path) -> Path:
-    "Write one JSON object an epoch to `path`"
-    Path(path).write_text(''.join(map(json_line, history.epochs)), encoding='utf-8')
+    """Write one JSON object an epoch to `path`"""
+    Path(path).write_text("".join(map(json_line, history.epochs)), encoding="utf-8")
     return Path(path)
 
 # %% ../../nbs/1_training/51_history.ipynb #cfdfd22c
 def load_history(path: str | Path) -> History:
-    "What `save_history` wrote"
-    return History(map(json.loads, Path(path).read_text(encoding='utf-8').splitlines()))
+    """What `save_history` wrote"""
+    return History(map(json.loads, Path(path).read_text(encoding="utf-8").splitlines()))
 
 # %% ../../nbs/1_training/51_history.ipynb #8f1c2af2
-def plot_history(history: History, # needs a 'train_loss'; 'valid_loss' and others are drawn where they are there
-                 title: str = '',
-                ): # a matplotlib Figure: show it in a notebook, or call its savefig
-    "Losses by epoch with the best validation loss marked and, where there are any, the other metrics of validation beside them"
+def plot_history(
+    history: History,  # needs a 'train_loss'; 'valid_loss' and others are drawn where they are there
+    title: str = "",
+):  # a matplotlib Figure: show it in a notebook, or call its savefig
+    """Losses by epoch with the best validation loss marked and, where there are any, the other metrics of validation
+    beside them
+    """
     from matplotlib.figure import Figure
-    others = [n for n in history.names if n.startswith('valid_') and n!='valid_loss']
-    fig = Figure(figsize=(4.5*(1+bool(others)), 3.2), layout='constrained')
-    axes = fig.subplots(1, 1+bool(others), squeeze=False)[0]
-    for n in ('train_loss', 'valid_loss'):
-        if n in history.names: axes[0].plot(history['epoch'], history[n], label=n.replace('_', ' '))
-    for n in others: axes[1].plot(history['epoch'], history[n], label=n.replace('_', ' '), color='C2')
-    if 'valid_loss' in history.names:
-        best = min(history.epochs, key=lambda e: float('inf') if e.get('valid_loss') is None else e['valid_loss'])
-        axes[0].plot(best['epoch'], best['valid_loss'], 'o', color='C1', label=f"best, epoch {best['epoch']}")
+
+    others = [n for n in history.names if n.startswith("valid_") and n != "valid_loss"]
+    fig = Figure(figsize=(4.5 * (1 + bool(others)), 3.2), layout="constrained")
+    axes = fig.subplots(1, 1 + bool(others), squeeze=False)[0]
+    for n in ("train_loss", "valid_loss"):
+        if n in history.names:
+            axes[0].plot(history["epoch"], history[n], label=n.replace("_", " "))
+    for n in others:
+        axes[1].plot(history["epoch"], history[n], label=n.replace("_", " "), color="C2")
+    if "valid_loss" in history.names:
+        best = min(history.epochs, key=lambda e: float("inf") if e.get("valid_loss") is None else e["valid_loss"])
+        axes[0].plot(best["epoch"], best["valid_loss"], "o", color="C1", label=f"best, epoch {best['epoch']}")
     for a in axes:
-        a.set_xlabel('epoch'); a.grid(alpha=.3); a.legend(frameon=False); a.spines[['top', 'right']].set_visible(False)
+        a.set_xlabel("epoch")
+        a.grid(alpha=0.3)
+        a.legend(frameon=False)
+        a.spines[["top", "right"]].set_visible(False)
         a.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].set_ylabel('loss'); fig.suptitle(title)
+    axes[0].set_ylabel("loss")
+    fig.suptitle(title)
     fig._repr_png_ = lambda: _png(fig)  # shown by every notebook, also where pyplot was never imported
     return fig
 
 # %% ../../nbs/1_training/51_history.ipynb #542e6951
 def _png(fig):
     out = io.BytesIO()
-    fig.savefig(out, format='png', dpi=100)
+    fig.savefig(out, format="png", dpi=100)
     return out.getvalue()
 
 # %% ../../nbs/1_training/51_history.ipynb #5f655b42

@@ -6,45 +6,64 @@
 __all__ = ['apart', 'random_state', 'set_random_state']
 
 # %% ../../nbs/1_training/14_rng.ipynb #578bceef
-import numpy as np
 import random
-import torch
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+import numpy as np
+import torch
+
 # %% ../../nbs/1_training/14_rng.ipynb #b4a70006
 def apart(items: Iterable, seed: int) -> Iterator:
-    "The same items; while the first is made the random generators of Python, NumPy and torch are as they stand, later they are its own, which begin with `seed`"
+    """The same items; while the first is made the random generators of Python, NumPy and torch are as they stand, later
+    they are its own, which begin with `seed`
+    """
     items = iter(items)
     yield from islice(items, 1)
-    own = random.Random(seed).getstate(),np.random.MT19937(seed % 2**32),torch.Generator().manual_seed(seed).get_state()
+    own = (
+        random.Random(seed).getstate(),
+        np.random.MT19937(seed % 2**32),
+        torch.Generator().manual_seed(seed).get_state(),
+    )
     while True:
         held = _swap(own)
-        try: item = [next(items)]
-        except StopIteration: return
-        finally: own = _swap(held)
+        try:
+            item = [next(items)]
+        except StopIteration:
+            return
+        finally:
+            own = _swap(held)
         yield from item
 
+
 def _swap(own):
-    "Let the global generators be these, and return what they were; NumPy's is swapped itself, to take its state down costs a hundred times as much"
-    held = random.getstate(),np.random.get_bit_generator(),torch.get_rng_state()
-    for put,state in zip((random.setstate, np.random.set_bit_generator, torch.set_rng_state), own): put(state)
+    """Let the global generators be these, and return what they were; NumPy's is swapped itself, to take its state down
+    costs a hundred times as much
+    """
+    held = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
+    for put, state in zip((random.setstate, np.random.set_bit_generator, torch.set_rng_state), own):
+        put(state)
     return held
 
 # %% ../../nbs/1_training/14_rng.ipynb #1a017afe
 def random_state() -> dict:
-    "Where the generators of Python, NumPy, torch and each CUDA device stand"
-    kind,keys,*rest = np.random.get_state()
-    version,numbers,gauss = random.getstate()
-    return dict(python=[version, torch.tensor(numbers), gauss], numpy=[kind, torch.from_numpy(keys.astype(np.int64)), *rest],
-                torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    """Where the generators of Python, NumPy, torch and each CUDA device stand"""
+    kind, keys, *rest = np.random.get_state()
+    version, numbers, gauss = random.getstate()
+    return dict(
+        python=[version, torch.tensor(numbers), gauss],
+        numpy=[kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    )
 
 # %% ../../nbs/1_training/14_rng.ipynb #f90fae1c
 def set_random_state(state: dict) -> None:
-    "Put every generator back to where `random_state` found it"
-    version,numbers,gauss = state['python']
+    """Put every generator back to where `random_state` found it"""
+    version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
-    kind,keys,*rest = state['numpy']
+    kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state['torch'])
-    if state['cuda'] and len(state['cuda'])==torch.cuda.device_count(): torch.cuda.set_rng_state_all(state['cuda'])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

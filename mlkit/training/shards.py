@@ -16,108 +16,154 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 # %% ../../nbs/1_training/61_shards.ipynb #31cbbb1b
-def open_shard(path: Path, # .npy or .safetensors
-               label: int = 0, # the column of the target in an NPY table
-               target: torch.dtype = torch.int64, # its dtype: classes, or torch.float32 for a regression
-              ) -> tuple[int, Callable[[int, int], tuple[Tensor, Tensor]]]: # samples, and a function of (start, stop) that reads x and y
-    "Map a file; a ValueError says why it cannot be"
-    if path.suffix=='.npy': return _open_npy(path, label, target)
-    if path.suffix=='.safetensors': return _open_safetensors(path)
-    raise ValueError(f'{path}: only .npy and .safetensors files can be read in parts')
+def open_shard(
+    path: Path,  # .npy or .safetensors
+    label: int = 0,  # the column of the target in an NPY table
+    target: torch.dtype = torch.int64,  # its dtype: classes, or torch.float32 for a regression
+    # samples, and a function of (start, stop) that reads x and y
+) -> tuple[int, Callable[[int, int], tuple[Tensor, Tensor]]]:
+    """Map a file; a ValueError says why it cannot be"""
+    if path.suffix == ".npy":
+        return _open_npy(path, label, target)
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)
+    raise ValueError(f"{path}: only .npy and .safetensors files can be read in parts")
 
 # %% ../../nbs/1_training/61_shards.ipynb #effa23a5
 def _open_npy(path, label, target):
-    try: table = np.load(path, mmap_mode='r', allow_pickle=False)
-    except (ValueError, OSError, EOFError) as e: raise ValueError(f'{path}: not a plain array ({e})') from None
-    if table.ndim!=2 or table.dtype.kind not in 'biuf' or not -table.shape[1]<=label<table.shape[1]:
-        raise ValueError(f'{path}: expected a table of numbers with a column {label}, got {table.dtype} of shape {table.shape}')
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as e:
+        raise ValueError(f"{path}: not a plain array ({e})") from None
+    if table.ndim != 2 or table.dtype.kind not in "biuf" or not -table.shape[1] <= label < table.shape[1]:
+        raise ValueError(
+            f"{path}: expected a table of numbers with a column {label}, got {table.dtype} of shape {table.shape}"
+        )
     features = np.arange(table.shape[1]) != label % table.shape[1]
+
     def read(a, b):
         rows = np.array(table[a:b])
         y = torch.from_numpy(rows[:, label].astype(np.float64))
-        for i in torch.nonzero(~torch.isfinite(y) | (torch.tensor(not target.is_floating_point) & (y!=y.round())))[:1]:
-            raise ValueError(f'{path}, row {a+i.item()}: the label is {y[i].item():g}; for a regression pass target=torch.float32')
-        return torch.from_numpy(rows[:, features].astype(np.float32)),y.to(target)
-    return len(table),read
+        for i in torch.nonzero(~torch.isfinite(y) | (torch.tensor(not target.is_floating_point) & (y != y.round())))[
+            :1
+        ]:
+            raise ValueError(
+                f"{path}, row {a + i.item()}: the label is {y[i].item():g}; for a regression pass target=torch.float32"
+            )
+        return torch.from_numpy(rows[:, features].astype(np.float32)), y.to(target)
+
+    return len(table), read
 
 # %% ../../nbs/1_training/61_shards.ipynb #f7bbf48b
 def _open_safetensors(path):
     try:
-        f = safe_open(path, 'pt')
-        x,y = f.get_slice('x'),f.get_slice('y')
-    except (SafetensorError, OSError) as e: raise ValueError(f'{path}: not safetensors with the arrays x and y ({e})') from None
+        f = safe_open(path, "pt")
+        x, y = f.get_slice("x"), f.get_slice("y")
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f"{path}: not safetensors with the arrays x and y ({e})") from None
     n = x.get_shape()[0]
-    if y.get_shape()[0]!=n: raise ValueError(f'{path}: x has {n} samples, y has {y.get_shape()[0]}')
-    return n,lambda a,b: (x[a:b], y[a:b])
+    if y.get_shape()[0] != n:
+        raise ValueError(f"{path}: x has {n} samples, y has {y.get_shape()[0]}")
+    return n, lambda a, b: (x[a:b], y[a:b])
 
 # %% ../../nbs/1_training/61_shards.ipynb #895b5486
 class ShardBatches:
-    "Batches `(x, y)` of all shards in a folder, shuffled in blocks; the next blocks are read by a thread while these are trained on"
-    def __init__(self,
-                 folder: str | Path, # of .npy and .safetensors files, in name order one dataset
-                 batch_size: int = 32,
-                 label: int = 0, # the column of the target in NPY tables
-                 target: torch.dtype = torch.int64, # its dtype there
-                 shuffle: bool = True,
-                 block: int = 1024, # neighbouring samples that are read together
-                 mix: int = 64, # blocks that are in memory at a time, and mixed; twice as many while the next are read
-                 generator: torch.Generator | None = None): # draws the order; None is torch's own
-        for name,value in dict(batch_size=batch_size, block=block, mix=mix).items():
-            if not isinstance(value, (int, np.integer)) or value<1: raise ValueError(f'{name}: expected a whole number from 1, got {value!r}')
-        self.batch_size,self.shuffle,self.mix,self.generator = batch_size,shuffle,mix,generator
-        files = sorted(f for f in Path(folder).rglob('*') if f.is_file() and f.name[0] not in '._')
-        if not files: raise FileNotFoundError(f'no shards in {folder}: expected .npy or .safetensors files')
+    """Batches `(x, y)` of all shards in a folder, shuffled in blocks; the next blocks are read by a thread while these
+    are trained on
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,  # of .npy and .safetensors files, in name order one dataset
+        batch_size: int = 32,
+        label: int = 0,  # the column of the target in NPY tables
+        target: torch.dtype = torch.int64,  # its dtype there
+        shuffle: bool = True,
+        block: int = 1024,  # neighbouring samples that are read together
+        mix: int = 64,  # blocks that are in memory at a time, and mixed; twice as many while the next are read
+        generator: torch.Generator | None = None,  # draws the order; None is torch's own
+    ):
+        for name, value in dict(batch_size=batch_size, block=block, mix=mix).items():
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.mix = mix
+        self.generator = generator
+        files = sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.name[0] not in "._")
+        if not files:
+            raise FileNotFoundError(f"no shards in {folder}: expected .npy or .safetensors files")
         self.blocks = []  # (reader, start, stop) of each
         shards = [open_shard(f, label, target) for f in files]
-        for f,(n,read) in zip(files, shards):
-            if (found := _sample(read))!=(first := _sample(shards[0][1])): raise ValueError(f'{f}: samples of {found}, but in {files[0]} they are of {first}')
-            self.blocks += [(read, a, min(a+block, n)) for a in range(0, n, block)]
-        self.samples = sum(b-a for _,a,b in self.blocks)
+        for f, (n, read) in zip(files, shards):
+            if (found := _sample(read)) != (first := _sample(shards[0][1])):
+                raise ValueError(f"{f}: samples of {found}, but in {files[0]} they are of {first}")
+            self.blocks += [(read, a, min(a + block, n)) for a in range(0, n, block)]
+        self.samples = sum(b - a for _, a, b in self.blocks)
 
-    def __len__(self): return -(-self.samples//self.batch_size)
-    def __iter__(self): return self.start()
-    def indices(self, batch: int) -> None: return None  # the order is not kept
+    def __len__(self):
+        return -(-self.samples // self.batch_size)
+
+    def __iter__(self):
+        return self.start()
+
+    def indices(self, batch: int) -> None:  # the order is not kept
+        return None
 
     def start(self, skip: int = 0, ready: Callable = lambda: None) -> Iterator[tuple[Tensor, Tensor]]:
-        "An epoch without its first `skip` batches, which are not read; `ready` is called when the order is drawn"
+        """An epoch without its first `skip` batches, which are not read; `ready` is called when the order is drawn"""
         seed = torch.randint(2**62, (), generator=self.generator).item()
         ready()
         draw = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.blocks), generator=draw).tolist() if self.shuffle else range(len(self.blocks))
-        groups = [[self.blocks[i] for i in order[a:a+self.mix]] for a in range(0, len(order), self.mix)]
-        sizes = [sum(b-a for _,a,b in g) for g in groups]
-        rows = skip*self.batch_size
-        while sizes and rows>=sizes[0]: rows,groups,sizes = rows-sizes[0],groups[1:],sizes[1:]
-        return self._cut(_ahead([(g, seed+len(groups)-i if self.shuffle else None) for i,g in enumerate(groups)]), rows)
+        groups = [[self.blocks[i] for i in order[a : a + self.mix]] for a in range(0, len(order), self.mix)]
+        sizes = [sum(b - a for _, a, b in g) for g in groups]
+        rows = skip * self.batch_size
+        while sizes and rows >= sizes[0]:
+            rows = rows - sizes[0]
+            groups = groups[1:]
+            sizes = sizes[1:]
+        return self._cut(
+            _ahead([(g, seed + len(groups) - i if self.shuffle else None) for i, g in enumerate(groups)]), rows
+        )
 
     def _cut(self, groups, skip):
-        "Batches from groups of samples; what is left of a group begins the next batch"
+        """Batches from groups of samples; what is left of a group begins the next batch"""
         rest = None
-        for x,y in groups:
-            x,y,skip = x[skip:],y[skip:],0
-            if rest is not None: x,y = torch.cat([rest[0], x]),torch.cat([rest[1], y])
-            whole = len(x)//self.batch_size*self.batch_size
+        for x, y in groups:
+            x = x[skip:]
+            y = y[skip:]
+            skip = 0
+            if rest is not None:
+                x, y = torch.cat([rest[0], x]), torch.cat([rest[1], y])
+            whole = len(x) // self.batch_size * self.batch_size
             yield from zip(x[:whole].split(self.batch_size), y[:whole].split(self.batch_size)) if whole else ()
-            rest = x[whole:],y[whole:]
-        if rest is not None and len(rest[0]): yield rest
+            rest = x[whole:], y[whole:]
+        if rest is not None and len(rest[0]):
+            yield rest
 
 # %% ../../nbs/1_training/61_shards.ipynb #89803e99
 def _sample(read):
-    "The shapes of one sample and its target, in words"
-    x,y = read(0, 0)
-    return f'shape {tuple(x.shape[1:])} with target {tuple(y.shape[1:])}'
+    """The shapes of one sample and its target, in words"""
+    x, y = read(0, 0)
+    return f"shape {tuple(x.shape[1:])} with target {tuple(y.shape[1:])}"
+
 
 def _mixed(blocks, seed):
-    "The samples of some blocks, in an order drawn with `seed`"
-    x,y = (torch.cat(parts) for parts in zip(*(read(a, b) for read,a,b in blocks)))
-    if seed is None: return x,y
+    """The samples of some blocks, in an order drawn with `seed`"""
+    x, y = (torch.cat(parts) for parts in zip(*(read(a, b) for read, a, b in blocks)))
+    if seed is None:
+        return x, y
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    return x[order],y[order]
+    return x[order], y[order]
+
 
 def _ahead(groups):
-    "Each of the groups, read by a thread while the one before is used"
-    with ThreadPoolExecutor(1, 'shards') as pool:
+    """Each of the groups, read by a thread while the one before is used"""
+    with ThreadPoolExecutor(1, "shards") as pool:
         next_one = pool.submit(_mixed, *groups[0]) if groups else None
         for g in [*groups[1:], None]:
-            this,next_one = next_one,pool.submit(_mixed, *g) if next_one and g else None
-            if this: yield this.result()
+            this = next_one
+            next_one = pool.submit(_mixed, *g) if next_one and g else None
+            if this:
+                yield this.result()

@@ -8,53 +8,76 @@ __all__ = ['Copy']
 # %% ../../nbs/1_training/31_snapshot.ipynb #9a76053b
 import math
 import threading
+
 import torch
 from torch import Tensor
 
 # %% ../../nbs/1_training/31_snapshot.ipynb #1b29b8a1
 class Copy:
-    "A copy of tensors that are still in use: some at once, the others in a thread that calls `finish`"
-    def __init__(self): self.memory,self.taking,self.left,self.piece,self.again = {},threading.Lock(),[],None,None
+    """A copy of tensors that are still in use: some at once, the others in a thread that calls `finish`"""
 
-    def start(self, tensors: dict[str, Tensor], later: str | tuple = ()): # how the names begin of those that do not change until `take_over`
-        self.copies,self.left,self.piece,self.again,now = {},[],None,None,[]  # `again` is what the thread's piece was when it was taken over
-        for n,t in tensors.items(): (self.left if n.startswith(later) else now).append((n, t, 0))
+    def __init__(self):
+        self.memory = {}
+        self.taking = threading.Lock()
+        self.left = []
+        self.piece = None
+        self.again = None
+
+    # how the names begin of those that do not change until `take_over`
+    def start(self, tensors: dict[str, Tensor], later: str | tuple = ()):
+        # `again` is what the thread's piece was when it was taken over
+        self.copies = {}
+        self.left = []
+        self.piece = None
+        self.again = None
+        now = []
+        for n, t in tensors.items():
+            (self.left if n.startswith(later) else now).append((n, t, 0))
         _copy(self._next(now))
 
     def take_over(self) -> None:
-        "Until all tensors may be changed"
+        """Until all tensors may be changed"""
         with self.taking:
             _copy(self._next(self.left))
-            if self.piece and not self.again: self.again = [t.clone() for _,t in self.piece]
+            if self.piece and not self.again:
+                self.again = [t.clone() for _, t in self.piece]
 
-    def finish(self) -> dict[str, Tensor]: # the copies
-        "In the thread, until nothing is left or the rest is taken over"
+    def finish(self) -> dict[str, Tensor]:  # the copies
+        """In the thread, until nothing is left or the rest is taken over"""
         while True:
             with self.taking:
-                if self.again: _copy([(to, t) for (to,_),t in zip(self.piece, self.again)])
-                self.piece,self.again = self._next(self.left, most=2**21),None
-            if not self.piece: return self.copies
+                if self.again:
+                    _copy([(to, t) for (to, _), t in zip(self.piece, self.again)])
+                self.piece = self._next(self.left, most=2**21)
+                self.again = None
+            if not self.piece:
+                return self.copies
             _copy(self.piece)
 
-    def _next(self, left, most=math.inf): # bytes; of names, tensors, and from where on they are to be copied
-        "Tensors to copy to and from, taken from the end of `left`; of a large one a part"
-        piece,size = [],0
-        while left and size<most:
-            name,t,start = left.pop()
+    def _next(self, left, most=math.inf):  # bytes; of names, tensors, and from where on they are to be copied
+        """Tensors to copy to and from, taken from the end of `left`; of a large one a part"""
+        piece = []
+        size = 0
+        while left and size < most:
+            name, t, start = left.pop()
             to = self._place(name, t)
-            if t.nbytes>most and t.is_contiguous():
-                end = start + most//t.itemsize
-                if end<t.numel(): left.append((name, t, end))
-                to,t = (v.view(-1)[start:end] for v in (to, t))
+            if t.nbytes > most and t.is_contiguous():
+                end = start + most // t.itemsize
+                if end < t.numel():
+                    left.append((name, t, end))
+                to, t = (v.view(-1)[start:end] for v in (to, t))
             piece.append((to, t))
             size += t.nbytes
         return piece
 
     def _place(self, name, tensor):
         kept = self.memory.get(name)
-        if kept is None or kept.shape!=tensor.shape or kept.dtype!=tensor.dtype: kept = self.memory[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+            kept = self.memory[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         self.copies[name] = kept
         return kept
 
+
 def _copy(pairs):
-    if pairs: torch._foreach_copy_(*map(list, zip(*pairs)))
+    if pairs:
+        torch._foreach_copy_(*map(list, zip(*pairs)))

@@ -7,7 +7,10 @@ __all__ = ['trainer_state', 'load_trainer_state', 'plain_config', 'changes', 'ge
            'go_on_random', 'start_epoch', 'resume', 'go_on']
 
 # %% ../../nbs/1_training/32_state.ipynb #a74f738e
-import dataclasses, json, re, warnings
+import dataclasses
+import json
+import re
+import warnings
 from array import array
 from collections.abc import Mapping
 from typing import Any
@@ -17,115 +20,215 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..model.saving import differences
 from .batches import LoaderBatches
-from .workers import begin
-from .rng import random_state, set_random_state
 from .checkpoint import read_latest
 from .distributed import as_held, draw_apart, from_main, is_main, rank, world_size
-from ..model.saving import differences
+from .rng import random_state, set_random_state
+from .workers import begin
 
 # %% ../../nbs/1_training/32_state.ipynb #6abd4fda
 def trainer_state(trainer) -> dict:
-    "All that the run needs to go on as if it had never stopped"
+    """All that the run needs to go on as if it had never stopped"""
     t = trainer
-    return dict(model=t.model.state_dict(), loss=_loss_state(t), optimizer=t.optimizer.state_dict(), optimizer_class=type(t.optimizer).__name__, scaler=t.scaler and t.scaler.state_dict(),
-                callbacks=[[type(c).__name__, c.state_dict() if hasattr(c, 'state_dict') else None] for c in t.callbacks],
-                epoch=t.epoch, batch=t.batch, step=t.step, losses=_as_tensor(t.losses), sizes=_as_tensor(t.sizes), history=t.history.epochs, steps=_as_tensor(t.history.steps),
-                random=get_states(t), epoch_random=t.epoch_random if t.batch else None, shapes=t.shapes, config=t.config)
+    return dict(
+        model=t.model.state_dict(),
+        loss=_loss_state(t),
+        optimizer=t.optimizer.state_dict(),
+        optimizer_class=type(t.optimizer).__name__,
+        scaler=t.scaler and t.scaler.state_dict(),
+        callbacks=[[type(c).__name__, c.state_dict() if hasattr(c, "state_dict") else None] for c in t.callbacks],
+        epoch=t.epoch,
+        batch=t.batch,
+        step=t.step,
+        losses=_as_tensor(t.losses),
+        sizes=_as_tensor(t.sizes),
+        history=t.history.epochs,
+        steps=_as_tensor(t.history.steps),
+        random=get_states(t),
+        epoch_random=t.epoch_random if t.batch else None,
+        shapes=t.shapes,
+        config=t.config,
+    )
 
-def _as_tensor(numbers): return torch.from_numpy(np.array(numbers))  # of an array.array; forty times as fast as torch.tensor
+
+def _as_tensor(numbers):  # of an array.array; forty times as fast as torch.tensor
+    return torch.from_numpy(np.array(numbers))
+
 
 def _loss_state(t):
-    "What a loss of one's own may have learned, such as the centres of classes; of torch's own losses the state is their options"
-    return t.loss_fn.state_dict() if isinstance(t.loss_fn, torch.nn.Module) and not type(t.loss_fn).__module__.startswith('torch.') else {}
+    """What a loss of one's own may have learned, such as the centres of classes; of torch's own losses the state is
+    their options
+    """
+    return (
+        t.loss_fn.state_dict()
+        if isinstance(t.loss_fn, torch.nn.Module) and not type(t.loss_fn).__module__.startswith("torch.")
+        else {}
+    )
 
 # %% ../../nbs/1_training/32_state.ipynb #9aa4467e
 def load_trainer_state(trainer, state: dict):
-    "Put a run to where `trainer_state` found it; a ValueError says what belongs to another model or optimizer"
+    """Put a run to where `trainer_state` found it; a ValueError says what belongs to another model or optimizer"""
     t = trainer
-    if missing := _missing(state): raise ValueError(f'this is no checkpoint of a Trainer, it lacks {", ".join(missing)}; name another folder')
-    another = f'the checkpoint is of another optimizer than this {type(t.optimizer).__name__}'
-    if (was := state.get('optimizer_class', type(t.optimizer).__name__))!=type(t.optimizer).__name__: raise ValueError(f'{another}: of {was}; name another folder, or make the same')
-    shapes = lambda tensors: {n: tuple(v.shape) if isinstance(v, Tensor) else () for n,v in tensors.items()}
-    if problems := differences(shapes(t.model.state_dict()), shapes(state['model'])):
-        raise ValueError(f'the checkpoint is of another model than this {type(t.model).__name__}; name another folder, or build the same model:\n'
-                         + '\n'.join(problems))
-    loss,saved = _loss_state(t),state.get('loss')  # which older checkpoints lack, and a callback may set later
-    if loss and saved and (problems := differences(shapes(loss), shapes(saved))):
-        raise ValueError(f'the checkpoint is of another loss than this {type(t.loss_fn).__name__}; name another folder, or build the same loss:\n' + '\n'.join(problems))
-    try: t.optimizer.load_state_dict(state['optimizer'])
-    except (ValueError, KeyError) as e: raise ValueError(f'{another}: {_groups_added(t, state) or e}') from None
-    t.model.load_state_dict(state['model'])
-    if saved and loss: t.loss_fn.load_state_dict(saved)
-    if t.scaler and state['scaler']: t.scaler.load_state_dict(state['scaler'])
-    kept = {}
-    for name,own in state['callbacks']: kept.setdefault(name, []).append(own)
-    for c in t.callbacks:  # of several of a class, the first gets what the first had
-        if (own := kept.get(type(c).__name__)) and (own := own.pop(0)) is not None: c.load_state_dict(own)
-    t.epoch,t.batch,t.step,t.history.epochs = (state[k] for k in ('epoch', 'batch', 'step', 'history'))
-    t.losses,t.sizes,t.history.steps = (array(kind, state[k].tolist()) for k,kind in (('losses', 'd'), ('sizes', 'q'), ('steps', 'd')))
-    t.shapes = state.get('shapes')  # of the batches that are compiled
-    if t.batch: t.resumed = state
-    set_states(t, state['random'])
+    if missing := _missing(state):
+        raise ValueError(f"this is no checkpoint of a Trainer, it lacks {', '.join(missing)}; name another folder")
+    another = f"the checkpoint is of another optimizer than this {type(t.optimizer).__name__}"
+    if (was := state.get("optimizer_class", type(t.optimizer).__name__)) != type(t.optimizer).__name__:
+        raise ValueError(f"{another}: of {was}; name another folder, or make the same")
 
-_KEYS = 'model','optimizer','scaler','callbacks','epoch','batch','step','losses','sizes','history','steps','random'
+    def shapes(tensors):
+        return {n: tuple(v.shape) if isinstance(v, Tensor) else () for n, v in tensors.items()}
+
+    if problems := differences(shapes(t.model.state_dict()), shapes(state["model"])):
+        raise ValueError(
+            (
+                f"the checkpoint is of another model than this {type(t.model).__name__}; name another folder, or "
+                "build the same model:\n"
+            )
+            + "\n".join(problems)
+        )
+    # which older checkpoints lack, and a callback may set later
+    loss = _loss_state(t)
+    saved = state.get("loss")
+    if loss and saved and (problems := differences(shapes(loss), shapes(saved))):
+        raise ValueError(
+            (
+                f"the checkpoint is of another loss than this {type(t.loss_fn).__name__}; name another folder, or "
+                "build the same loss:\n"
+            )
+            + "\n".join(problems)
+        )
+    try:
+        t.optimizer.load_state_dict(state["optimizer"])
+    except (ValueError, KeyError) as e:
+        raise ValueError(f"{another}: {_groups_added(t, state) or e}") from None
+    t.model.load_state_dict(state["model"])
+    if saved and loss:
+        t.loss_fn.load_state_dict(saved)
+    if t.scaler and state["scaler"]:
+        t.scaler.load_state_dict(state["scaler"])
+    kept = {}
+    for name, own in state["callbacks"]:
+        kept.setdefault(name, []).append(own)
+    for c in t.callbacks:  # of several of a class, the first gets what the first had
+        if (own := kept.get(type(c).__name__)) and (own := own.pop(0)) is not None:
+            c.load_state_dict(own)
+    t.epoch, t.batch, t.step, t.history.epochs = (state[k] for k in ("epoch", "batch", "step", "history"))
+    t.losses, t.sizes, t.history.steps = (
+        array(kind, state[k].tolist()) for k, kind in (("losses", "d"), ("sizes", "q"), ("steps", "d"))
+    )
+    t.shapes = state.get("shapes")  # of the batches that are compiled
+    if t.batch:
+        t.resumed = state
+    set_states(t, state["random"])
+
+
+_KEYS = (
+    "model",
+    "optimizer",
+    "scaler",
+    "callbacks",
+    "epoch",
+    "batch",
+    "step",
+    "losses",
+    "sizes",
+    "history",
+    "steps",
+    "random",
+)
+
 
 def _groups_added(t, state):
-    was,now = len(state['optimizer'].get('param_groups', ())),len(t.optimizer.param_groups)
-    return was>now and (f'it had {was} groups of parameters, this one has {now}. If a callback has added a group during the run, let it add that in before_fit, '
-                        'which comes before a checkpoint is read, and train it later by requires_grad of its parameters or its learning rate')
+    was = len(state["optimizer"].get("param_groups", ()))
+    now = len(t.optimizer.param_groups)
+    return was > now and (
+        f"it had {was} groups of parameters, this one has {now}. If a callback has added a group during the run, let "
+        "it add that in before_fit, "
+        "which comes before a checkpoint is read, and train it later by requires_grad of its parameters or its "
+        "learning rate"
+    )
 
-def _missing(state): return [k for k in _KEYS if not isinstance(state, dict) or k not in state]
+
+def _missing(state):
+    return [k for k in _KEYS if not isinstance(state, dict) or k not in state]
 
 # %% ../../nbs/1_training/32_state.ipynb #888f253b
 def plain_config(config: Any) -> dict:
-    "A config as JSON has it; None is an empty one"
-    if config is None: return {}
-    if dataclasses.is_dataclass(config) and not isinstance(config, type): config = dataclasses.asdict(config)
-    if not isinstance(config, Mapping): raise TypeError(f'config: expected a dict or a dataclass, got a {type(config).__name__}')
+    """A config as JSON has it; None is an empty one"""
+    if config is None:
+        return {}
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config: expected a dict or a dataclass, got a {type(config).__name__}")
     return json.loads(json.dumps(dict(config), default=str))
 
+
 def changes(was: dict, now: dict) -> str:
-    "What of a config is new or another"
-    return ', '.join(f'{k} {now.get(k)!r}, was {was.get(k)!r}' for k in {**was, **now} if was.get(k)!=now.get(k))
+    """What of a config is new or another"""
+    return ", ".join(f"{k} {now.get(k)!r}, was {was.get(k)!r}" for k in {**was, **now} if was.get(k) != now.get(k))
 
 # %% ../../nbs/1_training/32_state.ipynb #810cd564
 def _generators(trainer):
-    "The loaders' own generators, each once"
-    own = lambda l: (l, getattr(l, 'sampler', None), batch_sampler := getattr(l, 'batch_sampler', None), getattr(batch_sampler, 'sampler', None))
-    parts = [*own(trainer.train_loader), *own(trainer.valid_loader)]
-    return list({id(g): g for o in parts if isinstance(g := getattr(o, 'generator', None), torch.Generator)}.values())
+    """The loaders' own generators, each once"""
 
-def get_states(trainer): return random_state() | dict(loaders=[g.get_state() for g in _generators(trainer)])
+    def own(l):
+        return (
+            l,
+            getattr(l, "sampler", None),
+            batch_sampler := getattr(l, "batch_sampler", None),
+            getattr(batch_sampler, "sampler", None),
+        )
+
+    parts = [*own(trainer.train_loader), *own(trainer.valid_loader)]
+    return list({id(g): g for o in parts if isinstance(g := getattr(o, "generator", None), torch.Generator)}.values())
+
+
+def get_states(trainer):
+    return random_state() | dict(loaders=[g.get_state() for g in _generators(trainer)])
+
 
 def set_states(trainer, states):
     set_random_state(states)
-    for g,s in zip(_generators(trainer), states['loaders']): g.set_state(s)
+    for g, s in zip(_generators(trainer), states["loaders"]):
+        g.set_state(s)
 
 # %% ../../nbs/1_training/32_state.ipynb #ac08ad35
 def start_alike(trainer, batches):
-    "An epoch of `batches` whose order is drawn in every process as the main process draws it"
+    """An epoch of `batches` whose order is drawn in every process as the main process draws it"""
     set_states(trainer, from_main(get_states(trainer)))
     return _start(trainer, batches, 0, draw_apart)
 
+
 def _start(trainer, batches, *args):
-    getattr(batches, 'set_epoch', lambda epoch: None)(trainer.epoch)
+    getattr(batches, "set_epoch", lambda epoch: None)(trainer.epoch)
     return batches.start(*args)
 
+
 def go_on_random(trainer, state):
-    "Put the generators to where they stood in this process when the checkpoint was written, or near it where there was no such process"
-    ranks,loader = state.get('ranks', []),trainer.train_loader
-    held = ranks[rank()] if len(ranks)==world_size() else state['random']
-    if type(loader) is DataLoader and not loader.num_workers: set_states(trainer, held)
-    else: set_random_state(held)  # batches may be loaded ahead: the loaders' own have come there, or further, by drawing the order again
-    if len(ranks)!=world_size(): draw_apart()
+    """Put the generators to where they stood in this process when the checkpoint was written, or near it where there
+    was no such process
+    """
+    ranks = state.get("ranks", [])
+    loader = trainer.train_loader
+    held = ranks[rank()] if len(ranks) == world_size() else state["random"]
+    if type(loader) is DataLoader and not loader.num_workers:
+        set_states(trainer, held)
+    else:
+        # batches may be loaded ahead: the loaders' own have come there, or further, by drawing the order again
+        set_random_state(held)
+    if len(ranks) != world_size():
+        draw_apart()
 
 # %% ../../nbs/1_training/32_state.ipynb #22558757
-def start_epoch(trainer): # an iterator over batches
-    "The epoch's batches, from where the run was stopped if it was"
+def start_epoch(trainer):  # an iterator over batches
+    """The epoch's batches, from where the run was stopped if it was"""
     t = trainer
     if t.resumed:  # draw the order as it was drawn then, and go on with the generators as they stood later
-        state,t.epoch_random,t.resumed = t.resumed,t.resumed['epoch_random'],None
+        state = t.resumed
+        t.epoch_random = t.resumed["epoch_random"]
+        t.resumed = None
         set_states(t, t.epoch_random)
         return _start(t, t.batches, t.batch, lambda: go_on_random(t, state))
     t.epoch_random = get_states(t)
@@ -133,39 +236,65 @@ def start_epoch(trainer): # an iterator over batches
 
 # %% ../../nbs/1_training/32_state.ipynb #c5e50002
 def _go_on_loading(trainer):
-    "Bring the loaders to where they were beside their generators; a warning says what cannot be"
-    t,l = trainer,trainer.valid_loader
-    if t.epoch and (why := getattr(t.batches, 'inexact', '') or LoaderBatches(l).inexact): warnings.warn(f'what comes now may not be bit for bit what would have come: {why}')
-    if t.epoch and t.valid is None and getattr(l, 'persistent_workers', False) and l._iterator is None:
+    """Bring the loaders to where they were beside their generators; a warning says what cannot be"""
+    t = trainer
+    l = trainer.valid_loader
+    if t.epoch and (why := getattr(t.batches, "inexact", "") or LoaderBatches(l).inexact):
+        warnings.warn(f"what comes now may not be bit for bit what would have come: {why}")
+    if t.epoch and t.valid is None and getattr(l, "persistent_workers", False) and l._iterator is None:
         states = get_states(t)
         begin(l)
         set_states(t, states)
 
 # %% ../../nbs/1_training/32_state.ipynb #08a6d539
 def _kept(trainer):
-    "What this process keeps of a tensor of a checkpoint, by its name there: its part, where the model is sharded"
-    model,parameters = trainer.model.state_dict(),[p for g in trainer.optimizer.param_groups for p in g['params']]
+    """What this process keeps of a tensor of a checkpoint, by its name there: its part, where the model is sharded"""
+    model = trainer.model.state_dict()
+    parameters = [p for g in trainer.optimizer.param_groups for p in g["params"]]
+
     def keep(name, tensor):
-        if name.startswith('model.'): return as_held(tensor, model.get(name[6:]))
-        of = re.match(r'optimizer\.state\.(\d+)\.', name)
-        return as_held(tensor, parameters[int(of[1])]) if of and int(of[1])<len(parameters) else tensor
+        if name.startswith("model."):
+            return as_held(tensor, model.get(name[6:]))
+        of = re.match(r"optimizer\.state\.(\d+)\.", name)
+        return as_held(tensor, parameters[int(of[1])]) if of and int(of[1]) < len(parameters) else tensor
+
     return keep
 
+
 def resume(trainer):
-    "Go on from the newest valid checkpoint, where there is one; the main process reads it and tells the others"
+    """Go on from the newest valid checkpoint, where there is one; the main process reads it and tells the others"""
     t = trainer
-    state,path = (read_latest(t.checkpoints.folder) if t.checkpoints and is_main() else None) or (None, None)
-    if (state := from_main(state, _kept(t))) is None: return
+    state, path = (read_latest(t.checkpoints.folder) if t.checkpoints and is_main() else None) or (None, None)
+    if (state := from_main(state, _kept(t))) is None:
+        return
     load_trainer_state(t, state)
-    t.checkpoints.last,t.checkpoints.origin,t.saved = path,path,(t.epoch, t.batch)
-    if t.epoch<t.epochs: _go_on_loading(t)
-    if not is_main(): return
-    print(f'Going on from {path}: epoch {t.epoch+1}, batch {t.batch+1}, step {t.step}' if t.epoch<t.epochs else f'Nothing to do: {path} has {t.epoch} epochs', flush=True)
-    if changed := changes(state.get('config', {}), t.config): print(f'The config is another than in the checkpoint: {changed}. What optimizer and schedule had, such as the learning rate, they keep', flush=True)
+    t.checkpoints.last, t.checkpoints.origin, t.saved = path, path, (t.epoch, t.batch)
+    if t.epoch < t.epochs:
+        _go_on_loading(t)
+    if not is_main():
+        return
+    print(
+        f"Going on from {path}: epoch {t.epoch + 1}, batch {t.batch + 1}, step {t.step}"
+        if t.epoch < t.epochs
+        else f"Nothing to do: {path} has {t.epoch} epochs",
+        flush=True,
+    )
+    if changed := changes(state.get("config", {}), t.config):
+        print(
+            (
+                f"The config is another than in the checkpoint: {changed}. What optimizer and schedule had, such as "
+                "the learning rate, they keep"
+            ),
+            flush=True,
+        )
 
 # %% ../../nbs/1_training/32_state.ipynb #f891ecf4
-def go_on(trainer, options: list[dict]): # of the optimizer's groups, as they were before `before_fit`
-    "Put back what `finish` has kept: a callback's `before_fit` has begun anew, and with a schedule the learning rates"
-    for c,own in trainer.left: c.load_state_dict(own)
-    for g,own in zip(trainer.optimizer.param_groups, options): g.update(own)
+def go_on(trainer, options: list[dict]):  # of the optimizer's groups, as they were before `before_fit`
+    """Put back what `finish` has kept: a callback's `before_fit` has begun anew, and with a schedule the learning
+    rates
+    """
+    for c, own in trainer.left:
+        c.load_state_dict(own)
+    for g, own in zip(trainer.optimizer.param_groups, options):
+        g.update(own)
     trainer.left = []

@@ -12,18 +12,29 @@ import os
 import signal
 import threading
 import time
-import torch
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from torch import Tensor, nn
 from typing import Any
+
+import torch
+from torch import Tensor, nn
+
 from ..text import did_you_mean
 from .batch import batch_size, to_device
 from .batches import make_batches
 from .checkpoint import Checkpoints
-from .checks import check_callback, check_first_batch, check_options, check_parts, check_trainer, explain, not_finite, whole_number
+from mlkit.training.checks import (
+    check_callback,
+    check_first_batch,
+    check_options,
+    check_parts,
+    check_trainer,
+    explain,
+    not_finite,
+    whole_number,
+)
 from .compiled import SkipBatch, compile_steps, train_compiled
 from .distributed import Group, SharedCheckpoints, from_main, heard, join_processes, rank, world_size
 from .evaluation import check_metrics, fit_target, next_batches, own_batches, validate
@@ -32,283 +43,445 @@ from .state import get_states, go_on, plain_config, resume, start_epoch, trainer
 from .workers import check_workers
 
 # %% ../../nbs/1_training/10_trainer.ipynb #47737cbb
-EVENTS = tuple(f'{when}_{what}' for what in ('fit', 'epoch', 'batch', 'loss', 'backward', 'step', 'validate') for when in ('before', 'after')
-              ) + ('on_progress', 'on_exception')
+EVENTS = tuple(
+    f"{when}_{what}"
+    for what in ("fit", "epoch", "batch", "loss", "backward", "step", "validate")
+    for when in ("before", "after")
+) + ("on_progress", "on_exception")
 
 # %% ../../nbs/1_training/10_trainer.ipynb #a0829b82
 class Steps:
-    "What a `Trainer` does with a batch; each step may be replaced in a subclass of it"
+    """What a `Trainer` does with a batch; each step may be replaced in a subclass of it"""
+
     def unpack(self, batch: Any) -> tuple[Any, Any]:
-        "The model's input, a tuple for several and a dict for keywords, and the target"
+        """The model's input, a tuple for several and a dict for keywords, and the target"""
         if isinstance(batch, Mapping):
-            key = next((k for k in ('y', 'target', 'label', 'labels') if k in batch), None)
-            if key is None: raise ValueError(f'a batch has the keys {list(batch)}: which is the target? Name it y, target, label or labels')
-            return {k: v for k,v in batch.items() if k!=key},batch[key]
-        if isinstance(batch, Tensor): raise ValueError(f'a batch is a tensor of shape {tuple(batch.shape)}: expected (x, y), or a dict with the target as y')
-        *inputs,target = batch
-        if not inputs: raise ValueError('a batch has one part: expected (x, y); is there no target in the dataset?')
-        return (inputs[0] if len(inputs)==1 else tuple(inputs)),target
+            key = next((k for k in ("y", "target", "label", "labels") if k in batch), None)
+            if key is None:
+                raise ValueError(
+                    f"a batch has the keys {list(batch)}: which is the target? Name it y, target, label or labels"
+                )
+            return {k: v for k, v in batch.items() if k != key}, batch[key]
+        if isinstance(batch, Tensor):
+            raise ValueError(
+                f"a batch is a tensor of shape {tuple(batch.shape)}: expected (x, y), or a dict with the target as y"
+            )
+        *inputs, target = batch
+        if not inputs:
+            raise ValueError("a batch has one part: expected (x, y); is there no target in the dataset?")
+        return (inputs[0] if len(inputs) == 1 else tuple(inputs)), target
 
     def predict(self, x: Any) -> Any:
-        "What the model says to an input as `unpack` gives it"
+        """What the model says to an input as `unpack` gives it"""
         model = self.group.training_model(self) if self.group and self.model.training else self.model
-        if isinstance(x, Mapping): return model(**x)
+        if isinstance(x, Mapping):
+            return model(**x)
         return model(*x) if isinstance(x, (tuple, list)) else model(x)
 
     def compute_loss(self, prediction: Any, target: Any) -> Tensor:
-        "A scalar, the mean over the batch"
+        """A scalar, the mean over the batch"""
         return self.loss_fn(prediction, fit_target(prediction, target))
 
     def backward(self):
-        "The gradients of `self.loss`, added to those of the batches before where they are accumulated"
-        loss = self.loss if self.accumulate==1 else self.loss/self.accumulate
+        """The gradients of `self.loss`, added to those of the batches before where they are accumulated"""
+        loss = self.loss if self.accumulate == 1 else self.loss / self.accumulate
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def optimizer_step(self):
-        "Change the weights along the gradients"
-        if self.scaler: self.scaler.step(self.optimizer); self.scaler.update()
-        else: self.optimizer.step()
+        """Change the weights along the gradients"""
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
 
     def train_batch(self, batch: Any):
-        "All of this for a batch, with the events around it"
-        self.x,self.y = self.unpack(to_device(batch, self.device))
-        self.notify('before_batch')
+        """All of this for a batch, with the events around it"""
+        self.x, self.y = self.unpack(to_device(batch, self.device))
+        self.notify("before_batch")
         with self.autocast:
             self.prediction = self.predict(self.x)
-            self.notify('before_loss')
+            self.notify("before_loss")
             self.loss = self.compute_loss(self.prediction, self.y)
-        self.notify('after_loss')
-        if not self.step: check_first_batch(self)
+        self.notify("after_loss")
+        if not self.step:
+            check_first_batch(self)
         self.sizes.append(self.group.weigh(self) if self.group else batch_size(self.y))
-        self.pending.append(self.loss.detach()); self.pending_at.append(self.batch)
-        self.notify('before_backward')
+        self.pending.append(self.loss.detach())
+        self.pending_at.append(self.batch)
+        self.notify("before_backward")
         self.backward()
-        self.notify('after_backward')
+        self.notify("after_backward")
         self.waiting += 1
-        if self.waiting==self.accumulate: self.update()
-        self.notify('after_batch')
+        if self.waiting == self.accumulate:
+            self.update()
+        self.notify("after_batch")
 
     def update(self):
-        "An optimizer step with the gradients of the batches since the last"
-        if self.group: self.group.reduce_gradients(self.parameters)
-        if self.waiting<self.accumulate:  # the last of an epoch may be fewer: their mean, not a part of it
+        """An optimizer step with the gradients of the batches since the last"""
+        if self.group:
+            self.group.reduce_gradients(self.parameters)
+        if self.waiting < self.accumulate:  # the last of an epoch may be fewer: their mean, not a part of it
             for p in self.parameters:
-                if p.grad is not None: p.grad.mul_(self.accumulate/self.waiting)
-        self.notify('before_step')
+                if p.grad is not None:
+                    p.grad.mul_(self.accumulate / self.waiting)
+        self.notify("before_step")
         self.optimizer_step()
-        self.step,self.waiting = self.step+1,0
-        self.notify('after_step')
-        for p in self.parameters: p.grad = None
+        self.step = self.step + 1
+        self.waiting = 0
+        self.notify("after_step")
+        for p in self.parameters:
+            p.grad = None
 
 # %% ../../nbs/1_training/10_trainer.ipynb #2eb1fbc1
 class Trainer(Steps):
-    "Trains `model` on the batches of a loader; callbacks are objects with methods named after `EVENTS`, each given the trainer"
-    def __init__(self,
-                 model: nn.Module,
-                 train_loader: Iterable, # gives `(x, y)`, `(x1, x2, ..., y)`, or a dict with one of the keys y, target, label, labels
-                 optimizer: torch.optim.Optimizer,
-                 loss_fn: Callable[[Any, Any], Tensor], # of (prediction, target), a scalar: the mean over the batch
-                 valid_loader: Iterable | None = None, # the same, for validation after each epoch
-                 device: str | torch.device = 'cpu',
-                 callbacks: Iterable = (),
-                 metrics: dict[str, Any] | None = None, # for validation: functions of (prediction, target), or torchmetrics objects
-                 accumulate: int = 1, # batches whose gradients are averaged for one optimizer step
-                 precision: str = 'fp32', # 'bf16' or 'fp16' run the model under autocast, fp16 with a loss scaler
-                 compile: bool | str = False, # True: the model, by torch.compile; 'step': whole steps, many in one graph where callbacks allow it
-                 checkpoints: str | Path | None = None, # folder to write to, and to go on from
-                 save_every: int | None = None, # optimizer steps between checkpoints; there is one after each epoch in any case
-                 keep: int = 3, # checkpoints kept, beside the best
-                 grace: float = 60, # seconds for a last checkpoint after SIGTERM
-                 parallel: str | Callable = 'ddp', # of many processes: 'ddp', 'fsdp', or what makes of the model one that trains with the others'
-                 config: Any = None): # what the run was made from, a dict or a dataclass: kept in the checkpoints
-        if precision not in AUTOCAST: raise ValueError(f'precision: {did_you_mean(str(precision), AUTOCAST)}')
-        if compile not in (False, True, 'step'): raise ValueError(f"compile: expected False, True or 'step', got {compile!r}")
+    """Trains `model` on the batches of a loader; callbacks are objects with methods named after `EVENTS`, each given
+    the trainer
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        # gives `(x, y)`, `(x1, x2, ..., y)`, or a dict with one of the keys y, target, label, labels
+        train_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        loss_fn: Callable[[Any, Any], Tensor],  # of (prediction, target), a scalar: the mean over the batch
+        valid_loader: Iterable | None = None,  # the same, for validation after each epoch
+        device: str | torch.device = "cpu",
+        callbacks: Iterable = (),
+        # for validation: functions of (prediction, target), or torchmetrics objects
+        metrics: dict[str, Any] | None = None,
+        accumulate: int = 1,  # batches whose gradients are averaged for one optimizer step
+        precision: str = "fp32",  # 'bf16' or 'fp16' run the model under autocast, fp16 with a loss scaler
+        # True: the model, by torch.compile; 'step': whole steps, many in one graph where callbacks allow it
+        compile: bool | str = False,
+        checkpoints: str | Path | None = None,  # folder to write to, and to go on from
+        save_every: int | None = None,  # optimizer steps between checkpoints; there is one after each epoch in any case
+        keep: int = 3,  # checkpoints kept, beside the best
+        grace: float = 60,  # seconds for a last checkpoint after SIGTERM
+        # of many processes: 'ddp', 'fsdp', or what makes of the model one that trains with the others'
+        parallel: str | Callable = "ddp",
+        config: Any = None,  # what the run was made from, a dict or a dataclass: kept in the checkpoints
+    ):
+        if precision not in AUTOCAST:
+            raise ValueError(f"precision: {did_you_mean(str(precision), AUTOCAST)}")
+        if compile not in (False, True, "step"):
+            raise ValueError(f"compile: expected False, True or 'step', got {compile!r}")
         join_processes()
-        check_parts(model, train_loader, valid_loader, loss_fn); check_options(optimizer, checkpoints, save_every, metrics, valid_loader)
+        check_parts(model, train_loader, valid_loader, loss_fn)
+        check_options(optimizer, checkpoints, save_every, metrics, valid_loader)
         if isinstance(optimizer, torch.optim.LBFGS) and type(self).optimizer_step is Steps.optimizer_step:
-            raise ValueError('LBFGS wants to compute the loss several times in a step, which this loop does once: use another optimizer, or replace optimizer_step')
-        accumulate,keep,save_every = whole_number('accumulate', accumulate, 1),whole_number('keep', keep, 1),save_every if save_every is None else whole_number('save_every', save_every, 1)
-        self.model,self.optimizer,self.loss_fn,self.device,self.metrics = model,optimizer,loss_fn,torch.device(device),check_metrics(metrics)
-        for loader in (train_loader, valid_loader): check_workers(loader, held=66 if compile=='step' else 2)
-        self.train_loader,self.valid_loader,self.batches,self.valid = train_loader,valid_loader,make_batches(train_loader, rank(), world_size()),own_batches(valid_loader)
-        self.accumulate,self.precision,self.save_every,self.grace = accumulate,precision,save_every,grace
-        self.checkpoints = (Checkpoints if world_size()==1 else SharedCheckpoints)(checkpoints, keep) if checkpoints else None
+            raise ValueError(
+                "LBFGS wants to compute the loss several times in a step, which this loop does once: use another "
+                "optimizer, or replace optimizer_step"
+            )
+        accumulate = whole_number("accumulate", accumulate, 1)
+        keep = whole_number("keep", keep, 1)
+        save_every = save_every if save_every is None else whole_number("save_every", save_every, 1)
+        self.model = model
+        self.optimizer = optimizer
+        self.loss_fn = loss_fn
+        self.device = torch.device(device)
+        self.metrics = check_metrics(metrics)
+        for loader in (train_loader, valid_loader):
+            check_workers(loader, held=66 if compile == "step" else 2)
+        self.train_loader = train_loader
+        self.valid_loader = valid_loader
+        self.batches = make_batches(train_loader, rank(), world_size())
+        self.valid = own_batches(valid_loader)
+        self.accumulate = accumulate
+        self.precision = precision
+        self.save_every = save_every
+        self.grace = grace
+        self.checkpoints = (
+            (Checkpoints if world_size() == 1 else SharedCheckpoints)(checkpoints, keep) if checkpoints else None
+        )
         self.autocast = torch.autocast(self.device.type, AUTOCAST[precision]) if AUTOCAST[precision] else nullcontext()
-        self.scaler = torch.amp.GradScaler(self.device.type) if precision=='fp16' else None
+        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self.callbacks = heard(callbacks)
-        for c in self.callbacks: check_callback(c, EVENTS)
+        for c in self.callbacks:
+            check_callback(c, EVENTS)
         self.listeners = {e: [getattr(c, e) for c in self.callbacks if callable(getattr(c, e, None))] for e in EVENTS}
-        self.history,self.epoch,self.batch,self.step = History(),0,0,0  # epochs that are complete, batches of the next, optimizer steps
-        self.config,self.losses,self.sizes,self.pending,self.pending_at = plain_config(config),array('d'),array('q'),[],[]  # of this epoch; losses not read from the device yet, and their batches
-        self.stopping,self.asked,self.resumed,self.saved,self.waiting,self.read_every = None,None,None,None,0,256
-        self.chunk,self.compiled,self.shapes = 1,None,None  # batches that are trained in one go, and what does it
-        self.begun,self.left,self.validating,self.held = 0,[],None,None  # epochs that were complete when the run began; what callbacks of one that was stopped go on with; where validation is; a loader's workers, which may take their time to end, until the checkpoint is written
-        self.group = Group(self, parallel) if world_size()>1 else None
-        self.copied_later = '' if compile=='step' else 'optimizer'  # of a checkpoint: the next optimizer step, or who listens, waits for it
-        if compile==True: model.compile()
-        if compile=='step': compile_steps(self, Trainer)
+        # epochs that are complete, batches of the next, optimizer steps
+        self.history = History()
+        self.epoch = 0
+        self.batch = 0
+        self.step = 0
+        # of this epoch; losses not read from the device yet, and their batches
+        self.config = plain_config(config)
+        self.losses = array("d")
+        self.sizes = array("q")
+        self.pending = []
+        self.pending_at = []
+        self.stopping = None
+        self.asked = None
+        self.resumed = None
+        self.saved = None
+        self.waiting = 0
+        self.read_every = 256
+        # batches that are trained in one go, and what does it
+        self.chunk = 1
+        self.compiled = None
+        self.shapes = None
+        self.begun = 0  # epochs that were complete when the run began
+        self.left = []  # what callbacks of one that was stopped go on with
+        self.validating = None  # where validation is
+        self.held = None  # a loader's workers, which may take their time to end, until the checkpoint is written
+        self.group = Group(self, parallel) if world_size() > 1 else None
+        # of a checkpoint: the next optimizer step, or who listens, waits for it
+        self.copied_later = "" if compile == "step" else "optimizer"
+        if compile == True:
+            model.compile()
+        if compile == "step":
+            compile_steps(self, Trainer)
 
     def notify(self, event: str):
         heard = self.listeners[event]
-        if heard and self.checkpoints: self.checkpoints.wait_for_copy()  # who listens may change anything
-        for listener in heard: listener(self)
+        if heard and self.checkpoints:
+            self.checkpoints.wait_for_copy()  # who listens may change anything
+        for listener in heard:
+            listener(self)
 
     def stop(self, reason: str):
-        "End the run after this batch, or as soon as all processes know; may be called by a callback, a signal handler or another thread"
+        """End the run after this batch, or as soon as all processes know; may be called by a callback, a signal handler
+        or another thread
+        """
         self.asked = self.asked or reason
-        if not self.group: self.stopping = self.asked
+        if not self.group:
+            self.stopping = self.asked
 
     def follow_optimizer(self):
-        "Take over what the optimizer trains now; its gradients begin at nothing"
-        self.parameters = [p for g in self.optimizer.param_groups for p in g['params']]
-        for p in self.parameters: p.grad = None
-        if self.group: self.group.follow(self.parameters)
-        self.weights = [f'model.{n}' for n,p in self.model.named_parameters() if p.is_floating_point()]  # what a checkpoint has to have finite
+        """Take over what the optimizer trains now; its gradients begin at nothing"""
+        self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        for p in self.parameters:
+            p.grad = None
+        if self.group:
+            self.group.follow(self.parameters)
+        # what a checkpoint has to have finite
+        self.weights = [f"model.{n}" for n, p in self.model.named_parameters() if p.is_floating_point()]
 
     def run_epoch(self):
         self.model.train()
-        self.notify('before_epoch')
-        if self.stopping: return
+        self.notify("before_epoch")
+        if self.stopping:
+            return
         self.follow_optimizer()
-        self.started,self.waiting,self.next_read,self.next_save = time.perf_counter(),0,_next_read(self),self.step+(self.save_every or 0)
+        self.started, self.waiting, self.next_read, self.next_save = (
+            time.perf_counter(),
+            0,
+            _next_read(self),
+            self.step + (self.save_every or 0),
+        )
         batches = iter(start_epoch(self))
-        while chunk := next_batches(self, batches, self.chunk if self.step else 1):  # the very first alone, where a mistake is told best
-            for batch in chunk[train_compiled(self, chunk) if self.compiled else 0:]:
-                try: self.train_batch(batch)
-                except SkipBatch as e: self.group and self.group.check_skip(e)
+        # the very first alone, where a mistake is told best
+        while chunk := next_batches(self, batches, self.chunk if self.step else 1):
+            for batch in chunk[train_compiled(self, chunk) if self.compiled else 0 :]:
+                try:
+                    self.train_batch(batch)
+                except SkipBatch as e:
+                    if self.group:
+                        self.group.check_skip(e)
                 self.batch += 1
-            if between_batches(self): self.held = batches; return
-        if self.waiting: self.update()
-        if chunk is None: self.held = batches
-        else: end_epoch(self)
+            if between_batches(self):
+                self.held = batches
+                return
+        if self.waiting:
+            self.update()
+        if chunk is None:
+            self.held = batches
+        else:
+            end_epoch(self)
 
     def fit(self, epochs: int) -> History:
-        "Train until `epochs` are complete; Ctrl-C and SIGTERM end it after the current batch, with everything so far kept, and another `fit` goes on"
-        self.epochs,self.asked,self.stopping,self.validating = whole_number('epochs', epochs),None,None,None
-        options = [{k: v for k,v in g.items() if k!='params'} for g in self.optimizer.param_groups]
-        if not self.left and not self.checkpoints: self.begun = self.epoch  # a fit after one that was complete is a run of its own
+        """Train until `epochs` are complete; Ctrl-C and SIGTERM end it after the current batch, with everything so far
+        kept, and another `fit` goes on
+        """
+        self.epochs = whole_number("epochs", epochs)
+        self.asked = None
+        self.stopping = None
+        self.validating = None
+        options = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        if not self.left and not self.checkpoints:
+            self.begun = self.epoch  # a fit after one that was complete is a run of its own
         self.follow_optimizer()
         check_trainer(self)
-        hook = self.optimizer.register_step_pre_hook(lambda *_: self.checkpoints.wait_for_copy()) if self.checkpoints and self.copied_later else None
+        hook = (
+            self.optimizer.register_step_pre_hook(lambda *_: self.checkpoints.wait_for_copy())
+            if self.checkpoints and self.copied_later
+            else None
+        )
         with signals(self):
             try:
-                self.notify('before_fit')
+                self.notify("before_fit")
                 resume(self)
-                if self.left: go_on(self, options)
-                if self.batch and not self.resumed: self.resumed = dict(epoch_random=self.epoch_random, ranks=[get_states(self)]*world_size())
-                while not is_stopping(self) and self.epoch<self.epochs: self.run_epoch()
+                if self.left:
+                    go_on(self, options)
+                if self.batch and not self.resumed:
+                    self.resumed = dict(epoch_random=self.epoch_random, ranks=[get_states(self)] * world_size())
+                while not is_stopping(self) and self.epoch < self.epochs:
+                    self.run_epoch()
                 finish(self)
-                self.notify('after_fit')
+                self.notify("after_fit")
             except Exception as e:
                 self.exception = e
                 explain(self, e)
-                self.notify('on_exception')
-                self.pending.clear(); self.pending_at.clear()
+                self.notify("on_exception")
+                self.pending.clear()
+                self.pending_at.clear()
                 raise
             finally:
-                if hook: hook.remove()
-                if self.checkpoints: self.checkpoints.wait()
+                if hook:
+                    hook.remove()
+                if self.checkpoints:
+                    self.checkpoints.wait()
                 self.held = None
-        if self.stopping=='SIGTERM': raise SystemExit(128+signal.SIGTERM)
+        if self.stopping == "SIGTERM":
+            raise SystemExit(128 + signal.SIGTERM)
         return self.history
 
 # %% ../../nbs/1_training/10_trainer.ipynb #0898fab6
-AUTOCAST = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # %% ../../nbs/1_training/10_trainer.ipynb #64e474b3
-def between_batches(trainer) -> bool: # True when the run is to end here
+def between_batches(trainer) -> bool:  # True when the run is to end here
     t = trainer
-    if len(t.pending)>=t.read_every or time.perf_counter()>=t.next_read: read_losses(t)
-    if t.waiting: return False  # its gradients would be lost
-    if t.checkpoints and t.save_every and t.step>=t.next_save: save(t)
-    if t.stopping: read_losses(t)
+    if len(t.pending) >= t.read_every or time.perf_counter() >= t.next_read:
+        read_losses(t)
+    if t.waiting:
+        return False  # its gradients would be lost
+    if t.checkpoints and t.save_every and t.step >= t.next_save:
+        save(t)
+    if t.stopping:
+        read_losses(t)
     return bool(t.stopping)
 
+
 def is_stopping(trainer) -> bool:
-    "Is the run to end, in this process or, before an epoch, in any?"
-    if trainer.group: trainer.group.agree(trainer)
+    """Is the run to end, in this process or, before an epoch, in any?"""
+    if trainer.group:
+        trainer.group.agree(trainer)
     return bool(trainer.stopping)
 
 # %% ../../nbs/1_training/10_trainer.ipynb #e66c0e6d
 def read_losses(trainer):
-    "Take over the losses since the last time, and tell the callbacks"
+    """Take over the losses since the last time, and tell the callbacks"""
     t = trainer
     if t.pending:
         values = torch.stack(t.pending).double()
         values = (t.group.mean_losses(t, values) if t.group else values).tolist()
-        if not all(map(math.isfinite, values)) and not (t.scaler and _passing(t, values)): raise FloatingPointError(not_finite(t, values))
+        if not all(map(math.isfinite, values)) and not (t.scaler and _passing(t, values)):
+            raise FloatingPointError(not_finite(t, values))
         t.losses.extend(values)
         t.history.steps.extend(values)
-        t.pending.clear(); t.pending_at.clear()
+        t.pending.clear()
+        t.pending_at.clear()
     t.next_read = _next_read(t)
-    t.notify('on_progress')
+    t.notify("on_progress")
 
-def _next_read(t): return math.inf if t.group else time.perf_counter()+.5  # many processes go by `read_every`
 
-def _passing(t, values, most=20): # with a loss scaler a step that overflows is left out; when so many batches in a row do, the weights are gone
-    return not any(map(math.isnan, values)) and 'x'*most not in ''.join('.' if math.isfinite(v) else 'x' for v in (*t.history.steps[-most:], *values))
+def _next_read(t):  # many processes go by `read_every`
+    return math.inf if t.group else time.perf_counter() + 0.5
+
+
+# with a loss scaler a step that overflows is left out; when so many batches in a row do, the weights are gone
+def _passing(t, values, most=20):
+    return not any(map(math.isnan, values)) and "x" * most not in "".join(
+        "." if math.isfinite(v) else "x" for v in (*t.history.steps[-most:], *values)
+    )
 
 # %% ../../nbs/1_training/10_trainer.ipynb #39bc65b0
 def end_epoch(trainer):
-    "Metrics of the epoch, validation, a checkpoint"
+    """Metrics of the epoch, validation, a checkpoint"""
     t = trainer
     read_losses(t)
-    if not t.losses: raise ValueError('the loader gave no batch: is the dataset empty, or smaller than one batch with drop_last=True? (A generator gives its batches only once.)')
-    if t.stopping and t.valid_loader is not None: return  # the checkpoint comes first; who goes on from it validates
-    then = t.batch,t.losses,t.sizes
-    t.epoch,t.batch = t.epoch+1,0
-    t.last_metrics = dict(epoch=t.epoch, train_loss=math.fsum(l*n for l,n in zip(t.losses, t.sizes))/sum(t.sizes))
-    t.last_metrics['seconds'] = time.perf_counter()-t.started
-    t.losses,t.sizes = array('d'),array('q')
+    if not t.losses:
+        raise ValueError(
+            "the loader gave no batch: is the dataset empty, or smaller than one batch with drop_last=True? (A "
+            "generator gives its batches only once.)"
+        )
+    if t.stopping and t.valid_loader is not None:
+        return  # the checkpoint comes first; who goes on from it validates
+    then = t.batch, t.losses, t.sizes
+    t.epoch = t.epoch + 1
+    t.batch = 0
+    t.last_metrics = dict(epoch=t.epoch, train_loss=math.fsum(l * n for l, n in zip(t.losses, t.sizes)) / sum(t.sizes))
+    t.last_metrics["seconds"] = time.perf_counter() - t.started
+    t.losses = array("d")
+    t.sizes = array("q")
     if (found := {} if t.valid_loader is None else validate(t)) is None:
-        t.epoch,(t.batch,t.losses,t.sizes) = t.epoch-1,then
+        t.epoch = t.epoch - 1
+        t.batch, t.losses, t.sizes = then
         return
     t.last_metrics |= found
     t.last_metrics = from_main(t.last_metrics)
     t.history.epochs.append(t.last_metrics)
-    t.notify('after_epoch')
-    if t.checkpoints: save(t, score=t.last_metrics.get('valid_loss'))
+    t.notify("after_epoch")
+    if t.checkpoints:
+        save(t, score=t.last_metrics.get("valid_loss"))
 
 # %% ../../nbs/1_training/10_trainer.ipynb #79ed233f
 def save(trainer, score: float | None = None, patient: bool = False):
-    "Ask for a checkpoint; one that is the best so far, or `patient`, waits for the write under way rather than be left out"
+    """Ask for a checkpoint; one that is the best so far, or `patient`, waits for the write under way rather than be
+    left out
+    """
     t = trainer
     read_losses(t)
-    best = score is not None and not any(e.get('valid_loss', math.inf)<score for e in t.history.epochs)
-    done = t.checkpoints.save(trainer_state(t), t.step, score, patient=patient or best, later=t.copied_later, finite=t.weights)
+    best = score is not None and not any(e.get("valid_loss", math.inf) < score for e in t.history.epochs)
+    done = t.checkpoints.save(
+        trainer_state(t), t.step, score, patient=patient or best, later=t.copied_later, finite=t.weights
+    )
     t.next_save = t.step + (t.save_every or 0 if done else 1)
-    if done: t.saved = t.epoch,t.batch
+    if done:
+        t.saved = t.epoch, t.batch
 
 # %% ../../nbs/1_training/10_trainer.ipynb #6b607f6e
 def finish(trainer):
-    "What is left to do when the run ends, in whatever way"
+    """What is left to do when the run ends, in whatever way"""
     t = trainer
     t.history.stopped = t.stopping
-    if t.stopping and not t.checkpoints: t.left = [(c, c.state_dict()) for c in t.callbacks if hasattr(c, 'state_dict')]
-    if t.checkpoints and t.saved!=(t.epoch, t.batch): save(t, patient=True)
+    if t.stopping and not t.checkpoints:
+        t.left = [(c, c.state_dict()) for c in t.callbacks if hasattr(c, "state_dict")]
+    if t.checkpoints and t.saved != (t.epoch, t.batch):
+        save(t, patient=True)
 
 # %% ../../nbs/1_training/10_trainer.ipynb #79b37ee7
 @contextmanager
 def signals(trainer):
-    "While this lasts, Ctrl-C and SIGTERM stop the trainer; only Python's main thread can hear them"
-    t,timers,before = trainer,[],{}
-    def set_handler(n, h): before.setdefault(n, signal.signal(n, h) or signal.SIG_DFL)
+    """While this lasts, Ctrl-C and SIGTERM stop the trainer; only Python's main thread can hear them"""
+    t = trainer
+    timers = []
+    before = {}
+
+    def set_handler(n, h):
+        before.setdefault(n, signal.signal(n, h) or signal.SIG_DFL)
+
     def stop(reason):
         t.stop(reason)
-        if hasattr(signal, 'SIGCHLD'): set_handler(signal.SIGCHLD, signal.SIG_DFL)  # where torch raises, whatever is done here, when the same signal has ended a worker
+        if hasattr(signal, "SIGCHLD"):
+            # where torch raises, whatever is done here, when the same signal has ended a worker
+            set_handler(signal.SIGCHLD, signal.SIG_DFL)
+
     def on_int(number, frame):
-        if t.asked: raise KeyboardInterrupt
-        stop('Ctrl-C')
+        if t.asked:
+            raise KeyboardInterrupt
+        stop("Ctrl-C")
+
     def on_term(number, frame):
-        if timers: os._exit(128+number)  # told twice
-        stop('SIGTERM')
-        timers.append(threading.Timer(t.grace, os._exit, (128+number,)))
+        if timers:
+            os._exit(128 + number)  # told twice
+        stop("SIGTERM")
+        timers.append(threading.Timer(t.grace, os._exit, (128 + number,)))
         timers[-1].daemon = True
         timers[-1].start()
+
     handlers = {signal.SIGINT: on_int} | ({signal.SIGTERM: on_term} if t.checkpoints else {})
-    for n,h in handlers.items() if threading.current_thread() is threading.main_thread() else ():
-        if signal.getsignal(n) is not signal.SIG_IGN: set_handler(n, h)
-    try: yield
+    for n, h in handlers.items() if threading.current_thread() is threading.main_thread() else ():
+        if signal.getsignal(n) is not signal.SIG_IGN:
+            set_handler(n, h)
+    try:
+        yield
     finally:
-        for timer in timers: timer.cancel()
-        for n,h in before.items(): signal.signal(n, h)
+        for timer in timers:
+            timer.cancel()
+        for n, h in before.items():
+            signal.signal(n, h)

@@ -11,91 +11,143 @@ import os
 import shutil
 import signal
 import sys
-import torch
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from multiprocessing import active_children, resource_tracker
 from multiprocessing.util import Finalize
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from typing import Any
+
 from .distributed import is_main
 
 # %% ../../nbs/1_training/13_workers.ipynb #5b0c1f29
 def begin(loader: Iterable) -> Iterator:
-    "`iter(loader)`, whose workers never hear Ctrl-C and SIGTERM, and end with this process at the latest"
-    if not getattr(loader, 'num_workers', 0) or not hasattr(signal, 'pthread_sigmask'): return iter(loader)
-    if loader.multiprocessing_context: resource_tracker.ensure_running()  # which, when it starts, would let them be heard
-    others,before = active_children(),signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try: return iter(loader)
+    """`iter(loader)`, whose workers never hear Ctrl-C and SIGTERM, and end with this process at the latest"""
+    if not getattr(loader, "num_workers", 0) or not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)
+    if loader.multiprocessing_context:
+        resource_tracker.ensure_running()  # which, when it starts, would let them be heard
+    others = active_children()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if (pid := os.getpid()) not in _deaf:
             _deaf[pid] = set()
             Finalize(None, _kill, [_deaf[pid]], exitpriority=0)  # before multiprocessing waits for them
         now = set(active_children())
-        _deaf[pid].update(now.difference(others)); _deaf[pid].intersection_update(now)
+        _deaf[pid].update(now.difference(others))
+        _deaf[pid].intersection_update(now)
+
 
 _deaf = {}  # by process: a fork has none of them
 
+
 def _kill(processes):
-    for p in processes: p.kill()
+    for p in processes:
+        p.kill()
 
 # %% ../../nbs/1_training/13_workers.ipynb #3ba7f851
-def check_workers(loader: Any, # only a `DataLoader` with workers is looked at
-                  held: int = 2, # batches that the training loop holds at a time
-                  cores: int | None = None, room: int | None = None, # bytes of /dev/shm; None is what this process has of either
-                 ) -> None:
-    "Lower `loader.num_workers` to what the cores and /dev/shm of this machine allow, and say so"
-    if not isinstance(loader, DataLoader) or not loader.num_workers: return
-    beside = int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # processes on this machine that each have such a loader
-    cores,room = cores or max(_cores()//beside, 1),_room()//beside if room is None else room
-    workers,why = fewer_workers(loader.num_workers, cores, _batch_bytes(loader), room, loader.prefetch_factor, held)
-    if workers==loader.num_workers: return
-    if is_main(): print(f'num_workers={loader.num_workers} is lowered to {workers}: {why}', flush=True)
+def check_workers(
+    loader: Any,  # only a `DataLoader` with workers is looked at
+    held: int = 2,  # batches that the training loop holds at a time
+    cores: int | None = None,
+    room: int | None = None,  # bytes of /dev/shm; None is what this process has of either
+) -> None:
+    """Lower `loader.num_workers` to what the cores and /dev/shm of this machine allow, and say so"""
+    if not isinstance(loader, DataLoader) or not loader.num_workers:
+        return
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on this machine that each have such a loader
+    cores = cores or max(_cores() // beside, 1)
+    room = _room() // beside if room is None else room
+    workers, why = fewer_workers(loader.num_workers, cores, _batch_bytes(loader), room, loader.prefetch_factor, held)
+    if workers == loader.num_workers:
+        return
+    if is_main():
+        print(f"num_workers={loader.num_workers} is lowered to {workers}: {why}", flush=True)
     loader.num_workers = workers
-    if not workers: loader.timeout = 0  # torch wants it so
+    if not workers:
+        loader.timeout = 0  # torch wants it so
 
 # %% ../../nbs/1_training/13_workers.ipynb #a1f1a607
-def fewer_workers(workers: int, # asked for
-                  cores: int, # there are
-                  batch: int, # bytes of a batch
-                  room: int, # bytes of /dev/shm that are free
-                  ready: int = 2, held: int = 2, # batches that a worker has ready, and that the training loop holds
-                 ) -> tuple[int, str]: # how many there should be, and why
-    "As many workers as have a core each, and room for their batches; none where not one has room"
+def fewer_workers(
+    workers: int,  # asked for
+    cores: int,  # there are
+    batch: int,  # bytes of a batch
+    room: int,  # bytes of /dev/shm that are free
+    ready: int = 2,
+    held: int = 2,  # batches that a worker has ready, and that the training loop holds
+) -> tuple[int, str]:  # how many there should be, and why
+    """As many workers as have a core each, and room for their batches; none where not one has room"""
     most = min(workers, cores)
-    if (need := (most*ready + held)*batch)>room:
-        return max((room//batch-held)//ready, 0),(
-            f'the batches on their way need {_megabytes(need)} in /dev/shm, where {_megabytes(room)} are free; pass fewer workers, smaller batches '
-            'or a smaller prefetch_factor, or give the container more (docker: --shm-size)')
-    return (cores,f'there {"is one core" if cores==1 else f"are {cores} cores"} for them; pass num_workers={cores}, or take a larger machine') if workers>cores else (workers, '')
+    if (need := (most * ready + held) * batch) > room:
+        return max((room // batch - held) // ready, 0), (
+            f"the batches on their way need {_megabytes(need)} in /dev/shm, where {_megabytes(room)} are free; pass "
+            "fewer workers, smaller batches "
+            "or a smaller prefetch_factor, or give the container more (docker: --shm-size)"
+        )
+    return (
+        (
+            cores,
+            (
+                f"there {'is one core' if cores == 1 else f'are {cores} cores'} for them; pass num_workers={cores}, "
+                "or take a larger machine"
+            ),
+        )
+        if workers > cores
+        else (workers, "")
+    )
 
-def _megabytes(n): return f'{n/2**20:,.3g} MB'
+
+def _megabytes(n):
+    return f"{n / 2**20:,.3g} MB"
 
 # %% ../../nbs/1_training/13_workers.ipynb #b2e9d027
-def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-def _room(): return shutil.disk_usage('/dev/shm').free if os.path.isdir('/dev/shm') else 2**60
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-def _batch_bytes(loader, patience=10): # seconds
-    "Bytes of the tensors in a batch; 0 where that cannot be known without taking a sample away"
-    size = getattr(loader.batch_sampler, 'batch_size', None) or loader.batch_size
-    if isinstance(loader.dataset, IterableDataset) or not isinstance(size, int) or sys.platform!='linux': return 0
-    fork = multiprocessing.get_context('fork')
-    ear,mouth = fork.Pipe(duplex=False)
+
+def _room():
+    return shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 2**60
+
+
+def _batch_bytes(loader, patience=10):  # seconds
+    """Bytes of the tensors in a batch; 0 where that cannot be known without taking a sample away"""
+    size = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size
+    if isinstance(loader.dataset, IterableDataset) or not isinstance(size, int) or sys.platform != "linux":
+        return 0
+    fork = multiprocessing.get_context("fork")
+    ear, mouth = fork.Pipe(duplex=False)
     child = fork.Process(target=_weigh_sample, args=(loader, mouth), daemon=True)
     child.start()
     mouth.close()
-    try: return size*int(ear.recv_bytes()) if ear.poll(patience) else 0
-    except EOFError: return 0  # what is wrong with the data is told where it is used
-    finally: child.kill(); child.join()
+    try:
+        return size * int(ear.recv_bytes()) if ear.poll(patience) else 0
+    except EOFError:
+        return 0  # what is wrong with the data is told where it is used
+    finally:
+        child.kill()
+        child.join()
+
 
 def _weigh_sample(loader, mouth):
     torch.set_num_threads(1)  # the threads of the other process are not here
-    with suppress(Exception): mouth.send_bytes(str(_tensor_bytes(loader.collate_fn([loader.dataset[0]]))).encode())
+    with suppress(Exception):
+        mouth.send_bytes(str(_tensor_bytes(loader.collate_fn([loader.dataset[0]]))).encode())
 
 # %% ../../nbs/1_training/13_workers.ipynb #3c815257
 def _tensor_bytes(x):
-    if isinstance(x, Tensor): return x.nbytes
-    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, Iterable) and not isinstance(x, (str, bytes)) else ()
+    if isinstance(x, Tensor):
+        return x.nbytes
+    parts = (
+        x.values()
+        if isinstance(x, Mapping)
+        else x
+        if isinstance(x, Iterable) and not isinstance(x, (str, bytes))
+        else ()
+    )
     return sum(map(_tensor_bytes, parts))

@@ -6,7 +6,11 @@
 __all__ = ['BundleError', 'write_archive', 'extract_bundle']
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/20_archive.ipynb #45003a00
-import gzip, os, tarfile, tempfile, zlib
+import gzip
+import os
+import tarfile
+import tempfile
+import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -14,57 +18,96 @@ from pathlib import Path, PurePosixPath
 from ...text import human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/20_archive.ipynb #b1feb6d4
-class BundleError(ValueError): "An archive that cannot be made, or that nobody should open"
+class BundleError(ValueError):
+    """An archive that cannot be made, or that nobody should open"""
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/20_archive.ipynb #f0dc0b99
-def write_archive(contents: Mapping[str, bytes | Path], # {name: its bytes, or a file}
-                  out: Path):
-    "Write a gzipped tar whose bytes depend on nothing but names and contents; it is there whole or not at all"
+def write_archive(
+    contents: Mapping[str, bytes | Path],  # {name: its bytes, or a file}
+    out: Path,
+):
+    """Write a gzipped tar whose bytes depend on nothing but names and contents; it is there whole or not at all"""
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f'.{out.name}.part')
+    part = out.with_name(f".{out.name}.part")
     try:
-        with open(part, 'wb') as raw, gzip.GzipFile('', 'wb', 1, raw, mtime=0) as packed, tarfile.open(fileobj=packed, mode='w', format=tarfile.PAX_FORMAT) as tar:
+        with (
+            open(part, "wb") as raw,
+            gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
             for name in sorted(contents):
-                content,info = contents[name],tarfile.TarInfo(name)  # its time, owner and mode are constants
+                # its time, owner and mode are constants
+                content = contents[name]
+                info = tarfile.TarInfo(name)
                 info.size = len(content) if isinstance(content, bytes) else content.stat().st_size
-                with BytesIO(content) if isinstance(content, bytes) else open(content, 'rb') as f: tar.addfile(info, f)
+                with BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as f:
+                    tar.addfile(info, f)
         os.replace(part, out)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/20_archive.ipynb #111fc510
-def extract_bundle(path: str | Path,
-                   folder: str | Path, # made; it must not be there, or be empty
-                   most: int = 50*2**30, # bytes that it may unpack to
-                  ) -> Path: # the folder
-    "Unpack a bundle; a `BundleError` for links, devices, names that lead out of the folder, and archives that are torn or grow without end"
-    path,folder = Path(path),Path(folder)
-    if not path.is_file(): raise BundleError(f'there is no {path}')
-    if folder.exists() and any(folder.iterdir()): raise BundleError(f'{folder} is not empty')
+def extract_bundle(
+    path: str | Path,
+    folder: str | Path,  # made; it must not be there, or be empty
+    most: int = 50 * 2**30,  # bytes that it may unpack to
+) -> Path:  # the folder
+    """Unpack a bundle; a `BundleError` for links, devices, names that lead out of the folder, and archives that are
+    torn or grow without end
+    """
+    path = Path(path)
+    folder = Path(folder)
+    if not path.is_file():
+        raise BundleError(f"there is no {path}")
+    if folder.exists() and any(folder.iterdir()):
+        raise BundleError(f"{folder} is not empty")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.mlkit-', dir=folder.parent) as part:
+    with tempfile.TemporaryDirectory(prefix=".mlkit-", dir=folder.parent) as part:
         try:
-            with gzip.open(path) as packed, tarfile.open(fileobj=_Bounded(packed), mode='r:') as tar: _extract(tar, Path(part)/'x', min(most, max(2**30, 100*path.stat().st_size)))
-        except (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeError) as e: raise BundleError(f'{path.name} is not a whole gzipped tar archive: {e}') from None
-        if folder.exists(): folder.rmdir()
-        (Path(part)/'x').rename(folder)
+            with gzip.open(path) as packed, tarfile.open(fileobj=_Bounded(packed), mode="r:") as tar:
+                _extract(tar, Path(part) / "x", min(most, max(2**30, 100 * path.stat().st_size)))
+        except (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeError) as e:
+            raise BundleError(f"{path.name} is not a whole gzipped tar archive: {e}") from None
+        if folder.exists():
+            folder.rmdir()
+        (Path(part) / "x").rename(folder)
     return folder
 
+
 class _Bounded:
-    "A file of which nobody reads much at once: a header cannot fill the memory"
-    def __init__(self, file): self.file,self.seek,self.tell = file,file.seek,file.tell
+    """A file of which nobody reads much at once: a header cannot fill the memory"""
+
+    def __init__(self, file):
+        self.file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
     def read(self, n=-1):
-        if not 0<=n<2**24: raise tarfile.ReadError('a header is too large')
+        if not 0 <= n < 2**24:
+            raise tarfile.ReadError("a header is too large")
         return self.file.read(n)
+
 
 def _extract(tar, folder, most):
     folder.mkdir()
-    total,seen = 0,set()
+    total = 0
+    seen = set()
     for m in tar:
         name = PurePosixPath(m.name)
-        if wrong := ('is a link' if m.issym() or m.islnk() else 'is neither a file nor a folder' if not (m.isfile() or m.isdir()) or m.issparse() else
-                     'leads out of the folder' if name.is_absolute() or '..' in name.parts or '\\' in m.name or (m.name[1:2]==':') else 'is there twice' if m.isfile() and name in seen else ''):
-            raise BundleError(f'{m.name!r} in the archive {wrong}')
+        if wrong := (
+            "is a link"
+            if m.issym() or m.islnk()
+            else "is neither a file nor a folder"
+            if not (m.isfile() or m.isdir()) or m.issparse()
+            else "leads out of the folder"
+            if name.is_absolute() or ".." in name.parts or "\\" in m.name or (m.name[1:2] == ":")
+            else "is there twice"
+            if m.isfile() and name in seen
+            else ""
+        ):
+            raise BundleError(f"{m.name!r} in the archive {wrong}")
         total += m.size
         seen.add(name)
-        if total>most or len(seen)>100_000: raise BundleError(f'the archive unpacks to more than {human_bytes(most)}, or 100,000 files')
-        tar.extract(m, folder, filter='data')
+        if total > most or len(seen) > 100_000:
+            raise BundleError(f"the archive unpacks to more than {human_bytes(most)}, or 100,000 files")
+        tar.extract(m, folder, filter="data")

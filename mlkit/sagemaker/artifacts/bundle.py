@@ -14,9 +14,11 @@ from collections.abc import Collection, Iterable
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from torch import nn
 from types import ModuleType
 from typing import Any
+
+from torch import nn
+
 from ...model.saving import save_model
 from .archive import BundleError, write_archive
 from .imports import find_missing_modules, find_syntax_errors, follow_imports, within
@@ -24,62 +26,104 @@ from .wheel import package_files
 from ...text import Table, human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #6adba125
-def _model_files(model, folder, sample): # {name in the archive: file}
-    if isinstance(model, nn.Module): model = save_model(model, folder, sample=sample)
-    if not Path(model).is_dir(): raise BundleError(f'{model} is not a folder: expected a model, or the folder that save_model wrote')
-    written = 'code/mlkit/','config.yaml','deployment.py','code/inference.py'
-    files = {within(f, model): f for f in sorted(Path(model).rglob('*')) if f.is_file() and not _left_out(f.relative_to(model))}
-    if not files: raise BundleError(f'there is nothing in {model}')
-    return {n: f for n,f in files.items() if not n.startswith(written)}
+def _model_files(model, folder, sample):  # {name in the archive: file}
+    if isinstance(model, nn.Module):
+        model = save_model(model, folder, sample=sample)
+    if not Path(model).is_dir():
+        raise BundleError(f"{model} is not a folder: expected a model, or the folder that save_model wrote")
+    written = "code/mlkit/", "config.yaml", "deployment.py", "code/inference.py"
+    files = {
+        within(f, model): f
+        for f in sorted(Path(model).rglob("*"))
+        if f.is_file() and not _left_out(f.relative_to(model))
+    }
+    if not files:
+        raise BundleError(f"there is nothing in {model}")
+    return {n: f for n, f in files.items() if not n.startswith(written)}
 
-def _left_out(path): return any(p.startswith('.') or p in ('__pycache__', 'node_modules') for p in path.parts)
+
+def _left_out(path):
+    return any(p.startswith(".") or p in ("__pycache__", "node_modules") for p in path.parts)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #dc9e2ced
 def _handlers_file(handlers, model):
-    "The file that the handlers are in; None where there are none"
+    """The file that the handlers are in; None where there are none"""
     if handlers is None:
-        inside = None if isinstance(model, nn.Module) else Path(model)/'code'/'inference.py'
-        if not inside or not inside.is_file(): return None
-        if 'written by mlkit.bundle' in inside.read_text(encoding='utf-8', errors='replace')[:80]: raise BundleError(f'{model} was unpacked from a bundle: pass the file of its handlers, such as {inside.with_name("handlers.py")}')
+        inside = None if isinstance(model, nn.Module) else Path(model) / "code" / "inference.py"
+        if not inside or not inside.is_file():
+            return None
+        if "written by mlkit.bundle" in inside.read_text(encoding="utf-8", errors="replace")[:80]:
+            raise BundleError(
+                f"{model} was unpacked from a bundle: pass the file of its handlers, such as "
+                f"{inside.with_name('handlers.py')}"
+            )
         return inside
-    if isinstance(handlers, ModuleType) and getattr(handlers, '__file__', None): handlers = handlers.__file__
+    if isinstance(handlers, ModuleType) and getattr(handlers, "__file__", None):
+        handlers = handlers.__file__
     if not isinstance(handlers, (str, Path)):
-        raise BundleError('handlers in a bundle come from a file: pass its path, or its module (a cell that begins with %%writefile inference.py makes one)')
-    path = Path(handlers)/'inference.py' if Path(handlers).is_dir() else Path(handlers)
-    if not path.is_file(): raise BundleError(f'there is no {path}')
-    if path.suffix!='.py': raise BundleError(f'{path} is not a Python file')
+        raise BundleError(
+            "handlers in a bundle come from a file: pass its path, or its module (a cell that begins with "
+            "%%writefile inference.py makes one)"
+        )
+    path = Path(handlers) / "inference.py" if Path(handlers).is_dir() else Path(handlers)
+    if not path.is_file():
+        raise BundleError(f"there is no {path}")
+    if path.suffix != ".py":
+        raise BundleError(f"{path} is not a Python file")
     return path.resolve()
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #013b9c01
-def _imported(start: Path, source: Path, known: Collection[str] = ()) -> dict[str, Path]: # {name in the archive: file}; `known`: modules that are in the bundle anyway
-    "A file and every module of its folder that it imports, directly or not; a `BundleError` names what is missing"
-    for found in (find_syntax_errors(source, [start]), find_missing_modules(source, [start], known)):  # what else lies in the folder is no matter of the bundle's
-        if found := list(found): raise BundleError('\n'.join(map(str, found)))
-    files = {start} | {f for *_,local in follow_imports(source, [start]) for f in (local if isinstance(local, list) else [])}
-    return {f'code/{within(f, source)}': f for f in sorted(files)}
+# {name in the archive: file}; `known`: modules that are in the bundle anyway
+def _imported(start: Path, source: Path, known: Collection[str] = ()) -> dict[str, Path]:
+    """A file and every module of its folder that it imports, directly or not; a `BundleError` names what is missing"""
+    # what else lies in the folder is no matter of the bundle's
+    for found in (find_syntax_errors(source, [start]), find_missing_modules(source, [start], known)):
+        if found := list(found):
+            raise BundleError("\n".join(map(str, found)))
+    files = {start} | {
+        f for *_, local in follow_imports(source, [start]) for f in (local if isinstance(local, list) else [])
+    }
+    return {f"code/{within(f, source)}": f for f in sorted(files)}
 
-def _of_model(about: dict, *folders: Path) -> dict[str, Path]: # folders: where to look besides sys.path
-    "The modules that a model.json names, as far as they are the user's own"
-    found,before = {},list(sys.path)
+
+def _of_model(about: dict, *folders: Path) -> dict[str, Path]:  # folders: where to look besides sys.path
+    """The modules that a model.json names, as far as they are the user's own"""
+    found = {}
+    before = list(sys.path)
     sys.path += map(str, folders)
     try:
-        for name in set(re.findall(r'"model": "([\w.]+):', json.dumps(about))): found |= _of_class(name)
-    finally: sys.path[:] = before
+        for name in set(re.findall(r'"model": "([\w.]+):', json.dumps(about))):
+            found |= _of_class(name)
+    finally:
+        sys.path[:] = before
     return found
 
-def _of_class(name):
-    if name=='__main__': raise BundleError('the class of the model is defined in this notebook or script: put it into a module, so that an endpoint can import it')
-    try: spec = find_spec(name)
-    except (ImportError, ValueError): spec = None
-    if not spec or not spec.origin: raise BundleError(f'the class of the model is in {name}, which cannot be found: build the bundle in the folder that has it')
-    if name.partition('.')[0] in ('mlkit', *sys.stdlib_module_names) or _is_installed_file(spec.origin): return {}
-    path = Path(spec.origin).resolve()
-    return _imported(path, path.parents[name.count('.') + (path.name=='__init__.py')])
 
-def _is_installed_file(path): return any(p in ('site-packages', 'dist-packages') for p in Path(path).parts)
+def _of_class(name):
+    if name == "__main__":
+        raise BundleError(
+            "the class of the model is defined in this notebook or script: put it into a module, so that an endpoint "
+            "can import it"
+        )
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if not spec or not spec.origin:
+        raise BundleError(
+            f"the class of the model is in {name}, which cannot be found: build the bundle in the folder that has it"
+        )
+    if name.partition(".")[0] in ("mlkit", *sys.stdlib_module_names) or _is_installed_file(spec.origin):
+        return {}
+    path = Path(spec.origin).resolve()
+    return _imported(path, path.parents[name.count(".") + (path.name == "__init__.py")])
+
+
+def _is_installed_file(path):
+    return any(p in ("site-packages", "dist-packages") for p in Path(path).parts)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #60a55bf2
-_INFERENCE = '''"For AWS's TorchServe containers; written by mlkit.bundle"
+_INFERENCE = """"For AWS's TorchServe containers; written by mlkit.bundle"
 from pathlib import Path
 
 from mlkit.sagemaker.endpoint.adapters import torchserve_functions
@@ -87,8 +131,8 @@ from mlkit.sagemaker.endpoint.handlers import Handlers
 
 handlers = {}
 model_fn, transform_fn = torchserve_functions(handlers)
-'''
-_DEPLOYMENT = '''"For AWS's Ray Serve containers; written by mlkit.bundle"
+"""
+_DEPLOYMENT = """"For AWS's Ray Serve containers; written by mlkit.bundle"
 import sys
 from pathlib import Path
 
@@ -98,69 +142,111 @@ sys.path[:0] = [str(here/'code')]
 from mlkit.sagemaker.endpoint.adapters import ray_application
 
 app = ray_application(here)
-'''
-_CONFIG = '''# For AWS's Ray Serve containers; written by mlkit.bundle
+"""
+_CONFIG = """# For AWS's Ray Serve containers; written by mlkit.bundle
 applications:
   - name: endpoint
     route_prefix: /
     import_path: deployment:app
-'''
+"""
+
 
 def _requirements(given):
-    "The text of requirements.txt, with what mlkit itself needs and a container may not have"
+    """The text of requirements.txt, with what mlkit itself needs and a container may not have"""
     if isinstance(given, (str, Path)):
-        if not Path(given).is_file(): raise BundleError(f'there is no {given}: expected a requirements file, or a list of requirements')
-        given = Path(given).read_text(encoding='utf-8-sig').splitlines()
+        if not Path(given).is_file():
+            raise BundleError(f"there is no {given}: expected a requirements file, or a list of requirements")
+        given = Path(given).read_text(encoding="utf-8-sig").splitlines()
     lines = [l.rstrip() for l in given]
-    return '\n'.join(lines + ['safetensors>=0.4']*(not any(re.match(r'safetensors\b', l) for l in lines))) + '\n'
+    return "\n".join(lines + ["safetensors>=0.4"] * (not any(re.match(r"safetensors\b", l) for l in lines))) + "\n"
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #90bff95e
 class Bundle(Table):
-    "An archive that was built, and what is in it; it can be used as its path"
+    """An archive that was built, and what is in it; it can be used as its path"""
+
     def __init__(self, path: Path, rows: list):
-        self.path,self.digest = path,sha256(path.read_bytes()).hexdigest()
-        super().__init__(['file', 'bytes'], rows, f'{path.name}: {human_bytes(path.stat().st_size)}, sha256 {self.digest[:12]}')
+        self.path = path
+        self.digest = sha256(path.read_bytes()).hexdigest()
+        super().__init__(
+            ["file", "bytes"], rows, f"{path.name}: {human_bytes(path.stat().st_size)}, sha256 {self.digest[:12]}"
+        )
 
-    def __fspath__(self): return str(self.path)
+    def __fspath__(self):
+        return str(self.path)
 
-def build_bundle(model: nn.Module | str | Path, # or the folder that it was saved in
-                 handlers: str | Path | ModuleType | None = None, # their file, its folder or its module; None is the defaults
-                 requirements: str | Path | Iterable[str] | None = None, # a requirements file, or its lines
-                 out: str | Path = 'model.tar.gz',
-                 sample: Any = None, # an input of the model; see `save_model`
-                 include: Iterable[str | Path] = (), # further files and folders, from the handlers' folder
-                ) -> Bundle:
-    "Write a `model.tar.gz` for mlkit's own server and AWS's TorchServe and Ray Serve containers"
+
+def build_bundle(
+    model: nn.Module | str | Path,  # or the folder that it was saved in
+    handlers: str | Path | ModuleType | None = None,  # their file, its folder or its module; None is the defaults
+    requirements: str | Path | Iterable[str] | None = None,  # a requirements file, or its lines
+    out: str | Path = "model.tar.gz",
+    sample: Any = None,  # an input of the model; see `save_model`
+    include: Iterable[str | Path] = (),  # further files and folders, from the handlers' folder
+) -> Bundle:
+    """Write a `model.tar.gz` for mlkit's own server and AWS's TorchServe and Ray Serve containers"""
     with tempfile.TemporaryDirectory() as folder:
-        contents = _contents(model, handlers, requirements, sample, include, Path(folder)/'model')
+        contents = _contents(model, handlers, requirements, sample, include, Path(folder) / "model")
         out = Path(out).resolve()
         write_archive(contents, out)
-        rows = [[name, len(c) if isinstance(c, bytes) else c.stat().st_size] for name,c in _shown(contents)]
+        rows = [[name, len(c) if isinstance(c, bytes) else c.stat().st_size] for name, c in _shown(contents)]
     return Bundle(out, rows)
 
+
 def _shown(contents):
-    "What is in an archive, with mlkit itself as one line"
-    own = sum(c.stat().st_size for n,c in contents.items() if n.startswith('code/mlkit/'))
-    return sorted([*((n, c) for n,c in contents.items() if not n.startswith('code/mlkit/')), ('code/mlkit/', bytes(own))])
+    """What is in an archive, with mlkit itself as one line"""
+    own = sum(c.stat().st_size for n, c in contents.items() if n.startswith("code/mlkit/"))
+    return sorted(
+        [*((n, c) for n, c in contents.items() if not n.startswith("code/mlkit/")), ("code/mlkit/", bytes(own))]
+    )
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #3a9cd1f4
-def _contents(model, handlers, requirements, sample, include, folder): # {name in the archive: bytes or file}
-    file,found = _handlers_file(handlers, model),_model_files(model, folder, sample)
-    code = _of_model(json.loads(found['model.json'].read_text(encoding='utf-8')), Path.cwd(), *([file.parent] if file else [])) if 'model.json' in found else {}
-    if file: code = _imported(file, file.parent, {n.split('/')[1].removesuffix('.py') for n in code}) | code
-    for extra in include: code |= _included(file.parent if file else Path.cwd(), extra)
-    name = file and ('handlers.py' if file.name=='inference.py' else file.name)  # inference.py is mlkit's own
+def _contents(model, handlers, requirements, sample, include, folder):  # {name in the archive: bytes or file}
+    file = _handlers_file(handlers, model)
+    found = _model_files(model, folder, sample)
+    code = (
+        _of_model(
+            json.loads(found["model.json"].read_text(encoding="utf-8")), Path.cwd(), *([file.parent] if file else [])
+        )
+        if "model.json" in found
+        else {}
+    )
     if file:
-        code.pop(f'code/{file.name}')
-        if code.setdefault(f'code/{name}', file)!=file: raise BundleError(f'{file.name} becomes {name} in the bundle, and there is a module of that name already: rename one of them')
-    loaded = f'Handlers.load(Path(__file__).with_name({name!r}))' if file else 'Handlers()'
-    if requirements is None: requirements = found.get('code/requirements.txt', ())
-    return found | code | {f'code/{name}': f for name,f in package_files().items()} | {
-        'code/inference.py': _INFERENCE.format(loaded).encode(), 'code/requirements.txt': _requirements(requirements).encode(), 'deployment.py': _DEPLOYMENT.encode(), 'config.yaml': _CONFIG.encode()}
+        code = _imported(file, file.parent, {n.split("/")[1].removesuffix(".py") for n in code}) | code
+    for extra in include:
+        code |= _included(file.parent if file else Path.cwd(), extra)
+    name = file and ("handlers.py" if file.name == "inference.py" else file.name)  # inference.py is mlkit's own
+    if file:
+        code.pop(f"code/{file.name}")
+        if code.setdefault(f"code/{name}", file) != file:
+            raise BundleError(
+                f"{file.name} becomes {name} in the bundle, and there is a module of that name already: rename one "
+                "of them"
+            )
+    loaded = f"Handlers.load(Path(__file__).with_name({name!r}))" if file else "Handlers()"
+    if requirements is None:
+        requirements = found.get("code/requirements.txt", ())
+    return (
+        found
+        | code
+        | {f"code/{name}": f for name, f in package_files().items()}
+        | {
+            "code/inference.py": _INFERENCE.format(loaded).encode(),
+            "code/requirements.txt": _requirements(requirements).encode(),
+            "deployment.py": _DEPLOYMENT.encode(),
+            "config.yaml": _CONFIG.encode(),
+        }
+    )
+
 
 def _included(root, extra):
-    path = (root/extra).resolve()
-    if not path.exists(): raise BundleError(f'there is no {path}')
-    if not path.is_relative_to(root.resolve()): raise BundleError(f'{path} is not in {root}: what a bundle includes lies beside the handlers')
-    files = [path] if path.is_file() else [f for f in sorted(path.rglob('*')) if f.is_file() and not _left_out(f.relative_to(path))]
-    return {f'code/{within(f, root.resolve())}': f for f in files}
+    path = (root / extra).resolve()
+    if not path.exists():
+        raise BundleError(f"there is no {path}")
+    if not path.is_relative_to(root.resolve()):
+        raise BundleError(f"{path} is not in {root}: what a bundle includes lies beside the handlers")
+    files = (
+        [path]
+        if path.is_file()
+        else [f for f in sorted(path.rglob("*")) if f.is_file() and not _left_out(f.relative_to(path))]
+    )
+    return {f"code/{within(f, root.resolve())}": f for f in files}

@@ -7,7 +7,6 @@ __all__ = ['check_bundle']
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/51_check_bundle.ipynb #129bd4bc
 import json
-import mlkit
 import os
 import subprocess
 import sys
@@ -15,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import mlkit
 from .archive import BundleError, extract_bundle
 from .clean_process import _Child, _end, _failed, _read_said
 from .findings import Finding, Report
@@ -25,77 +26,150 @@ from ..endpoint.handlers import HandlerError, HandlerFailure, find_code
 from ...text import human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/51_check_bundle.ipynb #1d15be14
-def check_bundle(path: str | Path, # an archive; also one that mlkit did not build
-                 sample: Any = None, # a body, or what is written as one; None is zeros of the signature that the model was saved with
-                 content_type: str = 'application/json',
-                 seconds: float = 300, # then it is stopped
-                ) -> Report:
-    "What would go wrong behind an endpoint: layout, requirements, imports, loading, warm-up, a sample through all stages"
-    began,report = time.monotonic(),Report()
-    with tempfile.TemporaryDirectory(prefix='mlkit-check-', ignore_cleanup_errors=True) as folder:
+def check_bundle(
+    path: str | Path,  # an archive; also one that mlkit did not build
+    # a body, or what is written as one; None is zeros of the signature that the model was saved with
+    sample: Any = None,
+    content_type: str = "application/json",
+    seconds: float = 300,  # then it is stopped
+) -> Report:
+    """What would go wrong behind an endpoint: layout, requirements, imports, loading, warm-up, a sample through all
+    stages
+    """
+    began = time.monotonic()
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="mlkit-check-", ignore_cleanup_errors=True) as folder:
         folder = Path(folder).resolve()
-        try: root = extract_bundle(path, folder/'source')
-        except BundleError as e: report.findings.append(Finding(str(e), 'build it again: mlkit bundle'))
+        try:
+            root = extract_bundle(path, folder / "source")
+        except BundleError as e:
+            report.findings.append(Finding(str(e), "build it again: mlkit bundle"))
         else:
             report.findings += _in_layout(root)
-            report.tried.append('layout')
+            report.tried.append("layout")
             _check_opened(report, folder, root, sample, content_type, seconds)
-            size = human_bytes(Path(path).stat().st_size),human_bytes(sum(f.stat().st_size for f in root.rglob('*') if f.is_file()))
-            report.tried.append('size ({}, {} unpacked)'.format(*size))
-    report.seconds = time.monotonic()-began
+            size = (
+                human_bytes(Path(path).stat().st_size),
+                human_bytes(sum(f.stat().st_size for f in root.rglob("*") if f.is_file())),
+            )
+            report.tried.append("size ({}, {} unpacked)".format(*size))
+    report.seconds = time.monotonic() - began
     return report
+
 
 def _in_layout(root):
     names = sorted(p.name for p in root.iterdir())
-    if len(names)==1 and names!=['code'] and (root/names[0]).is_dir(): yield Finding(f'everything is in the folder {names[0]}', f'put it at the top of the archive: tar -czf model.tar.gz -C {names[0]} .')
-    elif (root/'inference.py').is_file(): yield Finding('inference.py is not in the folder code: it would never be called', 'build the archive with build_bundle, or move it', 'inference.py')
-    elif not (root/'code'/'inference.py').is_file(): yield Finding("no code/inference.py: AWS's TorchServe containers would fall back to handlers of their own, without a word", 'build the archive with build_bundle')
-    if not (root/'config.yaml').is_file(): yield Finding("no config.yaml: AWS's Ray Serve containers cannot serve it", 'build the archive with build_bundle', note=True)
-    rest = sorted({within(p, root) for p in root.rglob('*') if p.name in ('__pycache__', '.git', '.ipynb_checkpoints')})
-    if rest: yield Finding(f'it holds {", ".join(rest)}', 'leave that out', note=True)
+    if len(names) == 1 and names != ["code"] and (root / names[0]).is_dir():
+        yield Finding(
+            f"everything is in the folder {names[0]}",
+            f"put it at the top of the archive: tar -czf model.tar.gz -C {names[0]} .",
+        )
+    elif (root / "inference.py").is_file():
+        yield Finding(
+            "inference.py is not in the folder code: it would never be called",
+            "build the archive with build_bundle, or move it",
+            "inference.py",
+        )
+    elif not (root / "code" / "inference.py").is_file():
+        yield Finding(
+            (
+                "no code/inference.py: AWS's TorchServe containers would fall back to handlers of their own, without "
+                "a word"
+            ),
+            "build the archive with build_bundle",
+        )
+    if not (root / "config.yaml").is_file():
+        yield Finding(
+            "no config.yaml: AWS's Ray Serve containers cannot serve it",
+            "build the archive with build_bundle",
+            note=True,
+        )
+    rest = sorted({within(p, root) for p in root.rglob("*") if p.name in ("__pycache__", ".git", ".ipynb_checkpoints")})
+    if rest:
+        yield Finding(f"it holds {', '.join(rest)}", "leave that out", note=True)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/51_check_bundle.ipynb #cfc2c956
-_program = '''import json, os, sys
+_program = """import json, os, sys
 folder, sample, content_type, say, mlkit = json.loads(sys.argv[1])
 sys.path[:0] = [os.path.join(folder, 'code')]
 sys.path.append(mlkit)
 from mlkit.sagemaker.artifacts.check_bundle import _try
-_try(folder, sample, content_type, say)'''
+_try(folder, sample, content_type, say)"""
+
 
 def _check_opened(report, folder, root, sample, content_type, seconds):
-    code,body = root/'code',sample if sample is None or isinstance(sample, (bytes, str)) else encode(sample, content_type)[0]
+    code = root / "code"
+    body = sample if sample is None or isinstance(sample, (bytes, str)) else encode(sample, content_type)[0]
     if code.is_dir():
         report.findings += find_unmet_requirements(code)
         report.findings += find_syntax_errors(code)
-        if any(f.what.startswith('SyntaxError') for f in report.findings): return
-    if isinstance(body, str): body = body.encode()
-    if body is not None: (folder/'sample').write_bytes(body)
-    (folder/'said').touch()
-    told = json.dumps([str(root), str(folder/'sample'), content_type, str(folder/'said'), str(Path(mlkit.__file__).parents[1])])
-    env = {k: v for k,v in os.environ.items() if not k.startswith(('SM_', 'SAGEMAKER_')) and k!='PYTHONPATH'} | {'PYTHONDONTWRITEBYTECODE': '1', 'PYTHONUNBUFFERED': '1'}
-    with open(folder/'log', 'wb') as log:
-        child = subprocess.Popen([sys.executable, '-c', _program, told], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try: code = child.wait(seconds)
-        except subprocess.TimeoutExpired: code = None
-        finally: _end(child)
+        if any(f.what.startswith("SyntaxError") for f in report.findings):
+            return
+    if isinstance(body, str):
+        body = body.encode()
+    if body is not None:
+        (folder / "sample").write_bytes(body)
+    (folder / "said").touch()
+    told = json.dumps(
+        [str(root), str(folder / "sample"), content_type, str(folder / "said"), str(Path(mlkit.__file__).parents[1])]
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SM_", "SAGEMAKER_")) and k != "PYTHONPATH"} | {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    with open(folder / "log", "wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _program, told],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(child)
     _read_said(report, folder, code, seconds)
 
-def _try(folder, sample, content_type, say): # in the clean process
-    child,file = _Child(folder, None, [], '', say),Path(sample)
+
+def _try(folder, sample, content_type, say):  # in the clean process
+    child = _Child(folder, None, [], "", say)
+    file = Path(sample)
     try:
-        child.trying('handlers')
+        child.trying("handlers")
         handlers = find_code(folder, {})
-        child.trying('model and warm-up')
+        child.trying("model and warm-up")
         handlers.start(folder)
-        if not file.exists() and handlers.sample is None: child.found('no sample was tried: the model was saved without one', "pass one: check_bundle(path, sample=b'...')", note=True)
+        if not file.exists() and handlers.sample is None:
+            child.found(
+                "no sample was tried: the model was saved without one",
+                "pass one: check_bundle(path, sample=b'...')",
+                note=True,
+            )
         else:
-            child.trying('a sample' if file.exists() else 'zeros as a sample')
-            reply = handlers.respond(file.read_bytes() if file.exists() else encode(zeros_like_signature(handlers.sample), 'application/json')[0], content_type)
-            body = reply.body if isinstance(reply.body, bytes) else b''.join(reply.body)
-            print(f'{reply.content_type}: {body[:200]!r}')
-    except HandlerError as e: child.found(str(e), 'mend it: no endpoint comes into service with that')
+            child.trying("a sample" if file.exists() else "zeros as a sample")
+            reply = handlers.respond(
+                file.read_bytes()
+                if file.exists()
+                else encode(zeros_like_signature(handlers.sample), "application/json")[0],
+                content_type,
+            )
+            body = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
+            print(f"{reply.content_type}: {body[:200]!r}")
+    except HandlerError as e:
+        child.found(str(e), "mend it: no endpoint comes into service with that")
     except Exception as e:
-        otherwise = f'an endpoint would answer with {getattr(e, "status", 500)}' if len(handlers.own) and handlers.model is not None else 'no endpoint would come into service'
-        if isinstance(e, HandlerFailure) and not e.__cause__: child.found(f'{e.stage} {e}', otherwise)
-        else: _failed(child, e.__cause__ or e, otherwise)
+        otherwise = (
+            f"an endpoint would answer with {getattr(e, 'status', 500)}"
+            if len(handlers.own) and handlers.model is not None
+            else "no endpoint would come into service"
+        )
+        if isinstance(e, HandlerFailure) and not e.__cause__:
+            child.found(f"{e.stage} {e}", otherwise)
+        else:
+            _failed(child, e.__cause__ or e, otherwise)
     child.say(done=True)

@@ -6,7 +6,6 @@
 __all__ = ['check']
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #a87131ca
-import mlkit
 import dataclasses
 import inspect
 import json
@@ -24,11 +23,19 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+
+import mlkit
 from ...model.build import load_object
 from ...model.saving import load_model
 from .clean_process import _end, _failed, _read_said
 from .findings import Finding, Report
-from .imports import find_missing_modules, find_syntax_errors, find_unmet_requirements, local_files, within
+from mlkit.sagemaker.artifacts.imports import (
+    find_missing_modules,
+    find_syntax_errors,
+    find_unmet_requirements,
+    local_files,
+    within,
+)
 from ..job.container import Container, lay_out, to_environ
 from ..job.entry import wanted_by
 from ..job.hyperparameters import check_hyperparameters, read_config, to_hyperparameters
@@ -36,214 +43,357 @@ from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #371404dc
 def _copy_source(source, data, to):
-    "What a job would get of the folder `source`; large files are linked, `data`, hidden folders and virtual environments left out"
+    """What a job would get of the folder `source`; large files are linked, `data`, hidden folders and virtual
+    environments left out
+    """
     count = 0
+
     def ignored(folder, names):
         nonlocal count
-        folder,out = Path(folder),{n for n in names if n.startswith('.') or n in ('__pycache__', 'node_modules')}
-        out |= {n for n in names if (folder/n/'pyvenv.cfg').exists() or (data and (folder/n).resolve()==data)}
-        count += len(names)-len(out)
-        if count>20_000: raise ValueError(f'{source} has more than 20,000 files: name the folder that has only the source of the job')
+        folder = Path(folder)
+        out = {n for n in names if n.startswith(".") or n in ("__pycache__", "node_modules")}
+        out |= {n for n in names if (folder / n / "pyvenv.cfg").exists() or (data and (folder / n).resolve() == data)}
+        count += len(names) - len(out)
+        if count > 20_000:
+            raise ValueError(
+                f"{source} has more than 20,000 files: name the folder that has only the source of the job"
+            )
         return out
-    def copy(a, b): return shutil.copyfile(a, b) if os.path.getsize(a)<2**20 else os.symlink(a, b)
+
+    def copy(a, b):
+        return shutil.copyfile(a, b) if os.path.getsize(a) < 2**20 else os.symlink(a, b)
+
     return Path(shutil.copytree(source, to, ignore=ignored, copy_function=copy, ignore_dangling_symlinks=True))
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #9b471d29
-def _bounded(channel, to, most=20*2**20):
-    "A folder with the files of a channel, CSV files cut to about `most` bytes: the first row and rows from all over it"
-    if all(f.stat().st_size<=most for f in channel.rglob('*.csv')): return channel
+def _bounded(channel, to, most=20 * 2**20):
+    """A folder with the files of a channel, CSV files cut to about `most` bytes: the first row and rows from all over
+    it
+    """
+    if all(f.stat().st_size <= most for f in channel.rglob("*.csv")):
+        return channel
     shutil.copytree(channel, to, copy_function=os.symlink)
-    for path in to.rglob('*.csv'):
-        every = -(-path.stat().st_size//most)
-        if every==1: continue
+    for path in to.rglob("*.csv"):
+        every = -(-path.stat().st_size // most)
+        if every == 1:
+            continue
         pick = random.Random(0).random  # not every so many: rows may come in turns
-        with open(path, 'rb') as f: rows = [line for i,line in enumerate(f) if not i or pick()*every<1]
+        with open(path, "rb") as f:
+            rows = [line for i, line in enumerate(f) if not i or pick() * every < 1]
         path.unlink()
-        path.write_bytes(b''.join(rows))
+        path.write_bytes(b"".join(rows))
     return to
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #b35454d3
 def _try(child):
-    "First what can be read, then, where that is well, what can be run"
-    start = [child.source/child.entry] if child.entry else _named_files(child)
-    for what,findings in (('syntax', find_syntax_errors(child.source)), ('imports', find_missing_modules(child.source, start))):
+    """First what can be read, then, where that is well, what can be run"""
+    start = [child.source / child.entry] if child.entry else _named_files(child)
+    for what, findings in (
+        ("syntax", find_syntax_errors(child.source)),
+        ("imports", find_missing_modules(child.source, start)),
+    ):
         child.trying(what)
         findings = list(findings)
-        for f in findings: child.say(finding=dataclasses.asdict(f))
-        if findings: return child.say(done=True)
-    if child.until!='imports': _try_program(child)
+        for f in findings:
+            child.say(finding=dataclasses.asdict(f))
+        if findings:
+            return child.say(done=True)
+    if child.until != "imports":
+        _try_program(child)
     child.say(done=True)
 
+
 def _named_files(child):
-    "The folder's files that the built-in training is told to use, by import string"
-    modules = [m for a in child.argv for m in re.findall(r'([\w.]+):\w', a)]
+    """The folder's files that the built-in training is told to use, by import string"""
+    modules = [m for a in child.argv for m in re.findall(r"([\w.]+):\w", a)]
     return [f for m in modules if isinstance(found := local_files(m, child.source), list) for f in found]
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #9d1427ce
 def _try_program(child):
     from mlkit.sagemaker.job import builtin, entry
     from mlkit.training import trainer
+
     entry.run_job = builtin.run_job = partial(_try_job, child)
     _bound_training(trainer, child)
     try:
-        if not child.entry: builtin.main(child.argv)
+        if not child.entry:
+            builtin.main(child.argv)
         else:
             sys.argv = [child.entry, *child.argv]
-            child.trying('import of the program')
-            runpy.run_path(child.entry, run_name='__main__')
-            if not child.ran: child.found('nothing in it was called that is an entry point', "end it with: if __name__ == '__main__': main()", child.entry)
-    except KeyboardInterrupt: raise
+            child.trying("import of the program")
+            runpy.run_path(child.entry, run_name="__main__")
+            if not child.ran:
+                child.found(
+                    "nothing in it was called that is an entry point",
+                    "end it with: if __name__ == '__main__': main()",
+                    child.entry,
+                )
+    except KeyboardInterrupt:
+        raise
     except BaseException as e:
-        if not (isinstance(e, SystemExit) and (child.ran or e.code in (None, 0))): _failed(child, e)
+        if not (isinstance(e, SystemExit) and (child.ran or e.code in (None, 0))):
+            _failed(child, e)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #2371ee20
-def _try_job(child, f, argv=None, processes=None, grace=None, **parser): # in place of `run_job`
-    "The config of a program, its main function, and the model that it leaves"
-    child.ran,container,given = True,Container.from_env(),{}
-    child.trying('config')
-    for name,kind in wanted_by(f).items():
-        try: given[name] = container if kind is Container else read_config(kind, sys.argv[1:] if argv is None else argv, **parser)
-        except (TypeError, ValueError) as e: child.say(finding=dataclasses.asdict(_in_config(e, kind, child.source))); return 1
-        if kind is not Container: _try_request(child, given[name])
-    if child.until=='config':
-        child.found('no data: no step was tried', 'pass the folder that has the folder training: mlkit check --data DIR', note=True)
-        return 0 if child.entry else _try_names(child, given['config'])
-    child.trying('one step')
-    try: f(**given)
-    except KeyboardInterrupt: raise
+def _try_job(child, f, argv=None, processes=None, grace=None, **parser):  # in place of `run_job`
+    """The config of a program, its main function, and the model that it leaves"""
+    child.ran, container, given = True, Container.from_env(), {}
+    child.trying("config")
+    for name, kind in wanted_by(f).items():
+        try:
+            given[name] = (
+                container if kind is Container else read_config(kind, sys.argv[1:] if argv is None else argv, **parser)
+            )
+        except (TypeError, ValueError) as e:
+            child.say(finding=dataclasses.asdict(_in_config(e, kind, child.source)))
+            return 1
+        if kind is not Container:
+            _try_request(child, given[name])
+    if child.until == "config":
+        child.found(
+            "no data: no step was tried",
+            "pass the folder that has the folder training: mlkit check --data DIR",
+            note=True,
+        )
+        return 0 if child.entry else _try_names(child, given["config"])
+    child.trying("one step")
+    try:
+        f(**given)
+    except KeyboardInterrupt:
+        raise
     except BaseException as e:
-        if not (isinstance(e, SystemExit) and e.code in (None, 0)): _failed(child, e); return 1
+        if not (isinstance(e, SystemExit) and e.code in (None, 0)):
+            _failed(child, e)
+            return 1
     _try_model(child, container)
     return 0
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #aa1058d0
 def _try_request(child, config):
-    "Can a request carry the config?"
-    for software,note in (('api', False), ('v3', True)):
-        try: check_hyperparameters(to_hyperparameters(config), software)
-        except ValueError as e: child.found(str(e), 'change the value' + (", or launch otherwise than by SDK v3's SourceCode" if note else ''), note=note); return
+    """Can a request carry the config?"""
+    for software, note in (("api", False), ("v3", True)):
+        try:
+            check_hyperparameters(to_hyperparameters(config), software)
+        except ValueError as e:
+            child.found(
+                str(e),
+                "change the value" + (", or launch otherwise than by SDK v3's SourceCode" if note else ""),
+                note=note,
+            )
+            return
+
 
 def _try_names(child, config):
-    "What can be tried of the built-in training without a sample: are the import strings good?"
-    child.trying('names')
+    """What can be tried of the built-in training without a sample: are the import strings good?"""
+    child.trying("names")
     for name in (config.model, config.loss, config.optimizer, *config.callbacks):
-        try: name and load_object(name)
-        except Exception as e: _failed(child, e)
+        try:
+            if name:
+                load_object(name)
+        except Exception as e:
+            _failed(child, e)
     return 0
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #f25ad431
 def _try_model(child, container):
-    "Does the model that the program saved load, and predict?"
-    about,note = container.model_dir/'model.json',partial(child.found, note=True)
-    if not child.stepped: note("it ran to its end without mlkit's Trainer: how long it takes in a job is not known", 'nothing to do')
+    """Does the model that the program saved load, and predict?"""
+    about = container.model_dir / "model.json"
+    note = partial(child.found, note=True)
+    if not child.stepped:
+        note("it ran to its end without mlkit's Trainer: how long it takes in a job is not known", "nothing to do")
     if not about.exists():
-        what = 'no model.json in model_dir: not loaded back' if any(container.model_dir.iterdir()) else 'there is nothing in model_dir'
-        return note(what, 'save the model there: save_model(model, container.model_dir, sample=x[:1])')
-    child.trying('save')
-    described = json.loads(about.read_text(encoding='utf-8'))
-    if described['model'].startswith('__main__:'):
-        name = described['model'].partition(':')[2]
-        return child.found(f'the model is {name}, a class of the program itself, which no other process can load', f'move {name} into a module beside {child.entry}, and import it',
-                           child.entry, _line_of(f'class {name}', child.source/child.entry))
+        what = (
+            "no model.json in model_dir: not loaded back"
+            if any(container.model_dir.iterdir())
+            else "there is nothing in model_dir"
+        )
+        return note(what, "save the model there: save_model(model, container.model_dir, sample=x[:1])")
+    child.trying("save")
+    described = json.loads(about.read_text(encoding="utf-8"))
+    if described["model"].startswith("__main__:"):
+        name = described["model"].partition(":")[2]
+        return child.found(
+            f"the model is {name}, a class of the program itself, which no other process can load",
+            f"move {name} into a module beside {child.entry}, and import it",
+            child.entry,
+            _line_of(f"class {name}", child.source / child.entry),
+        )
     try:
-        child.trying('load')
+        child.trying("load")
         model = load_model(container.model_dir)
-        if described['sample'] is None: return note('the model was saved without a sample: no prediction was tried', 'save_model(model, folder, sample=x[:1])')
-        child.trying('predict')
-        _predict(model, described['sample'])
-    except Exception as e: _failed(child, e)
+        if described["sample"] is None:
+            return note(
+                "the model was saved without a sample: no prediction was tried",
+                "save_model(model, folder, sample=x[:1])",
+            )
+        child.trying("predict")
+        _predict(model, described["sample"])
+    except Exception as e:
+        _failed(child, e)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #54e427f5
 def _bound_training(training, child):
-    "Let every `Trainer` of this process do one step of one epoch, and validate two batches"
-    fit,start = training.Trainer.fit,training.start_epoch
+    """Let every `Trainer` of this process do one step of one epoch, and validate two batches"""
+    fit = training.Trainer.fit
+    start = training.start_epoch
+
     def once(trainer, epochs):
-        if trainer.valid_loader is not None: trainer.valid_loader = _First(trainer.valid_loader, 2)
+        if trainer.valid_loader is not None:
+            trainer.valid_loader = _First(trainer.valid_loader, 2)
         child.stepped = True
         return fit(trainer, min(epochs, 1))
+
     training.Trainer.fit = once
     training.start_epoch = lambda trainer: islice(start(trainer), trainer.accumulate)
 
+
 class _First:
-    "The first batches of a loader"
-    def __init__(self, loader, n): self.loader,self.n = loader,n
-    def __iter__(self): return islice(self.loader, self.n)
+    """The first batches of a loader"""
+
+    def __init__(self, loader, n):
+        self.loader = loader
+        self.n = n
+
+    def __iter__(self):
+        return islice(self.loader, self.n)
+
 
 def _predict(model, shapes):
-    "Call a model with zeros of the shapes that were saved with it"
+    """Call a model with zeros of the shapes that were saved with it"""
     import torch
+
     def zeros(s):
-        if isinstance(s, list): return tuple(map(zeros, s))
-        return torch.zeros(s['shape'], dtype=getattr(torch, s['dtype'])) if s.keys()=={'shape', 'dtype'} else {k: zeros(v) for k,v in s.items()}
+        if isinstance(s, list):
+            return tuple(map(zeros, s))
+        return (
+            torch.zeros(s["shape"], dtype=getattr(torch, s["dtype"]))
+            if s.keys() == {"shape", "dtype"}
+            else {k: zeros(v) for k, v in s.items()}
+        )
+
     x = zeros(shapes)
-    with torch.no_grad(): return model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x)
+    with torch.no_grad():
+        return model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #d0504226
 def _in_config(error, kind, source):
-    "An error in a hyperparameter, where the config's class is"
-    file = inspect.getsourcefile(kind) if kind.__module__!='__main__' else getattr(sys.modules['__main__'], '__file__', None)
-    path = (source/file).resolve() if file else None
-    if not path or not path.is_relative_to(source): return Finding(str(error), "see the settings: python -m mlkit.sagemaker_entry --help")
-    named = str(error).split("'")[1] if "'" in str(error) else ''
-    line = _line_of(f'{named}:', path, f'class {kind.__name__}') or _line_of(f'class {kind.__name__}', path)
-    return Finding(str(error), f'change the value, or the class {kind.__name__}', within(path, source), line)
+    """An error in a hyperparameter, where the config's class is"""
+    file = (
+        inspect.getsourcefile(kind)
+        if kind.__module__ != "__main__"
+        else getattr(sys.modules["__main__"], "__file__", None)
+    )
+    path = (source / file).resolve() if file else None
+    if not path or not path.is_relative_to(source):
+        return Finding(str(error), "see the settings: python -m mlkit.sagemaker_entry --help")
+    named = str(error).split("'")[1] if "'" in str(error) else ""
+    line = _line_of(f"{named}:", path, f"class {kind.__name__}") or _line_of(f"class {kind.__name__}", path)
+    return Finding(str(error), f"change the value, or the class {kind.__name__}", within(path, source), line)
 
-def _line_of(text, path, after=''):
+
+def _line_of(text, path, after=""):
     seen = not after
-    for i,line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+    for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         seen = seen or line.strip().startswith(after)
-        if seen and line.strip().startswith(text): return i
+        if seen and line.strip().startswith(text):
+            return i
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #789b103c
-def check(source: str | Path = '.', # the folder that a job would get, or the program in it
-          entry: str | None = None, # the program, in the folder; None is its train.py, or the built-in training where there is none
-          argv: Sequence[str] = (), # hyperparameters, as --name value
-          data: str | Path | None = None, # a folder with a folder for each channel; None is the folder `data` in `source`, or here
-          seconds: float = 120, # for one step; after that it is stopped
-         ) -> Report:
-    "Try what a job would do, in a clean process, with one step of training; what is written goes into a temporary folder"
-    began,source = time.monotonic(),Path(source).resolve()
-    if source.is_file(): source,entry = source.parent,entry or source.name
-    if not source.is_dir(): raise FileNotFoundError(f'no folder {source}')
-    if entry and not (source/entry).is_file(): raise FileNotFoundError(f'no {entry} in {source}; {did_you_mean(entry, [p.name for p in source.glob("*.py")])}')
-    entry = entry or ('train.py' if (source/'train.py').is_file() else None)
+def check(
+    source: str | Path = ".",  # the folder that a job would get, or the program in it
+    # the program, in the folder; None is its train.py, or the built-in training where there is none
+    entry: str | None = None,
+    argv: Sequence[str] = (),  # hyperparameters, as --name value
+    # a folder with a folder for each channel; None is the folder `data` in `source`, or here
+    data: str | Path | None = None,
+    seconds: float = 120,  # for one step; after that it is stopped
+) -> Report:
+    """Try what a job would do, in a clean process, with one step of training; what is written goes into a temporary
+    folder
+    """
+    began = time.monotonic()
+    source = Path(source).resolve()
+    if source.is_file():
+        source, entry = source.parent, entry or source.name
+    if not source.is_dir():
+        raise FileNotFoundError(f"no folder {source}")
+    if entry and not (source / entry).is_file():
+        raise FileNotFoundError(f"no {entry} in {source}; {did_you_mean(entry, [p.name for p in source.glob('*.py')])}")
+    entry = entry or ("train.py" if (source / "train.py").is_file() else None)
     data = _data(source, data)
-    report = Report(list(find_unmet_requirements(source)), ['requirements'] if (source/'requirements.txt').is_file() else [])
-    with tempfile.TemporaryDirectory(prefix='mlkit-check-', ignore_cleanup_errors=True) as folder: _run_child(report, Path(folder).resolve(), source, entry, list(argv), data, seconds)
-    report.seconds = time.monotonic()-began
+    report = Report(
+        list(find_unmet_requirements(source)), ["requirements"] if (source / "requirements.txt").is_file() else []
+    )
+    with tempfile.TemporaryDirectory(prefix="mlkit-check-", ignore_cleanup_errors=True) as folder:
+        _run_child(report, Path(folder).resolve(), source, entry, list(argv), data, seconds)
+    report.seconds = time.monotonic() - began
     return report
 
+
 def _data(source, data):
-    "The folder with the channels; None where there is none and none was named"
-    if data is None: return next((p.resolve() for p in (source/'data', Path('data')) if (p/'training').is_dir()), None)
-    if not Path(data).is_dir(): raise FileNotFoundError(f'no folder {data}')
-    if not any(p.is_dir() for p in Path(data).iterdir()): raise FileNotFoundError(f'{data} has no folder for a channel: expected {Path(data)/"training"}')
+    """The folder with the channels; None where there is none and none was named"""
+    if data is None:
+        return next((p.resolve() for p in (source / "data", Path("data")) if (p / "training").is_dir()), None)
+    if not Path(data).is_dir():
+        raise FileNotFoundError(f"no folder {data}")
+    if not any(p.is_dir() for p in Path(data).iterdir()):
+        raise FileNotFoundError(f"{data} has no folder for a channel: expected {Path(data) / 'training'}")
     return Path(data).resolve()
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_check_job.ipynb #93cc988e
-_program = '''import json, sys
+_program = """import json, sys
 source, entry, argv, until, say, mlkit = json.loads(sys.argv[1])
 sys.path.append(mlkit)
 from mlkit.sagemaker.artifacts.clean_process import _Child
 from mlkit.sagemaker.artifacts.check_job import _try
-_try(_Child(source, entry, argv, until, say))'''
+_try(_Child(source, entry, argv, until, say))"""
+
 
 def _run_child(report, folder, source, entry, argv, data, seconds):
-    copy = _copy_source(source, data, folder/'source')
-    channels = {p.name: _bounded(p, folder/'channels'/p.name) for p in sorted(data.iterdir()) if p.is_dir()} if data else {}
-    container = Container.from_env({}, lay_out(folder/'job', channels=channels))
-    env = {k: v for k,v in os.environ.items() if not k.startswith('SM_') and k not in ('PYTHONPATH', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MLKIT_LAUNCHER')}
-    env |= to_environ(replace(container, job_name='check')) | {'PYTHONDONTWRITEBYTECODE': '1', 'PYTHONUNBUFFERED': '1', 'SM_SOURCE_DIR': str(copy)}
-    until = 'step' if data else 'config'
-    if entry and 'entry_point' not in (copy/entry).read_text(encoding='utf-8', errors='replace'):
-        until = 'imports'
-        report.findings.append(Finding('it has no entry_point, and was not run', 'make its main function one: from mlkit.sagemaker_entry import entry_point', entry, note=True))
-    told = json.dumps([str(copy), entry, argv, until, str(folder/'said'), str(Path(mlkit.__file__).parents[1])])
-    (folder/'said').touch()
-    with open(folder/'log', 'wb') as log:
-        child = subprocess.Popen([sys.executable, '-c', _program, told], cwd=copy, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                 start_new_session=True)
-        try: code = child.wait(seconds)
-        except subprocess.TimeoutExpired: code = None
-        finally: _end(child)
+    copy = _copy_source(source, data, folder / "source")
+    channels = (
+        {p.name: _bounded(p, folder / "channels" / p.name) for p in sorted(data.iterdir()) if p.is_dir()}
+        if data
+        else {}
+    )
+    container = Container.from_env({}, lay_out(folder / "job", channels=channels))
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith("SM_") and k not in ("PYTHONPATH", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MLKIT_LAUNCHER")
+    }
+    env |= to_environ(replace(container, job_name="check")) | {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "SM_SOURCE_DIR": str(copy),
+    }
+    until = "step" if data else "config"
+    if entry and "entry_point" not in (copy / entry).read_text(encoding="utf-8", errors="replace"):
+        until = "imports"
+        report.findings.append(
+            Finding(
+                "it has no entry_point, and was not run",
+                "make its main function one: from mlkit.sagemaker_entry import entry_point",
+                entry,
+                note=True,
+            )
+        )
+    told = json.dumps([str(copy), entry, argv, until, str(folder / "said"), str(Path(mlkit.__file__).parents[1])])
+    (folder / "said").touch()
+    with open(folder / "log", "wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _program, told],
+            cwd=copy,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(child)
     _read_said(report, folder, code, seconds)

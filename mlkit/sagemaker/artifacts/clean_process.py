@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/40_clean_process.ipynb #1dd8a3aa
-import mlkit
 import dataclasses
 import json
 import os
@@ -14,6 +13,8 @@ import signal
 import traceback
 from dataclasses import replace
 from pathlib import Path
+
+import mlkit
 from .findings import Finding
 from .imports import within
 from ..job.failure import remedy
@@ -21,45 +22,92 @@ from ..job.launcher import SIGNALS
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/40_clean_process.ipynb #6bd7d6a0
 class _Child:
-    "The process that tries the program; `say` is a file of JSON lines, which the other reads"
-    def __init__(self, source, entry, argv, until, say): # until: 'imports', 'config' or 'step'
-        self.source,self.entry,self.argv,self.until,self.file = Path(source),entry,argv,until,open(say, 'a', encoding='utf-8')
+    """The process that tries the program; `say` is a file of JSON lines, which the other reads"""
+
+    def __init__(self, source, entry, argv, until, say):  # until: 'imports', 'config' or 'step'
+        self.source = Path(source)
+        self.entry = entry
+        self.argv = argv
+        self.until = until
+        self.file = open(say, "a", encoding="utf-8")
         self.stepped = self.ran = False
 
-    def say(self, **what): print(json.dumps(what), file=self.file, flush=True)
-    def trying(self, what): self.say(trying=what)
-    def found(self, *finding, **kwargs): self.say(finding=dataclasses.asdict(Finding(*finding, **kwargs)))
+    def say(self, **what):
+        print(json.dumps(what), file=self.file, flush=True)
+
+    def trying(self, what):
+        self.say(trying=what)
+
+    def found(self, *finding, **kwargs):
+        self.say(finding=dataclasses.asdict(Finding(*finding, **kwargs)))
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/40_clean_process.ipynb #0e83918d
-def _failed(child, error, otherwise='the job would end with the same message'):
-    "An error of the program, where its own source last was"
-    source,own = child.source,Path(mlkit.__file__).parent
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if (source/f.filename).is_relative_to(source) and not f.filename.startswith('<') and not Path(f.filename).is_relative_to(own)]
-    where = (within(source/frames[-1].filename, source),frames[-1].lineno) if frames else ()
-    message = f'SystemExit: {error.code}' if isinstance(error, SystemExit) else ''.join(traceback.format_exception_only(error)).strip()
-    child.found(message, (remedy(error) or otherwise).removeprefix('-> '), *where)
+def _failed(child, error, otherwise="the job would end with the same message"):
+    """An error of the program, where its own source last was"""
+    source = child.source
+    own = Path(mlkit.__file__).parent
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if (source / f.filename).is_relative_to(source)
+        and not f.filename.startswith("<")
+        and not Path(f.filename).is_relative_to(own)
+    ]
+    where = (within(source / frames[-1].filename, source), frames[-1].lineno) if frames else ()
+    message = (
+        f"SystemExit: {error.code}"
+        if isinstance(error, SystemExit)
+        else "".join(traceback.format_exception_only(error)).strip()
+    )
+    child.found(message, (remedy(error) or otherwise).removeprefix("-> "), *where)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/40_clean_process.ipynb #a6ebcd36
 def _end(child):
-    "End a process and what it started"
-    try: os.killpg(child.pid, signal.SIGKILL) if hasattr(os, 'killpg') else child.kill()
-    except ProcessLookupError: pass
+    """End a process and what it started"""
+    try:
+        if hasattr(os, "killpg"):
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.kill()
+    except ProcessLookupError:
+        pass
     child.wait()
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/40_clean_process.ipynb #c60b9557
 def _read_said(report, folder, code, seconds):
-    said = [json.loads(line) for line in (folder/'said').read_text(encoding='utf-8').splitlines() if line.endswith('}')]
-    report.log = (folder/'log').read_text(encoding='utf-8', errors='replace').replace(f'{folder}/source/', '')
-    report.tried += [s['trying'] for s in said if 'trying' in s]
-    found = [Finding(**s['finding']) for s in said if 'finding' in s]
-    report.findings += [replace(f, what=f.what.replace(f'{folder}/source/', '').replace(f'{folder}/job/', '')) for f in found]
-    if any(s.get('done') for s in said): return
-    stage = report.tried[-1] if report.tried else 'start of Python'
-    end = '\n'.join(report.log.strip().splitlines()[-5:])
+    said = [
+        json.loads(line) for line in (folder / "said").read_text(encoding="utf-8").splitlines() if line.endswith("}")
+    ]
+    report.log = (folder / "log").read_text(encoding="utf-8", errors="replace").replace(f"{folder}/source/", "")
+    report.tried += [s["trying"] for s in said if "trying" in s]
+    found = [Finding(**s["finding"]) for s in said if "finding" in s]
+    report.findings += [
+        replace(f, what=f.what.replace(f"{folder}/source/", "").replace(f"{folder}/job/", "")) for f in found
+    ]
+    if any(s.get("done") for s in said):
+        return
+    stage = report.tried[-1] if report.tried else "start of Python"
+    end = "\n".join(report.log.strip().splitlines()[-5:])
     if code is None:
-        report.findings.append(Finding(f'{stage}: still running after {seconds:g} seconds, without an error', 'give it longer (--seconds), or train with train_model or Trainer: '
-                                       'of them one step is tried', note=stage=='one step'))
-    elif code<0:
+        report.findings.append(
+            Finding(
+                f"{stage}: still running after {seconds:g} seconds, without an error",
+                "give it longer (--seconds), or train with train_model or Trainer: of them one step is tried",
+                note=stage == "one step",
+            )
+        )
+    elif code < 0:
         name = signal.Signals(-code).name
-        report.findings.append(Finding(f'{stage}: the process was killed by {name}' + (f', after\n{end}' if end else ''), SIGNALS.get(name, 'see what it printed')))
-    else: report.findings.append(Finding(f'{stage}: the process ended with exit code {code}' + (f', after\n{end}' if end else ''), 'see what it printed'))
+        report.findings.append(
+            Finding(
+                f"{stage}: the process was killed by {name}" + (f", after\n{end}" if end else ""),
+                SIGNALS.get(name, "see what it printed"),
+            )
+        )
+    else:
+        report.findings.append(
+            Finding(
+                f"{stage}: the process ended with exit code {code}" + (f", after\n{end}" if end else ""),
+                "see what it printed",
+            )
+        )

@@ -8,11 +8,12 @@ __all__ = ['IMAGE', 'write_dockerfile']
 # %% ../../../nbs/2_sagemaker/3_artifacts/22_dockerfile.ipynb #6729acc0
 import re
 from pathlib import Path
+
 from .wheel import build_wheel
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/22_dockerfile.ipynb #d81da68c
-IMAGE = '763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch:2.14-cpu-amzn2023-sagemaker'
-_DOCKERFILE = '''# Trains as `docker run IMAGE train`, serves as `docker run IMAGE serve`: the words that SageMaker uses. Written by `mlkit dockerfile`.
+IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch:2.14-cpu-amzn2023-sagemaker"
+_DOCKERFILE = """# Trains as `docker run IMAGE train`, serves as `docker run IMAGE serve`: the words that SageMaker uses. Written by `mlkit dockerfile`.
 #   docker build -t {name} {folder}
 ARG IMAGE={image}
 FROM $IMAGE
@@ -26,18 +27,31 @@ ENV PYTHONPATH=/opt/ml/code PYTHONUNBUFFERED=1 MLKIT_HOST=0.0.0.0
 EXPOSE 8080
 ENTRYPOINT ["python", "-m", "mlkit.cli"]
 CMD ["train"]
-'''
+"""
 
-def write_dockerfile(folder: str | Path = '.', # the source: train.py, inference.py, requirements.txt, as far as there are such
-                     image: str = IMAGE, # to begin with; another account or tag for other regions and for GPUs
-                    ) -> Path: # the Dockerfile
-    "Write a Dockerfile, and mlkit's wheel beside it; a FileExistsError where there is one that somebody else wrote"
+
+def write_dockerfile(
+    folder: str | Path = ".",  # the source: train.py, inference.py, requirements.txt, as far as there are such
+    image: str = IMAGE,  # to begin with; another account or tag for other regions and for GPUs
+) -> Path:  # the Dockerfile
+    """Write a Dockerfile, and mlkit's wheel beside it; a FileExistsError where there is one that somebody else wrote"""
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f'no folder {folder}')
-    if not re.fullmatch(r'[\w./:@-]+', image): raise ValueError(f'{image!r} is not the name of an image')
-    path = folder/'Dockerfile'
-    if path.exists() and 'mlkit dockerfile' not in path.read_text(encoding='utf-8', errors='replace'): raise FileExistsError(f'{path} is there already: remove it, or name another folder')
-    requirements = 'COPY requirements.txt /tmp/\nRUN pip install --no-cache-dir -r /tmp/requirements.txt\n'*(folder/'requirements.txt').is_file()
-    name = re.sub(r'\W+', '-', folder.resolve().name.lower()).strip('-') or 'image'
-    path.write_text(_DOCKERFILE.format(name=name, folder=folder, image=image, wheel=build_wheel(folder).name, requirements=requirements), encoding='utf-8')
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    if not re.fullmatch(r"[\w./:@-]+", image):
+        raise ValueError(f"{image!r} is not the name of an image")
+    path = folder / "Dockerfile"
+    if path.exists() and "mlkit dockerfile" not in path.read_text(encoding="utf-8", errors="replace"):
+        raise FileExistsError(f"{path} is there already: remove it, or name another folder")
+    requirements = (
+        "COPY requirements.txt /tmp/\nRUN pip install --no-cache-dir -r /tmp/requirements.txt\n"
+        * (folder / "requirements.txt").is_file()
+    )
+    name = re.sub(r"\W+", "-", folder.resolve().name.lower()).strip("-") or "image"
+    path.write_text(
+        _DOCKERFILE.format(
+            name=name, folder=folder, image=image, wheel=build_wheel(folder).name, requirements=requirements
+        ),
+        encoding="utf-8",
+    )
     return path

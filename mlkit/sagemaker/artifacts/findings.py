@@ -11,32 +11,34 @@ from dataclasses import dataclass, field
 # %% ../../../nbs/2_sagemaker/3_artifacts/00_findings.ipynb #01ffad3e
 @dataclass
 class Finding:
-    "Something that a job would fail with, or a note on what could not be tried"
+    """Something that a job would fail with, or a note on what could not be tried"""
+
     what: str
     remedy: str
-    file: str = '' # within the source folder
+    file: str = ""  # within the source folder
     line: int | None = None
-    note: bool = False # nothing that fails a job
+    note: bool = False  # nothing that fails a job
 
     def __str__(self):
-        where = f'{self.file}:{self.line}: ' if self.line else f'{self.file}: ' if self.file else ''
-        return f'{"note: " if self.note else ""}{where}{self.what}\n    -> {self.remedy}'
+        where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
+        return f"{'note: ' if self.note else ''}{where}{self.what}\n    -> {self.remedy}"
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/00_findings.ipynb #32283e25
 @dataclass
 class Report:
-    "What `check` found, and what it tried"
+    """What `check` found, and what it tried"""
+
     findings: list[Finding] = field(default_factory=list)
-    tried: list[str] = field(default_factory=list) # in this order
+    tried: list[str] = field(default_factory=list)  # in this order
     seconds: float = 0
-    log: str = '' # what the program printed
+    log: str = ""  # what the program printed
 
     @property
     def ok(self) -> bool:
-        "Is there nothing that a job would fail with?"
+        """Is there nothing that a job would fail with?"""
         return all(f.note for f in self.findings)
 
     def __repr__(self):
         wrong = sum(not f.note for f in self.findings)
-        end = f'{wrong or "nothing"} found in {self.seconds:.1f} s; tried: {", ".join(self.tried) or "nothing"}'
-        return '\n'.join([*map(str, self.findings), end])
+        end = f"{wrong or 'nothing'} found in {self.seconds:.1f} s; tried: {', '.join(self.tried) or 'nothing'}"
+        return "\n".join([*map(str, self.findings), end])

@@ -16,143 +16,256 @@ from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+
 from .findings import Finding
 from ..job.failure import remedy
 from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/10_imports.ipynb #2fe92af7
-def find_syntax_errors(source: Path,
-                       files: Iterable[Path] | None = None, # of the folder; None is every .py file
-                      ) -> Iterator[Finding]:
-    "A finding for each file that is not Python"
-    for path in sorted(source.rglob('*.py') if files is None else files):
-        try: parse(path)
+def find_syntax_errors(
+    source: Path,
+    files: Iterable[Path] | None = None,  # of the folder; None is every .py file
+) -> Iterator[Finding]:
+    """A finding for each file that is not Python"""
+    for path in sorted(source.rglob("*.py") if files is None else files):
+        try:
+            parse(path)
         except SyntaxError as e:
-            todo = 'mend this line' if e.lineno else 'mend this file, or take it out of the folder'
-            yield Finding(f'SyntaxError: {e.msg}' + (f': {e.text.strip()}' if e.text else ''), todo, within(path, source), e.lineno)
+            todo = "mend this line" if e.lineno else "mend this file, or take it out of the folder"
+            yield Finding(
+                f"SyntaxError: {e.msg}" + (f": {e.text.strip()}" if e.text else ""),
+                todo,
+                within(path, source),
+                e.lineno,
+            )
+
 
 def parse(path: Path) -> ast.Module:
-    "The tree of a file; what is wrong with it is a SyntaxError that names it, in every case"
-    try: return ast.parse(path.read_bytes(), str(path))
+    """The tree of a file; what is wrong with it is a SyntaxError that names it, in every case"""
+    try:
+        return ast.parse(path.read_bytes(), str(path))
     except (SyntaxError, ValueError) as e:
-        if getattr(e, 'lineno', None): raise
-        raise SyntaxError(f'not Python: {e}', (str(path), None, None, None)) from None
+        if getattr(e, "lineno", None):
+            raise
+        raise SyntaxError(f"not Python: {e}", (str(path), None, None, None)) from None
+
 
 def within(path: Path, source: Path) -> str:
-    "The path of a file, from the folder `source` on"
+    """The path of a file, from the folder `source` on"""
     return Path(path).relative_to(source).as_posix()
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/10_imports.ipynb #fab496d3
-def find_missing_modules(source: Path,
-                         start: Iterable[Path], # the files to begin with; the local ones that they import follow
-                         known: Collection[str] = (), # modules that will be there, though they are not in the folder
-                        ) -> Iterator[Finding]:
-    "A finding for each import of a module that is neither in the folder nor installed, to be called with the folder on `sys.path`"
-    for path,name,line,local in follow_imports(source, start):
-        if isinstance(local, str): yield Finding(f'there is no module {name!r} in the source folder', local, within(path, source), line)
-        elif local is None and name.partition('.')[0] not in known and (place := find_place(name.partition('.')[0])) not in ('', str(source)):  # there, it may be compiled
-            if place: yield Finding(f'there is no module {name!r} beside the program; it is in {place}', 'put it beside the program, or name the folder as source', within(path, source), line)
-            else: yield Finding(f'there is no module {name!r}', _near_module(name, source) or _asked_for(name), within(path, source), line)
+def find_missing_modules(
+    source: Path,
+    start: Iterable[Path],  # the files to begin with; the local ones that they import follow
+    known: Collection[str] = (),  # modules that will be there, though they are not in the folder
+) -> Iterator[Finding]:
+    """A finding for each import of a module that is neither in the folder nor installed, to be called with the folder
+    on `sys.path`
+    """
+    for path, name, line, local in follow_imports(source, start):
+        if isinstance(local, str):
+            yield Finding(f"there is no module {name!r} in the source folder", local, within(path, source), line)
+        elif (
+            local is None
+            and name.partition(".")[0] not in known
+            and (place := find_place(name.partition(".")[0])) not in ("", str(source))
+        ):  # there, it may be compiled
+            if place:
+                yield Finding(
+                    f"there is no module {name!r} beside the program; it is in {place}",
+                    "put it beside the program, or name the folder as source",
+                    within(path, source),
+                    line,
+                )
+            else:
+                yield Finding(
+                    f"there is no module {name!r}",
+                    _near_module(name, source) or _asked_for(name),
+                    within(path, source),
+                    line,
+                )
 
-def _asked_for(name): return remedy(ModuleNotFoundError(f'No module named {name!r}', name=name)).removeprefix('-> ')
 
-def follow_imports(source: Path, start: Iterable[Path]) -> Iterator[tuple[Path, str, int, list[Path] | str | None]]: # file, module, line, what `local_files` says of it
-    "Each import of the files to begin with, and of those of the folder that they import"
-    todo,seen = list(start),set()
+def _asked_for(name):
+    return remedy(ModuleNotFoundError(f"No module named {name!r}", name=name)).removeprefix("-> ")
+
+
+# file, module, line, what `local_files` says of it
+def follow_imports(source: Path, start: Iterable[Path]) -> Iterator[tuple[Path, str, int, list[Path] | str | None]]:
+    """Each import of the files to begin with, and of those of the folder that they import"""
+    todo = list(start)
+    seen = set()
     while todo:
         path = todo.pop(0)
-        if path in seen: continue
+        if path in seen:
+            continue
         seen.add(path)
-        for name,line,optional in _imports(path, source):
+        for name, line, optional in _imports(path, source):
             local = local_files(name, source)
-            if isinstance(local, list): todo += local
-            if not optional: yield path,name,line,local
+            if isinstance(local, list):
+                todo += local
+            if not optional:
+                yield path, name, line, local
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/10_imports.ipynb #d4dde5eb
 def _imports(path, source):
-    "`(module, line, may it fail?)` of the imports in a file; relative ones by their full names"
+    """`(module, line, may it fail?)` of the imports in a file; relative ones by their full names"""
     package = list(path.relative_to(source).parent.parts)
+
     def walk(node, optional=False):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Try) and any(_catches_missing(h) for h in child.handlers):
                 yield from walk(ast.Module([*child.body, *child.handlers], []), True)
                 child = ast.Module([*child.orelse, *child.finalbody], [])
-            if isinstance(child, ast.If) and 'TYPE_CHECKING' in ast.dump(child.test): child = ast.Module(child.orelse, [])
-            if isinstance(child, ast.Import): yield from ((a.name, child.lineno, optional) for a in child.names)
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                child = ast.Module(child.orelse, [])
+            if isinstance(child, ast.Import):
+                yield from ((a.name, child.lineno, optional) for a in child.names)
             elif isinstance(child, ast.ImportFrom):
-                base = '.'.join([*(package[:len(package)-child.level+1] if child.level else []), *([child.module] if child.module else [])])
-                yield base,child.lineno,optional
+                base = ".".join(
+                    [
+                        *(package[: len(package) - child.level + 1] if child.level else []),
+                        *([child.module] if child.module else []),
+                    ]
+                )
+                yield base, child.lineno, optional
                 for a in child.names:  # a name in a package may be a module
-                    if isinstance(local_files(f'{base}.{a.name}', source), list): yield f'{base}.{a.name}',child.lineno,optional
-            else: yield from walk(child, optional)
+                    if isinstance(local_files(f"{base}.{a.name}", source), list):
+                        yield f"{base}.{a.name}", child.lineno, optional
+            else:
+                yield from walk(child, optional)
+
     return [found for found in walk(parse(path)) if found[0]]
 
-def _catches_missing(handler): return handler.type is None or any(n in ast.dump(handler.type) for n in ("'ImportError'", "'ModuleNotFoundError'", "'Exception'"))
+
+def _catches_missing(handler):
+    return handler.type is None or any(
+        n in ast.dump(handler.type) for n in ("'ImportError'", "'ModuleNotFoundError'", "'Exception'")
+    )
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/10_imports.ipynb #dc22fa0a
 def local_files(name: str, source: Path) -> list[Path] | str | None:
-    "The files of a module in the source folder; a remedy where its package is there and it is not; None where it is none of the folder's"
-    parts,files = name.split('.'),[]
+    """The files of a module in the source folder; a remedy where its package is there and it is not; None where it is
+    none of the folder's
+    """
+    parts = name.split(".")
+    files = []
     for i in range(len(parts)):
-        here = source.joinpath(*parts[:i+1])
-        file = next((f for f in (here/'__init__.py', here.with_suffix('.py')) if f.is_file()), None)
-        if file: files.append(file)
+        here = source.joinpath(*parts[: i + 1])
+        file = next((f for f in (here / "__init__.py", here.with_suffix(".py")) if f.is_file()), None)
+        if file:
+            files.append(file)
         elif i and not here.is_dir():
-            if files and files[-1].name!='__init__.py': return f'{within(files[-1], source)} is a file, not a package'
-            return did_you_mean(parts[i], {p.stem for p in here.parent.iterdir() if p.suffix=='.py' or p.is_dir()} - {'__init__', '__pycache__'})
-        elif not here.is_dir(): return None
-        elif not any(here.glob('**/*.py')): return None
+            if files and files[-1].name != "__init__.py":
+                return f"{within(files[-1], source)} is a file, not a package"
+            return did_you_mean(
+                parts[i],
+                {p.stem for p in here.parent.iterdir() if p.suffix == ".py" or p.is_dir()}
+                - {"__init__", "__pycache__"},
+            )
+        elif not here.is_dir():
+            return None
+        elif not any(here.glob("**/*.py")):
+            return None
     return files
 
-def find_place(name: str, # of a module, without dots
-              ) -> str | None: # empty where a job can have it too: it is Python's own, or a distribution's; None where there is none
-    "The folder of a module that can be imported here only because the folder is on `sys.path`, as the current one is"
-    if name in ('mlkit', *sys.stdlib_module_names): return ''
-    try: spec = find_spec(name)
-    except (ImportError, ValueError): return None
-    if spec is None: return None
+
+def find_place(
+    name: str,  # of a module, without dots
+) -> str | None:  # empty where a job can have it too: it is Python's own, or a distribution's; None where there is none
+    """The folder of a module that can be imported here only because the folder is on `sys.path`, as the current one
+    is
+    """
+    if name in ("mlkit", *sys.stdlib_module_names):
+        return ""
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
     places = [*(spec.submodule_search_locations or [spec.origin])]
-    if places==[spec.origin] and not spec.has_location: return ''  # a part of this Python's own program
-    installed = any(map(is_installed_file, places)) or PathFinder.find_spec(name, [p for p in sys.path if is_installed_file(p)]) or _has_distribution(name)
-    return '' if installed else str(Path(places[0]).parent)
+    if places == [spec.origin] and not spec.has_location:
+        return ""  # a part of this Python's own program
+    installed = (
+        any(map(is_installed_file, places))
+        or PathFinder.find_spec(name, [p for p in sys.path if is_installed_file(p)])
+        or _has_distribution(name)
+    )
+    return "" if installed else str(Path(places[0]).parent)
+
 
 def is_installed_file(path: str | Path) -> bool:
-    "Does it lie where Python itself does, or where pip installs?"
-    own = {sysconfig.get_path(p) for p in ('stdlib', 'platstdlib')}
-    return any(p in ('site-packages', 'dist-packages') for p in Path(path).parts) or any(Path(path).is_relative_to(p) for p in own)
+    """Does it lie where Python itself does, or where pip installs?"""
+    own = {sysconfig.get_path(p) for p in ("stdlib", "platstdlib")}
+    return any(p in ("site-packages", "dist-packages") for p in Path(path).parts) or any(
+        Path(path).is_relative_to(p) for p in own
+    )
 
-def _has_distribution(name): # as those that are installed to be edited, wherever they lie
-    try: return bool(version(name))
-    except (PackageNotFoundError, ValueError): return name in packages_distributions()
+
+def _has_distribution(name):  # as those that are installed to be edited, wherever they lie
+    try:
+        return bool(version(name))
+    except (PackageNotFoundError, ValueError):
+        return name in packages_distributions()
+
 
 def _near_module(name, source):
-    "A near name among the folder's modules and the installed ones; empty where none is near"
-    said = did_you_mean(name.partition('.')[0], {p.stem for p in source.iterdir()} | {m.name for m in pkgutil.iter_modules() if not m.name.startswith('_')} | sys.stdlib_module_names)
-    return said if said.startswith('did you mean') else ''
+    """A near name among the folder's modules and the installed ones; empty where none is near"""
+    said = did_you_mean(
+        name.partition(".")[0],
+        {p.stem for p in source.iterdir()}
+        | {m.name for m in pkgutil.iter_modules() if not m.name.startswith("_")}
+        | sys.stdlib_module_names,
+    )
+    return said if said.startswith("did you mean") else ""
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/10_imports.ipynb #86546921
-def find_unmet_requirements(source: Path, name: str = 'requirements.txt') -> Iterator[Finding]:
-    "A finding for each line of a requirements file that is not met by what is installed, or is no requirement"
-    path = source/name
-    if not path.is_file(): return
-    try: from packaging.requirements import InvalidRequirement, Requirement
-    except ModuleNotFoundError:
-        yield Finding('not compared with what is installed: that needs the package packaging', "pip install 'mlkit[check]'", name, note=True)
+def find_unmet_requirements(source: Path, name: str = "requirements.txt") -> Iterator[Finding]:
+    """A finding for each line of a requirements file that is not met by what is installed, or is no requirement"""
+    path = source / name
+    if not path.is_file():
         return
-    for number,line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
-        text = (' ' + line).split(' #')[0].split(' --')[0].strip()
-        if text.startswith(('-r', '--requirement')): yield from find_unmet_requirements(source, text.split(maxsplit=1)[-1].removeprefix('-r').strip())
-        elif text.startswith(('./', '../', '/')):
-            if not (source/text).exists(): yield Finding(f'{text} is not there', 'put it into the source folder, or name the package', name, number)
-        elif text and not text.startswith(('-', '#')) and '://' not in text.split('@')[0]:
-            try: wanted = Requirement(text)
+    try:
+        from packaging.requirements import InvalidRequirement, Requirement
+    except ModuleNotFoundError:
+        yield Finding(
+            "not compared with what is installed: that needs the package packaging",
+            "pip install 'mlkit[check]'",
+            name,
+            note=True,
+        )
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        text = (" " + line).split(" #")[0].split(" --")[0].strip()
+        if text.startswith(("-r", "--requirement")):
+            yield from find_unmet_requirements(source, text.split(maxsplit=1)[-1].removeprefix("-r").strip())
+        elif text.startswith(("./", "../", "/")):
+            if not (source / text).exists():
+                yield Finding(
+                    f"{text} is not there", "put it into the source folder, or name the package", name, number
+                )
+        elif text and not text.startswith(("-", "#")) and "://" not in text.split("@")[0]:
+            try:
+                wanted = Requirement(text)
             except InvalidRequirement as e:
-                yield Finding(f'{text!r} is not a requirement: {str(e).splitlines()[0]}', "write it as pip wants it, like 'torchmetrics>=1'", name, number)
+                yield Finding(
+                    f"{text!r} is not a requirement: {str(e).splitlines()[0]}",
+                    "write it as pip wants it, like 'torchmetrics>=1'",
+                    name,
+                    number,
+                )
                 continue
-            if found := _unmet(wanted): yield Finding(found, f'pip install {str(wanted)!r}, and check again', name, number)
+            if found := _unmet(wanted):
+                yield Finding(found, f"pip install {str(wanted)!r}, and check again", name, number)
+
 
 def _unmet(wanted):
-    if wanted.marker and not wanted.marker.evaluate(): return ''
-    try: here = version(wanted.name)
-    except PackageNotFoundError: return f'{wanted} is asked for, and not installed here'
-    return '' if wanted.specifier.contains(here, prereleases=True) else f'{wanted} is asked for, here is {here}'
+    if wanted.marker and not wanted.marker.evaluate():
+        return ""
+    try:
+        here = version(wanted.name)
+    except PackageNotFoundError:
+        return f"{wanted} is asked for, and not installed here"
+    return "" if wanted.specifier.contains(here, prereleases=True) else f"{wanted} is asked for, here is {here}"

@@ -6,7 +6,14 @@
 __all__ = ['SourceError', 'Source', 'read_source', 'to_send']
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #992b0a9a
-import ast, json, os, re, shutil, subprocess, tempfile, warnings
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -14,187 +21,331 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
+from mlkit.sagemaker.artifacts.imports import (
+    find_missing_modules,
+    find_place,
+    follow_imports,
+    is_installed_file,
+    parse,
+    within,
+)
 from .wheel import build_wheel
-from .imports import find_missing_modules, find_place, follow_imports, is_installed_file, parse, within
 from ...text import did_you_mean, human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #8465823a
-class SourceError(ValueError): "A program that cannot be sent as it is"
+class SourceError(ValueError):
+    """A program that cannot be sent as it is"""
+
 
 @dataclass
 class Source:
-    "The files of a program, by name, and which of them is run"
+    """The files of a program, by name, and which of them is run"""
+
     files: dict[str, bytes] = field(default_factory=dict)
-    entry: str | None = None # None is mlkit's own training
+    entry: str | None = None  # None is mlkit's own training
 
     @property
     def digest(self) -> str:
-        "The same for the same files, wherever and whenever they are read"
-        return sha256(b''.join(b'%s\0%d\0%s' % (n.encode(), len(b), b) for n,b in sorted(self.files.items()))).hexdigest()[:16]
+        """The same for the same files, wherever and whenever they are read"""
+        return sha256(
+            b"".join(b"%s\0%d\0%s" % (n.encode(), len(b), b) for n, b in sorted(self.files.items()))
+        ).hexdigest()[:16]
 
-    def __repr__(self): return f'{self.entry or "the built-in training"}, {len(self.files)} files, {human_bytes(sum(map(len, self.files.values())))}'
+    def __repr__(self):
+        return (
+            f"{self.entry or 'the built-in training'}, {len(self.files)} files, "
+            f"{human_bytes(sum(map(len, self.files.values())))}"
+        )
 
-def read_source(source: str | Path | ModuleType | None = None, # a folder, a .py file, a module or a notebook; None is mlkit's own training
-                entry: str | None = None, # the program in a folder; None is its train.py, or its only .py file
-                most: int = 50*2**20, # bytes
-               ) -> Source:
-    "The files that a job needs; a `SourceError` says what is missing, or too large"
-    if source is None: return Source()
+
+def read_source(
+    # a folder, a .py file, a module or a notebook; None is mlkit's own training
+    source: str | Path | ModuleType | None = None,
+    entry: str | None = None,  # the program in a folder; None is its train.py, or its only .py file
+    most: int = 50 * 2**20,  # bytes
+) -> Source:
+    """The files that a job needs; a `SourceError` says what is missing, or too large"""
+    if source is None:
+        return Source()
     found = _of_module(source) if isinstance(source, ModuleType) else _of_path(Path(source).resolve(), entry)
     total = sum(map(len, found.files.values()))
-    if total>most:
+    if total > most:
         large = sorted(found.files.items(), key=lambda f: -len(f[1]))[:5]
-        raise SourceError(f'{source} has {human_bytes(total)}, more than {human_bytes(most)}: name what does not belong to the program in .gitignore, or send data as a channel. The largest:\n' +
-                          '\n'.join(f'  {human_bytes(len(b)):>9}  {n}' for n,b in large))
+        raise SourceError(
+            (
+                f"{source} has {human_bytes(total)}, more than {human_bytes(most)}: name what does not belong to the "
+                "program in .gitignore, or send data as a channel. The largest:\n"
+            )
+            + "\n".join(f"  {human_bytes(len(b)):>9}  {n}" for n, b in large)
+        )
     return found
 
+
 def _of_path(path, entry):
-    if not path.exists(): raise SourceError(f'there is no {path}; {did_you_mean(path.name, (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ())}')
-    return _of_folder(path, entry) if path.is_dir() else _of_notebook(path) if path.suffix=='.ipynb' else _of_file(path)
+    if not path.exists():
+        raise SourceError(
+            f"there is no {path}; "
+            f"{did_you_mean(path.name, (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ())}"
+        )
+    return (
+        _of_folder(path, entry) if path.is_dir() else _of_notebook(path) if path.suffix == ".ipynb" else _of_file(path)
+    )
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #ea0cbaca
 def _of_folder(folder, entry):
     files = _files_of(folder)
-    if entry and entry not in files: raise SourceError(f'there is no {entry} in {folder}; {did_you_mean(entry, (n for n in files if n.endswith(".py")))}')
-    every = [n for n in files if n.endswith('.py')]
-    programs = [n for n in every if '/' not in n]
-    entry = entry or ('train.py' if 'train.py' in files else programs[0] if len(programs)==1 else None)
-    if not entry: raise SourceError(_no_entry(folder, files, programs or every))
-    if '/' in entry and entry.endswith('.py') and _is_relative(folder/entry, folder): return _as_module(files, entry)
+    if entry and entry not in files:
+        raise SourceError(
+            f"there is no {entry} in {folder}; {did_you_mean(entry, (n for n in files if n.endswith('.py')))}"
+        )
+    every = [n for n in files if n.endswith(".py")]
+    programs = [n for n in every if "/" not in n]
+    entry = entry or ("train.py" if "train.py" in files else programs[0] if len(programs) == 1 else None)
+    if not entry:
+        raise SourceError(_no_entry(folder, files, programs or every))
+    if "/" in entry and entry.endswith(".py") and _is_relative(folder / entry, folder):
+        return _as_module(files, entry)
     return Source(files, entry)
 
+
 def _no_entry(folder, files, programs):
-    if programs: return f'which program is it? {folder} has no train.py, but {", ".join(programs[:9])}: name it with entry='
-    if files: return f'there is no program in {folder}, which has {", ".join([*files][:9])}, but no .py file: name the folder of the program'
-    return f'there is nothing in {folder} that could be sent: it is empty, or all that is in it is hidden or named in .gitignore; expected a folder with a program, such as train.py'
+    if programs:
+        return f"which program is it? {folder} has no train.py, but {', '.join(programs[:9])}: name it with entry="
+    if files:
+        return (
+            f"there is no program in {folder}, which has {', '.join([*files][:9])}, but no .py file: name the folder "
+            "of the program"
+        )
+    return (
+        f"there is nothing in {folder} that could be sent: it is empty, or all that is in it is hidden or named in "
+        ".gitignore; expected a folder with a program, such as train.py"
+    )
+
 
 def _files_of(folder):
-    "`{name: bytes}` of what is sent of a folder"
+    """`{name: bytes}` of what is sent of a folder"""
     found = {within(f, folder): f for f in islice(_not_ignored(folder), 20_001)}
-    if len(found)>20_000: raise SourceError(f'{folder} has more than 20,000 files, such as {[*found][-1]}: name the folder that has only the program')
-    sizes = {n: f.stat().st_size for n,f in found.items()}
-    if sum(sizes.values())>2**30: raise SourceError(f'{folder} has {human_bytes(sum(sizes.values()))}, in files such as {max(sizes, key=sizes.get)}: name the folder that has only the program')
+    if len(found) > 20_000:
+        raise SourceError(
+            f"{folder} has more than 20,000 files, such as {[*found][-1]}: name the folder that has only the program"
+        )
+    sizes = {n: f.stat().st_size for n, f in found.items()}
+    if sum(sizes.values()) > 2**30:
+        raise SourceError(
+            f"{folder} has {human_bytes(sum(sizes.values()))}, in files such as {max(sizes, key=sizes.get)}: name "
+            "the folder that has only the program"
+        )
     return {n: found[n].read_bytes() for n in sorted(found)}
 
+
 def _not_ignored(folder, inside=(), out=None):
-    "The files of a folder, through links, but for hidden ones, caches, environments, and what .gitignore names"
-    if out is None or folder.is_symlink() or (folder/'.git').exists(): out = (out or set()) | _ignored(folder)
+    """The files of a folder, through links, but for hidden ones, caches, environments, and what .gitignore names"""
+    if out is None or folder.is_symlink() or (folder / ".git").exists():
+        out = (out or set()) | _ignored(folder)
     inside = {*inside, folder.resolve()}
     for p in sorted(folder.iterdir()):
-        if p in out or p.name.startswith('.') or p.name in ('__pycache__', 'node_modules'): continue
-        if p.is_file(): yield p
-        elif p.is_dir() and os.access(p, os.R_OK | os.X_OK) and not (p/'pyvenv.cfg').is_file() and p.resolve() not in inside: yield from _not_ignored(p, inside, out)
+        if p in out or p.name.startswith(".") or p.name in ("__pycache__", "node_modules"):
+            continue
+        if p.is_file():
+            yield p
+        elif (
+            p.is_dir()
+            and os.access(p, os.R_OK | os.X_OK)
+            and not (p / "pyvenv.cfg").is_file()
+            and p.resolve() not in inside
+        ):
+            yield from _not_ignored(p, inside, out)
+
 
 def _ignored(folder):
-    "What .gitignore takes out of a folder, as git itself reads it: its repository's as well, unless that ignores this very folder"
-    if not shutil.which('git'):
-        if any((p/'.gitignore').is_file() for p in folder.parents) or any(folder.rglob('.gitignore')): warnings.warn('git is not to be found on the PATH: what .gitignore names is sent as well')
+    """What .gitignore takes out of a folder, as git itself reads it: its repository's as well, unless that ignores this
+    very folder
+    """
+    if not shutil.which("git"):
+        if any((p / ".gitignore").is_file() for p in folder.parents) or any(folder.rglob(".gitignore")):
+            warnings.warn("git is not to be found on the PATH: what .gitignore names is sent as well")
         return set()
-    env = {k: v for k,v in os.environ.items() if not k.startswith('GIT_')}
-    def git(*args): return subprocess.run(['git', *args], cwd=folder, env=env, capture_output=True)
-    listed = 'ls-files', '--others', '--ignored', '-z'
-    if git('rev-parse', '--is-inside-work-tree').stdout.strip()==b'true' and git('check-ignore', '--quiet', str(folder.resolve())).returncode==1: found = git(*listed, '--exclude-standard')
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=folder, env=env, capture_output=True)
+
+    listed = "ls-files", "--others", "--ignored", "-z"
+    if (
+        git("rev-parse", "--is-inside-work-tree").stdout.strip() == b"true"
+        and git("check-ignore", "--quiet", str(folder.resolve())).returncode == 1
+    ):
+        found = git(*listed, "--exclude-standard")
     else:
         with tempfile.TemporaryDirectory() as empty:
-            git('init', '--quiet', '--bare', empty)
-            found = git(f'--git-dir={empty}', '--work-tree=.', *listed, '--exclude-per-directory=.gitignore')
-    if found.returncode: raise SourceError(f'git cannot say what is ignored in {folder}: {os.fsdecode(found.stderr).strip()}')
-    return {folder/n for n in os.fsdecode(found.stdout).split('\0') if n}
+            git("init", "--quiet", "--bare", empty)
+            found = git(f"--git-dir={empty}", "--work-tree=.", *listed, "--exclude-per-directory=.gitignore")
+    if found.returncode:
+        raise SourceError(f"git cannot say what is ignored in {folder}: {os.fsdecode(found.stderr).strip()}")
+    return {folder / n for n in os.fsdecode(found.stdout).split("\0") if n}
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #0f719da2
 def _of_file(path):
-    if path.suffix!='.py': raise SourceError(f'{path.name} is no program: expected a folder, a .py file, a module or a notebook')
-    if not (path.parent/'__init__.py').is_file() or not _is_relative(path, path.parent): return Source(_with_imports(path, path.parent), path.name)
-    root = next(p for p in path.parents if not (p/'__init__.py').is_file())
+    if path.suffix != ".py":
+        raise SourceError(f"{path.name} is no program: expected a folder, a .py file, a module or a notebook")
+    if not (path.parent / "__init__.py").is_file() or not _is_relative(path, path.parent):
+        return Source(_with_imports(path, path.parent), path.name)
+    root = next(p for p in path.parents if not (p / "__init__.py").is_file())
     return _of_package(root, within(path, root))
 
+
 def _of_module(module):
-    spec,file = module.__spec__,getattr(module, '__file__', None)
-    if hasattr(module, '__path__'): path,name = Path(next(iter(module.__path__)))/'__main__.py',f'{spec.name}.__main__'
-    elif file: path,name = Path(file),spec.name if spec else ''
-    else: raise SourceError(f'the module {module.__name__} has no file: pass a folder, a file or a notebook')
-    root = path.absolute().parents[name.count('.')]
-    return _of_package(root, within(path.absolute(), root)) if '.' in name else _of_file(path.resolve())
+    spec = module.__spec__
+    file = getattr(module, "__file__", None)
+    if hasattr(module, "__path__"):
+        path = Path(next(iter(module.__path__))) / "__main__.py"
+        name = f"{spec.name}.__main__"
+    elif file:
+        path = Path(file)
+        name = spec.name if spec else ""
+    else:
+        raise SourceError(f"the module {module.__name__} has no file: pass a folder, a file or a notebook")
+    root = path.absolute().parents[name.count(".")]
+    return _of_package(root, within(path.absolute(), root)) if "." in name else _of_file(path.resolve())
+
 
 def _of_package(root, program):
-    "A package, with what it imports of the folder beside it, and what runs one of its modules"
-    top = program.partition('/')[0]
-    files = {f'{top}/{n}': b for n,b in _files_of(root/top).items()}
+    """A package, with what it imports of the folder beside it, and what runs one of its modules"""
+    top = program.partition("/")[0]
+    files = {f"{top}/{n}": b for n, b in _files_of(root / top).items()}
     if program not in files:
-        modules = [n.removesuffix('.py').replace('/', '.') for n in files if n.endswith('.py') and not n.endswith('__.py')] or ['no other module']
-        wanted = next((m for m in modules if 'train' in m), modules[0])
-        raise SourceError(f'{program.rpartition("/")[0].replace("/", ".")} has no __main__.py, so it is no program: pass the module that is one, such as {wanted} after import {wanted}; there is {", ".join(modules)}')
-    return _as_module(files | ({} if is_installed_file(root/program) else _with_imports(root/program, root)), program)
+        modules = [
+            n.removesuffix(".py").replace("/", ".") for n in files if n.endswith(".py") and not n.endswith("__.py")
+        ] or ["no other module"]
+        wanted = next((m for m in modules if "train" in m), modules[0])
+        raise SourceError(
+            f"{program.rpartition('/')[0].replace('/', '.')} has no __main__.py, so it is no program: pass the "
+            f"module that is one, such as {wanted} after import {wanted}; there is {', '.join(modules)}"
+        )
+    return _as_module(
+        files | ({} if is_installed_file(root / program) else _with_imports(root / program, root)), program
+    )
+
 
 def _as_module(files, program):
-    "Files with one more at the top, which runs one of them as `python -m` does: so it may import its neighbours relatively"
-    name = program.removesuffix('.py').replace('/', '.')
-    entry = name.replace('.__main__', '.main').replace('.', '_') + '.py'
-    while entry in files: entry = f'run_{entry}'
-    about = f'"Runs {name}{", which has an entry_point," if b"entry_point" in files[program] else ""} as a program; written by mlkit"'
-    seen = f'if False: import {name}  # for who reads this without running it\n' if all(map(str.isidentifier, name.split('.'))) else ''
-    return Source(files | {entry: f"{about}\nimport runpy\n\n{seen}runpy.run_module({name!r}, run_name='__main__', alter_sys=True)\n".encode()}, entry)
+    """Files with one more at the top, which runs one of them as `python -m` does: so it may import its neighbours
+    relatively
+    """
+    name = program.removesuffix(".py").replace("/", ".")
+    entry = name.replace(".__main__", ".main").replace(".", "_") + ".py"
+    while entry in files:
+        entry = f"run_{entry}"
+    about = (
+        f'"Runs {name}{", which has an entry_point," if b"entry_point" in files[program] else ""} as a program; '
+        'written by mlkit"'
+    )
+    seen = (
+        f"if False: import {name}  # for who reads this without running it\n"
+        if all(map(str.isidentifier, name.split(".")))
+        else ""
+    )
+    return Source(
+        files
+        | {
+            entry: (
+                f"{about}\nimport runpy\n\n{seen}runpy.run_module({name!r}, run_name='__main__', alter_sys=True)\n"
+            ).encode()
+        },
+        entry,
+    )
+
 
 def _is_relative(path, folder):
-    "Has a program relative imports? Then it can be run only as a module of its package"
-    with _naming(folder): return any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(parse(path)))
+    """Has a program relative imports? Then it can be run only as a module of its package"""
+    with _naming(folder):
+        return any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(parse(path)))
+
 
 @contextmanager
 def _naming(folder):
-    "A SyntaxError in a file of the folder as a `SourceError`"
-    try: yield
+    """A SyntaxError in a file of the folder as a `SourceError`"""
+    try:
+        yield
     except SyntaxError as e:
-        where = within(Path(e.filename), folder) + (f':{e.lineno}' if e.lineno else '')
-        raise SourceError(f'{where}: SyntaxError: {e.msg}' + (f': {e.text.strip()}' if e.text else '')) from None
+        where = within(Path(e.filename), folder) + (f":{e.lineno}" if e.lineno else "")
+        raise SourceError(f"{where}: SyntaxError: {e.msg}" + (f": {e.text.strip()}" if e.text else "")) from None
+
 
 def _with_imports(path, folder):
-    with _naming(folder): wrong = list(find_missing_modules(folder, [path]))
-    if wrong: raise SourceError('\n'.join(map(str, wrong)))
-    files = {path} | {f for *_,local in follow_imports(folder, [path]) for f in (local if isinstance(local, list) else [])}
+    with _naming(folder):
+        wrong = list(find_missing_modules(folder, [path]))
+    if wrong:
+        raise SourceError("\n".join(map(str, wrong)))
+    files = {path} | {
+        f for *_, local in follow_imports(folder, [path]) for f in (local if isinstance(local, list) else [])
+    }
     return {within(f, folder): f.read_bytes() for f in sorted(files)}
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #7a921be3
-_EXPORT = re.compile(r'\s*#\s*\|\s*export[si]?\s*$')
-_MAGIC = re.compile(r'\s*([\w.,\[\] ]+=\s*)?(%{1,2}[A-Za-z]|!{1,2}\s*[^\s=])|\s*\?{1,2}\w|\s*[%\w.]+\?{1,2}\s*$')
+_EXPORT = re.compile(r"\s*#\s*\|\s*export[si]?\s*$")
+_MAGIC = re.compile(r"\s*([\w.,\[\] ]+=\s*)?(%{1,2}[A-Za-z]|!{1,2}\s*[^\s=])|\s*\?{1,2}\w|\s*[%\w.]+\?{1,2}\s*$")
+
 
 def _of_notebook(path):
-    cells = [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code']
-    halves = [_split_cell(''.join(c['source'])) for c in cells]
-    kept = [h for c,h in zip(cells, halves) if 'export' in c.get('metadata', {}).get('tags', ()) or any(map(_EXPORT.match, h[0]))]
-    if not kept: raise SourceError(f'{path.name} exports nothing: begin the cells of the program with #| export, or give them the tag export')
-    for top,rest in kept: _check_cell(path.name, [*top, *rest])
-    texts = [''.join([l for l in top if not re.match(r'\s*#\s*\|', l)] + rest).strip('\n') for top,rest in kept]
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    halves = [_split_cell("".join(c["source"])) for c in cells]
+    kept = [
+        h
+        for c, h in zip(cells, halves)
+        if "export" in c.get("metadata", {}).get("tags", ()) or any(map(_EXPORT.match, h[0]))
+    ]
+    if not kept:
+        raise SourceError(
+            f"{path.name} exports nothing: begin the cells of the program with #| export, or give them the tag export"
+        )
+    for top, rest in kept:
+        _check_cell(path.name, [*top, *rest])
+    texts = ["".join([l for l in top if not re.match(r"\s*#\s*\|", l)] + rest).strip("\n") for top, rest in kept]
     with tempfile.TemporaryDirectory() as folder:
-        module = Path(folder).resolve()/f'{_module_name(path, halves)}.py'
-        module.write_text(f'"From the notebook {path.name}"\n\n' + '\n\n\n'.join(texts) + '\n', encoding='utf-8')
+        module = Path(folder).resolve() / f"{_module_name(path, halves)}.py"
+        module.write_text(f'"From the notebook {path.name}"\n\n' + "\n\n\n".join(texts) + "\n", encoding="utf-8")
         for beside in path.parent.iterdir():  # its imports may be local
-            if beside.name==module.name or beside.name.startswith('.') or (beside/'pyvenv.cfg').is_file(): continue
-            if beside.suffix=='.py' or beside.is_dir(): (module.parent/beside.name).symlink_to(beside, target_is_directory=beside.is_dir())
+            if beside.name == module.name or beside.name.startswith(".") or (beside / "pyvenv.cfg").is_file():
+                continue
+            if beside.suffix == ".py" or beside.is_dir():
+                (module.parent / beside.name).symlink_to(beside, target_is_directory=beside.is_dir())
         return Source(_with_imports(module, module.parent), module.name)
 
-def _split_cell(text): # two lists of lines
-    "The comments at the top of a cell, in which its directives are, and the rest"
+
+def _split_cell(text):  # two lists of lines
+    """The comments at the top of a cell, in which its directives are, and the rest"""
     lines = text.splitlines(True)
-    first = next((i for i,l in enumerate(lines) if l.strip() and not l.lstrip().startswith('#')), len(lines))
-    return lines[:first],lines[first:]
+    first = next((i for i, l in enumerate(lines) if l.strip() and not l.lstrip().startswith("#")), len(lines))
+    return lines[:first], lines[first:]
+
 
 def _check_cell(name, lines):
-    "What is no Python in a cell may be for the notebook alone; in what is Python a line may begin as it likes"
-    try: compile(''.join(lines), name, 'exec', dont_inherit=True)
+    """What is no Python in a cell may be for the notebook alone; in what is Python a line may begin as it likes"""
+    try:
+        compile("".join(lines), name, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as e:
-        line = getattr(e, 'text', None) or ''
+        line = getattr(e, "text", None) or ""
         magic = next((l for l in [line, *lines] if _MAGIC.match(l)), None)
-        if magic: raise SourceError(f'{name}: a cell that is exported has {magic.strip()!r}, which only a notebook can do') from None
-        raise SourceError(f'{name}: SyntaxError: {getattr(e, "msg", e)}: {line.strip()}, in the cell that begins with {"".join(lines).strip().splitlines()[0]!r}') from None
+        if magic:
+            raise SourceError(
+                f"{name}: a cell that is exported has {magic.strip()!r}, which only a notebook can do"
+            ) from None
+        raise SourceError(
+            f"{name}: SyntaxError: {getattr(e, 'msg', e)}: {line.strip()}, in the cell that begins with "
+            f"{''.join(lines).strip().splitlines()[0]!r}"
+        ) from None
+
 
 def _module_name(path, halves):
-    "As `#| default_exp` has it, or after the notebook; what would hide a module of Python's, or one that is installed, gets a longer name"
-    named = [m[1] for top,_ in halves for l in top if (m := re.match(r'\s*#\s*\|\s*default_exp\s+([\w.]+)', l))]
-    name = named[0].rpartition('.')[2] if named else re.sub(r'\W', '_', re.sub(r'^\d+_', '', path.stem))
-    return f'{name}_program' if find_place(name)=='' else name
+    """As `#| default_exp` has it, or after the notebook; what would hide a module of Python's, or one that is
+    installed, gets a longer name
+    """
+    named = [m[1] for top, _ in halves for l in top if (m := re.match(r"\s*#\s*\|\s*default_exp\s+([\w.]+)", l))]
+    name = named[0].rpartition(".")[2] if named else re.sub(r"\W", "_", re.sub(r"^\d+_", "", path.stem))
+    return f"{name}_program" if find_place(name) == "" else name
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #83a7c773
-_STARTER = '''"Starts a job: installs what the program asks for, then becomes it; written by mlkit"
+_STARTER = """"Starts a job: installs what the program asks for, then becomes it; written by mlkit"
 import json
 import os
 import sys
@@ -256,11 +407,13 @@ if find_spec('safetensors') is None: wanted += ['safetensors>=0.4']
 if wanted and os.environ.get('MLKIT_PACKAGES'): install_apart(wanted, os.path.abspath(os.environ['MLKIT_PACKAGES']))
 elif wanted: print(pip_install(*wanted), flush=True)
 os.execv(sys.executable, [sys.executable, *arguments])
-'''
+"""
 
-def to_send(source: Source) -> Source: # with `entry` as the starter's arguments
-    "A program with what starts it, and mlkit as a wheel"
+
+def to_send(source: Source) -> Source:  # with `entry` as the starter's arguments
+    """A program with what starts it, and mlkit as a wheel"""
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(folder)
-        files = source.files | {wheel.name: wheel.read_bytes(), 'mlkit_start.py': _STARTER.encode()}  # the last to be sent says that all are there
+        # the last to be sent says that all are there
+        files = source.files | {wheel.name: wheel.read_bytes(), "mlkit_start.py": _STARTER.encode()}
     return Source(files, source.entry)

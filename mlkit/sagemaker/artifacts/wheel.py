@@ -6,32 +6,46 @@
 __all__ = ['package_files', 'build_wheel']
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/21_wheel.ipynb #c5daec4e
-import mlkit
 from base64 import urlsafe_b64encode
 from hashlib import sha256
 from importlib.metadata import distribution
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+import mlkit
+
 # %% ../../../nbs/2_sagemaker/3_artifacts/21_wheel.ipynb #d5066fa4
 def package_files() -> dict[str, Path]:
-    "Every module of the running mlkit, `{name below site-packages: file}`; without nbdev's index, which nothing needs at run time"
+    """Every module of the running mlkit, `{name below site-packages: file}`; without nbdev's index, which nothing needs
+    at run time
+    """
     package = Path(mlkit.__file__).parent
-    return {f.relative_to(package.parent).as_posix(): f for f in sorted(package.rglob('*.py')) if f.name!='_modidx.py'}
+    return {
+        f.relative_to(package.parent).as_posix(): f for f in sorted(package.rglob("*.py")) if f.name != "_modidx.py"
+    }
 
-def build_wheel(folder: str | Path, # gets the file
-               ) -> Path: # the wheel
-    "The mlkit that is running as a wheel; its bytes depend on the content alone"
-    about = distribution('mlkit')
-    info = f'mlkit-{mlkit.__version__}.dist-info'
-    files = {name: f.read_bytes() for name,f in package_files().items()}
-    files |= {f'{info}/{n}': about.read_text(n).encode() for n in ('METADATA', 'entry_points.txt') if about.read_text(n)}
-    if f'{info}/METADATA' not in files: files[f'{info}/METADATA'] = about.read_text('PKG-INFO').encode()  # an editable installation
-    files[f'{info}/WHEEL'] = b'Wheel-Version: 1.0\nGenerator: mlkit\nRoot-Is-Purelib: true\nTag: py3-none-any\n'
-    hashed = lambda b: urlsafe_b64encode(sha256(b).digest()).rstrip(b'=').decode()
-    record = [f'{n},sha256={hashed(b)},{len(b)}' for n,b in sorted(files.items())]
-    files[f'{info}/RECORD'] = '\n'.join([*record, f'{info}/RECORD,,', '']).encode()
-    path = Path(folder)/f'mlkit-{mlkit.__version__}-py3-none-any.whl'
-    with ZipFile(path, 'w') as z:
-        for name in sorted(files): z.writestr(ZipInfo(name), files[name], ZIP_DEFLATED)
+
+def build_wheel(
+    folder: str | Path,  # gets the file
+) -> Path:  # the wheel
+    """The mlkit that is running as a wheel; its bytes depend on the content alone"""
+    about = distribution("mlkit")
+    info = f"mlkit-{mlkit.__version__}.dist-info"
+    files = {name: f.read_bytes() for name, f in package_files().items()}
+    files |= {
+        f"{info}/{n}": about.read_text(n).encode() for n in ("METADATA", "entry_points.txt") if about.read_text(n)
+    }
+    if f"{info}/METADATA" not in files:
+        files[f"{info}/METADATA"] = about.read_text("PKG-INFO").encode()  # an editable installation
+    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: mlkit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+    def hashed(b):
+        return urlsafe_b64encode(sha256(b).digest()).rstrip(b"=").decode()
+
+    record = [f"{n},sha256={hashed(b)},{len(b)}" for n, b in sorted(files.items())]
+    files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
+    path = Path(folder) / f"mlkit-{mlkit.__version__}-py3-none-any.whl"
+    with ZipFile(path, "w") as z:
+        for name in sorted(files):
+            z.writestr(ZipInfo(name), files[name], ZIP_DEFLATED)
     return path

@@ -11,23 +11,37 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
-    'TrainingJob': 'mlkit.sagemaker.client.jobs',
-    'JobFailed': 'mlkit.sagemaker.client.jobs',
-    'Endpoint': 'mlkit.sagemaker.client.endpoints',
-    'Machines': 'mlkit.sagemaker.client.endpoints',
-    'deploy': 'mlkit.sagemaker.client.deployment',
-    'TransformJob': 'mlkit.sagemaker.client.transforms',
-    'transform': 'mlkit.sagemaker.client.transforms',
-    'write_channel': 'mlkit.sagemaker.client.channel',
-    'LocalSageMaker': 'mlkit.sagemaker.local.client',
-    'Handlers': 'mlkit.sagemaker.endpoint.handlers',
-    'build_bundle': 'mlkit.sagemaker.artifacts.bundle',
-    'check_bundle': 'mlkit.sagemaker.artifacts.check_bundle',
-    'check': 'mlkit.sagemaker.artifacts.check_job',
-    'write_dockerfile': 'mlkit.sagemaker.artifacts.dockerfile',
+    "TrainingJob": "mlkit.sagemaker.client.jobs",
+    "JobFailed": "mlkit.sagemaker.client.jobs",
+    "Endpoint": "mlkit.sagemaker.client.endpoints",
+    "Machines": "mlkit.sagemaker.client.endpoints",
+    "deploy": "mlkit.sagemaker.client.deployment",
+    "TransformJob": "mlkit.sagemaker.client.transforms",
+    "transform": "mlkit.sagemaker.client.transforms",
+    "write_channel": "mlkit.sagemaker.client.channel",
+    "LocalSageMaker": "mlkit.sagemaker.local.client",
+    "Handlers": "mlkit.sagemaker.endpoint.handlers",
+    "build_bundle": "mlkit.sagemaker.artifacts.bundle",
+    "check_bundle": "mlkit.sagemaker.artifacts.check_bundle",
+    "check": "mlkit.sagemaker.artifacts.check_job",
+    "write_dockerfile": "mlkit.sagemaker.artifacts.dockerfile",
 }
-_all_ = ['TrainingJob', 'JobFailed', 'Endpoint', 'Machines', 'deploy', 'TransformJob', 'transform', 'write_channel', 'LocalSageMaker',
-         'Handlers', 'build_bundle', 'check_bundle', 'check', 'write_dockerfile']
+_all_ = [
+    "TrainingJob",
+    "JobFailed",
+    "Endpoint",
+    "Machines",
+    "deploy",
+    "TransformJob",
+    "transform",
+    "write_channel",
+    "LocalSageMaker",
+    "Handlers",
+    "build_bundle",
+    "check_bundle",
+    "check",
+    "write_dockerfile",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,44 +15,70 @@ from typing import Any
 import numpy as np
 
 # %% ../../../nbs/2_sagemaker/5_client/20_channel.ipynb #88177dbf
-def write_channel(value: Any, # a DataFrame; an array or tensor; `(x, y)` or a TensorDataset of the two; a dict of arrays
-                  root: str | Path, # gets a folder for each content
-                 ) -> Path: # the folder
-    "Write what a notebook holds as a channel's folder; a TypeError for what it cannot be made of"
+def write_channel(
+    value: Any,  # a DataFrame; an array or tensor; `(x, y)` or a TensorDataset of the two; a dict of arrays
+    root: str | Path,  # gets a folder for each content
+) -> Path:  # the folder
+    """Write what a notebook holds as a channel's folder; a TypeError for what it cannot be made of"""
     Path(root).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.', dir=root) as part:
+    with tempfile.TemporaryDirectory(prefix=".", dir=root) as part:
         file = _write(value, Path(part))
-        with open(file, 'rb') as f: folder = Path(root)/file_digest(f, 'sha256').hexdigest()[:16]
+        with open(file, "rb") as f:
+            folder = Path(root) / file_digest(f, "sha256").hexdigest()[:16]
         if not folder.is_dir():
-            (Path(part)/'whole').mkdir()
-            file.rename(Path(part)/'whole'/file.name)
-            try: (Path(part)/'whole').rename(folder)
-            except OSError: pass  # another process was first
+            (Path(part) / "whole").mkdir()
+            file.rename(Path(part) / "whole" / file.name)
+            try:
+                (Path(part) / "whole").rename(folder)
+            except OSError:
+                pass  # another process was first
     return folder
 
+
 def _write(value, folder):
-    if hasattr(value, 'to_csv'):
-        value.to_csv(folder/'data.csv', index=False)
-        return folder/'data.csv'
-    if hasattr(value, 'tensors'): value = value.tensors
-    if isinstance(value, (tuple, list)) and len(value)==2 and all(hasattr(v, 'shape') for v in value): value = dict(zip('xy', value))
+    if hasattr(value, "to_csv"):
+        value.to_csv(folder / "data.csv", index=False)
+        return folder / "data.csv"
+    if hasattr(value, "tensors"):
+        value = value.tensors
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(hasattr(v, "shape") for v in value):
+        value = dict(zip("xy", value))
     if isinstance(value, Mapping):
-        np.savez(folder/'data.npz', **{str(k): _array(v) for k,v in value.items()})
-        return folder/'data.npz'
-    np.save(folder/'data.npy', _array(value), allow_pickle=False)
-    return folder/'data.npy'
+        np.savez(folder / "data.npz", **{str(k): _array(v) for k, v in value.items()})
+        return folder / "data.npz"
+    np.save(folder / "data.npy", _array(value), allow_pickle=False)
+    return folder / "data.npy"
+
 
 def _array(value):
-    if hasattr(value, 'detach'): value = value.detach().cpu().numpy()
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in 'biuf': raise TypeError(f'expected a DataFrame, arrays or tensors of numbers, (x, y) or a dict of them, got a {type(value).__name__}')
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        raise TypeError(
+            "expected a DataFrame, arrays or tensors of numbers, (x, y) or a dict of them, got a "
+            f"{type(value).__name__}"
+        )
     return value
 
 # %% ../../../nbs/2_sagemaker/5_client/20_channel.ipynb #dd51a7d5
-CONNECTOR = 's3torchconnector' # not a mode of SageMaker's: the program reads S3 itself, with `mlkit.sagemaker.job.objects`
+# not a mode of SageMaker's: the program reads S3 itself, with `mlkit.sagemaker.job.objects`
+CONNECTOR = "s3torchconnector"
 
-def choose_input_mode(count: int | None, size: int | None) -> tuple[str, str]: # files, bytes; None is not known -> the mode, and why
-    "The input mode for a channel"
-    if count is None: return 'File','how much it is is not known here: copied to the machine before the job starts'
-    if size<=5*2**30: return 'File','copied to the machine before the job starts, in a minute or less'
-    if size>=count*2**20: return 'FastFile','it is large, in large files: streamed from S3 as they are read, with nothing to wait for'
-    return 'File','it is large, in small files, and FastFile would ask S3 for each: copied before the job starts. Quicker: write_shards of mlkit.training.shards makes few large files, input_mode="s3torchconnector" reads many at once'
+
+# files, bytes; None is not known -> the mode, and why
+def choose_input_mode(count: int | None, size: int | None) -> tuple[str, str]:
+    """The input mode for a channel"""
+    if count is None:
+        return "File", "how much it is is not known here: copied to the machine before the job starts"
+    if size <= 5 * 2**30:
+        return "File", "copied to the machine before the job starts, in a minute or less"
+    if size >= count * 2**20:
+        return "FastFile", "it is large, in large files: streamed from S3 as they are read, with nothing to wait for"
+    return (
+        "File",
+        (
+            "it is large, in small files, and FastFile would ask S3 for each: copied before the job starts. Quicker: "
+            'write_shards of mlkit.training.shards makes few large files, input_mode="s3torchconnector" reads many '
+            "at once"
+        ),
+    )

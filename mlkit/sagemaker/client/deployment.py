@@ -10,28 +10,33 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
 from .endpoints import Endpoint, Machines
 from .jobs import TrainingJob
 from .target import AWSTarget, make_options, make_target, options_signature
 
 # %% ../../../nbs/2_sagemaker/5_client/41_deployment.ipynb #ddff66e1
-def deploy(bundle: Any, # a model.tar.gz, or its S3 URI; or a TrainingJob that has ended
-           target: Any = None, # nothing is this machine; or a LocalSageMaker, or a boto3 session
-           name: str | None = None,
-           wait: bool = True, # until it answers
-           check: bool | None = None, # try the bundle here before; None is before it goes to SageMaker
-           out: Any = None, # gets what is shown; None is stdout
-           **options, # the fields of `Machines`
-          ) -> Endpoint:
-    "Put a bundle behind an endpoint"
-    options = {k: v for k,v in options.items() if v is not None}
-    make_options(Machines, options, 'deploy', 'bundle', 'target', 'name', 'wait', 'check')
-    if isinstance(bundle, TrainingJob): return bundle.deploy(target=target, name=name, wait=wait, out=out, check=check is not False, **options)
-    target = make_target(target, options.get('role'), options.get('bucket'))
-    if not str(bundle).startswith('s3://') and (check or check is None and isinstance(target, AWSTarget)):
-        print(f'Checking {Path(bundle).name} in a clean process', file=out or sys.stdout, flush=True)
-        report = import_module('mlkit.sagemaker.artifacts.check_bundle').check_bundle(bundle)
-        if not report.ok: raise ValueError(f'{bundle} would not work behind an endpoint:\n{report}')
+def deploy(
+    bundle: Any,  # a model.tar.gz, or its S3 URI; or a TrainingJob that has ended
+    target: Any = None,  # nothing is this machine; or a LocalSageMaker, or a boto3 session
+    name: str | None = None,
+    wait: bool = True,  # until it answers
+    check: bool | None = None,  # try the bundle here before; None is before it goes to SageMaker
+    out: Any = None,  # gets what is shown; None is stdout
+    **options,  # the fields of `Machines`
+) -> Endpoint:
+    """Put a bundle behind an endpoint"""
+    options = {k: v for k, v in options.items() if v is not None}
+    make_options(Machines, options, "deploy", "bundle", "target", "name", "wait", "check")
+    if isinstance(bundle, TrainingJob):
+        return bundle.deploy(target=target, name=name, wait=wait, out=out, check=check is not False, **options)
+    target = make_target(target, options.get("role"), options.get("bucket"))
+    if not str(bundle).startswith("s3://") and (check or check is None and isinstance(target, AWSTarget)):
+        print(f"Checking {Path(bundle).name} in a clean process", file=out or sys.stdout, flush=True)
+        report = import_module("mlkit.sagemaker.artifacts.check_bundle").check_bundle(bundle)
+        if not report.ok:
+            raise ValueError(f"{bundle} would not work behind an endpoint:\n{report}")
     return Endpoint.create(bundle, target, name, wait, out, **options)
 
-deploy.__signature__ = options_signature(Machines, 'bundle', 'target', 'name', 'wait', 'check', 'out')
+
+deploy.__signature__ = options_signature(Machines, "bundle", "target", "name", "wait", "check", "out")

@@ -7,7 +7,13 @@ __all__ = ['CONTENT_TYPES', 'Machines', 'model_request', 'config_request', 'chec
            'InvocationFailed', 'to_body', 'invoke', 'stream', 'ask']
 
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #e49a33f0
-import hashlib, json, re, secrets, sys, tarfile, time
+import hashlib
+import json
+import re
+import secrets
+import sys
+import tarfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,241 +29,444 @@ from .target import LocalTarget, make_options, make_target
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #4193e73b
 @dataclass
 class Machines:
-    "Everything about an endpoint beside its name and its bundle"
-    instance: str = 'ml.m5.large' # the type of machine
-    count: int = 1 # machines
-    serverless: bool = False # no machines: paid by request, and cold now and then
-    memory: int = 2048 # MB, if serverless
-    concurrency: int = 5 # requests at once, if serverless
-    image: str | None = None # of the container; AWS's Ray Serve, unless given
-    role: str | None = None # ARN; the notebook's own, unless given
-    bucket: str | None = None # s3://bucket/prefix for the bundle; the account's bucket, unless given
+    """Everything about an endpoint beside its name and its bundle"""
+
+    instance: str = "ml.m5.large"  # the type of machine
+    count: int = 1  # machines
+    serverless: bool = False  # no machines: paid by request, and cold now and then
+    memory: int = 2048  # MB, if serverless
+    concurrency: int = 5  # requests at once, if serverless
+    image: str | None = None  # of the container; AWS's Ray Serve, unless given
+    role: str | None = None  # ARN; the notebook's own, unless given
+    bucket: str | None = None  # s3://bucket/prefix for the bundle; the account's bucket, unless given
     environment: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     subnets: Sequence[str] = ()
     security_groups: Sequence[str] = ()
-    kms_key: str | None = None # for the disks of the machines
+    kms_key: str | None = None  # for the disks of the machines
     network_isolation: bool = False
-    startup: int = 600 # seconds until /ping has to answer 200
+    startup: int = 600  # seconds until /ping has to answer 200
+
 
 def model_request(name: str, uri: str, target: Any, options: Machines) -> dict:
-    "The CreateModel request for a bundle"
-    o,image = options,options.image or target.image(options.instance, serving=True)
-    torchserve = dict(SAGEMAKER_PROGRAM='inference.py', SAGEMAKER_SUBMIT_DIRECTORY='/opt/ml/model/code') if '/pytorch-inference:' in image else {}
-    return checked('CreateModel', target.with_defaults('Model', dict(ModelName=name, ExecutionRoleArn=o.role or target.role, PrimaryContainer=dict(Image=image, ModelDataUrl=uri, Environment={**torchserve, **o.environment}))
-                   | ({'VpcConfig': dict(Subnets=list(o.subnets), SecurityGroupIds=list(o.security_groups))} if o.subnets or o.security_groups else {})
-                   | ({'EnableNetworkIsolation': True} if o.network_isolation else {}) | _tags(o)))
+    """The CreateModel request for a bundle"""
+    o = options
+    image = options.image or target.image(options.instance, serving=True)
+    torchserve = (
+        dict(SAGEMAKER_PROGRAM="inference.py", SAGEMAKER_SUBMIT_DIRECTORY="/opt/ml/model/code")
+        if "/pytorch-inference:" in image
+        else {}
+    )
+    return checked(
+        "CreateModel",
+        target.with_defaults(
+            "Model",
+            dict(
+                ModelName=name,
+                ExecutionRoleArn=o.role or target.role,
+                PrimaryContainer=dict(Image=image, ModelDataUrl=uri, Environment={**torchserve, **o.environment}),
+            )
+            | (
+                {"VpcConfig": dict(Subnets=list(o.subnets), SecurityGroupIds=list(o.security_groups))}
+                if o.subnets or o.security_groups
+                else {}
+            )
+            | ({"EnableNetworkIsolation": True} if o.network_isolation else {})
+            | _tags(o),
+        ),
+    )
+
 
 def config_request(name: str, target: Any, options: Machines) -> dict:
-    "The CreateEndpointConfig request for a model of the same name"
+    """The CreateEndpointConfig request for a model of the same name"""
     o = options
-    how = dict(ServerlessConfig=dict(MemorySizeInMB=o.memory, MaxConcurrency=o.concurrency)) if o.serverless else dict(InstanceType=o.instance, InitialInstanceCount=o.count, ContainerStartupHealthCheckTimeoutInSeconds=o.startup)
-    return checked('CreateEndpointConfig', target.with_defaults('EndpointConfig', dict(EndpointConfigName=name, ProductionVariants=[dict(VariantName='all', ModelName=name, InitialVariantWeight=1, **how)]) | ({'KmsKeyId': o.kms_key} if o.kms_key else {}) | _tags(o)))
+    how = (
+        dict(ServerlessConfig=dict(MemorySizeInMB=o.memory, MaxConcurrency=o.concurrency))
+        if o.serverless
+        else dict(
+            InstanceType=o.instance, InitialInstanceCount=o.count, ContainerStartupHealthCheckTimeoutInSeconds=o.startup
+        )
+    )
+    return checked(
+        "CreateEndpointConfig",
+        target.with_defaults(
+            "EndpointConfig",
+            dict(
+                EndpointConfigName=name,
+                ProductionVariants=[dict(VariantName="all", ModelName=name, InitialVariantWeight=1, **how)],
+            )
+            | ({"KmsKeyId": o.kms_key} if o.kms_key else {})
+            | _tags(o),
+        ),
+    )
 
-def _tags(options): return {'Tags': [dict(Key=k, Value=v) for k,v in options.tags.items()]} if options.tags else {}
+
+def _tags(options):
+    return {"Tags": [dict(Key=k, Value=v) for k, v in options.tags.items()]} if options.tags else {}
+
 
 def checked(operation: str, request: dict) -> dict:
-    "A request; a ValueError has a line for each field that SageMaker would refuse"
-    if wrong := list(find_wrong(operation, request)): raise ValueError('SageMaker would refuse this:\n' + '\n'.join(wrong))
+    """A request; a ValueError has a line for each field that SageMaker would refuse"""
+    if wrong := list(find_wrong(operation, request)):
+        raise ValueError("SageMaker would refuse this:\n" + "\n".join(wrong))
     return request
 
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #89b20acc
 class EndpointFailed(RuntimeError):
-    "An endpoint that did not come into service; `reason` is its FailureReason, `log` the last lines of the container's log"
+    """An endpoint that did not come into service; `reason` is its FailureReason, `log` the last lines of the
+    container's log
+    """
+
     def __init__(self, name: str, reason: str, log: list[str]):
-        super().__init__(f'{name}: {reason}\n' + '\n'.join(['', 'the last lines of its log:', *log] if log else []))
-        self.reason,self.log = reason,log
+        super().__init__(f"{name}: {reason}\n" + "\n".join(["", "the last lines of its log:", *log] if log else []))
+        self.reason = reason
+        self.log = log
+
 
 class Endpoint:
-    "An endpoint that was made; see `deploy` in 28_endpoints for making one"
-    def __init__(self, name: str, target: Any = None, options: Machines | None = None): self.name,self.target,self.options = name,make_target(target),options or Machines()
+    """An endpoint that was made; see `deploy` in 28_endpoints for making one"""
+
+    def __init__(self, name: str, target: Any = None, options: Machines | None = None):
+        self.name = name
+        self.target = make_target(target)
+        self.options = options or Machines()
 
     @classmethod
-    def create(cls, bundle: Any, target: Any = None, name: str | None = None, wait: bool = True, out: Any = None, **options) -> 'Endpoint': # `bundle`: a model.tar.gz, or its S3 URI; `out`: a file for what is shown
-        "Put a bundle behind an endpoint; `options` are the fields of `Machines`"
-        options = make_options(Machines, options, 'an endpoint', 'bundle', 'target', 'name', 'wait')
-        self = cls(name or f'mlkit-{secrets.token_hex(4)}', make_target(target, options.role, options.bucket), options)
-        checked('CreateEndpoint', asked := dict(EndpointName=self.name, EndpointConfigName=self.name) | _tags(options))
+    def create(
+        cls, bundle: Any, target: Any = None, name: str | None = None, wait: bool = True, out: Any = None, **options
+    ) -> "Endpoint":  # `bundle`: a model.tar.gz, or its S3 URI; `out`: a file for what is shown
+        """Put a bundle behind an endpoint; `options` are the fields of `Machines`"""
+        options = make_options(Machines, options, "an endpoint", "bundle", "target", "name", "wait")
+        self = cls(name or f"mlkit-{secrets.token_hex(4)}", make_target(target, options.role, options.bucket), options)
+        checked("CreateEndpoint", asked := dict(EndpointName=self.name, EndpointConfigName=self.name) | _tags(options))
         self._await_deletion(out)
         config = self._config(bundle, options)
-        try: self.target.client.create_endpoint(**asked | dict(EndpointConfigName=config))
+        try:
+            self.target.client.create_endpoint(**asked | dict(EndpointConfigName=config))
         except Exception:
             self._forget(config)
             raise
         return self.wait(out) if wait else self
 
     @classmethod
-    def attach(cls, name: str, target: Any = None) -> 'Endpoint':
-        "An endpoint that was made before, by its name"
+    def attach(cls, name: str, target: Any = None) -> "Endpoint":
+        """An endpoint that was made before, by its name"""
         self = cls(name, target)
-        variant = self.target.client.describe_endpoint_config(EndpointConfigName=self.describe()['EndpointConfigName'])['ProductionVariants'][0]
-        model = self.target.client.describe_model(ModelName=variant['ModelName'])
-        serverless,image = variant.get('ServerlessConfig'),model.get('PrimaryContainer', {}).get('Image')
-        self.options = Machines(instance=variant.get('InstanceType', 'ml.m5.large'), count=variant.get('InitialInstanceCount', 1), serverless=bool(serverless), memory=(serverless or {}).get('MemorySizeInMB', 2048),
-                                concurrency=(serverless or {}).get('MaxConcurrency', 5), image=image, role=model.get('ExecutionRoleArn'), environment=model.get('PrimaryContainer', {}).get('Environment', {}))
+        variant = self.target.client.describe_endpoint_config(EndpointConfigName=self.describe()["EndpointConfigName"])[
+            "ProductionVariants"
+        ][0]
+        model = self.target.client.describe_model(ModelName=variant["ModelName"])
+        serverless = variant.get("ServerlessConfig")
+        image = model.get("PrimaryContainer", {}).get("Image")
+        self.options = Machines(
+            instance=variant.get("InstanceType", "ml.m5.large"),
+            count=variant.get("InitialInstanceCount", 1),
+            serverless=bool(serverless),
+            memory=(serverless or {}).get("MemorySizeInMB", 2048),
+            concurrency=(serverless or {}).get("MaxConcurrency", 5),
+            image=image,
+            role=model.get("ExecutionRoleArn"),
+            environment=model.get("PrimaryContainer", {}).get("Environment", {}),
+        )
         return self
 
     def __repr__(self):
-        try: status = self.status
-        except Exception as e: status = 'deleted' if 'Could not find' in str(e) else str(e)
-        return f'Endpoint {self.name}: {status}, {self.target}, ' + ('serverless' if self.options.serverless else f'{self.options.count} x {self.options.instance}')
+        try:
+            status = self.status
+        except Exception as e:
+            status = "deleted" if "Could not find" in str(e) else str(e)
+        return f"Endpoint {self.name}: {status}, {self.target}, " + (
+            "serverless" if self.options.serverless else f"{self.options.count} x {self.options.instance}"
+        )
 
-    def __enter__(self): return self
-    def __exit__(self, *_): self.delete()
+    def __enter__(self):
+        return self
 
-    def describe(self) -> dict: return self.target.client.describe_endpoint(EndpointName=self.name)
-    status = property(lambda self: self.describe()['EndpointStatus'], doc='Creating, InService, Updating, Failed, Deleting and so on')
+    def __exit__(self, *_):
+        self.delete()
 
-    _every = property(lambda self: .1 if isinstance(self.target, LocalTarget) else 10) # seconds
-    _stem = property(lambda self: self.name if len(self.name)<=54 else f'{self.name[:45]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}') # of its configs' names, and of no other endpoint's
+    def describe(self) -> dict:
+        return self.target.client.describe_endpoint(EndpointName=self.name)
+
+    status = property(
+        lambda self: self.describe()["EndpointStatus"], doc="Creating, InService, Updating, Failed, Deleting and so on"
+    )
+
+    _every = property(lambda self: 0.1 if isinstance(self.target, LocalTarget) else 10)  # seconds
+    _stem = property(
+        lambda self: (
+            self.name
+            if len(self.name) <= 54
+            else f"{self.name[:45]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
+        )
+    )  # of its configs' names, and of no other endpoint's
 
     def _await_deletion(self, out):
-        "The name of an endpoint that is being deleted is free when that is done"
+        """The name of an endpoint that is being deleted is free when that is done"""
         said = False
         with _may_be_gone():
-            while self.status=='Deleting':
-                said = said or not print(f'{time.strftime("%H:%M:%S")} {self.name}: the former is being deleted, and has to be gone first', file=out or sys.stdout, flush=True)
+            while self.status == "Deleting":
+                if not said:
+                    print(
+                        (
+                            f"{time.strftime('%H:%M:%S')} {self.name}: the former is being deleted, and has to be "
+                            "gone first"
+                        ),
+                        file=out or sys.stdout,
+                        flush=True,
+                    )
+                    said = True
                 time.sleep(self._every)
 
-    def _config(self, bundle, options) -> str: # its name
-        "Have the bundle where the endpoint can read it, and make its model and config"
+    def _config(self, bundle, options) -> str:  # its name
+        """Have the bundle where the endpoint can read it, and make its model and config"""
         uri = send_bundle(bundle, self.target)
-        name = f'{self._stem}-{secrets.token_hex(4)}'
-        model,config = model_request(name, uri, self.target, options),config_request(name, self.target, options)
+        name = f"{self._stem}-{secrets.token_hex(4)}"
+        model = model_request(name, uri, self.target, options)
+        config = config_request(name, self.target, options)
         self.target.client.create_model(**model)
-        try: self.target.client.create_endpoint_config(**config)
+        try:
+            self.target.client.create_endpoint_config(**config)
         except Exception:
             self.target.client.delete_model(ModelName=name)
             raise
         return name
 
     def _configs(self) -> list[str]:
-        "The configs that were made for this endpoint, the oldest first"
-        found = [c for page in self.target.client.get_paginator('list_endpoint_configs').paginate(NameContains=self._stem) for c in page['EndpointConfigs']]
-        return [c['EndpointConfigName'] for c in sorted(found, key=lambda c: c['CreationTime']) if re.fullmatch(f'{self._stem}-[0-9a-f]{{8}}', c['EndpointConfigName'])]
+        """The configs that were made for this endpoint, the oldest first"""
+        found = [
+            c
+            for page in self.target.client.get_paginator("list_endpoint_configs").paginate(NameContains=self._stem)
+            for c in page["EndpointConfigs"]
+        ]
+        return [
+            c["EndpointConfigName"]
+            for c in sorted(found, key=lambda c: c["CreationTime"])
+            if re.fullmatch(f"{self._stem}-[0-9a-f]{{8}}", c["EndpointConfigName"])
+        ]
 
     def _forget(self, *configs):
-        "Delete configs and their models, as far as they are there"
+        """Delete configs and their models, as far as they are there"""
         for config in configs:
             with _may_be_gone():
-                models = [v['ModelName'] for v in self.target.client.describe_endpoint_config(EndpointConfigName=config)['ProductionVariants']]
+                models = [
+                    v["ModelName"]
+                    for v in self.target.client.describe_endpoint_config(EndpointConfigName=config)[
+                        "ProductionVariants"
+                    ]
+                ]
                 self.target.client.delete_endpoint_config(EndpointConfigName=config)
-                for m in models: self.target.client.delete_model(ModelName=m)
+                for m in models:
+                    self.target.client.delete_model(ModelName=m)
 
-    def wait(self, out: Any = None) -> 'Endpoint':
-        "Show the endpoint until it answers; an `EndpointFailed` has the reason, and the container's last lines. When it does, what it had before its updates is forgotten. Ctrl-C stops the waiting, not the endpoint"
-        out,shown,began,said = out or sys.stdout,None,time.monotonic(),time.monotonic()
+    def wait(self, out: Any = None) -> "Endpoint":
+        """Show the endpoint until it answers; an `EndpointFailed` has the reason, and the container's last lines. When
+        it does, what it had before its updates is forgotten. Ctrl-C stops the waiting, not the endpoint
+        """
+        out = out or sys.stdout
+        shown = None
+        began = time.monotonic()
+        said = time.monotonic()
         try:
             while True:
                 about = self.describe()
-                if about['EndpointStatus']!=shown: print(f'{time.strftime("%H:%M:%S")} {self.name}: {about["EndpointStatus"]}', file=out, flush=True)
-                elif time.monotonic()-said>30: said = print(f'{self.name} is {shown} since {time.monotonic()-began:.0f} s', file=out, flush=True) or time.monotonic()
-                shown = about['EndpointStatus']
-                if shown not in ('Creating', 'Updating', 'SystemUpdating', 'RollingBack'): break
+                if about["EndpointStatus"] != shown:
+                    print(f"{time.strftime('%H:%M:%S')} {self.name}: {about['EndpointStatus']}", file=out, flush=True)
+                elif time.monotonic() - said > 30:
+                    said = (
+                        print(f"{self.name} is {shown} since {time.monotonic() - began:.0f} s", file=out, flush=True)
+                        or time.monotonic()
+                    )
+                shown = about["EndpointStatus"]
+                if shown not in ("Creating", "Updating", "SystemUpdating", "RollingBack"):
+                    break
                 time.sleep(self._every)
-        except KeyboardInterrupt: return print(f'\n{self.name} goes on without you: Endpoint.attach({self.name!r}).wait() shows it again, .delete() ends it', file=out) or self
-        if shown!='InService' or 'FailureReason' in about: raise EndpointFailed(self.name, about.get('FailureReason', f'it is {shown}'), self.logs()[-20:])
-        there,now = self._configs(),about['EndpointConfigName']
-        self._forget(*there[:there.index(now)] if now in there else ())  # a later one may be on its way into service
+        except KeyboardInterrupt:
+            return (
+                print(
+                    (
+                        f"\n{self.name} goes on without you: Endpoint.attach({self.name!r}).wait() shows it again, "
+                        ".delete() ends it"
+                    ),
+                    file=out,
+                )
+                or self
+            )
+        if shown != "InService" or "FailureReason" in about:
+            raise EndpointFailed(self.name, about.get("FailureReason", f"it is {shown}"), self.logs()[-20:])
+        there = self._configs()
+        now = about["EndpointConfigName"]
+        self._forget(*there[: there.index(now)] if now in there else ())  # a later one may be on its way into service
         return self
 
-    def update(self, bundle: Any, wait: bool = True, out: Any = None, **options) -> 'Endpoint':
-        "Put another bundle, and other `options`, behind the same name; until it answers the former does, and where it never will, an `EndpointFailed` says why"
-        make_options(Machines, options, 'an update', 'bundle', 'wait')
-        if (about := self.describe())['EndpointStatus']=='Failed': raise ValueError(f'{self.name} has failed ({about.get("FailureReason", "SageMaker gives no reason")}), and an update needs one that is in service: delete it, and deploy again')
-        before,wanted = self.options,replace(self.options, **options)
+    def update(self, bundle: Any, wait: bool = True, out: Any = None, **options) -> "Endpoint":
+        """Put another bundle, and other `options`, behind the same name; until it answers the former does, and where it
+        never will, an `EndpointFailed` says why
+        """
+        make_options(Machines, options, "an update", "bundle", "wait")
+        if (about := self.describe())["EndpointStatus"] == "Failed":
+            raise ValueError(
+                f"{self.name} has failed ({about.get('FailureReason', 'SageMaker gives no reason')}), and an update "
+                "needs one that is in service: delete it, and deploy again"
+            )
+        before = self.options
+        wanted = replace(self.options, **options)
         new = self._config(bundle, wanted)
-        try: self.target.client.update_endpoint(EndpointName=self.name, EndpointConfigName=new)
+        try:
+            self.target.client.update_endpoint(EndpointName=self.name, EndpointConfigName=new)
         except Exception:
             self._forget(new)
             raise
         self.options = wanted
-        try: return self.wait(out) if wait else self
+        try:
+            return self.wait(out) if wait else self
         except EndpointFailed:
             self.options = before
             self._forget(new)
             raise
 
     def delete(self):
-        "End the endpoint, and forget its configs and models; the bundle stays in S3"
-        configs = {self.describe()['EndpointConfigName'], *self._configs()}
+        """End the endpoint, and forget its configs and models; the bundle stays in S3"""
+        configs = {self.describe()["EndpointConfigName"], *self._configs()}
         self.target.client.delete_endpoint(EndpointName=self.name)
         self._forget(*sorted(configs))
 
     @property
     def signature(self) -> Any:
-        "Shapes and dtypes of an input, as the model was saved with; None where it was saved without. Of the bundle only its beginning is read"
-        variant = self.target.client.describe_endpoint_config(EndpointConfigName=self.describe()['EndpointConfigName'])['ProductionVariants'][0]
-        uri = self.target.client.describe_model(ModelName=variant['ModelName'])['PrimaryContainer']['ModelDataUrl']
-        with closing(self.target.files.open(uri)) as f, tarfile.open(fileobj=f, mode='r|gz') as archive:
+        """Shapes and dtypes of an input, as the model was saved with; None where it was saved without. Of the bundle
+        only its beginning is read
+        """
+        variant = self.target.client.describe_endpoint_config(EndpointConfigName=self.describe()["EndpointConfigName"])[
+            "ProductionVariants"
+        ][0]
+        uri = self.target.client.describe_model(ModelName=variant["ModelName"])["PrimaryContainer"]["ModelDataUrl"]
+        with closing(self.target.files.open(uri)) as f, tarfile.open(fileobj=f, mode="r|gz") as archive:
             for member in archive:
-                if member.name.removeprefix('./')=='model.json' and member.isfile() and member.size<2**20: return json.load(archive.extractfile(member)).get('sample')
+                if member.name.removeprefix("./") == "model.json" and member.isfile() and member.size < 2**20:
+                    return json.load(archive.extractfile(member)).get("sample")
 
     def logs(self) -> list[str]:
-        "All lines of the containers' logs so far"
-        return [line for _,line in self.target.lines(self.name, {}, 'Endpoints')]
+        """All lines of the containers' logs so far"""
+        return [line for _, line in self.target.lines(self.name, {}, "Endpoints")]
+
 
 @contextmanager
 def _may_be_gone():
-    try: yield
+    try:
+        yield
     except ClientError as e:
-        if 'Could not find' not in str(e): raise
+        if "Could not find" not in str(e):
+            raise
 
-def send_bundle(bundle: Any, target: Any) -> str: # its S3 URI
-    "Have a model.tar.gz where the target can read it; it is named by its digest, and sent once"
-    if str(bundle).startswith('s3://'): return str(bundle)
+
+def send_bundle(bundle: Any, target: Any) -> str:  # its S3 URI
+    """Have a model.tar.gz where the target can read it; it is named by its digest, and sent once"""
+    if str(bundle).startswith("s3://"):
+        return str(bundle)
     path = Path(bundle)
-    if not path.is_file(): raise FileNotFoundError(f'there is no bundle {path}: build_bundle makes one')
-    with open(path, 'rb') as f: digest = hashlib.file_digest(f, 'sha256').hexdigest()[:24]
-    uri = f'{target.bucket}/models/{digest}/model.tar.gz'
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no bundle {path}: build_bundle makes one")
+    with open(path, "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()[:24]
+    uri = f"{target.bucket}/models/{digest}/model.tar.gz"
     target.files.send_file(path, uri)
     return uri
 
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #b407d689
 class InvocationFailed(RuntimeError):
-    "An answer that is no success: `status` is the container's, `body` what it said"
+    """An answer that is no success: `status` is the container's, `body` what it said"""
+
     def __init__(self, name: str, status: int, body: str):
-        found = re.search(r'"(?:error|message)": ?("(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")', body)  # it may have been cut off, and then is no JSON
-        super().__init__(f'{name} answered {status}: {json.loads(found[1], strict=False) if found else body[:500]}' + '; Endpoint.logs() has it'*(status==500))
-        self.status,self.body = status,body
+        # it may have been cut off, and then is no JSON
+        found = re.search(r'"(?:error|message)": ?("(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")', body)
+        super().__init__(
+            f"{name} answered {status}: {json.loads(found[1], strict=False) if found else body[:500]}"
+            + "; Endpoint.logs() has it" * (status == 500)
+        )
+        self.status = status
+        self.body = body
 
-CONTENT_TYPES = {'.json': 'application/json', '.jsonl': 'application/jsonlines', '.csv': 'text/csv', '.npy': 'application/x-npy', '.npz': 'application/x-npz', '.safetensors': 'application/x-safetensors', '.txt': 'text/plain',
-          '.png': 'image/png', '.jpg': 'image/jpeg', '.jpeg': 'image/jpeg'}
 
-def to_body(x: Any, content_type: str | None = None) -> tuple[bytes, str]: # the body and its content type
-    "An input as the body of a request; a file (a Path) has the content type that its name says"
-    if isinstance(x, Path): return x.read_bytes(),content_type or CONTENT_TYPES.get(x.suffix.lower(), 'application/octet-stream')
-    if isinstance(x, (bytes, bytearray)): return bytes(x),content_type or 'application/octet-stream'
-    if isinstance(x, str) and content_type: return x.encode(),content_type
-    if hasattr(x, 'to_csv'):
-        if content_type in (None, 'text/csv'): return x.to_csv(index=False, header=False).encode(),'text/csv'
+CONTENT_TYPES = {
+    ".json": "application/json",
+    ".jsonl": "application/jsonlines",
+    ".csv": "text/csv",
+    ".npy": "application/x-npy",
+    ".npz": "application/x-npz",
+    ".safetensors": "application/x-safetensors",
+    ".txt": "text/plain",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+}
+
+
+def to_body(x: Any, content_type: str | None = None) -> tuple[bytes, str]:  # the body and its content type
+    """An input as the body of a request; a file (a Path) has the content type that its name says"""
+    if isinstance(x, Path):
+        return x.read_bytes(), content_type or CONTENT_TYPES.get(x.suffix.lower(), "application/octet-stream")
+    if isinstance(x, (bytes, bytearray)):
+        return bytes(x), content_type or "application/octet-stream"
+    if isinstance(x, str) and content_type:
+        return x.encode(), content_type
+    if hasattr(x, "to_csv"):
+        if content_type in (None, "text/csv"):
+            return x.to_csv(index=False, header=False).encode(), "text/csv"
         x = x.to_numpy()
-    body,kind = import_module('mlkit.sagemaker.endpoint.codecs').encode(x, content_type or ('text/plain' if isinstance(x, str) else 'application/json'))
-    return body,content_type or kind
+    body, kind = import_module("mlkit.sagemaker.endpoint.codecs").encode(
+        x, content_type or ("text/plain" if isinstance(x, str) else "application/json")
+    )
+    return body, content_type or kind
 
-def invoke(self: Endpoint, x: Any, content_type: str | None = None, accept: str | None = None, **more) -> Any: # more: further arguments of boto3's invoke_endpoint
-    "What the endpoint makes of an input; an `InvocationFailed` says what it had against it"
+
+# more: further arguments of boto3's invoke_endpoint
+def invoke(self: Endpoint, x: Any, content_type: str | None = None, accept: str | None = None, **more) -> Any:
+    """What the endpoint makes of an input; an `InvocationFailed` says what it had against it"""
     answer = self.ask(x, content_type, accept, **more)
-    body,kind = answer['Body'].read(),answer.get('ContentType') or 'application/octet-stream'
-    codecs = import_module('mlkit.sagemaker.endpoint.codecs')
-    try: return codecs.decode(body, kind)
-    except codecs.RequestError: return body  # a type of the user's own
+    body = answer["Body"].read()
+    kind = answer.get("ContentType") or "application/octet-stream"
+    codecs = import_module("mlkit.sagemaker.endpoint.codecs")
+    try:
+        return codecs.decode(body, kind)
+    except codecs.RequestError:
+        return body  # a type of the user's own
 
-def stream(self: Endpoint, x: Any, content_type: str | None = None, accept: str | None = None, **more) -> Iterator[str | bytes]:
-    "The answer of a handler that yields, as it comes: text for text and JSON, else bytes"
-    answer = self.ask(x, content_type, accept, 'invoke_endpoint_with_response_stream', **more)
-    as_text = re.match(r'text/|application/(json|x-ndjson)', answer.get('ContentType') or '')
-    decoder = import_module('codecs').getincrementaldecoder('utf-8')('replace')
-    for event in answer['Body']:
-        if 'PayloadPart' not in event: raise InvocationFailed(self.name, 500, str(event))
-        piece = event['PayloadPart']['Bytes']
+
+def stream(
+    self: Endpoint, x: Any, content_type: str | None = None, accept: str | None = None, **more
+) -> Iterator[str | bytes]:
+    """The answer of a handler that yields, as it comes: text for text and JSON, else bytes"""
+    answer = self.ask(x, content_type, accept, "invoke_endpoint_with_response_stream", **more)
+    as_text = re.match(r"text/|application/(json|x-ndjson)", answer.get("ContentType") or "")
+    decoder = import_module("codecs").getincrementaldecoder("utf-8")("replace")
+    for event in answer["Body"]:
+        if "PayloadPart" not in event:
+            raise InvocationFailed(self.name, 500, str(event))
+        piece = event["PayloadPart"]["Bytes"]
         yield decoder.decode(piece) if as_text else piece
 
-def ask(self: Endpoint, x: Any, content_type: str | None = None, accept: str | None = None, operation: str = 'invoke_endpoint', **more) -> dict:
-    "The answer as boto3 gives it; an `InvocationFailed` where it is no success"
-    body,kind = to_body(x, content_type)
-    runtime = self.target.runtime
-    try: return getattr(runtime, operation)(EndpointName=self.name, Body=body, ContentType=kind, **{'Accept': accept} if accept else {}, **more)
-    except runtime.exceptions.ModelError as e: raise InvocationFailed(self.name, e.response.get('OriginalStatusCode', 500), e.response.get('OriginalMessage') or str(e)) from None
 
-Endpoint.invoke,Endpoint.stream,Endpoint.ask = invoke,stream,ask
+def ask(
+    self: Endpoint,
+    x: Any,
+    content_type: str | None = None,
+    accept: str | None = None,
+    operation: str = "invoke_endpoint",
+    **more,
+) -> dict:
+    """The answer as boto3 gives it; an `InvocationFailed` where it is no success"""
+    body, kind = to_body(x, content_type)
+    runtime = self.target.runtime
+    try:
+        return getattr(runtime, operation)(
+            EndpointName=self.name, Body=body, ContentType=kind, **{"Accept": accept} if accept else {}, **more
+        )
+    except runtime.exceptions.ModelError as e:
+        raise InvocationFailed(
+            self.name, e.response.get("OriginalStatusCode", 500), e.response.get("OriginalMessage") or str(e)
+        ) from None
+
+
+Endpoint.invoke = invoke
+Endpoint.stream = stream
+Endpoint.ask = ask

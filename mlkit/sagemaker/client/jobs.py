@@ -7,7 +7,13 @@ __all__ = ['Options', 'JobFailed', 'TrainingJob', 'request', 'sent', 'check', 'r
            'logs', 'metrics', 'stop', 'fetch', 'model', 'deploy', 'resume', 'explain', 'to_model_trainer']
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #3cda52cc
-import dataclasses, re, secrets, shlex, sys, tempfile, time
+import dataclasses
+import re
+import secrets
+import shlex
+import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -19,363 +25,641 @@ from typing import Any
 
 from ..api import find_wrong
 from ..artifacts.archive import extract_bundle
-from .channel import CONNECTOR, choose_input_mode, write_channel
-from ..job.container import metric_definitions
-from ..storage import Files, files_under, own_folder
-from ..job.hyperparameters import check_hyperparameters, to_hyperparameters, write_value
 from ..artifacts.source import Source, read_source, to_send
+from .channel import CONNECTOR, choose_input_mode, write_channel
 from .target import LocalTarget, is_passing, make_options, make_target, options_signature
+from ..job.container import metric_definitions
+from ..job.hyperparameters import check_hyperparameters, to_hyperparameters, write_value
+from ..storage import Files, files_under, own_folder
 from ...text import Table, did_you_mean, human_bytes
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #29274cb8
 @dataclass
 class Options:
-    "Everything about a job beside its config, its source and its channels"
-    entry: str | None = None # the program in the source folder; train.py, unless given
-    name: str | None = None # of the job; of the source and the time, unless given
-    instance: str = 'ml.m5.large' # the type of machine
-    hosts: int = 1 # machines
-    spot: bool = False # cheaper, and may be interrupted: then it goes on from its checkpoints
-    max_run: int = 86400 # seconds
-    max_wait: int | None = None # seconds, waiting for a spot machine included; twice max_run, unless given
-    input_mode: str | None = None # of the channels: File, FastFile or s3torchconnector (with mlkit.sagemaker.job.objects); chosen by size, unless given, and explain() says why
-    volume: int = 30 # GB of disk
-    image: str | None = None # of the container; AWS's newest for the torch version here, unless given
-    role: str | None = None # ARN; the notebook's own, unless given
-    output: str | None = None # s3://bucket/prefix for models; the account's bucket, unless given
-    metrics: Sequence = ('epoch', 'train_loss', 'valid_loss', 'train_accuracy', 'valid_accuracy') # names, as metrics_line prints them; or dicts of Name and Regex
-    checkpoints: str | None = None # s3://bucket/prefix; beside the models, unless given
+    """Everything about a job beside its config, its source and its channels"""
+
+    entry: str | None = None  # the program in the source folder; train.py, unless given
+    name: str | None = None  # of the job; of the source and the time, unless given
+    instance: str = "ml.m5.large"  # the type of machine
+    hosts: int = 1  # machines
+    spot: bool = False  # cheaper, and may be interrupted: then it goes on from its checkpoints
+    max_run: int = 86400  # seconds
+    max_wait: int | None = None  # seconds, waiting for a spot machine included; twice max_run, unless given
+    # of the channels: File, FastFile or s3torchconnector (with mlkit.sagemaker.job.objects); chosen by size, unless
+    # given, and explain() says why
+    input_mode: str | None = None
+    volume: int = 30  # GB of disk
+    image: str | None = None  # of the container; AWS's newest for the torch version here, unless given
+    role: str | None = None  # ARN; the notebook's own, unless given
+    output: str | None = None  # s3://bucket/prefix for models; the account's bucket, unless given
+    # names, as metrics_line prints them; or dicts of Name and Regex
+    metrics: Sequence = ("epoch", "train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
+    checkpoints: str | None = None  # s3://bucket/prefix; beside the models, unless given
     environment: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     subnets: Sequence[str] = ()
     security_groups: Sequence[str] = ()
-    kms_key: str | None = None # for the disk and for what is written to S3
-    network_isolation: bool = False # no network but S3, through SageMaker
-    keep_alive: int = 0 # seconds for which the machines wait for a next job
-    retries: int = 0 # after an error of SageMaker's own
+    kms_key: str | None = None  # for the disk and for what is written to S3
+    network_isolation: bool = False  # no network but S3, through SageMaker
+    keep_alive: int = 0  # seconds for which the machines wait for a next job
+    retries: int = 0  # after an error of SageMaker's own
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #555c74e6
 class JobFailed(RuntimeError):
-    "A job that ended as Failed; `reason` is its FailureReason, `log` the last lines of its log"
+    """A job that ended as Failed; `reason` is its FailureReason, `log` the last lines of its log"""
+
     def __init__(self, name: str, reason: str, log: list[str]):
-        super().__init__(f'{name} failed: {reason}\n' + '\n'.join(['', 'the last lines of its log:', *log] if log else []))
-        self.reason,self.log = reason,log
+        super().__init__(
+            f"{name} failed: {reason}\n" + "\n".join(["", "the last lines of its log:", *log] if log else [])
+        )
+        self.reason = reason
+        self.log = log
+
 
 class TrainingJob:
-    "A training job: `config` (a dataclass or a dict) and `source` (a folder, file, module or notebook; none is the built-in training) on `channels` ({name: folder, S3 URI, DataFrame or tensors})"
+    """A training job: `config` (a dataclass or a dict) and `source` (a folder, file, module or notebook; none is the
+    built-in training) on `channels` ({name: folder, S3 URI, DataFrame or tensors})
+    """
+
     def __init__(self, config: Any = None, source: Any = None, channels: Mapping[str, Any] | None = None, **options):
-        self.config,self.channels,self.options,self.target = config,_channels(channels),make_options(Options, options, 'TrainingJob', 'config', 'source', 'channels'),None
+        self.config = config
+        self.channels = _channels(channels)
+        self.options = make_options(Options, options, "TrainingJob", "config", "source", "channels")
+        self.target = None
         self.source = read_source(source, self.options.entry)
         self.hyperparameters = _hyperparameters(config, self.source)
-        called = getattr(source, '__name__', None) or (Path(source).resolve().stem if source else 'mlkit')
-        self.stem = re.sub(r'[^a-zA-Z0-9]+', '-', called).strip('-')[:30] or 'job'
+        called = getattr(source, "__name__", None) or (Path(source).resolve().stem if source else "mlkit")
+        self.stem = re.sub(r"[^a-zA-Z0-9]+", "-", called).strip("-")[:30] or "job"
         self.name = self.options.name or _new_name(self.stem)
 
-    __signature__ = options_signature(Options, 'config', 'source', 'channels')
+    __signature__ = options_signature(Options, "config", "source", "channels")
 
-    def __repr__(self): return f'TrainingJob {self.name}: {self.source.entry or "the built-in training"} on {self.options.hosts} x {self.options.instance}' + (f', {self.status}, {self.target}' if self.target else ', not started')
+    def __repr__(self):
+        return (
+            f"TrainingJob {self.name}: {self.source.entry or 'the built-in training'} on {self.options.hosts} x "
+            f"{self.options.instance}"
+        ) + (f", {self.status}, {self.target}" if self.target else ", not started")
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #6b8dec6a
-def _new_name(stem): return f'{stem}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}'
+def _new_name(stem):
+    return f"{stem}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
 
 def _channels(given):
-    "The channels by name, each as an S3 URI or as a folder"
-    if given is not None and not isinstance(given, Mapping): raise TypeError(f'channels: expected a dict such as {{"training": "data/"}}, got a {type(given).__name__}')
-    if 'code' in (given or {}): raise ValueError("channels: 'code' is the name of the program's own channel; choose another")
-    return {n: _place(n, where) for n,where in (given or {}).items()}
+    """The channels by name, each as an S3 URI or as a folder"""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f'channels: expected a dict such as {{"training": "data/"}}, got a {type(given).__name__}')
+    if "code" in (given or {}):
+        raise ValueError("channels: 'code' is the name of the program's own channel; choose another")
+    return {n: _place(n, where) for n, where in (given or {}).items()}
+
 
 def _place(name, where):
-    "An S3 URI, or a folder; one is made of what the notebook holds"
-    if isinstance(where, (str, Path)): return str(where) if str(where).startswith('s3://') else Path(where).expanduser().resolve()
-    try: return write_channel(where, own_folder()/'channels')
-    except TypeError as e: raise TypeError(f'channel {name!r}: {e}; or a folder, or an S3 URI') from None
+    """An S3 URI, or a folder; one is made of what the notebook holds"""
+    if isinstance(where, (str, Path)):
+        return str(where) if str(where).startswith("s3://") else Path(where).expanduser().resolve()
+    try:
+        return write_channel(where, own_folder() / "channels")
+    except TypeError as e:
+        raise TypeError(f"channel {name!r}: {e}; or a folder, or an S3 URI") from None
+
 
 def _hyperparameters(config, source):
-    "A config as text; with the built-in training, its names and values are looked at"
-    if config is None: return {}
+    """A config as text; with the built-in training, its names and values are looked at"""
+    if config is None:
+        return {}
     if not source.entry and isinstance(config, Mapping):
         from mlkit.sagemaker.job.builtin import Config
+
         names = [f.name for f in dataclasses.fields(Config)]
         for k in config:
-            if k not in names: raise ValueError(f'hyperparameter {k!r}: there is none; {did_you_mean(k, names)}')
+            if k not in names:
+                raise ValueError(f"hyperparameter {k!r}: there is none; {did_you_mean(k, names)}")
         default = to_hyperparameters(Config())
-        return {k: v for k,v in to_hyperparameters(Config(**config)).items() if v!=default[k]}
-    if dataclasses.is_dataclass(config) and not isinstance(config, type): return to_hyperparameters(config)
-    if not isinstance(config, Mapping): raise TypeError(f'config: expected a dataclass or a dict, got a {type(config).__name__}')
-    found = {str(k): _text(k, v) for k,v in config.items()}
+        return {k: v for k, v in to_hyperparameters(Config(**config)).items() if v != default[k]}
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return to_hyperparameters(config)
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config: expected a dataclass or a dict, got a {type(config).__name__}")
+    found = {str(k): _text(k, v) for k, v in config.items()}
     check_hyperparameters(found)
     return found
 
-def _text(name, value): # NumPy's and torch's numbers are numbers, too
-    try: return write_value(value.item() if hasattr(value, 'item') and getattr(value, 'ndim', 1)==0 else value)
-    except TypeError as e: raise TypeError(f'hyperparameter {name!r}: {e}') from None
+
+def _text(name, value):  # NumPy's and torch's numbers are numbers, too
+    try:
+        return write_value(value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value)
+    except TypeError as e:
+        raise TypeError(f"hyperparameter {name!r}: {e}") from None
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #9d8cafdf
 def request(self: TrainingJob, target: Any = None) -> dict:
-    "The CreateTrainingJob request, as a dict; a ValueError has a line for each field that SageMaker would refuse. Of a job that was attached it is what was asked for"
-    if not hasattr(self, 'stem'): return _asked(self)
+    """The CreateTrainingJob request, as a dict; a ValueError has a line for each field that SageMaker would refuse. Of
+    a job that was attached it is what was asked for
+    """
+    if not hasattr(self, "stem"):
+        return _asked(self)
     o = self.options
-    if o.max_wait and not o.spot: raise ValueError(f'max_wait={o.max_wait}: only a spot job waits; pass spot=True as well')
-    if o.network_isolation and 'requirements.txt' in self.source.files: raise ValueError('network_isolation: without a network the job cannot install its requirements.txt; have them in the image (mlkit dockerfile writes one), and leave the file out')
+    if o.max_wait and not o.spot:
+        raise ValueError(f"max_wait={o.max_wait}: only a spot job waits; pass spot=True as well")
+    if o.network_isolation and "requirements.txt" in self.source.files:
+        raise ValueError(
+            "network_isolation: without a network the job cannot install its requirements.txt; have them in the "
+            "image (mlkit dockerfile writes one), and leave the file out"
+        )
     t = make_target(target, o.role, o.output)
-    channels = {n: (_uri(n, where, t), self._reading(where, t)[2]) for n,where in self.channels.items()}
-    home = o.output.rstrip('/') if o.output else f'{t.bucket}/jobs'
-    arguments = [self.source.entry] if self.source.entry else ['-m', 'mlkit.sagemaker_entry']
-    code = '/opt/ml/input/data/code'
-    wheel = next(n for n in self.sent.files if n.endswith('.whl'))
+    channels = {n: (_uri(n, where, t), self._reading(where, t)[2]) for n, where in self.channels.items()}
+    home = o.output.rstrip("/") if o.output else f"{t.bucket}/jobs"
+    arguments = [self.source.entry] if self.source.entry else ["-m", "mlkit.sagemaker_entry"]
+    code = "/opt/ml/input/data/code"
+    wheel = next(n for n in self.sent.files if n.endswith(".whl"))
     asked = dict(
-        TrainingJobName=self.name, RoleArn=o.role or t.role, HyperParameters=self.hyperparameters,
-        AlgorithmSpecification=dict(TrainingImage=o.image or t.image(o.instance), TrainingInputMode='File', ContainerEntrypoint=['python', f'{code}/mlkit_start.py'], ContainerArguments=arguments,
-                                    MetricDefinitions=[m for name in o.metrics for m in (metric_definitions([name]) if isinstance(name, str) else [dict(name)])]),
-        InputDataConfig=[_channel('code', self._code_uri(t)), *(_channel(n, uri, mode) for n,(uri,mode) in channels.items() if mode!=CONNECTOR)],
-        OutputDataConfig=dict(S3OutputPath=home) | ({'KmsKeyId': o.kms_key} if o.kms_key else {}),
-        ResourceConfig=dict(InstanceType=o.instance, InstanceCount=o.hosts, VolumeSizeInGB=o.volume) | ({'VolumeKmsKeyId': o.kms_key} if o.kms_key else {}) | ({'KeepAlivePeriodInSeconds': o.keep_alive} if o.keep_alive else {}),
-        StoppingCondition=dict(MaxRuntimeInSeconds=o.max_run) | ({'MaxWaitTimeInSeconds': o.max_wait or 2*o.max_run} if o.spot else {}),
-        CheckpointConfig=dict(S3Uri=o.checkpoints or f'{home}/{self.name}/checkpoints'),
-        Environment=dict(PYTHONPATH=f'{code}:{code}/{wheel}', PYTHONUNBUFFERED='1') | {f'SM_CHANNEL_{n.upper()}': uri for n,(uri,mode) in channels.items() if mode==CONNECTOR} | dict(o.environment))
-    asked = t.with_defaults('TrainingJob', asked | _further(o))
-    if wrong := list(find_wrong('CreateTrainingJob', asked)): raise ValueError('SageMaker would refuse this:\n' + '\n'.join(wrong))
+        TrainingJobName=self.name,
+        RoleArn=o.role or t.role,
+        HyperParameters=self.hyperparameters,
+        AlgorithmSpecification=dict(
+            TrainingImage=o.image or t.image(o.instance),
+            TrainingInputMode="File",
+            ContainerEntrypoint=["python", f"{code}/mlkit_start.py"],
+            ContainerArguments=arguments,
+            MetricDefinitions=[
+                m for name in o.metrics for m in (metric_definitions([name]) if isinstance(name, str) else [dict(name)])
+            ],
+        ),
+        InputDataConfig=[
+            _channel("code", self._code_uri(t)),
+            *(_channel(n, uri, mode) for n, (uri, mode) in channels.items() if mode != CONNECTOR),
+        ],
+        OutputDataConfig=dict(S3OutputPath=home) | ({"KmsKeyId": o.kms_key} if o.kms_key else {}),
+        ResourceConfig=dict(InstanceType=o.instance, InstanceCount=o.hosts, VolumeSizeInGB=o.volume)
+        | ({"VolumeKmsKeyId": o.kms_key} if o.kms_key else {})
+        | ({"KeepAlivePeriodInSeconds": o.keep_alive} if o.keep_alive else {}),
+        StoppingCondition=dict(MaxRuntimeInSeconds=o.max_run)
+        | ({"MaxWaitTimeInSeconds": o.max_wait or 2 * o.max_run} if o.spot else {}),
+        CheckpointConfig=dict(S3Uri=o.checkpoints or f"{home}/{self.name}/checkpoints"),
+        Environment=dict(PYTHONPATH=f"{code}:{code}/{wheel}", PYTHONUNBUFFERED="1")
+        | {f"SM_CHANNEL_{n.upper()}": uri for n, (uri, mode) in channels.items() if mode == CONNECTOR}
+        | dict(o.environment),
+    )
+    asked = t.with_defaults("TrainingJob", asked | _further(o))
+    if wrong := list(find_wrong("CreateTrainingJob", asked)):
+        raise ValueError("SageMaker would refuse this:\n" + "\n".join(wrong))
     return asked
 
+
 def _further(o):
-    "What is only there when it was asked for"
+    """What is only there when it was asked for"""
     found = {}
-    if o.spot: found['EnableManagedSpotTraining'] = True
-    if o.tags: found['Tags'] = [dict(Key=k, Value=v) for k,v in o.tags.items()]
-    if o.subnets or o.security_groups: found['VpcConfig'] = dict(Subnets=list(o.subnets), SecurityGroupIds=list(o.security_groups))
-    if o.network_isolation: found['EnableNetworkIsolation'] = True
-    if o.retries: found['RetryStrategy'] = dict(MaximumRetryAttempts=o.retries)
+    if o.spot:
+        found["EnableManagedSpotTraining"] = True
+    if o.tags:
+        found["Tags"] = [dict(Key=k, Value=v) for k, v in o.tags.items()]
+    if o.subnets or o.security_groups:
+        found["VpcConfig"] = dict(Subnets=list(o.subnets), SecurityGroupIds=list(o.security_groups))
+    if o.network_isolation:
+        found["EnableNetworkIsolation"] = True
+    if o.retries:
+        found["RetryStrategy"] = dict(MaximumRetryAttempts=o.retries)
     return found
 
-def _channel(name, uri, mode='File'): return dict(ChannelName=name, DataSource=dict(S3DataSource=dict(S3DataType='S3Prefix', S3Uri=uri, S3DataDistributionType='FullyReplicated'))) | ({'InputMode': mode} if mode!='File' else {})
 
-def _reading(self, where, target): # files, bytes, mode and why
-    "How a job reads a channel"
+def _channel(name, uri, mode="File"):
+    return dict(
+        ChannelName=name,
+        DataSource=dict(S3DataSource=dict(S3DataType="S3Prefix", S3Uri=uri, S3DataDistributionType="FullyReplicated")),
+    ) | ({"InputMode": mode} if mode != "File" else {})
+
+
+def _reading(self, where, target):  # files, bytes, mode and why
+    """How a job reads a channel"""
     if isinstance(where, Path):
         sizes = [f.stat().st_size for f in files_under(where)]
-        found = len(sizes),sum(sizes)
-    else: found = target.files.measure(where) if self.options.input_mode is None else None
-    count,size = found or (None, None)
-    if self.options.input_mode==CONNECTOR and isinstance(target.files, Files): return count,size,'File','a folder stands for S3 here; open_objects reads it all the same'
-    return count,size,*((self.options.input_mode, 'as was asked for') if self.options.input_mode else choose_input_mode(count, size))
+        found = len(sizes), sum(sizes)
+    else:
+        found = target.files.measure(where) if self.options.input_mode is None else None
+    count, size = found or (None, None)
+    if self.options.input_mode == CONNECTOR and isinstance(target.files, Files):
+        return count, size, "File", "a folder stands for S3 here; open_objects reads it all the same"
+    return (
+        count,
+        size,
+        *((self.options.input_mode, "as was asked for") if self.options.input_mode else choose_input_mode(count, size)),
+    )
+
 
 def _uri(name, where, target):
-    if isinstance(where, str): return where
-    if where.is_file(): raise ValueError(f'channel {name!r}: {where.name} is a file; a channel is a folder, so pass {str(where.parent)!r}, or a folder that has only this file')
-    if not where.is_dir(): raise ValueError(f'channel {name!r}: there is no folder {where}')
-    if not files_under(where): raise ValueError(f'channel {name!r}: there are no files in {where}')
-    return target.uri_of(where, 'data')
+    if isinstance(where, str):
+        return where
+    if where.is_file():
+        raise ValueError(
+            f"channel {name!r}: {where.name} is a file; a channel is a folder, so pass {str(where.parent)!r}, or a "
+            "folder that has only this file"
+        )
+    if not where.is_dir():
+        raise ValueError(f"channel {name!r}: there is no folder {where}")
+    if not files_under(where):
+        raise ValueError(f"channel {name!r}: there are no files in {where}")
+    return target.uri_of(where, "data")
 
-_FIELDS = 'RoleArn HyperParameters AlgorithmSpecification InputDataConfig OutputDataConfig ResourceConfig StoppingCondition CheckpointConfig Environment EnableManagedSpotTraining VpcConfig EnableNetworkIsolation RetryStrategy'.split()
 
-def _asked(self): # DescribeTrainingJob does not tell the tags
+_FIELDS = (
+    "RoleArn HyperParameters AlgorithmSpecification InputDataConfig OutputDataConfig ResourceConfig "
+    "StoppingCondition CheckpointConfig Environment EnableManagedSpotTraining VpcConfig EnableNetworkIsolation "
+    "RetryStrategy"
+).split()
+
+
+def _asked(self):  # DescribeTrainingJob does not tell the tags
     about = self.describe()
-    tags = self.target.client.list_tags(ResourceArn=about['TrainingJobArn']).get('Tags')
-    return {'TrainingJobName': self.name} | {k: about[k] for k in _FIELDS if k in about} | ({'Tags': tags} if tags else {})
+    tags = self.target.client.list_tags(ResourceArn=about["TrainingJobArn"]).get("Tags")
+    return (
+        {"TrainingJobName": self.name} | {k: about[k] for k in _FIELDS if k in about} | ({"Tags": tags} if tags else {})
+    )
 
-TrainingJob.request,TrainingJob._reading = request,_reading
+
+TrainingJob.request = request
+TrainingJob._reading = _reading
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #0cda19fb
 @property
 def sent(self: TrainingJob) -> Source:
-    "What the job gets as its channel `code`"
-    if not hasattr(self, '_sent'): self._sent = to_send(self.source)
+    """What the job gets as its channel `code`"""
+    if not hasattr(self, "_sent"):
+        self._sent = to_send(self.source)
     return self._sent
 
-def _code_uri(self, target): return f'{target.bucket}/code/{self.sent.digest}'
 
-TrainingJob.sent,TrainingJob._code_uri = sent,_code_uri
+def _code_uri(self, target):
+    return f"{target.bucket}/code/{self.sent.digest}"
+
+
+TrainingJob.sent = sent
+TrainingJob._code_uri = _code_uri
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #aebe71a7
-def check(self: TrainingJob, seconds: float = 120) -> Any: # a `Report` of 23_check
-    "Try the program on the channels that are folders here, with one step of training"
+def check(self: TrainingJob, seconds: float = 120) -> Any:  # a `Report` of 23_check
+    """Try the program on the channels that are folders here, with one step of training"""
     _must_be_made_here(self)
-    with tempfile.TemporaryDirectory(prefix='mlkit-job-') as folder:
-        code,data = Path(folder)/'code',Path(folder)/'data'
-        code.mkdir(); data.mkdir()
-        for name,content in self.source.files.items():
-            (code/name).parent.mkdir(parents=True, exist_ok=True)
-            (code/name).write_bytes(content)
-        for name,where in self.channels.items():
-            if isinstance(where, Path): (data/name).symlink_to(where, target_is_directory=True)
-        return import_module('mlkit.sagemaker.artifacts.check_job').check(code, self.source.entry, [a for k,v in self.hyperparameters.items() for a in (f'--{k}', v)], data if any(data.iterdir()) else None, seconds)
+    with tempfile.TemporaryDirectory(prefix="mlkit-job-") as folder:
+        code = Path(folder) / "code"
+        data = Path(folder) / "data"
+        code.mkdir()
+        data.mkdir()
+        for name, content in self.source.files.items():
+            (code / name).parent.mkdir(parents=True, exist_ok=True)
+            (code / name).write_bytes(content)
+        for name, where in self.channels.items():
+            if isinstance(where, Path):
+                (data / name).symlink_to(where, target_is_directory=True)
+        return import_module("mlkit.sagemaker.artifacts.check_job").check(
+            code,
+            self.source.entry,
+            [a for k, v in self.hyperparameters.items() for a in (f"--{k}", v)],
+            data if any(data.iterdir()) else None,
+            seconds,
+        )
 
-def replace(self: TrainingJob, config: Any = None, **options) -> TrainingJob: # not started; of another name
-    "The same job with another config, or other options"
+
+def replace(self: TrainingJob, config: Any = None, **options) -> TrainingJob:  # not started; of another name
+    """The same job with another config, or other options"""
     _must_be_made_here(self)
-    make_options(Options, options, 'replace', 'config')
-    if 'entry' in options: raise ValueError('entry: the program is read when the job is made; make another TrainingJob')
+    make_options(Options, options, "replace", "config")
+    if "entry" in options:
+        raise ValueError("entry: the program is read when the job is made; make another TrainingJob")
     made = copy(self)
-    made.config,made.options,made.target = self.config if config is None else config,dataclasses.replace(self.options, **{'name': None} | options),None
-    made.hyperparameters,made.name = _hyperparameters(made.config, made.source),made.options.name or _new_name(self.stem)
+    made.config, made.options, made.target = (
+        self.config if config is None else config,
+        dataclasses.replace(self.options, **{"name": None} | options),
+        None,
+    )
+    made.hyperparameters, made.name = (
+        _hyperparameters(made.config, made.source),
+        made.options.name or _new_name(self.stem),
+    )
     return made
 
-def _must_be_made_here(self):
-    if not hasattr(self, 'stem'): raise ValueError(f'of {self.name}, which was attached, only the request is known: resume() goes on from it')
 
-TrainingJob.check,TrainingJob.replace = check,replace
+def _must_be_made_here(self):
+    if not hasattr(self, "stem"):
+        raise ValueError(f"of {self.name}, which was attached, only the request is known: resume() goes on from it")
+
+
+TrainingJob.check = check
+TrainingJob.replace = replace
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #3111dd8f
 def run(self: TrainingJob, target: Any = None) -> TrainingJob:
-    "Start the job; on this machine, unless a boto3 session is given"
-    if self.target: raise ValueError(f'{self.name} was started already, on {self.target}: make another TrainingJob, or resume() this')
-    t,asked = make_target(target, self.options.role, self.options.output),self.request(target)
+    """Start the job; on this machine, unless a boto3 session is given"""
+    if self.target:
+        raise ValueError(
+            f"{self.name} was started already, on {self.target}: make another TrainingJob, or resume() this"
+        )
+    t = make_target(target, self.options.role, self.options.output)
+    asked = self.request(target)
     t.files.send(self.sent.files, self._code_uri(t))
-    for name,where in self.channels.items():
-        if isinstance(where, Path): t.files.send_folder(where, _uri(name, where, t))
+    for name, where in self.channels.items():
+        if isinstance(where, Path):
+            t.files.send_folder(where, _uri(name, where, t))
     t.client.create_training_job(**asked)
     self.target = t
     return self
 
+
 @classmethod
 def attach(cls, name: str, target: Any = None) -> TrainingJob:
-    "A job that was started before, by its name"
-    self,t = cls.__new__(cls),make_target(target)
+    """A job that was started before, by its name"""
+    self = cls.__new__(cls)
+    t = make_target(target)
     about = t.client.describe_training_job(TrainingJobName=name)
-    resources = about['ResourceConfig']
-    entry = next((a for a in about['AlgorithmSpecification'].get('ContainerArguments', ()) if a.endswith('.py')), None)
-    self.name,self.target,self.config,self.channels,self.hyperparameters = name,t,None,{},about.get('HyperParameters', {})
-    self.source,self.options = Source({}, entry),Options(instance=resources.get('InstanceType', ''), hosts=resources.get('InstanceCount', 1), name=name)
+    resources = about["ResourceConfig"]
+    entry = next((a for a in about["AlgorithmSpecification"].get("ContainerArguments", ()) if a.endswith(".py")), None)
+    self.name, self.target, self.config, self.channels, self.hyperparameters = (
+        name,
+        t,
+        None,
+        {},
+        about.get("HyperParameters", {}),
+    )
+    self.source, self.options = (
+        Source({}, entry),
+        Options(instance=resources.get("InstanceType", ""), hosts=resources.get("InstanceCount", 1), name=name),
+    )
     return self
 
-def _started(self): # its target
-    if not self.target: raise ValueError(f'{self.name} was not started: run() it')
+
+def _started(self):  # its target
+    if not self.target:
+        raise ValueError(f"{self.name} was not started: run() it")
     return self.target
 
+
 def describe(self: TrainingJob) -> dict:
-    "DescribeTrainingJob, as it is now"
+    """DescribeTrainingJob, as it is now"""
     return _started(self).client.describe_training_job(TrainingJobName=self.name)
 
-TrainingJob.run,TrainingJob.attach,TrainingJob.describe = run,attach,describe
-TrainingJob.status = property(lambda self: self.describe()['TrainingJobStatus'], doc='InProgress, Completed, Failed, Stopping or Stopped')
+
+TrainingJob.run = run
+TrainingJob.attach = attach
+TrainingJob.describe = describe
+TrainingJob.status = property(
+    lambda self: self.describe()["TrainingJobStatus"], doc="InProgress, Completed, Failed, Stopping or Stopped"
+)
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #179524a9
-def follow(self: TrainingJob, out: Any = None, every: float | None = None) -> TrainingJob: # seconds; None is as often as the target bears
-    "Show the job until it ends: its status and its log. A `JobFailed` has the reason and the end of the log; Ctrl-C stops the showing, not the job"
-    out,seen,shown,last,until,trouble = out or sys.stdout,{},0,[],None,False
-    first,most = (every, every) if every else (.2, 1.) if isinstance(self.target, LocalTarget) else (2., 20.)
+# seconds; None is as often as the target bears
+def follow(self: TrainingJob, out: Any = None, every: float | None = None) -> TrainingJob:
+    """Show the job until it ends: its status and its log. A `JobFailed` has the reason and the end of the log; Ctrl-C
+    stops the showing, not the job
+    """
+    out = out or sys.stdout
+    seen = {}
+    shown = 0
+    last = []
+    until = None
+    trouble = False
+    first, most = (every, every) if every else (0.2, 1.0) if isinstance(self.target, LocalTarget) else (2.0, 20.0)
     wait = first
     try:
         while True:
-            try: about,lines = self.describe(),list(self.target.lines(self.name, seen))
+            try:
+                about = self.describe()
+                lines = list(self.target.lines(self.name, seen))
             except Exception as e:
-                if not is_passing(e): raise
-                trouble = trouble or not print(f'{self.target} does not answer ({e}); the job goes on, and it is asked again', file=out, flush=True)
-                wait = min(2*wait, max(most, 60))
+                if not is_passing(e):
+                    raise
+                if not trouble:
+                    print(
+                        f"{self.target} does not answer ({e}); the job goes on, and it is asked again",
+                        file=out,
+                        flush=True,
+                    )
+                    trouble = True
+                wait = min(2 * wait, max(most, 60))
                 time.sleep(wait)
                 continue
             trouble = False
-            for t in about['SecondaryStatusTransitions'][shown:]: print(f'{t["StartTime"]:%H:%M:%S} {t["Status"]}: {t.get("StatusMessage", "")}'[:300], file=out, flush=True)
-            shown,fresh = len(about['SecondaryStatusTransitions']),False
-            for host,line in lines:
-                print(f'[{host}] {line}' if self.options.hosts>1 else line, file=out, flush=True)
-                last,fresh = [*last[-19:], line],True
-            wait = first if fresh else min(wait*1.2, most)
-            if about['TrainingJobStatus'] in ('Completed', 'Failed', 'Stopped'):
-                if fresh or until is None: until = time.monotonic()+self.target.settle
-                if time.monotonic()>=until: break
+            for t in about["SecondaryStatusTransitions"][shown:]:
+                print(
+                    f"{t['StartTime']:%H:%M:%S} {t['Status']}: {t.get('StatusMessage', '')}"[:300], file=out, flush=True
+                )
+            shown = len(about["SecondaryStatusTransitions"])
+            fresh = False
+            for host, line in lines:
+                print(f"[{host}] {line}" if self.options.hosts > 1 else line, file=out, flush=True)
+                last = [*last[-19:], line]
+                fresh = True
+            wait = first if fresh else min(wait * 1.2, most)
+            if about["TrainingJobStatus"] in ("Completed", "Failed", "Stopped"):
+                if fresh or until is None:
+                    until = time.monotonic() + self.target.settle
+                if time.monotonic() >= until:
+                    break
                 wait = first
             time.sleep(wait)
-    except KeyboardInterrupt: return print(f"\n{self.name} goes on without you: TrainingJob.attach({self.name!r}).follow() shows it again, .stop() ends it", file=out) or self
-    if about['TrainingJobStatus']=='Failed': raise JobFailed(self.name, about.get('FailureReason', ''), last)
+    except KeyboardInterrupt:
+        return (
+            print(
+                (
+                    f"\n{self.name} goes on without you: TrainingJob.attach({self.name!r}).follow() shows it again, "
+                    ".stop() ends it"
+                ),
+                file=out,
+            )
+            or self
+        )
+    if about["TrainingJobStatus"] == "Failed":
+        raise JobFailed(self.name, about.get("FailureReason", ""), last)
     return self
 
+
 def logs(self: TrainingJob) -> list[str]:
-    "All lines of the log so far, with their host where there are several"
-    return [f'[{h}] {line}' if self.options.hosts>1 else line for h,line in _started(self).lines(self.name, {})]
+    """All lines of the log so far, with their host where there are several"""
+    return [f"[{h}] {line}" if self.options.hosts > 1 else line for h, line in _started(self).lines(self.name, {})]
+
 
 def metrics(self: TrainingJob) -> dict[str, list[float]]:
-    "The values of each metric so far, as its expressions find them in the log"
+    """The values of each metric so far, as its expressions find them in the log"""
     found = {}
-    for m in _started(self).metrics(self.name): found.setdefault(m['MetricName'], []).append(m['Value'])
+    for m in _started(self).metrics(self.name):
+        found.setdefault(m["MetricName"], []).append(m["Value"])
     return found
 
+
 def stop(self: TrainingJob):
-    "Ask the job to stop; it saves what it has, and `resume()` goes on from there"
+    """Ask the job to stop; it saves what it has, and `resume()` goes on from there"""
     _started(self).client.stop_training_job(TrainingJobName=self.name)
 
-TrainingJob.follow,TrainingJob.logs,TrainingJob.metrics,TrainingJob.stop = follow,logs,metrics,stop
+
+TrainingJob.follow = follow
+TrainingJob.logs = logs
+TrainingJob.metrics = metrics
+TrainingJob.stop = stop
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #21445a99
 def fetch(self: TrainingJob, folder: str | Path) -> Path:
-    "Unpack what the job left in its model folder; a ValueError where it left nothing"
+    """Unpack what the job left in its model folder; a ValueError where it left nothing"""
     about = self.describe()
-    uri = about.get('ModelArtifacts', {}).get('S3ModelArtifacts')
-    if not uri: raise ValueError(f'{self.name} left no model: it is {about["TrainingJobStatus"]}')
+    uri = about.get("ModelArtifacts", {}).get("S3ModelArtifacts")
+    if not uri:
+        raise ValueError(f"{self.name} left no model: it is {about['TrainingJobStatus']}")
     with tempfile.TemporaryDirectory() as packed:
-        self.target.files.fetch(uri, Path(packed)/'model.tar.gz')
-        return extract_bundle(Path(packed)/'model.tar.gz', folder)
+        self.target.files.fetch(uri, Path(packed) / "model.tar.gz")
+        return extract_bundle(Path(packed) / "model.tar.gz", folder)
 
-def model(self: TrainingJob) -> Any: # an nn.Module in eval mode
-    "The model that the job saved with `save_model`; a class of its source has to be importable here"
+
+def model(self: TrainingJob) -> Any:  # an nn.Module in eval mode
+    """The model that the job saved with `save_model`; a class of its source has to be importable here"""
     from mlkit.model.saving import load_model
-    with tempfile.TemporaryDirectory() as folder: return load_model(self.fetch(Path(folder)/'model'))
 
-def deploy(self: TrainingJob, handlers: Any = None, requirements: Any = None, target: Any = None, include: Sequence = (), check: bool = True, **options) -> Any: # an Endpoint
-    "Bundle what the job left with handlers (a file, a folder, a module; none is the defaults), try the bundle in a clean process, and put it behind an endpoint, where the job ran unless a target is given; `options` are those of `Endpoint.create`"
+    with tempfile.TemporaryDirectory() as folder:
+        return load_model(self.fetch(Path(folder) / "model"))
+
+
+def deploy(
+    self: TrainingJob,
+    handlers: Any = None,
+    requirements: Any = None,
+    target: Any = None,
+    include: Sequence = (),
+    check: bool = True,
+    **options,
+) -> Any:  # an Endpoint
+    """Bundle what the job left with handlers (a file, a folder, a module; none is the defaults), try the bundle in a
+    clean process, and put it behind an endpoint, where the job ran unless a target is given; `options` are those of
+    `Endpoint.create`
+    """
     from mlkit.sagemaker.artifacts.bundle import build_bundle
     from mlkit.sagemaker.artifacts.check_bundle import check_bundle
     from mlkit.sagemaker.client.endpoints import Endpoint
-    with tempfile.TemporaryDirectory(prefix='mlkit-deploy-') as folder:
-        bundle = build_bundle(self.fetch(Path(folder)/'model'), handlers, requirements, Path(folder)/'model.tar.gz', include=include)
-        if check and not (report := check_bundle(bundle)).ok: raise ValueError(f'{self.name} would not work behind an endpoint:\n{report}')
+
+    with tempfile.TemporaryDirectory(prefix="mlkit-deploy-") as folder:
+        bundle = build_bundle(
+            self.fetch(Path(folder) / "model"), handlers, requirements, Path(folder) / "model.tar.gz", include=include
+        )
+        if check and not (report := check_bundle(bundle)).ok:
+            raise ValueError(f"{self.name} would not work behind an endpoint:\n{report}")
         return Endpoint.create(bundle, target or self.target, **options)
 
-TrainingJob.fetch,TrainingJob.model,TrainingJob.deploy = fetch,model,deploy
+
+TrainingJob.fetch = fetch
+TrainingJob.model = model
+TrainingJob.deploy = deploy
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #a9184fd2
-def resume(self: TrainingJob) -> TrainingJob: # the job that goes on
-    "Start another job with the same request, that goes on from this one's checkpoints"
+def resume(self: TrainingJob) -> TrainingJob:  # the job that goes on
+    """Start another job with the same request, that goes on from this one's checkpoints"""
     about = self.describe()
-    if about['TrainingJobStatus'] in ('InProgress', 'Stopping'): raise ValueError(f'{self.name} is still running')
-    if 'CheckpointConfig' not in about: raise ValueError(f'{self.name} was started without a place for checkpoints: there is nothing to go on from')
-    base,number = re.fullmatch(r'(.*?)(?:-again-(\d+))?', self.name).groups()
-    client,asked = self.target.client,_asked(self)
-    for i in count(int(number or 1)+1):
-        asked['TrainingJobName'] = f'{base[:50]}-again-{i}'
-        try: client.create_training_job(**asked)
-        except client.exceptions.ResourceInUse: continue  # it was resumed before
-        return TrainingJob.attach(asked['TrainingJobName'], self.target)
+    if about["TrainingJobStatus"] in ("InProgress", "Stopping"):
+        raise ValueError(f"{self.name} is still running")
+    if "CheckpointConfig" not in about:
+        raise ValueError(f"{self.name} was started without a place for checkpoints: there is nothing to go on from")
+    base, number = re.fullmatch(r"(.*?)(?:-again-(\d+))?", self.name).groups()
+    client = self.target.client
+    asked = _asked(self)
+    for i in count(int(number or 1) + 1):
+        asked["TrainingJobName"] = f"{base[:50]}-again-{i}"
+        try:
+            client.create_training_job(**asked)
+        except client.exceptions.ResourceInUse:
+            continue  # it was resumed before
+        return TrainingJob.attach(asked["TrainingJobName"], self.target)
+
 
 TrainingJob.resume = resume
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #cd62ba56
 def explain(self: TrainingJob, target: Any = None) -> Table:
-    "The job's channels: what is in them, and how the job will read it; with a boto3 session as target S3 is asked how much is there"
+    """The job's channels: what is in them, and how the job will read it; with a boto3 session as target S3 is asked how
+    much is there
+    """
     _must_be_made_here(self)
-    rows,t = [],make_target(target, self.options.role, self.options.output)
-    for name,where in self.channels.items():
+    rows = []
+    t = make_target(target, self.options.role, self.options.output)
+    for name, where in self.channels.items():
         _uri(name, where, t)  # is there something?
-        count,size,mode,why = self._reading(where, t)
-        rows.append([name, str(where), count, None if size is None else human_bytes(size), f'{mode}: {why}'])
-    return Table(['channel', 'from', 'files', 'size', 'read as'], rows, f'the program: {self.source}, as the channel code with mlkit\'s wheel')
+        count, size, mode, why = self._reading(where, t)
+        rows.append([name, str(where), count, None if size is None else human_bytes(size), f"{mode}: {why}"])
+    return Table(
+        ["channel", "from", "files", "size", "read as"],
+        rows,
+        f"the program: {self.source}, as the channel code with mlkit's wheel",
+    )
+
 
 TrainingJob.explain = explain
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #70224193
-def to_model_trainer(self: TrainingJob, target: Any) -> Any: # a sagemaker.train.ModelTrainer
-    "The same job for SDK v3; `target` is a boto3 session, or the SDK's own"
-    try: configs,train,helper = import_module('sagemaker.core.training.configs'),import_module('sagemaker.train'),import_module('sagemaker.core.helper.session_helper')
-    except ModuleNotFoundError as e: raise ModuleNotFoundError(f"this needs {e.name}: pip install 'mlkit[sagemaker]'", name=e.name) from None
-    shapes,session = import_module('sagemaker.core.shapes'),target if hasattr(target, 'boto_session') else helper.Session(boto_session=target)
+def to_model_trainer(self: TrainingJob, target: Any) -> Any:  # a sagemaker.train.ModelTrainer
+    """The same job for SDK v3; `target` is a boto3 session, or the SDK's own"""
+    try:
+        configs = import_module("sagemaker.core.training.configs")
+        train = import_module("sagemaker.train")
+        helper = import_module("sagemaker.core.helper.session_helper")
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(f"this needs {e.name}: pip install 'mlkit[sagemaker]'", name=e.name) from None
+    shapes = import_module("sagemaker.core.shapes")
+    session = target if hasattr(target, "boto_session") else helper.Session(boto_session=target)
     asked = self.request(session.boto_session)
     _must_be_made_here(self)
-    folder = own_folder()/'sources'/self.sent.digest  # the trainer reads it when it starts a job
-    for name,content in self.sent.files.items():
-        (folder/name).parent.mkdir(parents=True, exist_ok=True)
-        (folder/name).write_bytes(content)
-    algorithm,resources,stop,vpc = asked['AlgorithmSpecification'],asked['ResourceConfig'],asked['StoppingCondition'],asked.get('VpcConfig', {})
+    folder = own_folder() / "sources" / self.sent.digest  # the trainer reads it when it starts a job
+    for name, content in self.sent.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    algorithm = asked["AlgorithmSpecification"]
+    resources = asked["ResourceConfig"]
+    stop = asked["StoppingCondition"]
+    vpc = asked.get("VpcConfig", {})
     trainer = train.ModelTrainer(
-        sagemaker_session=session, role=asked['RoleArn'], base_job_name=self.name, training_image=algorithm['TrainingImage'], hyperparameters=asked['HyperParameters'], environment=asked['Environment'],
-        source_code=configs.SourceCode(source_dir=str(folder), command=shlex.join(['exec', 'python', 'mlkit_start.py', *algorithm['ContainerArguments']])),
-        compute=configs.Compute(instance_type=resources['InstanceType'], instance_count=resources['InstanceCount'], volume_size_in_gb=resources['VolumeSizeInGB'], volume_kms_key_id=resources.get('VolumeKmsKeyId'),
-                                keep_alive_period_in_seconds=resources.get('KeepAlivePeriodInSeconds'), enable_managed_spot_training=self.options.spot or None),
-        stopping_condition=configs.StoppingCondition(max_runtime_in_seconds=stop['MaxRuntimeInSeconds'], max_wait_time_in_seconds=stop.get('MaxWaitTimeInSeconds')),
-        output_data_config=configs.OutputDataConfig(s3_output_path=asked['OutputDataConfig']['S3OutputPath'], kms_key_id=asked['OutputDataConfig'].get('KmsKeyId')),
-        checkpoint_config=configs.CheckpointConfig(s3_uri=asked['CheckpointConfig']['S3Uri']), tags=[shapes.Tag(key=k, value=v) for k,v in self.options.tags.items()] or None,
-        networking=configs.Networking(subnets=vpc.get('Subnets'), security_group_ids=vpc.get('SecurityGroupIds'), enable_network_isolation=self.options.network_isolation or None) if vpc or self.options.network_isolation else None,
-        input_data_config=[configs.InputData(channel_name=n, data_source=str(where)) for n,where in self.channels.items() if self.options.input_mode!=CONNECTOR] or None)
-    trainer.with_metric_definitions([shapes.MetricDefinition(name=m['Name'], regex=m['Regex']) for m in algorithm['MetricDefinitions']])
-    return trainer.with_retry_strategy(shapes.RetryStrategy(maximum_retry_attempts=self.options.retries)) if self.options.retries else trainer
+        sagemaker_session=session,
+        role=asked["RoleArn"],
+        base_job_name=self.name,
+        training_image=algorithm["TrainingImage"],
+        hyperparameters=asked["HyperParameters"],
+        environment=asked["Environment"],
+        source_code=configs.SourceCode(
+            source_dir=str(folder),
+            command=shlex.join(["exec", "python", "mlkit_start.py", *algorithm["ContainerArguments"]]),
+        ),
+        compute=configs.Compute(
+            instance_type=resources["InstanceType"],
+            instance_count=resources["InstanceCount"],
+            volume_size_in_gb=resources["VolumeSizeInGB"],
+            volume_kms_key_id=resources.get("VolumeKmsKeyId"),
+            keep_alive_period_in_seconds=resources.get("KeepAlivePeriodInSeconds"),
+            enable_managed_spot_training=self.options.spot or None,
+        ),
+        stopping_condition=configs.StoppingCondition(
+            max_runtime_in_seconds=stop["MaxRuntimeInSeconds"],
+            max_wait_time_in_seconds=stop.get("MaxWaitTimeInSeconds"),
+        ),
+        output_data_config=configs.OutputDataConfig(
+            s3_output_path=asked["OutputDataConfig"]["S3OutputPath"],
+            kms_key_id=asked["OutputDataConfig"].get("KmsKeyId"),
+        ),
+        checkpoint_config=configs.CheckpointConfig(s3_uri=asked["CheckpointConfig"]["S3Uri"]),
+        tags=[shapes.Tag(key=k, value=v) for k, v in self.options.tags.items()] or None,
+        networking=configs.Networking(
+            subnets=vpc.get("Subnets"),
+            security_group_ids=vpc.get("SecurityGroupIds"),
+            enable_network_isolation=self.options.network_isolation or None,
+        )
+        if vpc or self.options.network_isolation
+        else None,
+        input_data_config=[
+            configs.InputData(channel_name=n, data_source=str(where))
+            for n, where in self.channels.items()
+            if self.options.input_mode != CONNECTOR
+        ]
+        or None,
+    )
+    trainer.with_metric_definitions(
+        [shapes.MetricDefinition(name=m["Name"], regex=m["Regex"]) for m in algorithm["MetricDefinitions"]]
+    )
+    return (
+        trainer.with_retry_strategy(shapes.RetryStrategy(maximum_retry_attempts=self.options.retries))
+        if self.options.retries
+        else trainer
+    )
+
 
 TrainingJob.to_model_trainer = to_model_trainer

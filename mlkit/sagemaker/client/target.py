@@ -7,7 +7,11 @@ __all__ = ['LocalTarget', 'AWSTarget', 'admin_defaults', 'default_bucket', 'defa
            'make_target', 'make_options', 'options_signature']
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #49c6900b
-import hashlib, inspect, json, platform, re
+import hashlib
+import inspect
+import json
+import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cached_property, lru_cache
@@ -18,167 +22,317 @@ from typing import Any, get_origin
 
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
-from ..storage import S3, Files
-from ..local.logs import MetricReader, new_lines
 from ..artifacts.dockerfile import IMAGE
 from ..local.client import LocalSageMaker
+from ..local.logs import MetricReader, new_lines
+from ..storage import S3, Files
 from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #a7acf82a
 class LocalTarget:
-    "Jobs on this machine"
-    role,settle = 'arn:aws:iam::000000000000:role/local',0
-    def __init__(self, client: LocalSageMaker): self.client,self.files,self.runtime = client,client.files,client.runtime
-    def __repr__(self): return 'this machine'
-    def image(self, instance: str, serving: bool = False) -> str: return 'mlkit-local'
+    """Jobs on this machine"""
 
-    @cached_property
-    def bucket(self) -> str: return 's3://mlkit-local' if isinstance(self.files, Files) else default_bucket(import_module('boto3').Session())
+    role = "arn:aws:iam::000000000000:role/local"
+    settle = 0
 
-    def uri_of(self, folder: Path, kind: str) -> str: return f'{self.bucket}/{kind}/{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}'
-    def with_defaults(self, kind: str, request: dict) -> dict: return request
+    def __init__(self, client: LocalSageMaker):
+        self.client = client
+        self.files = client.files
+        self.runtime = client.runtime
 
-    def lines(self, name: str, seen: dict, kind: str = 'TrainingJobs') -> Iterator[tuple[str, str]]: # (host, line); `seen` is kept between calls; or Endpoints, TransformJobs
-        "The lines of a log that are new"
-        folder = dict(TrainingJobs=self.client.folder, Endpoints=self.client.endpoint_folder, TransformJobs=self.client.transform_folder)[kind](name)
-        ended = self._has_ended(name, kind)  # before the log is read: after it nothing is added
-        for log in sorted(folder.glob('*.log'), key=lambda p: (len(p.name), p.name)):
-            if log.stem!='runner': yield from ((log.stem, line) for line in new_lines(log, seen, ended))
+    def __repr__(self):
+        return "this machine"
 
-    def _has_ended(self, name, kind):
-        table,key = dict(TrainingJobs=(self.client.rows, 'TrainingJobStatus'), Endpoints=(self.client.table('Endpoint'), 'EndpointStatus'), TransformJobs=(self.client.transforms, 'TransformJobStatus'))[kind]
-        return (table.get(name) or {key: 'Failed'})[key] in ('Completed', 'Failed', 'Stopped')
-
-    def metrics(self, name: str) -> list[dict]: # MetricName, Value
-        path = self.client.folder(name)/'metrics.jsonl'
-        return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines() if line.endswith('}')] if path.exists() else []
-
-# %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #20211dad
-class AWSTarget:
-    "Jobs on SageMaker; `session` is a boto3 session"
-    settle = 10 # seconds after the end of a job in which CloudWatch may still get lines
-    def __init__(self, session: Any, role: str | None = None, bucket: str | None = None): # s3://bucket/prefix; None is the account's bucket for SageMaker
-        self.session,self._role,self._bucket,self.client = session,role,bucket,session.client('sagemaker')
-    def __repr__(self): return f'SageMaker in {self.session.region_name}'
-
-    @cached_property
-    def files(self) -> S3: return S3(self.session.client('s3'))
-
-    @cached_property
-    def defaults(self) -> dict: return admin_defaults()
+    def image(self, instance: str, serving: bool = False) -> str:
+        return "mlkit-local"
 
     @cached_property
     def bucket(self) -> str:
-        if self._bucket: return self._bucket.rstrip('/')
-        named = self.defaults.get('PythonSDK', {}).get('Modules', {}).get('Session', {})
-        return f"s3://{named['DefaultS3Bucket']}/{named.get('DefaultS3ObjectKeyPrefix', 'mlkit')}" if 'DefaultS3Bucket' in named else default_bucket(self.session)
+        return "s3://mlkit-local" if isinstance(self.files, Files) else default_bucket(import_module("boto3").Session())
 
-    def with_defaults(self, kind: str, request: dict) -> dict: # kind: TrainingJob, Model or EndpointConfig
-        "A request with what the administrators have set and nobody else said"
+    def uri_of(self, folder: Path, kind: str) -> str:
+        return f"{self.bucket}/{kind}/{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+
+    def with_defaults(self, kind: str, request: dict) -> dict:
+        return request
+
+    # (host, line); `seen` is kept between calls; or Endpoints, TransformJobs
+    def lines(self, name: str, seen: dict, kind: str = "TrainingJobs") -> Iterator[tuple[str, str]]:
+        """The lines of a log that are new"""
+        folder = dict(
+            TrainingJobs=self.client.folder,
+            Endpoints=self.client.endpoint_folder,
+            TransformJobs=self.client.transform_folder,
+        )[kind](name)
+        ended = self._has_ended(name, kind)  # before the log is read: after it nothing is added
+        for log in sorted(folder.glob("*.log"), key=lambda p: (len(p.name), p.name)):
+            if log.stem != "runner":
+                yield from ((log.stem, line) for line in new_lines(log, seen, ended))
+
+    def _has_ended(self, name, kind):
+        table, key = dict(
+            TrainingJobs=(self.client.rows, "TrainingJobStatus"),
+            Endpoints=(self.client.table("Endpoint"), "EndpointStatus"),
+            TransformJobs=(self.client.transforms, "TransformJobStatus"),
+        )[kind]
+        return (table.get(name) or {key: "Failed"})[key] in ("Completed", "Failed", "Stopped")
+
+    def metrics(self, name: str) -> list[dict]:  # MetricName, Value
+        path = self.client.folder(name) / "metrics.jsonl"
+        return (
+            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            if path.exists()
+            else []
+        )
+
+# %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #20211dad
+class AWSTarget:
+    """Jobs on SageMaker; `session` is a boto3 session"""
+
+    settle = 10  # seconds after the end of a job in which CloudWatch may still get lines
+
+    # s3://bucket/prefix; None is the account's bucket for SageMaker
+    def __init__(self, session: Any, role: str | None = None, bucket: str | None = None):
+        self.session = session
+        self._role = role
+        self._bucket = bucket
+        self.client = session.client("sagemaker")
+
+    def __repr__(self):
+        return f"SageMaker in {self.session.region_name}"
+
+    @cached_property
+    def files(self) -> S3:
+        return S3(self.session.client("s3"))
+
+    @cached_property
+    def defaults(self) -> dict:
+        return admin_defaults()
+
+    @cached_property
+    def bucket(self) -> str:
+        if self._bucket:
+            return self._bucket.rstrip("/")
+        named = self.defaults.get("PythonSDK", {}).get("Modules", {}).get("Session", {})
+        return (
+            f"s3://{named['DefaultS3Bucket']}/{named.get('DefaultS3ObjectKeyPrefix', 'mlkit')}"
+            if "DefaultS3Bucket" in named
+            else default_bucket(self.session)
+        )
+
+    def with_defaults(self, kind: str, request: dict) -> dict:  # kind: TrainingJob, Model or EndpointConfig
+        """A request with what the administrators have set and nobody else said"""
         return _merged(request, self.defaults.get(kind, {}))
 
     @cached_property
     def role(self) -> str:
-        if self._role: return self._role
-        named = self.defaults.get('TrainingJob', {}).get('RoleArn') or self.defaults.get('Model', {}).get('ExecutionRoleArn')
-        if named: return named
-        caller = self.session.client('sts').get_caller_identity()['Arn']
-        if ':assumed-role/' not in caller: raise ValueError(f'which role shall the job have? This is {caller}, not a role that SageMaker could take: pass role=')
-        name = caller.split(':assumed-role/')[1].split('/')[0]
-        return self.session.client('iam').get_role(RoleName=name)['Role']['Arn']
+        if self._role:
+            return self._role
+        named = self.defaults.get("TrainingJob", {}).get("RoleArn") or self.defaults.get("Model", {}).get(
+            "ExecutionRoleArn"
+        )
+        if named:
+            return named
+        caller = self.session.client("sts").get_caller_identity()["Arn"]
+        if ":assumed-role/" not in caller:
+            raise ValueError(
+                f"which role shall the job have? This is {caller}, not a role that SageMaker could take: pass role="
+            )
+        name = caller.split(":assumed-role/")[1].split("/")[0]
+        return self.session.client("iam").get_role(RoleName=name)["Role"]["Arn"]
 
     @cached_property
-    def runtime(self): return self.session.client('sagemaker-runtime')
+    def runtime(self):
+        return self.session.client("sagemaker-runtime")
 
     def image(self, instance: str, serving: bool = False) -> str:
-        "AWS's image for a type of machine: for training, or Ray Serve's"
+        """AWS's image for a type of machine: for training, or Ray Serve's"""
         return (serving_image if serving else default_image)(self.session.region_name, instance)
 
-    def uri_of(self, folder: Path, kind: str) -> str: return f'{self.bucket}/{kind}/{folder.name}-{hashlib.sha256(f"{platform.node()}:{folder}".encode()).hexdigest()[:12]}'
+    def uri_of(self, folder: Path, kind: str) -> str:
+        return (
+            f"{self.bucket}/{kind}/{folder.name}-"
+            f"{hashlib.sha256(f'{platform.node()}:{folder}'.encode()).hexdigest()[:12]}"
+        )
 
-    def lines(self, name: str, seen: dict, kind: str = 'TrainingJobs') -> Iterator[tuple[str, str]]:
-        logs,where = self.session.client('logs'),dict(logGroupName=f'/aws/sagemaker/{kind}', logStreamNamePrefix=f'{name}/')
-        if kind=='Endpoints': where = dict(logGroupName=f'/aws/sagemaker/Endpoints/{name}')
-        try: streams = [s['logStreamName'] for page in logs.get_paginator('describe_log_streams').paginate(**where) for s in page['logStreams']]
-        except logs.exceptions.ResourceNotFoundException: return  # nothing was said yet
-        found,now = [],dict(seen)
+    def lines(self, name: str, seen: dict, kind: str = "TrainingJobs") -> Iterator[tuple[str, str]]:
+        logs = self.session.client("logs")
+        where = dict(logGroupName=f"/aws/sagemaker/{kind}", logStreamNamePrefix=f"{name}/")
+        if kind == "Endpoints":
+            where = dict(logGroupName=f"/aws/sagemaker/Endpoints/{name}")
+        try:
+            streams = [
+                s["logStreamName"]
+                for page in logs.get_paginator("describe_log_streams").paginate(**where)
+                for s in page["logStreams"]
+            ]
+        except logs.exceptions.ResourceNotFoundException:
+            return  # nothing was said yet
+        found = []
+        now = dict(seen)
         for stream in sorted(streams):
             while True:
                 token = now.get(stream)
-                page = logs.get_log_events(logGroupName=where['logGroupName'], logStreamName=stream, startFromHead=True, **{'nextToken': token} if token else {})
-                now[stream] = page['nextForwardToken']
-                found += [(e['timestamp'], stream if kind=='Endpoints' else stream.rpartition('/')[2].rsplit('-', 1)[0], e['message']) for e in page['events']]
-                if page['nextForwardToken']==token: break
+                page = logs.get_log_events(
+                    logGroupName=where["logGroupName"],
+                    logStreamName=stream,
+                    startFromHead=True,
+                    **{"nextToken": token} if token else {},
+                )
+                now[stream] = page["nextForwardToken"]
+                found += [
+                    (
+                        e["timestamp"],
+                        stream if kind == "Endpoints" else stream.rpartition("/")[2].rsplit("-", 1)[0],
+                        e["message"],
+                    )
+                    for e in page["events"]
+                ]
+                if page["nextForwardToken"] == token:
+                    break
         seen.update(now)  # when all was read: after an error on the way nothing is missing
-        for _,host,message in sorted(found, key=lambda f: f[0]): yield host,message
+        for _, host, message in sorted(found, key=lambda f: f[0]):
+            yield host, message
 
     def metrics(self, name: str) -> list[dict]:
         about = self.client.describe_training_job(TrainingJobName=name)
-        reader = MetricReader(about['AlgorithmSpecification'].get('MetricDefinitions', []))
-        found = [dict(MetricName=n, Value=v) for _,line in self.lines(name, {}) for n,v in reader.find(line)] if reader.patterns else []  # SageMaker itself keeps the last of each only
-        return found or [dict(MetricName=m['MetricName'], Value=m['Value'], Timestamp=getattr(m['Timestamp'], 'timestamp', lambda: m['Timestamp'])()) for m in about.get('FinalMetricDataList', ())]
+        reader = MetricReader(about["AlgorithmSpecification"].get("MetricDefinitions", []))
+        found = (
+            [dict(MetricName=n, Value=v) for _, line in self.lines(name, {}) for n, v in reader.find(line)]
+            if reader.patterns
+            else []
+        )  # SageMaker itself keeps the last of each only
+        return found or [
+            dict(
+                MetricName=m["MetricName"],
+                Value=m["Value"],
+                Timestamp=getattr(m["Timestamp"], "timestamp", lambda: m["Timestamp"])(),
+            )
+            for m in about.get("FinalMetricDataList", ())
+        ]
+
 
 @lru_cache
 def admin_defaults() -> dict:
-    "What the SDK's configuration files say (an administrator's, and the user's); nothing without the SDK"
-    try: load = import_module('sagemaker.core.config.config').load_sagemaker_config
-    except ImportError: return {}
-    return load().get('SageMaker', {})
+    """What the SDK's configuration files say (an administrator's, and the user's); nothing without the SDK"""
+    try:
+        load = import_module("sagemaker.core.config.config").load_sagemaker_config
+    except ImportError:
+        return {}
+    return load().get("SageMaker", {})
+
 
 def _merged(request, defaults):
-    "The request wins, field by field"
-    return {**defaults, **{k: _merged(v, defaults[k]) if isinstance(v, dict) and isinstance(defaults.get(k), dict) else v for k,v in request.items()}}
+    """The request wins, field by field"""
+    return {
+        **defaults,
+        **{
+            k: _merged(v, defaults[k]) if isinstance(v, dict) and isinstance(defaults.get(k), dict) else v
+            for k, v in request.items()
+        },
+    }
 
-def default_bucket(session: Any) -> str: # s3://bucket/prefix
-    "The bucket of an account that the SDK has too, in a prefix of its own; it is made where there is none"
-    region,s3 = session.region_name,session.client('s3')
+
+def default_bucket(session: Any) -> str:  # s3://bucket/prefix
+    """The bucket of an account that the SDK has too, in a prefix of its own; it is made where there is none"""
+    region = session.region_name
+    s3 = session.client("s3")
     name = f"sagemaker-{region}-{session.client('sts').get_caller_identity()['Account']}"
-    if all(b['Name']!=name for b in s3.list_buckets()['Buckets']): s3.create_bucket(Bucket=name, **{'CreateBucketConfiguration': {'LocationConstraint': region}} if region!='us-east-1' else {})
-    return f's3://{name}/mlkit'
+    if all(b["Name"] != name for b in s3.list_buckets()["Buckets"]):
+        s3.create_bucket(
+            Bucket=name,
+            **{"CreateBucketConfiguration": {"LocationConstraint": region}} if region != "us-east-1" else {},
+        )
+    return f"s3://{name}/mlkit"
 
-def default_image(region: str, instance: str = 'ml.m5.large') -> str:
-    "AWS's training image for the torch that is installed here, as the SDK names it; without the SDK, one that this version of mlkit knows"
-    try: wanted = '.'.join(version('torch').split('+')[0].split('.')[:2])
-    except PackageNotFoundError: wanted = None
-    try: return import_module('sagemaker.core.image_uris').retrieve('pytorch-amzn2023', region, version=wanted, image_scope='training', instance_type=instance)
-    except (ImportError, ValueError): return IMAGE.replace('us-east-1', region).replace('-cpu-', '-cu133-' if _has_gpu(instance) else '-cpu-')
 
-def serving_image(region: str, instance: str = 'ml.m5.large') -> str:
-    "AWS's Ray Serve image, the one for endpoints that is still patched; as the SDK names it, or one that this version of mlkit knows"
-    try: return import_module('sagemaker.core.image_uris').retrieve('ray-serve', region, instance_type=instance)
-    except (ImportError, ValueError): return f'763104351884.dkr.ecr.{region}.amazonaws.com/ray:serve-ml-sagemaker-{"cuda" if _has_gpu(instance) else "cpu"}-v1.4'
+def default_image(region: str, instance: str = "ml.m5.large") -> str:
+    """AWS's training image for the torch that is installed here, as the SDK names it; without the SDK, one that this
+    version of mlkit knows
+    """
+    try:
+        wanted = ".".join(version("torch").split("+")[0].split(".")[:2])
+    except PackageNotFoundError:
+        wanted = None
+    try:
+        return import_module("sagemaker.core.image_uris").retrieve(
+            "pytorch-amzn2023", region, version=wanted, image_scope="training", instance_type=instance
+        )
+    except (ImportError, ValueError):
+        return IMAGE.replace("us-east-1", region).replace("-cpu-", "-cu133-" if _has_gpu(instance) else "-cpu-")
 
-def _has_gpu(instance): return bool(re.match(r'ml\.[gp]\d', instance))
+
+def serving_image(region: str, instance: str = "ml.m5.large") -> str:
+    """AWS's Ray Serve image, the one for endpoints that is still patched; as the SDK names it, or one that this version
+    of mlkit knows
+    """
+    try:
+        return import_module("sagemaker.core.image_uris").retrieve("ray-serve", region, instance_type=instance)
+    except (ImportError, ValueError):
+        return (
+            f"763104351884.dkr.ecr.{region}.amazonaws.com/ray:serve-ml-sagemaker-"
+            f"{'cuda' if _has_gpu(instance) else 'cpu'}-v1.4"
+        )
+
+
+def _has_gpu(instance):
+    return bool(re.match(r"ml\.[gp]\d", instance))
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #21876b4f
 def is_passing(error: Exception) -> bool:
-    "May the error be gone when the same is asked again: no connection, too many requests, a fault of AWS's own?"
-    if isinstance(error, (ConnectionError, HTTPClientError)): return True
-    if not isinstance(error, ClientError): return False
+    """May the error be gone when the same is asked again: no connection, too many requests, a fault of AWS's own?"""
+    if isinstance(error, (ConnectionError, HTTPClientError)):
+        return True
+    if not isinstance(error, ClientError):
+        return False
     about = error.response
-    return about.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)>=500 or any(w in about['Error']['Code'] for w in ('Throttl', 'TooManyRequests', 'RequestLimit', 'Unavailable'))
+    return about.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500 or any(
+        w in about["Error"]["Code"] for w in ("Throttl", "TooManyRequests", "RequestLimit", "Unavailable")
+    )
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #35818151
 def make_target(target: Any = None, role: str | None = None, bucket: str | None = None) -> LocalTarget | AWSTarget:
-    "`LocalTarget` or `AWSTarget` of what was given: nothing, a LocalSageMaker, or a boto3 session"
-    if isinstance(target, (LocalTarget, AWSTarget)): return target
-    if target is None: return LocalTarget(LocalSageMaker())
-    if isinstance(target, LocalSageMaker): return LocalTarget(target)
-    if callable(getattr(target, 'client', None)): return AWSTarget(target, role, bucket)
-    raise TypeError(f'target: expected nothing (this machine), a LocalSageMaker or a boto3 session, got a {type(target).__name__}')
+    """`LocalTarget` or `AWSTarget` of what was given: nothing, a LocalSageMaker, or a boto3 session"""
+    if isinstance(target, (LocalTarget, AWSTarget)):
+        return target
+    if target is None:
+        return LocalTarget(LocalSageMaker())
+    if isinstance(target, LocalSageMaker):
+        return LocalTarget(target)
+    if callable(getattr(target, "client", None)):
+        return AWSTarget(target, role, bucket)
+    raise TypeError(
+        f"target: expected nothing (this machine), a LocalSageMaker or a boto3 session, got a {type(target).__name__}"
+    )
 
-def make_options(cls: type, given: Mapping[str, Any], what: str, *also: str) -> Any: # also: other names that there are
-    "A dataclass of options; a TypeError where there is no such one"
+
+def make_options(cls: type, given: Mapping[str, Any], what: str, *also: str) -> Any:  # also: other names that there are
+    """A dataclass of options; a TypeError where there is no such one"""
     names = [*(f.name for f in fields(cls)), *also]
     for k in given:
-        if k not in names: raise TypeError(f'{what} takes no {k!r}; {did_you_mean(k, names)}')
+        if k not in names:
+            raise TypeError(f"{what} takes no {k!r}; {did_you_mean(k, names)}")
     for f in fields(cls):
-        kind,value = get_origin(f.type) or f.type,given.get(f.name, ())
-        if kind is Sequence and isinstance(value, str): raise TypeError(f'{f.name}: expected a list, got the text {value!r}; [{value!r}] is one')
-        if kind is Mapping and value!=() and not isinstance(value, Mapping): raise TypeError(f'{f.name}: expected a dict, got a {type(value).__name__}')
+        kind = get_origin(f.type) or f.type
+        value = given.get(f.name, ())
+        if kind is Sequence and isinstance(value, str):
+            raise TypeError(f"{f.name}: expected a list, got the text {value!r}; [{value!r}] is one")
+        if kind is Mapping and value != () and not isinstance(value, Mapping):
+            raise TypeError(f"{f.name}: expected a dict, got a {type(value).__name__}")
     return cls(**given)
 
+
 def options_signature(cls: type, *first: str) -> inspect.Signature:
-    "The signature of what takes `first` and, by name, the fields of a dataclass: for help, and for completion"
-    named = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=f.type, default=f.default if f.default is not MISSING else None) for f in fields(cls)]
-    return inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None) for n in first] + named)
+    """The signature of what takes `first` and, by name, the fields of a dataclass: for help, and for completion"""
+    named = [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=f.type,
+            default=f.default if f.default is not MISSING else None,
+        )
+        for f in fields(cls)
+    ]
+    return inspect.Signature(
+        [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None) for n in first] + named
+    )

@@ -10,87 +10,146 @@ import re
 import secrets
 import sys
 import time
-from botocore.exceptions import ClientError
 from pathlib import Path
 from typing import Any
+
+from botocore.exceptions import ClientError
+
 from .endpoints import CONTENT_TYPES, Machines, checked, model_request, send_bundle
 from .jobs import JobFailed
 from .target import LocalTarget, make_options, make_target
 
 # %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #a200827a
 class TransformJob:
-    "A batch transform that was started; see `transform`"
-    def __init__(self, name: str, target: Any = None): self.name,self.target = name,make_target(target)
-    def __repr__(self): return f'TransformJob {self.name}: {self.status}, {self.target}'
-    def describe(self) -> dict: return self.target.client.describe_transform_job(TransformJobName=self.name)
-    status = property(lambda self: self.describe()['TransformJobStatus'], doc='InProgress, Completed, Failed, Stopping or Stopped')
-    def stop(self): self.target.client.stop_transform_job(TransformJobName=self.name)
-    def logs(self) -> list[str]: return [line for _,line in self.target.lines(self.name, {}, 'TransformJobs')]
+    """A batch transform that was started; see `transform`"""
+
+    def __init__(self, name: str, target: Any = None):
+        self.name = name
+        self.target = make_target(target)
+
+    def __repr__(self):
+        return f"TransformJob {self.name}: {self.status}, {self.target}"
+
+    def describe(self) -> dict:
+        return self.target.client.describe_transform_job(TransformJobName=self.name)
+
+    status = property(
+        lambda self: self.describe()["TransformJobStatus"], doc="InProgress, Completed, Failed, Stopping or Stopped"
+    )
+
+    def stop(self):
+        self.target.client.stop_transform_job(TransformJobName=self.name)
+
+    def logs(self) -> list[str]:
+        return [line for _, line in self.target.lines(self.name, {}, "TransformJobs")]
 
     @classmethod
-    def attach(cls, name: str, target: Any = None) -> 'TransformJob':
-        "A batch transform that was started before, by its name"
+    def attach(cls, name: str, target: Any = None) -> "TransformJob":
+        """A batch transform that was started before, by its name"""
         self = cls(name, target)
         self.describe()
         return self
 
-    def follow(self, out: Any = None) -> 'TransformJob':
-        "Show the job until it ends, and forget the model that was made for it; a `JobFailed` has the reason and the end of the log. Ctrl-C stops the showing, not the job"
-        out,seen,last,here = out or sys.stdout,{},[],isinstance(self.target, LocalTarget)
+    def follow(self, out: Any = None) -> "TransformJob":
+        """Show the job until it ends, and forget the model that was made for it; a `JobFailed` has the reason and the
+        end of the log. Ctrl-C stops the showing, not the job
+        """
+        out = out or sys.stdout
+        seen = {}
+        last = []
+        here = isinstance(self.target, LocalTarget)
         try:
             while True:
                 about = self.describe()
-                for _,line in self.target.lines(self.name, seen, 'TransformJobs'): last = [*last[-19:], line]; print(line, file=out, flush=True)
-                if about['TransformJobStatus'] not in ('InProgress', 'Stopping'): break
-                time.sleep(.1 if here else 10)
-        except KeyboardInterrupt: return print(f'\n{self.name} goes on without you: TransformJob.attach({self.name!r}).follow() shows it again, .stop() ends it', file=out) or self
-        if re.fullmatch(f'{re.escape(self.name[:54])}-[0-9a-f]{{8}}', about['ModelName']): self._forget_model(about['ModelName'])
-        if about['TransformJobStatus']=='Failed': raise JobFailed(self.name, about.get('FailureReason', ''), last)
+                for _, line in self.target.lines(self.name, seen, "TransformJobs"):
+                    last = [*last[-19:], line]
+                    print(line, file=out, flush=True)
+                if about["TransformJobStatus"] not in ("InProgress", "Stopping"):
+                    break
+                time.sleep(0.1 if here else 10)
+        except KeyboardInterrupt:
+            return (
+                print(
+                    (
+                        f"\n{self.name} goes on without you: TransformJob.attach({self.name!r}).follow() shows it "
+                        "again, .stop() ends it"
+                    ),
+                    file=out,
+                )
+                or self
+            )
+        if re.fullmatch(f"{re.escape(self.name[:54])}-[0-9a-f]{{8}}", about["ModelName"]):
+            self._forget_model(about["ModelName"])
+        if about["TransformJobStatus"] == "Failed":
+            raise JobFailed(self.name, about.get("FailureReason", ""), last)
         return self
 
     def _forget_model(self, model):
-        try: self.target.client.delete_model(ModelName=model)
+        try:
+            self.target.client.delete_model(ModelName=model)
         except ClientError as e:
-            if 'Could not find' not in str(e): raise  # who followed it before has done so
+            if "Could not find" not in str(e):
+                raise  # who followed it before has done so
 
     def fetch(self, folder: str | Path) -> Path:
-        "Copy the answers, a file NAME.out for each file, into a folder"
-        self.target.files.get(self.describe()['TransformOutput']['S3OutputPath'], Path(folder))
+        """Copy the answers, a file NAME.out for each file, into a folder"""
+        self.target.files.get(self.describe()["TransformOutput"]["S3OutputPath"], Path(folder))
         return Path(folder)
 
-def transform(bundle: Any, # a model.tar.gz, or its S3 URI
-              data: str | Path, # a folder, or the beginning of an S3 URI
-              target: Any = None, # nothing is this machine; or a LocalSageMaker, or a boto3 session
-              name: str | None = None,
-              content_type: str | None = None, # of the files; as their names say, unless given
-              accept: str | None = None, # of the answers
-              split: bool = False, # send lines, as many at once as a request can take, in place of whole files
-              output: str | None = None, # S3 URI; beside the models, unless given
-              requests: int = 1, # at once, to each machine
-              payload: int = 6, # MB of a request, at most
-              **options, # the fields of `Machines`
-             ) -> TransformJob:
-    "Start a batch transform of a folder"
-    options = make_options(Machines, options, 'transform', 'content_type', 'accept', 'split', 'output', 'requests', 'payload')
+
+def transform(
+    bundle: Any,  # a model.tar.gz, or its S3 URI
+    data: str | Path,  # a folder, or the beginning of an S3 URI
+    target: Any = None,  # nothing is this machine; or a LocalSageMaker, or a boto3 session
+    name: str | None = None,
+    content_type: str | None = None,  # of the files; as their names say, unless given
+    accept: str | None = None,  # of the answers
+    split: bool = False,  # send lines, as many at once as a request can take, in place of whole files
+    output: str | None = None,  # S3 URI; beside the models, unless given
+    requests: int = 1,  # at once, to each machine
+    payload: int = 6,  # MB of a request, at most
+    **options,  # the fields of `Machines`
+) -> TransformJob:
+    """Start a batch transform of a folder"""
+    options = make_options(
+        Machines, options, "transform", "content_type", "accept", "split", "output", "requests", "payload"
+    )
     target = make_target(target, options.role, options.bucket)
-    name = name or f'mlkit-{secrets.token_hex(4)}'
-    model = f'{name[:54]}-{secrets.token_hex(4)}'
-    if not str(data).startswith('s3://'):
+    name = name or f"mlkit-{secrets.token_hex(4)}"
+    model = f"{name[:54]}-{secrets.token_hex(4)}"
+    if not str(data).startswith("s3://"):
         folder = Path(data).expanduser().resolve()
-        if not folder.is_dir(): raise FileNotFoundError(f'there is no folder {data}')
-        kinds = {f.suffix.lower() for f in folder.rglob('*') if f.is_file() and not f.name.startswith('.')}
-        if not kinds: raise ValueError(f'there are no files in {data}: expected some to send through the model')
-        if not content_type and len(kinds)==1: content_type = CONTENT_TYPES.get(min(kinds))
-        if not content_type: raise ValueError(f'content_type: which one have the files in {data}? Their names do not say')
-        data = target.uri_of(folder, 'data')
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {data}")
+        kinds = {f.suffix.lower() for f in folder.rglob("*") if f.is_file() and not f.name.startswith(".")}
+        if not kinds:
+            raise ValueError(f"there are no files in {data}: expected some to send through the model")
+        if not content_type and len(kinds) == 1:
+            content_type = CONTENT_TYPES.get(min(kinds))
+        if not content_type:
+            raise ValueError(f"content_type: which one have the files in {data}? Their names do not say")
+        data = target.uri_of(folder, "data")
         target.files.send_folder(folder, data)
-    asked = dict(TransformJobName=name, ModelName=model, MaxConcurrentTransforms=requests, MaxPayloadInMB=payload, BatchStrategy='MultiRecord' if split else 'SingleRecord',
-                 TransformInput=dict(DataSource=dict(S3DataSource=dict(S3DataType='S3Prefix', S3Uri=data)), SplitType='Line' if split else 'None') | ({'ContentType': content_type} if content_type else {}),
-                 TransformOutput=dict(S3OutputPath=output or f'{target.bucket}/transforms/{name}', AssembleWith='Line' if split else 'None') | ({'Accept': accept} if accept else {}),
-                 TransformResources=dict(InstanceType=options.instance, InstanceCount=options.count))
-    checked('CreateTransformJob', asked)
+    asked = dict(
+        TransformJobName=name,
+        ModelName=model,
+        MaxConcurrentTransforms=requests,
+        MaxPayloadInMB=payload,
+        BatchStrategy="MultiRecord" if split else "SingleRecord",
+        TransformInput=dict(
+            DataSource=dict(S3DataSource=dict(S3DataType="S3Prefix", S3Uri=data)), SplitType="Line" if split else "None"
+        )
+        | ({"ContentType": content_type} if content_type else {}),
+        TransformOutput=dict(
+            S3OutputPath=output or f"{target.bucket}/transforms/{name}", AssembleWith="Line" if split else "None"
+        )
+        | ({"Accept": accept} if accept else {}),
+        TransformResources=dict(InstanceType=options.instance, InstanceCount=options.count),
+    )
+    checked("CreateTransformJob", asked)
     target.client.create_model(**model_request(model, send_bundle(bundle, target), target, options))
-    try: target.client.create_transform_job(**asked)
+    try:
+        target.client.create_transform_job(**asked)
     except Exception:
         target.client.delete_model(ModelName=model)
         raise

@@ -6,7 +6,8 @@
 __all__ = ['torchserve_functions', 'ray_application', 'ray_endpoint']
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #d675a3d1
-import logging, uuid
+import logging
+import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -15,40 +16,65 @@ from typing import Any
 from .handlers import Handlers, error_reply, find_code
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #43489d0d
-def torchserve_functions(handlers: Handlers) -> tuple[Callable, Callable]: # (model_fn, transform_fn)
-    "What `code/inference.py` needs to have for AWS's TorchServe containers"
-    def model_fn(model_dir): return handlers.start(model_dir)
+def torchserve_functions(handlers: Handlers) -> tuple[Callable, Callable]:  # (model_fn, transform_fn)
+    """What `code/inference.py` needs to have for AWS's TorchServe containers"""
+
+    def model_fn(model_dir):
+        return handlers.start(model_dir)
 
     def transform_fn(model, data, content_type, accept, context):
-        try: reply = handlers.respond(data.encode() if isinstance(data, str) else bytes(data), content_type, accept, context.get_all_request_header(0))
-        except Exception as e: return _refuse(e, context)
-        for name,value in reply.headers.items(): context.set_response_header(0, name, value)
-        return (reply.body if isinstance(reply.body, bytes) else b''.join(reply.body)),reply.content_type
-    return model_fn,transform_fn
+        try:
+            reply = handlers.respond(
+                data.encode() if isinstance(data, str) else bytes(data),
+                content_type,
+                accept,
+                context.get_all_request_header(0),
+            )
+        except Exception as e:
+            return _refuse(e, context)
+        for name, value in reply.headers.items():
+            context.set_response_header(0, name, value)
+        return (reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)), reply.content_type
+
+    return model_fn, transform_fn
+
 
 def _refuse(e, context):
     number = uuid.uuid4().hex
-    status,stage,body = error_reply(e, number)
-    if status>=500: logging.getLogger('mlkit').error('request %s: %s failed', number, stage, exc_info=e.__cause__ or e)
+    status, stage, body = error_reply(e, number)
+    if status >= 500:
+        logging.getLogger("mlkit").error("request %s: %s failed", number, stage, exc_info=e.__cause__ or e)
     context.set_response_status(status, HTTPStatus(status).phrase)
-    return body,'application/json'
+    return body, "application/json"
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #96ce6973
-def ray_application(model_dir: str | Path) -> Any: # what `import_path` in config.yaml names
-    "The model in a folder and its handlers as a Ray Serve application"
+def ray_application(model_dir: str | Path) -> Any:  # what `import_path` in config.yaml names
+    """The model in a folder and its handlers as a Ray Serve application"""
     from ray import serve
-    from mlkit.sagemaker.endpoint.server import settings_from_env
-    folder,settings = str(model_dir),settings_from_env()
-    def build(): return ray_endpoint(folder, settings)
-    return serve.deployment(serve.ingress(build)(), name='endpoint', max_ongoing_requests=settings.waiting).bind()
 
-def ray_endpoint(model_dir: str, settings: Any) -> Callable: # an ASGI application
-    "The endpoint in one of Ray's processes, with its model loaded"
+    from mlkit.sagemaker.endpoint.server import settings_from_env
+
+    folder = str(model_dir)
+    settings = settings_from_env()
+
+    def build():
+        return ray_endpoint(folder, settings)
+
+    return serve.deployment(serve.ingress(build)(), name="endpoint", max_ongoing_requests=settings.waiting).bind()
+
+
+def ray_endpoint(model_dir: str, settings: Any) -> Callable:  # an ASGI application
+    """The endpoint in one of Ray's processes, with its model loaded"""
     from mlkit.sagemaker.endpoint.server import Server
+
     server = Server(model_dir, find_code(model_dir), settings)
     server.load()
-    if server.failed: raise server.failed
+    if server.failed:
+        raise server.failed
+
     async def app(scope, receive, send):
-        if scope['type']=='http' and scope['method']=='POST': scope = scope | {'path': '/invocations'}
+        if scope["type"] == "http" and scope["method"] == "POST":
+            scope = scope | {"path": "/invocations"}
         await server.app(scope, receive, send)
+
     return app

@@ -13,209 +13,330 @@ import os
 import queue
 import threading
 import time
-import torch
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from torch import Tensor
 from typing import Any
+
+import torch
+from torch import Tensor
+
 from .handlers import Exchange, HandlerFailure, Handlers, Reply
 from .metrics import Metrics
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #93904ee5
 @dataclass
 class Settings:
-    "How a server serves"
+    """How a server serves"""
+
     port: int = 8080
-    host: str = '127.0.0.1' # 0.0.0.0 is every address of the machine, as a container needs it
-    workers: int = 1 # processes, each with the model
-    timeout: float = 60. # seconds for a reply
-    accept: str = 'application/json' # the content type where a request names none
-    max_payload: int = 100*2**20 # bytes of a request
-    waiting: int = 128 # requests that may wait in a process; more are turned away
-    batch_size: int = 32 # requests that wait and are predicted together, at most
-    batch_delay: float = 0. # seconds to wait for more of them
+    host: str = "127.0.0.1"  # 0.0.0.0 is every address of the machine, as a container needs it
+    workers: int = 1  # processes, each with the model
+    timeout: float = 60.0  # seconds for a reply
+    accept: str = "application/json"  # the content type where a request names none
+    max_payload: int = 100 * 2**20  # bytes of a request
+    waiting: int = 128  # requests that may wait in a process; more are turned away
+    batch_size: int = 32  # requests that wait and are predicted together, at most
+    batch_delay: float = 0.0  # seconds to wait for more of them
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #3200b125
-VARIABLES = dict(SAGEMAKER_BIND_TO_PORT='port', MLKIT_HOST='host', SAGEMAKER_MODEL_SERVER_WORKERS='workers', SAGEMAKER_MODEL_SERVER_TIMEOUT='timeout', SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS='timeout',
-                 SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT='accept', TS_MAX_REQUEST_SIZE='max_payload', SAGEMAKER_MAX_PAYLOAD_IN_MB='max_payload', MLKIT_WAITING='waiting', MLKIT_BATCH_SIZE='batch_size', MLKIT_BATCH_DELAY='batch_delay')
+VARIABLES = dict(
+    SAGEMAKER_BIND_TO_PORT="port",
+    MLKIT_HOST="host",
+    SAGEMAKER_MODEL_SERVER_WORKERS="workers",
+    SAGEMAKER_MODEL_SERVER_TIMEOUT="timeout",
+    SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS="timeout",
+    SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT="accept",
+    TS_MAX_REQUEST_SIZE="max_payload",
+    SAGEMAKER_MAX_PAYLOAD_IN_MB="max_payload",
+    MLKIT_WAITING="waiting",
+    MLKIT_BATCH_SIZE="batch_size",
+    MLKIT_BATCH_DELAY="batch_delay",
+)
 
-def settings_from_env(environ: Mapping[str, str] | None = None, **given) -> Settings: # `given` wins
-    "The settings in the environment; a ValueError names a variable that is not a number"
-    env,found = os.environ if environ is None else environ,{}
-    for variable,name in VARIABLES.items():
+
+def settings_from_env(environ: Mapping[str, str] | None = None, **given) -> Settings:  # `given` wins
+    """The settings in the environment; a ValueError names a variable that is not a number"""
+    env = os.environ if environ is None else environ
+    found = {}
+    for variable, name in VARIABLES.items():
         kind = type(getattr(Settings, name))
-        try: found |= {name: kind(env[variable])*(2**20 if variable.endswith('_IN_MB') else 1)} if env.get(variable) else {}
-        except ValueError: raise ValueError(f'{variable}: expected a number, got {env[variable]!r}') from None
-    settings = Settings(**found | {k: v for k,v in given.items() if v is not None})
-    for name in ('workers', 'waiting', 'batch_size', 'timeout'):
-        if getattr(settings, name)<=0: raise ValueError(f'{name}: expected more than 0, got {getattr(settings, name)}')
-    if not 0<=settings.port<2**16: raise ValueError(f'port: expected 0 (any that is free) to 65535, got {settings.port}')
+        try:
+            found |= (
+                {name: kind(env[variable]) * (2**20 if variable.endswith("_IN_MB") else 1)} if env.get(variable) else {}
+            )
+        except ValueError:
+            raise ValueError(f"{variable}: expected a number, got {env[variable]!r}") from None
+    settings = Settings(**found | {k: v for k, v in given.items() if v is not None})
+    for name in ("workers", "waiting", "batch_size", "timeout"):
+        if getattr(settings, name) <= 0:
+            raise ValueError(f"{name}: expected more than 0, got {getattr(settings, name)}")
+    if not 0 <= settings.port < 2**16:
+        raise ValueError(f"port: expected 0 (any that is free) to 65535, got {settings.port}")
     return settings
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #722c0138
 class Refused(HandlerFailure):
-    "A request that was not given to the handlers"
-    def __init__(self, status: int, message: str): super().__init__('server', message, status)
+    """A request that was not given to the handlers"""
+
+    def __init__(self, status: int, message: str):
+        super().__init__("server", message, status)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #1ffd1320
 @dataclass(slots=True)
 class Waiting:
-    "A request that waits for its reply, or for the error in its place"
-    request: tuple # of `Handlers.begin`
+    """A request that waits for its reply, or for the error in its place"""
+
+    request: tuple  # of `Handlers.begin`
     exchange: Exchange | None = None
     input: Any = None
     reply: Reply | None = None
     error: Exception | None = None
-    future: asyncio.Future | None = None # where it waits for the thread
+    future: asyncio.Future | None = None  # where it waits for the thread
 
     def done(self, reply=None, error=None):
-        if not self.future: self.reply,self.error = reply,error
+        if not self.future:
+            self.reply = reply
+            self.error = error
         else:
-            with suppress(RuntimeError): self.future.get_loop().call_soon_threadsafe(self._tell, reply, error)  # the server may have ended
+            with suppress(RuntimeError):
+                self.future.get_loop().call_soon_threadsafe(self._tell, reply, error)  # the server may have ended
 
     def _tell(self, reply, error):
-        if not self.future.done(): self.future.set_exception(error) if error else self.future.set_result(reply)
+        if not self.future.done():
+            if error:
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(reply)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #25a612b8
 def batch_key(x: Any) -> Any:
-    "What the inputs of requests that may be predicted together have in common; None for an input that is no batch"
-    if isinstance(x, Tensor): return (tuple(x.shape[1:]), x.dtype) if x.ndim else None
+    """What the inputs of requests that may be predicted together have in common; None for an input that is no batch"""
+    if isinstance(x, Tensor):
+        return (tuple(x.shape[1:]), x.dtype) if x.ndim else None
     if isinstance(x, (dict, tuple)):
-        keys = [(k, batch_key(v)) for k,v in (x.items() if isinstance(x, dict) else enumerate(x))]
-        return (type(x).__name__, *keys) if all(k for _,k in keys) and len({len(v) for v in (x.values() if isinstance(x, dict) else x)})==1 else None
+        keys = [(k, batch_key(v)) for k, v in (x.items() if isinstance(x, dict) else enumerate(x))]
+        return (
+            (type(x).__name__, *keys)
+            if all(k for _, k in keys) and len({len(v) for v in (x.values() if isinstance(x, dict) else x)}) == 1
+            else None
+        )
+
 
 def join_batches(xs: list) -> Any:
-    "Inputs with the same `batch_key` as one"
-    if isinstance(xs[0], Tensor): return torch.cat(xs)
-    if isinstance(xs[0], dict): return {k: join_batches([x[k] for x in xs]) for k in xs[0]}
+    """Inputs with the same `batch_key` as one"""
+    if isinstance(xs[0], Tensor):
+        return torch.cat(xs)
+    if isinstance(xs[0], dict):
+        return {k: join_batches([x[k] for x in xs]) for k in xs[0]}
     return tuple(map(join_batches, map(list, zip(*xs))))
 
-def samples_in(x: Any) -> int: return len(x) if isinstance(x, Tensor) else samples_in(next(iter(x.values() if isinstance(x, dict) else x)))
+
+def samples_in(x: Any) -> int:
+    return len(x) if isinstance(x, Tensor) else samples_in(next(iter(x.values() if isinstance(x, dict) else x)))
+
 
 def split_batch(prediction: Any, sizes: list[int]) -> list:
-    "The prediction for each of the inputs; a ValueError where it has not a row for each sample"
-    if isinstance(prediction, Tensor) and prediction.ndim and len(prediction)==sum(sizes): return list(prediction.split(sizes))
-    if isinstance(prediction, dict): return [dict(zip(prediction, vs)) for vs in zip(*(split_batch(v, sizes) for v in prediction.values()))]
-    if isinstance(prediction, tuple): return list(zip(*(split_batch(v, sizes) for v in prediction)))
-    raise ValueError('the prediction is not a row for each sample')
+    """The prediction for each of the inputs; a ValueError where it has not a row for each sample"""
+    if isinstance(prediction, Tensor) and prediction.ndim and len(prediction) == sum(sizes):
+        return list(prediction.split(sizes))
+    if isinstance(prediction, dict):
+        return [dict(zip(prediction, vs)) for vs in zip(*(split_batch(v, sizes) for v in prediction.values()))]
+    if isinstance(prediction, tuple):
+        return list(zip(*(split_batch(v, sizes) for v in prediction)))
+    raise ValueError("the prediction is not a row for each sample")
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #22728912
 class Predictor:
-    "The thread that predicts, and the requests that wait for it"
-    quick = .001 # seconds; what took less lately is not handed to the thread
-    short = 2**16 # bytes; what is longer is
-    idle = .0001 # seconds without a request, after which the next does not wait for others
+    """The thread that predicts, and the requests that wait for it"""
+
+    quick = 0.001  # seconds; what took less lately is not handed to the thread
+    short = 2**16  # bytes; what is longer is
+    idle = 0.0001  # seconds without a request, after which the next does not wait for others
+
     def __init__(self, handlers: Handlers, settings: Settings, metrics: Metrics):
-        self.handlers,self.settings,self.metrics,self.queue = handlers,settings,metrics,queue.Queue(settings.waiting)
-        own = {n: f for n,f in handlers.own.items() if n not in ('pre_model_fn', 'model_fn', 'model_warmup_fn')}
-        self.together,self.only_defaults = settings.batch_size>1 and not {'predict_fn', 'transform_fn'} & own.keys(),not own
-        self.pool,self.pending = ThreadPoolExecutor(settings.batch_size, 'predictor') if any(map(_is_async, own.values())) else None,0
-        self.ended,self.here,self.busy,self.answered,self.many = False,[],threading.Lock(),0.,0
-        self.slow,self.threads = 20,torch.get_num_threads() # of the next requests, how many go to the thread; torch's threads for it
-        self.thread = threading.Thread(target=self._run, name='predictor', daemon=True)
+        self.handlers = handlers
+        self.settings = settings
+        self.metrics = metrics
+        self.queue = queue.Queue(settings.waiting)
+        own = {n: f for n, f in handlers.own.items() if n not in ("pre_model_fn", "model_fn", "model_warmup_fn")}
+        self.together = settings.batch_size > 1 and not {"predict_fn", "transform_fn"} & own.keys()
+        self.only_defaults = not own
+        self.pool = ThreadPoolExecutor(settings.batch_size, "predictor") if any(map(_is_async, own.values())) else None
+        self.pending = 0
+        self.ended = False
+        self.here = []
+        self.busy = threading.Lock()
+        self.answered = 0.0
+        self.many = 0
+        self.slow = 20  # of the next requests, how many go to the thread
+        self.threads = torch.get_num_threads()  # torch's threads for it
+        self.thread = threading.Thread(target=self._run, name="predictor", daemon=True)
         self.thread.start()
 
     def end(self):
-        "Let the thread end when it has answered what waits; to be called where requests come in"
+        """Let the thread end when it has answered what waits; to be called where requests come in"""
         self.ended = True
-        with suppress(queue.Full): self.queue.put_nowait(None)
+        with suppress(queue.Full):
+            self.queue.put_nowait(None)
 
     def _run(self):
         torch.set_num_threads(self.threads)  # each thread has a number of its own
         while not (self.ended and self.queue.empty()):
             taken = [w for w in self._take() if w and not w.future.done()]
-            with self.busy: self._answer(taken)
+            with self.busy:
+                self._answer(taken)
 
     def _take(self):
-        taken,until = [self.queue.get()],time.monotonic()+self.settings.batch_delay
-        while self.together and len(taken)<self.settings.batch_size and taken[-1]:
-            left = until-time.monotonic()
-            try: taken.append(self.queue.get(left>0, max(left, 0)))
-            except queue.Empty: break
+        taken = [self.queue.get()]
+        until = time.monotonic() + self.settings.batch_delay
+        while self.together and len(taken) < self.settings.batch_size and taken[-1]:
+            left = until - time.monotonic()
+            try:
+                taken.append(self.queue.get(left > 0, max(left, 0)))
+            except queue.Empty:
+                break
         return taken
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #b78af3b2
 async def answer(self: Predictor, w: Waiting) -> Reply:
-    "The reply to a request, from here or from the thread; a `Refused` where too many wait"
-    if self.pool: return await _from_pool(self, w)
-    if self.only_defaults and not (self.settings.batch_delay or self.queue.qsize() or self.busy.locked() or self.slow or len(w.request[0])>self.short):
+    """The reply to a request, from here or from the thread; a `Refused` where too many wait"""
+    if self.pool:
+        return await _from_pool(self, w)
+    if self.only_defaults and not (
+        self.settings.batch_delay
+        or self.queue.qsize()
+        or self.busy.locked()
+        or self.slow
+        or len(w.request[0]) > self.short
+    ):
         self.here.append(w)
-        if self.many or time.perf_counter()-self.answered<self.idle: await asyncio.sleep(0)  # then all that came with it are here
-        if not (w.reply or w.error) and self.busy.acquire(blocking=self.ended): self._answer_here()
-        if w.error: raise w.error
-        if w.reply: return w.reply
+        if self.many or time.perf_counter() - self.answered < self.idle:
+            await asyncio.sleep(0)  # then all that came with it are here
+        if not (w.reply or w.error) and self.busy.acquire(blocking=self.ended):
+            self._answer_here()
+        if w.error:
+            raise w.error
+        if w.reply:
+            return w.reply
         self.here.remove(w)
     return await _from_thread(self, w)
 
-async def _from_pool(self, w):
-    "Handlers that wait for something wait at the same time"
-    if self.pending>=self.settings.waiting: raise _too_many(self)
-    self.pending += 1
-    try: return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.pool, partial(self.handlers.respond, *w.request)), self.settings.timeout)
-    except TimeoutError: raise _too_late(self) from None
-    finally: self.pending -= 1
 
-def _is_async(f): return inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f)
-def _too_many(self): return Refused(429, f'{self.settings.waiting} requests are waiting already')
-def _too_late(self): return Refused(504, f'no reply after {self.settings.timeout:g} seconds')
+async def _from_pool(self, w):
+    """Handlers that wait for something wait at the same time"""
+    if self.pending >= self.settings.waiting:
+        raise _too_many(self)
+    self.pending += 1
+    try:
+        return await asyncio.wait_for(
+            asyncio.get_running_loop().run_in_executor(self.pool, partial(self.handlers.respond, *w.request)),
+            self.settings.timeout,
+        )
+    except TimeoutError:
+        raise _too_late(self) from None
+    finally:
+        self.pending -= 1
+
+
+def _is_async(f):
+    return inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f)
+
+
+def _too_many(self):
+    return Refused(429, f"{self.settings.waiting} requests are waiting already")
+
+
+def _too_late(self):
+    return Refused(504, f"no reply after {self.settings.timeout:g} seconds")
+
 
 async def _from_thread(self, w):
     loop = asyncio.get_running_loop()
     w.future = loop.create_future()
-    try: self.queue.put_nowait(w)
-    except queue.Full: raise _too_many(self) from None
+    try:
+        self.queue.put_nowait(w)
+    except queue.Full:
+        raise _too_many(self) from None
     self.metrics.waiting = self.queue.qsize()
     late = loop.call_later(self.settings.timeout, w._tell, None, _too_late(self))
-    try: return await w.future
-    finally: late.cancel()
+    try:
+        return await w.future
+    finally:
+        late.cancel()
+
 
 def _answer_here(self):
-    taken,self.here = self.here,[]
-    self.many = 8 if len(taken)>1 else max(self.many-1, 0)
+    taken = self.here
+    self.here = []
+    self.many = 8 if len(taken) > 1 else max(self.many - 1, 0)
     try:
-        for i in range(0, len(taken), self.settings.batch_size): self._answer(taken[i:i+self.settings.batch_size])
+        for i in range(0, len(taken), self.settings.batch_size):
+            self._answer(taken[i : i + self.settings.batch_size])
     finally:
         self.busy.release()
         self.answered = time.perf_counter()
 
+
 def _answer(self, taken):
-    began,groups = time.perf_counter(),{}
-    if not self.together or len(taken)==1:
-        for w in taken: self._alone(w)
+    began = time.perf_counter()
+    groups = {}
+    if not self.together or len(taken) == 1:
+        for w in taken:
+            self._alone(w)
     else:
         for w in taken:
-            if self._read(w): groups.setdefault(batch_key(w.input), []).append(w)
-        for key,group in groups.items(): self._predict(group, key)
-    if taken: self.slow = 20 if (time.perf_counter()-began)/min(len(taken), 10)>self.quick else max(self.slow-1, 0)
+            if self._read(w):
+                groups.setdefault(batch_key(w.input), []).append(w)
+        for key, group in groups.items():
+            self._predict(group, key)
+    if taken:
+        self.slow = 20 if (time.perf_counter() - began) / min(len(taken), 10) > self.quick else max(self.slow - 1, 0)
 
-Predictor.answer,Predictor._answer_here,Predictor._answer = answer,_answer_here,_answer
+
+Predictor.answer = answer
+Predictor._answer_here = _answer_here
+Predictor._answer = _answer
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #cbd33934
 def _alone(self, w):
-    try: w.done(self.handlers.respond(*w.request))
-    except Exception as e: w.done(error=e)
-    self.metrics.tallies['batch_size'].add(1)
+    try:
+        w.done(self.handlers.respond(*w.request))
+    except Exception as e:
+        w.done(error=e)
+    self.metrics.tallies["batch_size"].add(1)
+
 
 def _read(self, w):
     try:
         w.exchange = self.handlers.begin(*w.request)
         w.input = self.handlers.read(w.exchange)
         return True
-    except Exception as e: w.done(error=e)
+    except Exception as e:
+        w.done(error=e)
+
 
 def _predict(self, group, key):
-    "The replies to requests whose inputs may be joined; each alone where that goes wrong"
+    """The replies to requests whose inputs may be joined; each alone where that goes wrong"""
     try:
-        if key is None or len(group)==1: raise ValueError
+        if key is None or len(group) == 1:
+            raise ValueError
         sizes = [samples_in(w.input) for w in group]
-        predictions = split_batch(self.handlers.predict(join_batches([w.input for w in group]), group[0].exchange), sizes)
-        self.metrics.tallies['batch_size'].add(len(group))
-    except Exception: predictions = [None]*len(group)
-    for w,p in zip(group, predictions):
-        try: w.done(self.handlers.write(self.handlers.predict(w.input, w.exchange) if p is None else p, w.exchange))
-        except Exception as e: w.done(error=e)
+        predictions = split_batch(
+            self.handlers.predict(join_batches([w.input for w in group]), group[0].exchange), sizes
+        )
+        self.metrics.tallies["batch_size"].add(len(group))
+    except Exception:
+        predictions = [None] * len(group)
+    for w, p in zip(group, predictions):
+        try:
+            w.done(self.handlers.write(self.handlers.predict(w.input, w.exchange) if p is None else p, w.exchange))
+        except Exception as e:
+            w.done(error=e)
 
-Predictor._alone,Predictor._read,Predictor._predict = _alone,_read,_predict
+
+Predictor._alone = _alone
+Predictor._read = _read
+Predictor._predict = _predict

@@ -7,7 +7,10 @@ __all__ = ['CODECS', 'RequestError', 'parse_content_type', 'choose_type', 'prefe
            'encode', 'to_plain', 'read_text']
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #11a95b9f
-import csv, io, json, math
+import csv
+import io
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.message import Message
@@ -25,240 +28,376 @@ from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #c90fdc1d
 class RequestError(ValueError):
-    "A request that cannot be answered, and the HTTP status for it"
+    """A request that cannot be answered, and the HTTP status for it"""
+
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
 
-    def __reduce__(self): return type(self),(self.status, str(self))
+    def __reduce__(self):
+        return type(self), (self.status, str(self))
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #f4e6d4bd
-def parse_content_type(text: str) -> tuple[str, dict[str, str]]: # the type in lower case, and its parameters
-    "A content type and its parameters, as RFC 9110 writes them; a `RequestError` where it is none"
-    kind,parameters = _parse(text)
-    return kind,dict(parameters)
+def parse_content_type(text: str) -> tuple[str, dict[str, str]]:  # the type in lower case, and its parameters
+    """A content type and its parameters, as RFC 9110 writes them; a `RequestError` where it is none"""
+    kind, parameters = _parse(text)
+    return kind, dict(parameters)
+
 
 @lru_cache(1000)  # clients send the same few again and again
 def _parse(text):
     message = Message()
-    try: message['content-type'] = text.strip()
-    except ValueError: raise RequestError(400, f'{text!r} is not a content type') from None
-    (kind,_),*parameters = message.get_params(header='content-type') or [('', '')]
+    try:
+        message["content-type"] = text.strip()
+    except ValueError:
+        raise RequestError(400, f"{text!r} is not a content type") from None
+    (kind, _), *parameters = message.get_params(header="content-type") or [("", "")]
     kind = kind.strip().lower()
-    if kind.count('/')!=1 or not all(kind.split('/')) or any(c.isspace() for c in kind): raise RequestError(400, f'{text!r} is not a content type: expected one like application/json')
-    return kind,[(k.lower(), v if isinstance(v, str) else v[2]) for k,v in parameters]
+    if kind.count("/") != 1 or not all(kind.split("/")) or any(c.isspace() for c in kind):
+        raise RequestError(400, f"{text!r} is not a content type: expected one like application/json")
+    return kind, [(k.lower(), v if isinstance(v, str) else v[2]) for k, v in parameters]
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #50812545
-def choose_type(accept: str | None, # the header; nothing is the same as */*
-                offered: Iterable[str], # the content types that there could be, the best first
-               ) -> str:
-    "The one of `offered` that the client likes best; a `RequestError` with status 406 where it likes none"
+def choose_type(
+    accept: str | None,  # the header; nothing is the same as */*
+    offered: Iterable[str],  # the content types that there could be, the best first
+) -> str:
+    """The one of `offered` that the client likes best; a `RequestError` with status 406 where it likes none"""
     return _choose(accept, tuple(offered))
+
 
 @lru_cache(1000)
 def _choose(accept, offered):
-    ranges = [_read_range(r) for r in _split_header(accept or '*/*')]
-    def quality(kind): return max(((near, q) for r,q in ranges if (near := _nearness(r, kind))), default=(0, 0))[1]
+    ranges = [_read_range(r) for r in _split_header(accept or "*/*")]
+
+    def quality(kind):
+        return max(((near, q) for r, q in ranges if (near := _nearness(r, kind))), default=(0, 0))[1]
+
     best = max(offered, key=quality, default=None)
-    if best is None or not quality(best): raise RequestError(406, f'cannot answer with {accept!r}; there is {", ".join(offered)}')
+    if best is None or not quality(best):
+        raise RequestError(406, f"cannot answer with {accept!r}; there is {', '.join(offered)}")
     return best
 
+
 def _nearness(wanted, kind):
-    "How closely a range names a type: 3 for the type itself, 0 for another"
-    return 3 if wanted==kind else 2 if wanted==kind.partition('/')[0] + '/*' else int(wanted=='*/*')
+    """How closely a range names a type: 3 for the type itself, 0 for another"""
+    return 3 if wanted == kind else 2 if wanted == kind.partition("/")[0] + "/*" else int(wanted == "*/*")
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #e7c2fa3b
 def _read_range(text):
-    kind,parameters = parse_content_type(text)
-    try: q = float(parameters.get('q', 1))
-    except ValueError: q = math.nan
-    if not 0<=q<=1: raise RequestError(400, f'the quality in Accept {text.strip()!r} is not a number from 0 to 1')
-    return kind,q
+    kind, parameters = parse_content_type(text)
+    try:
+        q = float(parameters.get("q", 1))
+    except ValueError:
+        q = math.nan
+    if not 0 <= q <= 1:
+        raise RequestError(400, f"the quality in Accept {text.strip()!r} is not a number from 0 to 1")
+    return kind, q
 
-def preferred_type(accept: str | None, default: str = 'application/json') -> str:
-    "The content type that an Accept header names first among those it likes best; `default` where it names none"
-    return _preferred(accept or '*/*', default)
+
+def preferred_type(accept: str | None, default: str = "application/json") -> str:
+    """The content type that an Accept header names first among those it likes best; `default` where it names none"""
+    return _preferred(accept or "*/*", default)
+
 
 @lru_cache(1000)
 def _preferred(accept, default):
-    ranges = [(kind, q) for kind,q in map(_read_range, _split_header(accept)) if '*' not in kind and q]
+    ranges = [(kind, q) for kind, q in map(_read_range, _split_header(accept)) if "*" not in kind and q]
     return max(ranges, key=lambda r: r[1])[0] if ranges else default
 
+
 def _split_header(text):
-    "The parts between commas, where those are not in quotes"
-    parts,quoted = [''],False
+    """The parts between commas, where those are not in quotes"""
+    parts = [""]
+    quoted = False
     for c in text:
-        quoted ^= c=='"'
-        if c==',' and not quoted: parts.append('')
-        else: parts[-1] += c
-    return [p for p in parts if p.strip()] or ['*/*']
+        quoted ^= c == '"'
+        if c == "," and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return [p for p in parts if p.strip()] or ["*/*"]
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #59c76fd4
 @dataclass
 class Codec:
-    "What reads and writes bodies of one content type"
+    """What reads and writes bodies of one content type"""
+
     content_type: str
-    decode: Callable[[bytes, dict], Any] | None = None # (body, parameters of the content type); ValueError where it is not of the type
-    encode: Callable[[Any], bytes] | None = None # (prediction); TypeError where the type cannot hold it
+    # (body, parameters of the content type); ValueError where it is not of the type
+    decode: Callable[[bytes, dict], Any] | None = None
+    encode: Callable[[Any], bytes] | None = None  # (prediction); TypeError where the type cannot hold it
+
 
 CODECS: dict[str, Codec] = {}
 
-@lru_cache(1)
-def _offered(): return tuple(sorted((k for k,c in CODECS.items() if c.encode), key=lambda k: k!=CODECS[k].content_type))  # other names of a type last
 
-def register_codec(content_type: str, decode: Callable | None = None, encode: Callable | None = None, *also: str) -> Codec: # `also`: other names of the type
-    "Add a codec, or put another in its place"
+@lru_cache(1)
+def _offered():  # other names of a type last
+    return tuple(sorted((k for k, c in CODECS.items() if c.encode), key=lambda k: k != CODECS[k].content_type))
+
+
+def register_codec(
+    content_type: str, decode: Callable | None = None, encode: Callable | None = None, *also: str
+) -> Codec:  # `also`: other names of the type
+    """Add a codec, or put another in its place"""
     _offered.cache_clear()
     codec = Codec(content_type, decode, encode)
-    for name in (content_type, *also): CODECS[parse_content_type(name)[0]] = codec
+    for name in (content_type, *also):
+        CODECS[parse_content_type(name)[0]] = codec
     return codec
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #0e4b5530
-def decode(body: bytes | str, content_type: str | None) -> Any: # nothing is application/json
-    "What a body holds: numbers, lists, dicts, tensors; a `RequestError` with status 415 for a type that nobody knows, 400 where the body is not of its type"
-    kind,parameters = parse_content_type(content_type or 'application/json')
-    codec = CODECS.get(kind) or CODECS.get(kind.partition('/')[0] + '/*')
+def decode(body: bytes | str, content_type: str | None) -> Any:  # nothing is application/json
+    """What a body holds: numbers, lists, dicts, tensors; a `RequestError` with status 415 for a type that nobody knows,
+    400 where the body is not of its type
+    """
+    kind, parameters = parse_content_type(content_type or "application/json")
+    codec = CODECS.get(kind) or CODECS.get(kind.partition("/")[0] + "/*")
     if not codec or not codec.decode:
-        raise RequestError(415, f'cannot read {kind}; {did_you_mean(kind, [k for k,c in CODECS.items() if c.decode])}')
-    try: return codec.decode(body, parameters)
-    except RequestError: raise
-    except (ValueError, TypeError, LookupError, RecursionError, csv.Error) as e: raise RequestError(400, f'the body is not {kind}: {e}') from None
+        raise RequestError(415, f"cannot read {kind}; {did_you_mean(kind, [k for k, c in CODECS.items() if c.decode])}")
+    try:
+        return codec.decode(body, parameters)
+    except RequestError:
+        raise
+    except (ValueError, TypeError, LookupError, RecursionError, csv.Error) as e:
+        raise RequestError(400, f"the body is not {kind}: {e}") from None
 
-def encode(prediction: Any, accept: str | None = None) -> tuple[bytes, str]: # the body and its content type
-    "A prediction as the client would have it; a `RequestError` with status 406 where it cannot, a TypeError where no type can hold it"
+
+def encode(prediction: Any, accept: str | None = None) -> tuple[bytes, str]:  # the body and its content type
+    """A prediction as the client would have it; a `RequestError` with status 406 where it cannot, a TypeError where no
+    type can hold it
+    """
     offered = _offered()
     while True:
-        try: kind = choose_type(accept, offered)
-        except RequestError as e: raise (_refused(prediction, accept) if e.status==406 else e) from None
-        try: return CODECS[kind].encode(prediction),kind
-        except TypeError: offered = tuple(k for k in offered if CODECS[k] is not CODECS[kind])
+        try:
+            kind = choose_type(accept, offered)
+        except RequestError as e:
+            raise (_refused(prediction, accept) if e.status == 406 else e) from None
+        try:
+            return CODECS[kind].encode(prediction), kind
+        except TypeError:
+            offered = tuple(k for k in offered if CODECS[k] is not CODECS[kind])
+
 
 def _refused(prediction, accept):
-    able,why = [],''
-    for kind,codec in CODECS.items():
-        try: codec.encode and kind==codec.content_type and (codec.encode(prediction), able.append(kind))
-        except TypeError as e: why = why or str(e)
-    return RequestError(406, f'cannot answer with {accept!r}; there is {", ".join(able)}') if able else TypeError(why)
+    able = []
+    why = ""
+    for kind, codec in CODECS.items():
+        try:
+            if codec.encode and kind == codec.content_type:
+                codec.encode(prediction)
+                able.append(kind)
+        except TypeError as e:
+            why = why or str(e)
+    return RequestError(406, f"cannot answer with {accept!r}; there is {', '.join(able)}") if able else TypeError(why)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #39c7a03a
-def to_plain(value: Any) -> Any: # numbers, strings, lists and dicts
-    "Tensors and arrays as lists; a TypeError for what JSON has no way to write"
-    if isinstance(value, (Tensor, np.ndarray, np.generic)): return value.tolist()
-    if isinstance(value, Mapping): return {str(k): to_plain(v) for k,v in value.items()}
-    if isinstance(value, (list, tuple)): return [to_plain(v) for v in value]
-    if value is None or isinstance(value, (str, int, float, bool)): return value
-    raise TypeError(f'a {type(value).__name__} cannot be written as JSON: return a tensor, an array, numbers, text, or lists and dicts of them')
+def to_plain(value: Any) -> Any:  # numbers, strings, lists and dicts
+    """Tensors and arrays as lists; a TypeError for what JSON has no way to write"""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise TypeError(
+        f"a {type(value).__name__} cannot be written as JSON: return a tensor, an array, numbers, text, or lists and "
+        "dicts of them"
+    )
+
 
 def _finite(value):
-    if isinstance(value, float): return value if math.isfinite(value) else None
-    if isinstance(value, dict): return {k: _finite(v) for k,v in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
     return [_finite(v) for v in value] if isinstance(value, list) else value
+
 
 def _write_json(prediction):
     plain = to_plain(prediction)
-    try: return _to_json(plain).encode()
-    except ValueError: return _to_json(_finite(plain)).encode()
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(',', ':')).encode
+    try:
+        return _to_json(plain).encode()
+    except ValueError:
+        return _to_json(_finite(plain)).encode()
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 
 def read_text(body: bytes | str, parameters: Mapping[str, str]) -> str:
-    "A body as text, in the charset that the content type names; UTF-8 unless it does. What is text already stays as it is"
-    if isinstance(body, str): return body
-    if 'charset' not in parameters: return body.decode().removeprefix('\ufeff')
-    try: return body.decode(parameters['charset'])
-    except LookupError: raise RequestError(415, f"there is no charset {parameters['charset']!r}") from None
+    """A body as text, in the charset that the content type names; UTF-8 unless it does. What is text already stays as
+    it is
+    """
+    if isinstance(body, str):
+        return body
+    if "charset" not in parameters:
+        return body.decode().removeprefix("\ufeff")
+    try:
+        return body.decode(parameters["charset"])
+    except LookupError:
+        raise RequestError(415, f"there is no charset {parameters['charset']!r}") from None
 
-def _no_constant(name): raise ValueError(f'{name} is not a number in JSON')
+
+def _no_constant(name):
+    raise ValueError(f"{name} is not a number in JSON")
+
+
 _from_json = json.JSONDecoder(parse_constant=_no_constant).decode
-def _read_json(body, parameters): return _from_json(read_text(body, parameters))
 
-_ = register_codec('application/json', _read_json, _write_json)
+
+def _read_json(body, parameters):
+    return _from_json(read_text(body, parameters))
+
+
+_ = register_codec("application/json", _read_json, _write_json)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #fcc94485
 def _read_lines(body, parameters):
     rows = []
-    for i,line in enumerate(read_text(body, parameters).splitlines(), 1):
-        if not line.strip(): continue
-        try: row = _from_json(line)
-        except ValueError as e: raise ValueError(f'line {i}: {e}') from None
-        rows.append(row['features'] if isinstance(row, dict) and row.keys()=={'features'} else row)
+    for i, line in enumerate(read_text(body, parameters).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = _from_json(line)
+        except ValueError as e:
+            raise ValueError(f"line {i}: {e}") from None
+        rows.append(row["features"] if isinstance(row, dict) and row.keys() == {"features"} else row)
     return rows
 
-def _rows(prediction):
-    if isinstance(prediction, (Tensor, np.ndarray, list, tuple)) and not (hasattr(prediction, 'ndim') and prediction.ndim==0): return prediction
-    raise TypeError(f'a {type(prediction).__name__} has no rows')
 
-_ = register_codec('application/jsonlines', _read_lines, lambda p: b''.join(_write_json(row) + b'\n' for row in to_plain(_rows(p))), 'application/jsonl', 'application/x-ndjson')
+def _rows(prediction):
+    if isinstance(prediction, (Tensor, np.ndarray, list, tuple)) and not (
+        hasattr(prediction, "ndim") and prediction.ndim == 0
+    ):
+        return prediction
+    raise TypeError(f"a {type(prediction).__name__} has no rows")
+
+
+_ = register_codec(
+    "application/jsonlines",
+    _read_lines,
+    lambda p: b"".join(_write_json(row) + b"\n" for row in to_plain(_rows(p))),
+    "application/jsonl",
+    "application/x-ndjson",
+)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #5ea13893
 def _read_csv(body, parameters):
-    rows = [r for r in csv.reader(io.StringIO(read_text(body, parameters), newline=''), strict=True) if r]
-    if not rows: raise ValueError('it has no rows')
+    rows = [r for r in csv.reader(io.StringIO(read_text(body, parameters), newline=""), strict=True) if r]
+    if not rows:
+        raise ValueError("it has no rows")
     table = np.empty((len(rows), len(rows[0])))
-    for i,row in enumerate(rows, 1):
-        if len(row)!=len(rows[0]): raise ValueError(f'row {i} has {len(row)} columns, row 1 has {len(rows[0])}')
-        for j,cell in enumerate(row, 1):
-            try: table[i-1,j-1] = float(cell)
-            except ValueError: raise ValueError(f'row {i}, column {j}: expected a number, got {cell!r}') from None
+    for i, row in enumerate(rows, 1):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"row {i} has {len(row)} columns, row 1 has {len(rows[0])}")
+        for j, cell in enumerate(row, 1):
+            try:
+                table[i - 1, j - 1] = float(cell)
+            except ValueError:
+                raise ValueError(f"row {i}, column {j}: expected a number, got {cell!r}") from None
     return torch.from_numpy(table)
+
 
 def _write_csv(prediction):
     table = to_plain(_rows(prediction))
     rows = [r if isinstance(r, list) else [r] for r in table]
-    if any(isinstance(v, (list, dict)) for r in rows for v in r): raise TypeError('CSV has two dimensions, the prediction has more')
+    if any(isinstance(v, (list, dict)) for r in rows for v in r):
+        raise TypeError("CSV has two dimensions, the prediction has more")
     out = io.StringIO()
-    csv.writer(out, lineterminator='\n').writerows(rows)
+    csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue().encode()
 
-_ = register_codec('text/csv', lambda body, parameters: _read_csv(body, parameters).float(), _write_csv, 'application/csv')
+
+_ = register_codec(
+    "text/csv", lambda body, parameters: _read_csv(body, parameters).float(), _write_csv, "application/csv"
+)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #a1abe625
 def _read_npy(body, parameters):
-    try: found = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as e: raise ValueError(e) from None
-    return {k: _tensor(found[k]) for k in found.files} if hasattr(found, 'files') else _tensor(found)
+    try:
+        found = np.load(io.BytesIO(body), allow_pickle=False)
+    except (ValueError, OSError, EOFError, BadZipFile) as e:
+        raise ValueError(e) from None
+    return {k: _tensor(found[k]) for k in found.files} if hasattr(found, "files") else _tensor(found)
+
 
 def _tensor(array):
-    if array.dtype.kind not in 'biuf': raise ValueError(f'expected numbers, got {array.dtype}')
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder('='), copy=False))
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"expected numbers, got {array.dtype}")
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+
 
 def _arrays(prediction):
-    "`{name: tensor}` of a prediction"
-    named = prediction if isinstance(prediction, Mapping) else {'output': prediction}
-    try: return {str(k): v.detach().cpu() if isinstance(v, Tensor) else torch.as_tensor(v) for k,v in named.items()}
-    except (TypeError, ValueError, RuntimeError): raise TypeError('only numbers can be written as arrays') from None
+    """`{name: tensor}` of a prediction"""
+    named = prediction if isinstance(prediction, Mapping) else {"output": prediction}
+    try:
+        return {str(k): v.detach().cpu() if isinstance(v, Tensor) else torch.as_tensor(v) for k, v in named.items()}
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError("only numbers can be written as arrays") from None
+
 
 def _write_npy(prediction, named=False):
-    if isinstance(prediction, Mapping)!=named and not named: raise TypeError('NPY holds one array, the prediction has several')
-    out,arrays = io.BytesIO(),{k: v.numpy() for k,v in _arrays(prediction).items()}
-    np.savez(out, **arrays) if named else np.save(out, arrays['output'], allow_pickle=False)
+    if isinstance(prediction, Mapping) != named and not named:
+        raise TypeError("NPY holds one array, the prediction has several")
+    out = io.BytesIO()
+    arrays = {k: v.numpy() for k, v in _arrays(prediction).items()}
+    if named:
+        np.savez(out, **arrays)
+    else:
+        np.save(out, arrays["output"], allow_pickle=False)
     return out.getvalue()
 
-def _read_safetensors(body, parameters):
-    try: return load(body)
-    except SafetensorError as e: raise ValueError(e) from None
 
-_ = register_codec('application/x-npy', _read_npy, _write_npy)
-_ = register_codec('application/x-npz', _read_npy, lambda p: _write_npy(p, named=True))
-_ = register_codec('application/x-safetensors', _read_safetensors, lambda p: save({k: v.contiguous() for k,v in _arrays(p).items()}), 'application/safetensors')
+def _read_safetensors(body, parameters):
+    try:
+        return load(body)
+    except SafetensorError as e:
+        raise ValueError(e) from None
+
+
+_ = register_codec("application/x-npy", _read_npy, _write_npy)
+_ = register_codec("application/x-npz", _read_npy, lambda p: _write_npy(p, named=True))
+_ = register_codec(
+    "application/x-safetensors",
+    _read_safetensors,
+    lambda p: save({k: v.contiguous() for k, v in _arrays(p).items()}),
+    "application/safetensors",
+)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/00_codecs.ipynb #8bdafe52
 def _write_bytes(prediction):
-    if isinstance(prediction, (bytes, bytearray)): return bytes(prediction)
-    raise TypeError(f'a {type(prediction).__name__} is not bytes')
+    if isinstance(prediction, (bytes, bytearray)):
+        return bytes(prediction)
+    raise TypeError(f"a {type(prediction).__name__} is not bytes")
+
 
 def _write_text(prediction):
-    if isinstance(prediction, str): return prediction.encode()
-    raise TypeError(f'a {type(prediction).__name__} is not text')
+    if isinstance(prediction, str):
+        return prediction.encode()
+    raise TypeError(f"a {type(prediction).__name__} is not text")
+
 
 def _read_image(body, parameters):
-    "uint8 tensor (3, height, width), RGB"
-    try: from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError: raise RequestError(415, 'images cannot be read here: that needs the package pillow') from None
+    """uint8 tensor (3, height, width), RGB"""
     try:
-        with Image.open(io.BytesIO(body)) as image: return torch.from_numpy(np.array(image.convert('RGB'))).permute(2, 0, 1)
-    except Image.DecompressionBombError as e: raise RequestError(413, str(e)) from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as e: raise ValueError(str(e).partition(' <')[0]) from None
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError:
+        raise RequestError(415, "images cannot be read here: that needs the package pillow") from None
+    try:
+        with Image.open(io.BytesIO(body)) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except Image.DecompressionBombError as e:
+        raise RequestError(413, str(e)) from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as e:
+        raise ValueError(str(e).partition(" <")[0]) from None
 
-_ = register_codec('text/plain', read_text, _write_text)
-_ = register_codec('application/octet-stream', lambda body, parameters: body, _write_bytes, 'application/x-octet-stream')
-_ = register_codec('image/*', _read_image)
+
+_ = register_codec("text/plain", read_text, _write_text)
+_ = register_codec(
+    "application/octet-stream", lambda body, parameters: body, _write_bytes, "application/x-octet-stream"
+)
+_ = register_codec("image/*", _read_image)

@@ -13,98 +13,159 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...model.saving import load_model
 from .codecs import RequestError, decode, encode
 from ...training.batch import to_device
-from ...model.saving import load_model
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #0a3183a7
 def default_model_fn(model_dir: str | Path) -> Any:
-    "The model in a folder, on the GPU where there is one, ready to predict; a FileNotFoundError says what is there instead"
-    folder,device = Path(model_dir),'cuda' if torch.cuda.is_available() else 'cpu'
-    if (folder/'model.json').is_file(): return load_model(folder, device)
-    exported,scripts = sorted(folder.glob('*.pt2')),sorted([*folder.glob('*.pt'), *folder.glob('*.pth')])
-    if len(exported)+len(scripts)!=1:
-        there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else 'no such folder'
-        raise FileNotFoundError(f'no model that could be loaded by itself: expected model.json with model.safetensors (save_model writes them), or one .pt2 file of torch.export, '
-                                f'or one .pt file of TorchScript; found {there}. Save it so, or write a model_fn')
-    if exported: return torch.export.load(exported[0]).module().to(device)
-    try: return torch.jit.load(scripts[0], map_location=device).eval()
-    except RuntimeError: raise ValueError(f'{scripts[0].name} is not TorchScript (a pickle, as torch.save writes it, is not opened): save the model with save_model, or write a model_fn') from None
+    """The model in a folder, on the GPU where there is one, ready to predict; a FileNotFoundError says what is there
+    instead
+    """
+    folder = Path(model_dir)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if (folder / "model.json").is_file():
+        return load_model(folder, device)
+    exported = sorted(folder.glob("*.pt2"))
+    scripts = sorted([*folder.glob("*.pt"), *folder.glob("*.pth")])
+    if len(exported) + len(scripts) != 1:
+        there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else "no such folder"
+        raise FileNotFoundError(
+            "no model that could be loaded by itself: expected model.json with model.safetensors (save_model writes "
+            "them), or one .pt2 file of torch.export, "
+            f"or one .pt file of TorchScript; found {there}. Save it so, or write a model_fn"
+        )
+    if exported:
+        return torch.export.load(exported[0]).module().to(device)
+    try:
+        return torch.jit.load(scripts[0], map_location=device).eval()
+    except RuntimeError:
+        raise ValueError(
+            f"{scripts[0].name} is not TorchScript (a pickle, as torch.save writes it, is not opened): save the "
+            "model with save_model, or write a model_fn"
+        ) from None
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #ce29fb3b
-def default_input_fn(data: bytes | str, content_type: str,
-                     sample: Any = None, # the `signature` that the model was saved with
-                    ) -> Any: # a tensor (batch, ...), or a tuple or dict of them
-    "The tensors in a body; a `RequestError` where it does not fit the model"
+def default_input_fn(
+    data: bytes | str,
+    content_type: str,
+    sample: Any = None,  # the `signature` that the model was saved with
+) -> Any:  # a tensor (batch, ...), or a tuple or dict of them
+    """The tensors in a body; a `RequestError` where it does not fit the model"""
     value = decode(data, content_type)
-    if isinstance(value, dict) and not (isinstance(sample, dict) and 'shape' not in sample and value.keys()<=sample.keys()):
-        key = next((k for k in ('inputs', 'instances') if k in value), None)
-        if key: value = value[key]
+    if isinstance(value, dict) and not (
+        isinstance(sample, dict) and "shape" not in sample and value.keys() <= sample.keys()
+    ):
+        key = next((k for k in ("inputs", "instances") if k in value), None)
+        if key:
+            value = value[key]
     return to_inputs(value, sample)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #a949395c
-def to_inputs(value: Any, # tensors, or lists of numbers, in lists and dicts
-              sample: Any, # a `signature`, or nothing
-             ) -> Any:
-    "`value` as tensors of the shapes and dtypes in `sample`, a single sample as a batch of one; a `RequestError` with status 422 where that cannot be"
-    if isinstance(sample, dict) and sample.keys()!={'shape', 'dtype'}:
-        if isinstance(value, list) and value and all(isinstance(v, dict) for v in value): value = {k: [v.get(k) for v in value] for k in sample}
-        if not isinstance(value, dict) or value.keys()!=sample.keys():
-            raise RequestError(422, f'expected the inputs {", ".join(sample)}, got ' + (', '.join(map(str, value)) if isinstance(value, dict) else _shown(value)))
-        return {k: to_inputs(value[k], s) for k,s in sample.items()}
+def to_inputs(
+    value: Any,  # tensors, or lists of numbers, in lists and dicts
+    sample: Any,  # a `signature`, or nothing
+) -> Any:
+    """`value` as tensors of the shapes and dtypes in `sample`, a single sample as a batch of one; a `RequestError` with
+    status 422 where that cannot be
+    """
+    if isinstance(sample, dict) and sample.keys() != {"shape", "dtype"}:
+        if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            value = {k: [v.get(k) for v in value] for k in sample}
+        if not isinstance(value, dict) or value.keys() != sample.keys():
+            raise RequestError(
+                422,
+                f"expected the inputs {', '.join(sample)}, got "
+                + (", ".join(map(str, value)) if isinstance(value, dict) else _shown(value)),
+            )
+        return {k: to_inputs(value[k], s) for k, s in sample.items()}
     if isinstance(sample, list):
-        if isinstance(value, dict): value = list(value.values())
-        if not isinstance(value, (list, tuple)) or len(value)!=len(sample): raise RequestError(422, f'expected {len(sample)} inputs, got {_shown(value)}')
-        return tuple(to_inputs(v, s) for v,s in zip(value, sample))
+        if isinstance(value, dict):
+            value = list(value.values())
+        if not isinstance(value, (list, tuple)) or len(value) != len(sample):
+            raise RequestError(422, f"expected {len(sample)} inputs, got {_shown(value)}")
+        return tuple(to_inputs(v, s) for v, s in zip(value, sample))
     return _fitted(value, sample)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #62f2b7e6
 def _fitted(value, sample):
-    "One tensor, of the shape and dtype in `sample` if there is one"
+    """One tensor, of the shape and dtype in `sample` if there is one"""
     if isinstance(value, dict):  # NPZ and safetensors name even a single array
-        if len(value)!=1: raise RequestError(422, f'expected one input, got {", ".join(map(str, value)) or "none"}')
+        if len(value) != 1:
+            raise RequestError(422, f"expected one input, got {', '.join(map(str, value)) or 'none'}")
         value = next(iter(value.values()))
-    if isinstance(value, (bytes, str)): raise RequestError(422, f'expected numbers, got {_shown(value)}: the model needs an input_fn for that')
-    dtype = getattr(torch, sample['dtype']) if sample else None
-    try: x = value if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype if dtype and dtype.is_floating_point else torch.float64 if _has_float(value) else None)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as e: raise RequestError(422, f'expected numbers, in rows of one length: {e}') from None
-    if not sample: return x if x.dtype==torch.uint8 or x.dtype==torch.bool else x.float()
-    shape = sample['shape']
+    if isinstance(value, (bytes, str)):
+        raise RequestError(422, f"expected numbers, got {_shown(value)}: the model needs an input_fn for that")
+    dtype = getattr(torch, sample["dtype"]) if sample else None
+    try:
+        x = (
+            value
+            if isinstance(value, Tensor)
+            else torch.tensor(
+                value,
+                dtype=dtype if dtype and dtype.is_floating_point else torch.float64 if _has_float(value) else None,
+            )
+        )
+    except (TypeError, ValueError, RuntimeError, OverflowError) as e:
+        raise RequestError(422, f"expected numbers, in rows of one length: {e}") from None
+    if not sample:
+        return x if x.dtype == torch.uint8 or x.dtype == torch.bool else x.float()
+    shape = sample["shape"]
     given = list(x.shape)
-    if given==shape[1:]: x,given = x[None],[1, *given]
-    if len(given)!=len(shape) or given[1:]!=shape[1:] or not given[0]:
-        raise RequestError(422, f'expected shape ({", ".join(["batch", *map(str, shape[1:])])}), got {tuple(x.shape)}')
-    if x.is_floating_point() and not dtype.is_floating_point and not bool((x==x.round()).all()): raise RequestError(422, f'expected {sample["dtype"]}, got numbers with fractions')
-    return x if x.dtype==dtype else x.to(dtype)
+    if given == shape[1:]:
+        x = x[None]
+        given = [1, *given]
+    if len(given) != len(shape) or given[1:] != shape[1:] or not given[0]:
+        raise RequestError(422, f"expected shape ({', '.join(['batch', *map(str, shape[1:])])}), got {tuple(x.shape)}")
+    if x.is_floating_point() and not dtype.is_floating_point and not bool((x == x.round()).all()):
+        raise RequestError(422, f"expected {sample['dtype']}, got numbers with fractions")
+    return x if x.dtype == dtype else x.to(dtype)
 
-def _has_float(value): return isinstance(value, float) or (isinstance(value, list) and any(map(_has_float, value)))
-def _shown(value): return f'{type(value).__name__} {str(value)[:40]!r}' if isinstance(value, (str, bytes, int, float)) else f'a {type(value).__name__}'
+
+def _has_float(value):
+    return isinstance(value, float) or (isinstance(value, list) and any(map(_has_float, value)))
+
+
+def _shown(value):
+    return (
+        f"{type(value).__name__} {str(value)[:40]!r}"
+        if isinstance(value, (str, bytes, int, float))
+        else f"a {type(value).__name__}"
+    )
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #964c42bd
 def default_predict_fn(data: Any, model: Callable) -> Any:
-    "`model` of its input: a tensor, a tuple for several, a dict for keywords"
+    """`model` of its input: a tensor, a tuple for several, a dict for keywords"""
     with torch.inference_mode():
         device = isinstance(model, nn.Module) and _device(model) or _CPU
-        if isinstance(data, Tensor): return model(data if data.device==device else to_device(data, device))
+        if isinstance(data, Tensor):
+            return model(data if data.device == device else to_device(data, device))
         x = to_device(data, device)
         return model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x)
 
-_CPU = torch.device('cpu')
+
+_CPU = torch.device("cpu")
+
+
 def _device(model):
-    "Where the first parameter is; next(model.parameters()) takes as long as a small model"
+    """Where the first parameter is; next(model.parameters()) takes as long as a small model"""
     todo = [model]
     while todo:
         for p in (m := todo.pop())._parameters.values():
-            if p is not None: return p.device
+            if p is not None:
+                return p.device
         todo += (child for child in m._modules.values() if child is not None)
 
+
 def default_output_fn(prediction: Any, accept: str) -> tuple[bytes, str]:
-    "The prediction in the content type that the client likes best, and that type"
+    """The prediction in the content type that the client likes best, and that type"""
     return encode(prediction, accept)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #38463723
 def zeros_like_signature(sample: Any) -> Any:
-    "Zeros of the shapes and dtypes in a `signature`; a tuple for several, a dict for named ones"
-    if isinstance(sample, list): return tuple(map(zeros_like_signature, sample))
-    if sample.keys()=={'shape', 'dtype'}: return torch.zeros(sample['shape'], dtype=getattr(torch, sample['dtype']))
-    return {k: zeros_like_signature(v) for k,v in sample.items()}
+    """Zeros of the shapes and dtypes in a `signature`; a tuple for several, a dict for named ones"""
+    if isinstance(sample, list):
+        return tuple(map(zeros_like_signature, sample))
+    if sample.keys() == {"shape", "dtype"}:
+        return torch.zeros(sample["shape"], dtype=getattr(torch, sample["dtype"]))
+    return {k: zeros_like_signature(v) for k, v in sample.items()}

@@ -8,7 +8,15 @@ __all__ = ['SIGNATURES', 'ATTRIBUTES', 'TIMING', 'Context', 'HandlerError', 'che
            'takes_context', 'Exchange', 'begin', 'read', 'predict', 'write', 'respond', 'Trial', 'test']
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #784a8a2f
-import asyncio, importlib.util, inspect, json, os, sys, threading, time, traceback
+import asyncio
+import importlib.util
+import inspect
+import json
+import os
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -20,338 +28,566 @@ from typing import Any
 from torch import Tensor
 
 from .codecs import RequestError, encode, parse_content_type, preferred_type, read_text
-from .defaults import default_input_fn, default_model_fn, default_output_fn, default_predict_fn, zeros_like_signature
+from mlkit.sagemaker.endpoint.defaults import (
+    default_input_fn,
+    default_model_fn,
+    default_output_fn,
+    default_predict_fn,
+    zeros_like_signature,
+)
 from ...text import Table
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #76798149
 SIGNATURES = dict(
-    pre_model_fn=('model_dir',), # before the model is loaded
-    model_fn=('model_dir',), # the model
-    model_warmup_fn=('model_dir', 'model'), # before the first request
-    input_fn=('data', 'content_type'), # what predict_fn takes
-    predict_fn=('data', 'model'), # the prediction
-    output_fn=('prediction', 'accept'), # the body of the reply, or (body, content type)
-    transform_fn=('model', 'data', 'content_type', 'accept')) # in place of the three before
+    pre_model_fn=("model_dir",),  # before the model is loaded
+    model_fn=("model_dir",),  # the model
+    model_warmup_fn=("model_dir", "model"),  # before the first request
+    input_fn=("data", "content_type"),  # what predict_fn takes
+    predict_fn=("data", "model"),  # the prediction
+    output_fn=("prediction", "accept"),  # the body of the reply, or (body, content type)
+    transform_fn=("model", "data", "content_type", "accept"),
+)  # in place of the three before
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #53fdc928
-ATTRIBUTES,TIMING = 'x-amzn-sagemaker-custom-attributes','mlkit-timing' # the header that SageMaker passes on; with this text in it a reply says there what each stage took, in ms
+ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"  # the header that SageMaker passes on
+TIMING = "mlkit-timing"  # with this text in it a reply says there what each stage took, in ms
+
 
 @dataclass
 class Context:
-    "What a handler may want to know beside its arguments; the methods are those of AWS's containers"
-    headers: Mapping[str, str] = field(default_factory=dict) # of the request, names in lower case
-    system_properties: dict = field(default_factory=dict) # model_dir, gpu_id
+    """What a handler may want to know beside its arguments; the methods are those of AWS's containers"""
+
+    headers: Mapping[str, str] = field(default_factory=dict)  # of the request, names in lower case
+    system_properties: dict = field(default_factory=dict)  # model_dir, gpu_id
     response_headers: dict[str, str] = field(default_factory=dict)
 
-    def get_all_request_header(self, index: int = 0) -> dict[str, str]: return dict(self.headers)
-    def get_request_header(self, index: int, name: str) -> str | None: return self.headers.get(name.lower())
-    def set_response_header(self, index: int, name: str, value: str): self.response_headers[name] = value
+    def get_all_request_header(self, index: int = 0) -> dict[str, str]:
+        return dict(self.headers)
+
+    def get_request_header(self, index: int, name: str) -> str | None:
+        return self.headers.get(name.lower())
+
+    def set_response_header(self, index: int, name: str, value: str):
+        self.response_headers[name] = value
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #c86564e6
-class HandlerError(ValueError): "Handlers that cannot work, and where they are"
+class HandlerError(ValueError):
+    """Handlers that cannot work, and where they are"""
+
 
 def _place(f):
-    f = inspect.unwrap(getattr(f, '__func__', f))
-    try: return f'{Path(inspect.getsourcefile(f)).name}:{f.__code__.co_firstlineno}: '
-    except (TypeError, AttributeError): return ''
+    f = inspect.unwrap(getattr(f, "__func__", f))
+    try:
+        return f"{Path(inspect.getsourcefile(f)).name}:{f.__code__.co_firstlineno}: "
+    except (TypeError, AttributeError):
+        return ""
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #de359899
-def check_handler(name: str, f: Callable) -> bool: # does it take the context?
-    "A `HandlerError` where `f` cannot be called as SageMaker calls `name`"
+def check_handler(name: str, f: Callable) -> bool:  # does it take the context?
+    """A `HandlerError` where `f` cannot be called as SageMaker calls `name`"""
     wanted = SIGNATURES[name]
-    if not callable(f): raise HandlerError(f'{name} is a {type(f).__name__}: expected a function')
+    if not callable(f):
+        raise HandlerError(f"{name} is a {type(f).__name__}: expected a function")
     parameters = list(inspect.signature(f).parameters.values())
-    expected = f'expected {name}({", ".join(wanted)}), or with context as one more'
+    expected = f"expected {name}({', '.join(wanted)}), or with context as one more"
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.KEYWORD_ONLY) for p in parameters):
-        raise HandlerError(f'{_place(f)}{name}{inspect.signature(f)}: {expected}; AWS\'s containers count the parameters, and cannot call one with * or **')
-    if len(parameters) not in (len(wanted), len(wanted)+1): raise HandlerError(f'{_place(f)}{name} takes {len(parameters)} parameter{"s"*(len(parameters)!=1)}: {expected}')
-    more = parameters[len(wanted):]
-    if more and more[0].default is not inspect.Parameter.empty and more[0].name!='context':
-        raise HandlerError(f'{_place(f)}{name} has {more[0].name!r} where AWS\'s containers pass the context: {expected}')
+        raise HandlerError(
+            f"{_place(f)}{name}{inspect.signature(f)}: {expected}; AWS's containers count the parameters, and cannot "
+            "call one with * or **"
+        )
+    if len(parameters) not in (len(wanted), len(wanted) + 1):
+        raise HandlerError(
+            f"{_place(f)}{name} takes {len(parameters)} parameter{'s' * (len(parameters) != 1)}: {expected}"
+        )
+    more = parameters[len(wanted) :]
+    if more and more[0].default is not inspect.Parameter.empty and more[0].name != "context":
+        raise HandlerError(
+            f"{_place(f)}{name} has {more[0].name!r} where AWS's containers pass the context: {expected}"
+        )
     return bool(more)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #113eba0f
-def find_handlers(source: Any) -> dict[str, Callable]: # by name
-    "The handlers that a module, an object or a dict has; a `HandlerError` for a name that is nearly one, and for two that exclude each other"
-    names = source if isinstance(source, dict) else {n: getattr(source, n) for n in dir(source) if not n.startswith('_')}
-    own = lambda f: not isinstance(source, ModuleType) or getattr(f, '__module__', None)==source.__name__
-    for name,f in names.items():
-        near = get_close_matches(name.lower(), SIGNATURES, 1, .85)
-        if name not in SIGNATURES and near and callable(f) and own(f): raise HandlerError(f'{_place(f)}{name}: did you mean {near[0]!r}? It would never be called')
+def find_handlers(source: Any) -> dict[str, Callable]:  # by name
+    """The handlers that a module, an object or a dict has; a `HandlerError` for a name that is nearly one, and for two
+    that exclude each other
+    """
+    names = (
+        source if isinstance(source, dict) else {n: getattr(source, n) for n in dir(source) if not n.startswith("_")}
+    )
+
+    def own(f):
+        return not isinstance(source, ModuleType) or getattr(f, "__module__", None) == source.__name__
+
+    for name, f in names.items():
+        near = get_close_matches(name.lower(), SIGNATURES, 1, 0.85)
+        if name not in SIGNATURES and near and callable(f) and own(f):
+            raise HandlerError(f"{_place(f)}{name}: did you mean {near[0]!r}? It would never be called")
     found = {n: names[n] for n in SIGNATURES if n in names}
-    for name,f in found.items(): check_handler(name, f)
-    if 'transform_fn' in found and (other := [n for n in ('input_fn', 'predict_fn', 'output_fn') if n in found]):
-        raise HandlerError(f'{_place(found[other[0]])}{", ".join(other)} would never be called: transform_fn is there, which is in place of {"them" if len(other)>1 else "it"}')
+    for name, f in found.items():
+        check_handler(name, f)
+    if "transform_fn" in found and (other := [n for n in ("input_fn", "predict_fn", "output_fn") if n in found]):
+        raise HandlerError(
+            f"{_place(found[other[0]])}{', '.join(other)} would never be called: transform_fn is there, which is in "
+            f"place of {'them' if len(other) > 1 else 'it'}"
+        )
     return found
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #83f3ef25
 def forget_code(folder: str | Path):
-    "Let modules that came from a folder be imported anew"
-    for name,module in list(sys.modules.items()):
-        if (getattr(module, '__file__', None) or '').startswith(f'{Path(folder).resolve()}{os.sep}') and name.partition('.')[0]!='mlkit': del sys.modules[name]
+    """Let modules that came from a folder be imported anew"""
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(f"{Path(folder).resolve()}{os.sep}") and name.partition(
+            "."
+        )[0] != "mlkit":
+            del sys.modules[name]
+
 
 def load_module(path: str | Path) -> ModuleType:
-    "The module in a file, with its folder on the import path as a container has it; a `HandlerError` where it cannot be imported"
+    """The module in a file, with its folder on the import path as a container has it; a `HandlerError` where it cannot
+    be imported
+    """
     path = Path(path).resolve()
-    if not path.is_file(): raise HandlerError(f'there is no {path}')
-    if str(path.parent) not in sys.path: sys.path.insert(0, str(path.parent))
+    if not path.is_file():
+        raise HandlerError(f"there is no {path}")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    before,sys.modules[path.stem] = sys.modules.get(path.stem),module
-    try: spec.loader.exec_module(module)
+    before = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
     except Exception as e:
-        sys.modules.pop(path.stem) if before is None else sys.modules.update({path.stem: before})
-        if isinstance(e, HandlerError): raise
-        line = e.lineno if isinstance(e, SyntaxError) else next((f.lineno for f in reversed(traceback.extract_tb(e.__traceback__)) if f.filename==str(path)), None)
-        raise HandlerError(f'{path.name}{f":{line}" if line else ""}: cannot be imported: {type(e).__name__}: {e}') from e
+        if before is None:
+            sys.modules.pop(path.stem)
+        else:
+            sys.modules.update({path.stem: before})
+        if isinstance(e, HandlerError):
+            raise
+        line = (
+            e.lineno
+            if isinstance(e, SyntaxError)
+            else next(
+                (f.lineno for f in reversed(traceback.extract_tb(e.__traceback__)) if f.filename == str(path)), None
+            )
+        )
+        raise HandlerError(
+            f"{path.name}{f':{line}' if line else ''}: cannot be imported: {type(e).__name__}: {e}"
+        ) from e
     return module
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #3b65b04f
 @dataclass(repr=False)
 class Handlers:
-    "The functions behind an endpoint: your own, and defaults for the others"
+    """The functions behind an endpoint: your own, and defaults for the others"""
+
     own: dict[str, Callable] = field(default_factory=dict)
-    name: str = ''
-    model: Any = None # after `start`
-    sample: Any = None # the signature that it was saved with
-    model_dir: str = ''
-    contexts: dict[str, bool] = field(default_factory=dict) # see `takes_context`
-    timed: Callable[[str, float], None] = lambda name, seconds: None # told of each stage of a request
+    name: str = ""
+    model: Any = None  # after `start`
+    sample: Any = None  # the signature that it was saved with
+    model_dir: str = ""
+    contexts: dict[str, bool] = field(default_factory=dict)  # see `takes_context`
+    timed: Callable[[str, float], None] = lambda name, seconds: None  # told of each stage of a request
 
     @classmethod
-    def load(cls, source: Any = None, **functions) -> 'Handlers': # a file or its folder, a module, a class, an object; or functions by name
-        "The handlers of `source`, checked; a `HandlerError` has file and line"
+    # a file or its folder, a module, a class, an object; or functions by name
+    def load(cls, source: Any = None, **functions) -> "Handlers":
+        """The handlers of `source`, checked; a `HandlerError` has file and line"""
         if isinstance(source, (str, Path)):
             path = Path(source)
-            source = load_module(path/'inference.py' if path.is_dir() else path)
-        if isinstance(getattr(source, 'handlers', None), cls): return source.handlers
-        if isinstance(source, type): source = source()
-        if isinstance(source, dict): source,functions = None,source | functions
+            source = load_module(path / "inference.py" if path.is_dir() else path)
+        if isinstance(getattr(source, "handlers", None), cls):
+            return source.handlers
+        if isinstance(source, type):
+            source = source()
+        if isinstance(source, dict):
+            source, functions = None, source | functions
         found = (find_handlers(source) if source is not None else {}) | find_handlers(functions)
-        if unknown := set(functions)-set(SIGNATURES): raise HandlerError(f'{sorted(unknown)[0]}: there is no such handler; there is {", ".join(SIGNATURES)}')
-        if source is not None and not found: raise HandlerError(f'{getattr(source, "__name__", type(source).__name__)} has none of {", ".join(SIGNATURES)}')
-        return cls(found, getattr(source, '__name__', type(source).__name__ if source is not None else 'functions'))
+        if unknown := set(functions) - set(SIGNATURES):
+            raise HandlerError(f"{sorted(unknown)[0]}: there is no such handler; there is {', '.join(SIGNATURES)}")
+        if source is not None and not found:
+            raise HandlerError(
+                f"{getattr(source, '__name__', type(source).__name__)} has none of {', '.join(SIGNATURES)}"
+            )
+        return cls(found, getattr(source, "__name__", type(source).__name__ if source is not None else "functions"))
 
-    def __repr__(self): return repr(self._table())
-    def _repr_html_(self): return self._table()._repr_html_()
+    def __repr__(self):
+        return repr(self._table())
+
+    def _repr_html_(self):
+        return self._table()._repr_html_()
 
     def _table(self):
-        replaced = ('input_fn', 'predict_fn', 'output_fn') if 'transform_fn' in self.own else ('transform_fn',)
-        rows = [[n, f'yours, {_place(self.own[n]).rstrip(": ") or self.name}', f'({", ".join(inspect.signature(self.own[n]).parameters)})'] if n in self.own else [n, 'default', _DEFAULTS[n]]
-                for n in SIGNATURES if n in self.own or n not in replaced]
-        return Table(['handler', 'from', 'what'], rows)
+        replaced = ("input_fn", "predict_fn", "output_fn") if "transform_fn" in self.own else ("transform_fn",)
+        rows = [
+            [
+                n,
+                f"yours, {_place(self.own[n]).rstrip(': ') or self.name}",
+                f"({', '.join(inspect.signature(self.own[n]).parameters)})",
+            ]
+            if n in self.own
+            else [n, "default", _DEFAULTS[n]]
+            for n in SIGNATURES
+            if n in self.own or n not in replaced
+        ]
+        return Table(["handler", "from", "what"], rows)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #54629694
-_DEFAULTS = dict(pre_model_fn='nothing', model_fn='loads what save_model, torch.jit.save or torch.export.save wrote', model_warmup_fn='predicts zeros, where input and prediction are the defaults',
-                 input_fn='JSON, JSON Lines, CSV, NPY, NPZ, safetensors, images, to tensors that fit the model', predict_fn='calls the model, in inference mode',
-                 output_fn='what Accept likes best of the same types')
+_DEFAULTS = dict(
+    pre_model_fn="nothing",
+    model_fn="loads what save_model, torch.jit.save or torch.export.save wrote",
+    model_warmup_fn="predicts zeros, where input and prediction are the defaults",
+    input_fn="JSON, JSON Lines, CSV, NPY, NPZ, safetensors, images, to tensors that fit the model",
+    predict_fn="calls the model, in inference mode",
+    output_fn="what Accept likes best of the same types",
+)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #de69ede2
 def find_code(model_dir: str | Path, environ: Mapping[str, str] | None = None) -> Handlers:
-    "The handlers that came with a model; the defaults where there are none"
+    """The handlers that came with a model; the defaults where there are none"""
     env = os.environ if environ is None else environ
-    folder,program = Path(model_dir)/'code',env.get('SAGEMAKER_PROGRAM')
-    if env.get('SAGEMAKER_SUBMIT_DIRECTORY') and Path(env['SAGEMAKER_SUBMIT_DIRECTORY']).is_dir(): folder = Path(env['SAGEMAKER_SUBMIT_DIRECTORY'])
-    if not folder.is_dir() and Path('/opt/ml/code').is_dir(): folder = Path('/opt/ml/code')  # of an image of one's own
-    if program or (folder/'inference.py').is_file(): return Handlers.load(folder/(program or 'inference.py'))
+    folder = Path(model_dir) / "code"
+    program = env.get("SAGEMAKER_PROGRAM")
+    if env.get("SAGEMAKER_SUBMIT_DIRECTORY") and Path(env["SAGEMAKER_SUBMIT_DIRECTORY"]).is_dir():
+        folder = Path(env["SAGEMAKER_SUBMIT_DIRECTORY"])
+    if not folder.is_dir() and Path("/opt/ml/code").is_dir():
+        folder = Path("/opt/ml/code")  # of an image of one's own
+    if program or (folder / "inference.py").is_file():
+        return Handlers.load(folder / (program or "inference.py"))
     return Handlers()
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #a0450953
 @dataclass
 class Reply:
-    "What an endpoint answers"
-    body: Any # bytes; or, where the handler gives it piece by piece, an iterator of bytes
+    """What an endpoint answers"""
+
+    body: Any  # bytes; or, where the handler gives it piece by piece, an iterator of bytes
     content_type: str
     headers: dict[str, str] = field(default_factory=dict)
 
+
 class HandlerFailure(Exception):
-    "A handler raised an error, or returned what cannot be used; `stage` is its name, and `__cause__` its error"
+    """A handler raised an error, or returned what cannot be used; `stage` is its name, and `__cause__` its error"""
+
     def __init__(self, stage: str, message: str, status: int = 500):
         super().__init__(message)
-        self.stage,self.status = stage,status
+        self.stage = stage
+        self.status = status
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #309aec56
-def error_reply(e: Exception, request_id: str) -> tuple[int, str, bytes]: # status, stage, body
-    "What a client is told of an error, as JSON `{error, stage, request_id}`"
+def error_reply(e: Exception, request_id: str) -> tuple[int, str, bytes]:  # status, stage, body
+    """What a client is told of an error, as JSON `{error, stage, request_id}`"""
     known = isinstance(e, (RequestError, HandlerFailure))
-    status,stage = (e.status, getattr(e, 'stage', 'input_fn')) if known else (500, 'server')
-    message = str(e) if known and (status<500 or stage=='server') else f'{stage} failed: the log of the server has the reason, under this request_id'
-    return status,stage,json.dumps({'error': message, 'stage': stage, 'request_id': request_id}).encode()
+    status, stage = (e.status, getattr(e, "stage", "input_fn")) if known else (500, "server")
+    message = (
+        str(e)
+        if known and (status < 500 or stage == "server")
+        else f"{stage} failed: the log of the server has the reason, under this request_id"
+    )
+    return status, stage, json.dumps({"error": message, "stage": stage, "request_id": request_id}).encode()
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #6d2188f1
-def start(self: Handlers, model_dir: str | Path) -> Any: # the model
-    "Load the model and warm it up"
-    self.model_dir,about = str(model_dir),Path(model_dir)/'model.json'
-    self.sample = json.loads(about.read_text(encoding='utf-8')).get('sample') if about.is_file() else None
-    if 'pre_model_fn' in self.own: self.call('pre_model_fn', self.model_dir)
-    self.model = self.call('model_fn', self.model_dir)
-    self.call('model_warmup_fn', self.model_dir, self.model)
+def start(self: Handlers, model_dir: str | Path) -> Any:  # the model
+    """Load the model and warm it up"""
+    self.model_dir = str(model_dir)
+    about = Path(model_dir) / "model.json"
+    self.sample = json.loads(about.read_text(encoding="utf-8")).get("sample") if about.is_file() else None
+    if "pre_model_fn" in self.own:
+        self.call("pre_model_fn", self.model_dir)
+    self.model = self.call("model_fn", self.model_dir)
+    self.call("model_warmup_fn", self.model_dir, self.model)
     return self.model
 
+
 def _warm_up(self, model):
-    if self.sample is None or {'input_fn', 'predict_fn', 'transform_fn'} & self.own.keys(): return
+    if self.sample is None or {"input_fn", "predict_fn", "transform_fn"} & self.own.keys():
+        return
     default_predict_fn(zeros_like_signature(self.sample), model)
+
 
 Handlers.start = start
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #62c64ae9
 def call(self: Handlers, name: str, *args, context: Context | None = None) -> Any:
-    "Call one handler, your own or the default, with the context if it takes it; an awaitable is awaited"
+    """Call one handler, your own or the default, with the context if it takes it; an awaitable is awaited"""
     f = self.own.get(name)
-    if not f: return _default(self, name, *args)
-    result = f(*args, context or Context(system_properties=dict(model_dir=self.model_dir))) if self.takes_context(name) else f(*args)
+    if not f:
+        return _default(self, name, *args)
+    result = (
+        f(*args, context or Context(system_properties=dict(model_dir=self.model_dir)))
+        if self.takes_context(name)
+        else f(*args)
+    )
     return _awaited(result) if inspect.isawaitable(result) else result
 
+
 def takes_context(self: Handlers, name: str) -> bool:
-    "Does a handler of your own want the context?"
-    if name not in self.contexts: self.contexts[name] = check_handler(name, self.own[name])
+    """Does a handler of your own want the context?"""
+    if name not in self.contexts:
+        self.contexts[name] = check_handler(name, self.own[name])
     return self.contexts[name]
 
+
 def _default(self, name, *args):
-    if name=='input_fn': return default_input_fn(*args, self.sample)
-    if name=='model_warmup_fn': return _warm_up(self, args[1])
+    if name == "input_fn":
+        return default_input_fn(*args, self.sample)
+    if name == "model_warmup_fn":
+        return _warm_up(self, args[1])
     return _FUNCTIONS[name](*args)
+
+
 _FUNCTIONS = dict(model_fn=default_model_fn, predict_fn=default_predict_fn, output_fn=default_output_fn)
 
+
 def _awaited(awaitable):
-    "What an awaitable gives, in the one event loop that all handlers share; a notebook and a server have theirs beside it"
-    async def wait(): return await awaitable
+    """What an awaitable gives, in the one event loop that all handlers share; a notebook and a server have theirs
+    beside it
+    """
+
+    async def wait():
+        return await awaitable
+
     return asyncio.run_coroutine_threadsafe(wait(), _handlers_loop()).result()
+
 
 @lru_cache(1)
 def _handlers_loop():
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name='handlers', daemon=True).start()
+    threading.Thread(target=loop.run_forever, name="handlers", daemon=True).start()
     return loop
 
-Handlers.call,Handlers.takes_context = call,takes_context
+
+Handlers.call = call
+Handlers.takes_context = takes_context
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #9a1f742b
 @dataclass
 class Exchange:
-    "A request on its way through the handlers"
+    """A request on its way through the handlers"""
+
     data: bytes | str
-    content_type: str # without its parameters
-    accept: str # the header
-    wanted: str # the content type that it likes best
+    content_type: str  # without its parameters
+    accept: str  # the header
+    wanted: str  # the content type that it likes best
     context: Context
 
-def begin(self: Handlers, body: bytes, content_type: str | None = None, accept: str | None = None, headers: Mapping[str, str] | None = None, # nothing is application/json
-         ) -> Exchange:
-    "What the handlers are given of a request; a `RequestError` where it is none"
-    kind,parameters = parse_content_type(content_type or 'application/json')
-    context = Context({k.lower(): v for k,v in (headers or {}).items()}, dict(model_dir=self.model_dir))
-    return Exchange(_as_text(body, parameters) if kind in ('application/json', 'text/csv') else body, kind, accept or '*/*', preferred_type(accept), context)
+
+def begin(
+    self: Handlers,
+    body: bytes,
+    content_type: str | None = None,
+    accept: str | None = None,
+    headers: Mapping[str, str] | None = None,  # nothing is application/json
+) -> Exchange:
+    """What the handlers are given of a request; a `RequestError` where it is none"""
+    kind, parameters = parse_content_type(content_type or "application/json")
+    context = Context({k.lower(): v for k, v in (headers or {}).items()}, dict(model_dir=self.model_dir))
+    return Exchange(
+        _as_text(body, parameters) if kind in ("application/json", "text/csv") else body,
+        kind,
+        accept or "*/*",
+        preferred_type(accept),
+        context,
+    )
+
 
 def _as_text(body, parameters):
-    try: return read_text(body, parameters)
-    except UnicodeDecodeError as e: raise RequestError(400, f'the body is not text: {e}') from None
+    try:
+        return read_text(body, parameters)
+    except UnicodeDecodeError as e:
+        raise RequestError(400, f"the body is not text: {e}") from None
+
 
 Handlers.begin = begin
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #762d2e25
-def read(self: Handlers, e: Exchange) -> Any: return self._stage('input_fn', e.data, e.content_type, context=e.context)
-def predict(self: Handlers, x: Any, e: Exchange) -> Any: return self._stage('predict_fn', x, self.model, context=e.context)
-def write(self: Handlers, prediction: Any, e: Exchange) -> Reply:
-    "The reply; a stream of them where the prediction is one"
-    out = lambda p: self._stage('output_fn', p, e.wanted if 'output_fn' in self.own else e.accept, context=e.context)
-    if _is_stream(prediction): return _stream((out(p) for p in _pieces(prediction, 'predict_fn')), e)
-    return _reply(out(prediction), e, 'output_fn')
+def read(self: Handlers, e: Exchange) -> Any:
+    return self._stage("input_fn", e.data, e.content_type, context=e.context)
 
-def respond(self: Handlers, body: bytes, content_type: str | None = None, accept: str | None = None, headers: Mapping[str, str] | None = None) -> Reply:
-    "The reply to a request; a `RequestError` where the client is wrong, a `HandlerFailure` where a handler is"
+
+def predict(self: Handlers, x: Any, e: Exchange) -> Any:
+    return self._stage("predict_fn", x, self.model, context=e.context)
+
+
+def write(self: Handlers, prediction: Any, e: Exchange) -> Reply:
+    """The reply; a stream of them where the prediction is one"""
+
+    def out(p):
+        return self._stage("output_fn", p, e.wanted if "output_fn" in self.own else e.accept, context=e.context)
+
+    if _is_stream(prediction):
+        return _stream((out(p) for p in _pieces(prediction, "predict_fn")), e)
+    return _reply(out(prediction), e, "output_fn")
+
+
+def respond(
+    self: Handlers,
+    body: bytes,
+    content_type: str | None = None,
+    accept: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """The reply to a request; a `RequestError` where the client is wrong, a `HandlerFailure` where a handler is"""
     e = self.begin(body, content_type, accept, headers)
-    if 'transform_fn' in self.own: return _reply(self._stage('transform_fn', self.model, e.data, e.content_type, e.wanted, context=e.context), e, 'transform_fn')
+    if "transform_fn" in self.own:
+        return _reply(
+            self._stage("transform_fn", self.model, e.data, e.content_type, e.wanted, context=e.context),
+            e,
+            "transform_fn",
+        )
     return self.write(self.predict(self.read(e), e), e)
 
-Handlers.read,Handlers.predict,Handlers.write,Handlers.respond = read,predict,write,respond
+
+Handlers.read = read
+Handlers.predict = predict
+Handlers.write = write
+Handlers.respond = respond
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #fc8f4ca2
 def _stage(self, name, *args, context):
     began = time.perf_counter()
     try:
         result = self.call(name, *args, context=context)
-        took = time.perf_counter()-began
+        took = time.perf_counter() - began
         self.timed(name, took)
-        if context.headers.get(ATTRIBUTES)==TIMING: context.response_headers[ATTRIBUTES] = ';'.join(filter(None, (context.response_headers.get(ATTRIBUTES), f'{name}={took*1e3:.3f}')))
+        if context.headers.get(ATTRIBUTES) == TIMING:
+            context.response_headers[ATTRIBUTES] = ";".join(
+                filter(None, (context.response_headers.get(ATTRIBUTES), f"{name}={took * 1e3:.3f}"))
+            )
         return result
     except (RequestError, HandlerFailure) as e:
-        e.stage = getattr(e, 'stage', name)
+        e.stage = getattr(e, "stage", name)
         raise
     except (ValueError, LookupError, TypeError) as e:
-        if name!='input_fn': raise HandlerFailure(name, f'{type(e).__name__}: {e}') from e
-        raise HandlerFailure(name, f'{type(e).__name__}: {e}', 400) from e
-    except Exception as e: raise HandlerFailure(name, f'{type(e).__name__}: {e}') from e
+        if name != "input_fn":
+            raise HandlerFailure(name, f"{type(e).__name__}: {e}") from e
+        raise HandlerFailure(name, f"{type(e).__name__}: {e}", 400) from e
+    except Exception as e:
+        raise HandlerFailure(name, f"{type(e).__name__}: {e}") from e
+
 
 Handlers._stage = _stage
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #6fbf44d5
-def _is_stream(x): return isinstance(x, (GeneratorType, AsyncGeneratorType))
+def _is_stream(x):
+    return isinstance(x, (GeneratorType, AsyncGeneratorType))
+
 
 def _pieces(stream, stage):
-    "The values of a generator of one of the handlers; of an asynchronous one as well"
-    try: yield from stream if inspect.isgenerator(stream) else _pieces_of_async(stream)
-    except (RequestError, HandlerFailure): raise
-    except Exception as e: raise HandlerFailure(stage, f'{type(e).__name__}: {e}') from e
+    """The values of a generator of one of the handlers; of an asynchronous one as well"""
+    try:
+        yield from stream if inspect.isgenerator(stream) else _pieces_of_async(stream)
+    except (RequestError, HandlerFailure):
+        raise
+    except Exception as e:
+        raise HandlerFailure(stage, f"{type(e).__name__}: {e}") from e
+
 
 def _pieces_of_async(stream):
     try:
-        while True: yield _awaited(anext(stream))
-    except StopAsyncIteration: return
-    finally: _awaited(stream.aclose())
+        while True:
+            yield _awaited(anext(stream))
+    except StopAsyncIteration:
+        return
+    finally:
+        _awaited(stream.aclose())
+
 
 def _stream(pieces, e):
     pieces = (p if isinstance(p, tuple) else (p, e.wanted) for p in pieces)
-    first = next(pieces, (b'', e.wanted))  # an error in the first piece can still be a status
+    first = next(pieces, (b"", e.wanted))  # an error in the first piece can still be a status
+
     def bodies():
         yield _as_bytes(first[0])
-        for body,_ in pieces: yield _as_bytes(body)
+        for body, _ in pieces:
+            yield _as_bytes(body)
+
     return Reply(bodies(), first[1], e.context.response_headers)
 
+
 def _reply(result, e, stage):
-    if _is_stream(result): return _stream(_pieces(result, stage), e)
-    body,kind = result if isinstance(result, tuple) and len(result)==2 else (result, e.wanted)
+    if _is_stream(result):
+        return _stream(_pieces(result, stage), e)
+    body, kind = result if isinstance(result, tuple) and len(result) == 2 else (result, e.wanted)
     return Reply(_as_bytes(body), kind, e.context.response_headers)
 
+
 def _as_bytes(body):
-    if isinstance(body, (bytes, bytearray, memoryview)): return bytes(body)
-    if isinstance(body, str): return body.encode()
-    raise HandlerFailure('output_fn', f'returned a {type(body).__name__}: expected bytes or text, or (bytes or text, content type); mlkit.sagemaker.endpoint.codecs.encode makes them')
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    if isinstance(body, str):
+        return body.encode()
+    raise HandlerFailure(
+        "output_fn",
+        (
+            f"returned a {type(body).__name__}: expected bytes or text, or (bytes or text, content type); "
+            "mlkit.sagemaker.endpoint.codecs.encode makes them"
+        ),
+    )
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #b2864a76
 class Trial(Table):
-    "What each stage returned, in which time; `reply` is the last"
+    """What each stage returned, in which time; `reply` is the last"""
+
     reply: Reply | None = None
 
-def test(self: Handlers, sample: Any, # a body, or what is written as one: a tensor, a list, a dict
-         content_type: str = 'application/json', accept: str = 'application/json',
-         model_dir: str | Path | None = None, # to load the model from, if that was not done
-        ) -> Trial:
-    "Take a sample through all stages; an error is the handler's own"
-    rows,original = [],self.call
+
+def test(
+    self: Handlers,
+    sample: Any,  # a body, or what is written as one: a tensor, a list, a dict
+    content_type: str = "application/json",
+    accept: str = "application/json",
+    model_dir: str | Path | None = None,  # to load the model from, if that was not done
+) -> Trial:
+    """Take a sample through all stages; an error is the handler's own"""
+    rows = []
+    original = self.call
+
     def timed(name, *args, **kwargs):
         began = time.perf_counter()
         result = original(name, *args, **kwargs)
-        rows.append([name, 'yours' if name in self.own else 'default', _described(result), (time.perf_counter()-began)*1e3])
+        rows.append(
+            [name, "yours" if name in self.own else "default", _described(result), (time.perf_counter() - began) * 1e3]
+        )
         return result
+
     self.call = timed
     try:
-        if model_dir: self.start(model_dir)
-        if self.model is None: raise ValueError('there is no model yet: pass model_dir=, or call start first')
-        body = sample if isinstance(sample, bytes) else sample.encode() if isinstance(sample, str) else encode(sample, content_type)[0]
+        if model_dir:
+            self.start(model_dir)
+        if self.model is None:
+            raise ValueError("there is no model yet: pass model_dir=, or call start first")
+        body = (
+            sample
+            if isinstance(sample, bytes)
+            else sample.encode()
+            if isinstance(sample, str)
+            else encode(sample, content_type)[0]
+        )
         reply = self.respond(body, content_type, accept)
-        if not isinstance(reply.body, bytes): reply.body = b''.join(reply.body)
-    except HandlerFailure as e: raise (e.__cause__ or e)
-    finally: del self.call
-    trial = Trial(['handler', 'from', 'returned', 'ms'], rows, f'{reply.content_type}: {reply.body[:200]!r}')
+        if not isinstance(reply.body, bytes):
+            reply.body = b"".join(reply.body)
+    except HandlerFailure as e:
+        raise (e.__cause__ or e)
+    finally:
+        del self.call
+    trial = Trial(["handler", "from", "returned", "ms"], rows, f"{reply.content_type}: {reply.body[:200]!r}")
     trial.reply = reply
     return trial
+
 
 Handlers.test = test
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #86fb037c
 def _described(x):
-    if isinstance(x, Tensor): return f'{str(x.dtype).removeprefix("torch.")} {tuple(x.shape)}'
-    if isinstance(x, (dict, list, tuple)) and len(x)<=4: return f'{type(x).__name__} of ' + (', '.join(f'{k}: {_described(v)}' for k,v in x.items()) if isinstance(x, dict) else ', '.join(map(_described, x)))
-    if isinstance(x, (bytes, str)): return f'{type(x).__name__} of {len(x)}'
-    return f'{type(x).__name__}' + (f' of {len(x)}' if isinstance(x, (dict, list, tuple)) else '')
+    if isinstance(x, Tensor):
+        return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+    if isinstance(x, (dict, list, tuple)) and len(x) <= 4:
+        return f"{type(x).__name__} of " + (
+            ", ".join(f"{k}: {_described(v)}" for k, v in x.items())
+            if isinstance(x, dict)
+            else ", ".join(map(_described, x))
+        )
+    if isinstance(x, (bytes, str)):
+        return f"{type(x).__name__} of {len(x)}"
+    return f"{type(x).__name__}" + (f" of {len(x)}" if isinstance(x, (dict, list, tuple)) else "")

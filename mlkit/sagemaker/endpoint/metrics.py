@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from itertools import accumulate
 from pathlib import Path
+
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -21,40 +22,68 @@ from prometheus_client.utils import floatToGoString
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/30_metrics.ipynb #a46af398
 class Tally:
-    "What a histogram is made of: how many values were up to each bound, and their sum"
-    def __init__(self, bounds: tuple): self.bounds,self.counts,self.total,self.lock = bounds,[0]*(len(bounds)+1),0.,threading.Lock()
+    """What a histogram is made of: how many values were up to each bound, and their sum"""
+
+    def __init__(self, bounds: tuple):
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+        self.lock = threading.Lock()
 
     def add(self, value: float):
         with self.lock:
             self.counts[bisect_left(self.bounds, value)] += 1
             self.total += value
 
-_SECONDS = .0001,.0002,.0005,.001,.002,.005,.01,.02,.05,.1,.2,.5,1,2,5,10,60
-_TALLIES = dict(seconds=('From a request to its reply', _SECONDS), batch_size=('Requests that were predicted together', (1, 2, 4, 8, 16, 32, 64))) | {
-    f'stage_seconds {stage}': ('In a handler', _SECONDS) for stage in ('input_fn', 'predict_fn', 'output_fn', 'transform_fn')}
+
+_SECONDS = 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60
+_TALLIES = dict(
+    seconds=("From a request to its reply", _SECONDS),
+    batch_size=("Requests that were predicted together", (1, 2, 4, 8, 16, 32, 64)),
+) | {
+    f"stage_seconds {stage}": ("In a handler", _SECONDS)
+    for stage in ("input_fn", "predict_fn", "output_fn", "transform_fn")
+}
+
 
 class Metrics:
-    "What was counted in this process; `bytes` of it is Prometheus's text"
-    def __init__(self, shared: str | Path | None = None): # the folder where the workers' counts are
-        self.replies,self.errors,self.waiting,self.shared = Counter(),Counter(),0,shared and Path(shared) # by status, by stage
-        self.tallies = {name: Tally(bounds) for name,(_,bounds) in _TALLIES.items()}
-        self.stages = {n.partition(' ')[2]: t for n,t in self.tallies.items() if ' ' in n}
+    """What was counted in this process; `bytes` of it is Prometheus's text"""
 
-    def timed(self, stage: str, seconds: float): self.stages[stage].add(seconds)
+    def __init__(self, shared: str | Path | None = None):  # the folder where the workers' counts are
+        # by status, by stage
+        self.replies = Counter()
+        self.errors = Counter()
+        self.waiting = 0
+        self.shared = shared and Path(shared)
+        self.tallies = {name: Tally(bounds) for name, (_, bounds) in _TALLIES.items()}
+        self.stages = {n.partition(" ")[2]: t for n, t in self.tallies.items() if " " in n}
+
+    def timed(self, stage: str, seconds: float):
+        self.stages[stage].add(seconds)
 
     def counts(self) -> dict:
-        "Everything, ready for JSON"
-        return dict(replies={str(k): v for k,v in self.replies.items()}, errors=self.errors, waiting={'': self.waiting}, **{n: {'sum': t.total} | dict(enumerate(t.counts)) for n,t in self.tallies.items()})
+        """Everything, ready for JSON"""
+        return dict(
+            replies={str(k): v for k, v in self.replies.items()},
+            errors=self.errors,
+            waiting={"": self.waiting},
+            **{n: {"sum": t.total} | dict(enumerate(t.counts)) for n, t in self.tallies.items()},
+        )
 
     def share(self):
-        "Leave the counts for the other workers"
-        part = self.shared/f'.{os.getpid()}'
-        part.write_text(json.dumps(self.counts()), encoding='utf-8')
-        part.replace(self.shared/f'{os.getpid()}.json')
+        """Leave the counts for the other workers"""
+        part = self.shared / f".{os.getpid()}"
+        part.write_text(json.dumps(self.counts()), encoding="utf-8")
+        part.replace(self.shared / f"{os.getpid()}.json")
 
     def __bytes__(self):
-        if self.shared: self.share()
-        counted = [json.loads(f.read_text(encoding='utf-8')) for f in self.shared.glob('*.json')] if self.shared else [json.loads(json.dumps(self.counts()))]
+        if self.shared:
+            self.share()
+        counted = (
+            [json.loads(f.read_text(encoding="utf-8")) for f in self.shared.glob("*.json")]
+            if self.shared
+            else [json.loads(json.dumps(self.counts()))]
+        )
         added = {name: sum((Counter(c[name]) for c in counted), Counter()) for name in counted[0]}
         registry = CollectorRegistry()
         registry.register(_Collector(added))
@@ -62,18 +91,31 @@ class Metrics:
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/30_metrics.ipynb #f7618906
 class _Collector(Collector):
-    "Counts as Prometheus's families"
-    def __init__(self, counts): self.counts = counts
+    """Counts as Prometheus's families"""
+
+    def __init__(self, counts):
+        self.counts = counts
+
     def collect(self):
-        for name,text,label in (('replies', 'Replies, by HTTP status', 'status'), ('errors', 'Errors, by the handler they came from', 'stage')):
-            family = CounterMetricFamily(f'mlkit_{name}', text, labels=[label])
-            for k,v in self.counts[name].items(): family.add_metric([k], v)
+        for name, text, label in (
+            ("replies", "Replies, by HTTP status", "status"),
+            ("errors", "Errors, by the handler they came from", "stage"),
+        ):
+            family = CounterMetricFamily(f"mlkit_{name}", text, labels=[label])
+            for k, v in self.counts[name].items():
+                family.add_metric([k], v)
             yield family
-        yield GaugeMetricFamily('mlkit_waiting', 'Requests that wait for the thread', self.counts['waiting'][''])
+        yield GaugeMetricFamily("mlkit_waiting", "Requests that wait for the thread", self.counts["waiting"][""])
         families = {}
-        for name,(text,bounds) in _TALLIES.items():
-            short,_,stage = name.partition(' ')
-            family = families.setdefault(short, HistogramMetricFamily(f'mlkit_{short}', text, labels=['stage'] if stage else []))
-            upto = list(accumulate(self.counts[name][str(i)] for i in range(len(bounds)+1)))
-            family.add_metric([stage] if stage else [], [(floatToGoString(b), n) for b,n in zip((*bounds, math.inf), upto)], self.counts[name]['sum'])
+        for name, (text, bounds) in _TALLIES.items():
+            short, _, stage = name.partition(" ")
+            family = families.setdefault(
+                short, HistogramMetricFamily(f"mlkit_{short}", text, labels=["stage"] if stage else [])
+            )
+            upto = list(accumulate(self.counts[name][str(i)] for i in range(len(bounds) + 1)))
+            family.add_metric(
+                [stage] if stage else [],
+                [(floatToGoString(b), n) for b, n in zip((*bounds, math.inf), upto)],
+                self.counts[name]["sum"],
+            )
         yield from families.values()

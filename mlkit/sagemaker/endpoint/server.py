@@ -11,45 +11,64 @@ import logging
 import os
 import threading
 import time
-import uvicorn
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
+
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from typing import Any
+
 from .batcher import Predictor, Refused, Settings, Waiting, settings_from_env
 from .handlers import Handlers, error_reply, find_code, forget_code
 from .metrics import Metrics
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #25b329dd
 class Server:
-    "The endpoint of one model in this process; `app` is an ASGI application"
+    """The endpoint of one model in this process; `app` is an ASGI application"""
+
     def __init__(self, model_dir: str | Path, handlers: Handlers | None = None, settings: Settings | None = None):
-        self.model_dir,self.handlers,self.settings = Path(model_dir),handlers or Handlers(),settings or Settings()
-        self.metrics,self.predictor,self.failed = Metrics(os.environ.get('MLKIT_SHARED')),None,None
-        self.name,self.numbers = os.urandom(8).hex(),count() # of requests
-        self.on_ready,self.on_failure,self.all_ready = lambda: None,lambda: None,lambda: True
+        self.model_dir = Path(model_dir)
+        self.handlers = handlers or Handlers()
+        self.settings = settings or Settings()
+        self.metrics = Metrics(os.environ.get("MLKIT_SHARED"))
+        self.predictor = None
+        self.failed = None
+        # of requests
+        self.name = os.urandom(8).hex()
+        self.numbers = count()
+        self.on_ready = lambda: None
+        self.on_failure = lambda: None
+        self.all_ready = lambda: True
         self.handlers.timed = self.metrics.timed
-        self.routes = Starlette(routes=[Route('/ping', self.ping), Route('/metrics', self.show_metrics)], lifespan=self.lifespan)
-        self.log = logging.getLogger('mlkit')
+        self.routes = Starlette(
+            routes=[Route("/ping", self.ping), Route("/metrics", self.show_metrics)], lifespan=self.lifespan
+        )
+        self.log = logging.getLogger("mlkit")
 
     async def app(self, scope, receive, send):
-        if scope['type']!='http' or scope['path']!='/invocations': await self.routes(scope, receive, send)
-        elif scope['method']=='POST': await self.invocations(scope, receive, send)
-        else: await PlainTextResponse('Method Not Allowed', 405, {'allow': 'POST'})(scope, receive, send)
+        if scope["type"] != "http" or scope["path"] != "/invocations":
+            await self.routes(scope, receive, send)
+        elif scope["method"] == "POST":
+            await self.invocations(scope, receive, send)
+        else:
+            await PlainTextResponse("Method Not Allowed", 405, {"allow": "POST"})(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self, app):
         self.loop = asyncio.get_running_loop()
         sharing = self.metrics.shared and asyncio.create_task(self.share())
-        if not (self.predictor or self.failed): threading.Thread(target=self.load, name='load', daemon=True).start()
+        if not (self.predictor or self.failed):
+            threading.Thread(target=self.load, name="load", daemon=True).start()
         yield
-        if sharing: sharing.cancel()
-        if self.predictor: self.predictor.end()
+        if sharing:
+            sharing.cancel()
+        if self.predictor:
+            self.predictor.end()
 
     async def share(self):
         while True:
@@ -57,94 +76,137 @@ class Server:
             await asyncio.sleep(1)
 
     def load(self):
-        try: self.handlers.start(self.model_dir)
+        try:
+            self.handlers.start(self.model_dir)
         except BaseException as e:
             self.failed = e
-            self.log.error('the model in %s could not be loaded: this server ends', self.model_dir, exc_info=e)
+            self.log.error("the model in %s could not be loaded: this server ends", self.model_dir, exc_info=e)
             self.on_failure()
         else:
             self.predictor = Predictor(self.handlers, self.settings, self.metrics)
             self.on_ready()
-            self.log.info('ready: the model in %s is loaded', self.model_dir)
+            self.log.info("ready: the model in %s is loaded", self.model_dir)
 
-    def reload(self, find: Callable[[], Handlers]): # what finds the handlers
-        "Load the model again, and other handlers; until they are there the old ones answer, and where that fails they stay"
+    def reload(self, find: Callable[[], Handlers]):  # what finds the handlers
+        """Load the model again, and other handlers; until they are there the old ones answer, and where that fails they
+        stay
+        """
         try:
             forget_code(self.model_dir)
             handlers = find()
             handlers.start(self.model_dir)
-        except BaseException as e: return self.log.error('the model in %s could not be loaded again: the old one stays', self.model_dir, exc_info=e)
+        except BaseException as e:
+            return self.log.error(
+                "the model in %s could not be loaded again: the old one stays", self.model_dir, exc_info=e
+            )
         handlers.timed = self.metrics.timed
         self.loop.call_soon_threadsafe(self._swap, handlers, Predictor(handlers, self.settings, self.metrics))
-        self.log.info('reloaded: the model in %s', self.model_dir)
+        self.log.info("reloaded: the model in %s", self.model_dir)
 
     def _swap(self, handlers, predictor):
-        old,self.handlers,self.predictor = self.predictor,handlers,predictor
-        if old: old.end()
+        old = self.predictor
+        self.handlers = handlers
+        self.predictor = predictor
+        if old:
+            old.end()
 
-    async def ping(self, request): return Response(status_code=500 if self.failed else 200 if self.predictor and self.all_ready() else 503)
-    async def show_metrics(self, request): return Response(bytes(self.metrics), media_type='text/plain; version=0.0.4')
+    async def ping(self, request):
+        return Response(status_code=500 if self.failed else 200 if self.predictor and self.all_ready() else 503)
+
+    async def show_metrics(self, request):
+        return Response(bytes(self.metrics), media_type="text/plain; version=0.0.4")
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #9eb9848c
-async def invocations(self: Server, scope, receive, send): # as ASGI has it: a router would cost as much as a small model
-    began,number = time.perf_counter(),self.name + f'{next(self.numbers):016x}'
-    try: status,body,headers = await _invoke(self, {k.decode('latin-1'): v.decode('latin-1') for k,v in scope['headers']}, receive)
-    except ClientDisconnect: return
-    except Exception as e: status,body,headers = _error(self, e, number)
+# as ASGI has it: a router would cost as much as a small model
+async def invocations(self: Server, scope, receive, send):
+    began = time.perf_counter()
+    number = self.name + f"{next(self.numbers):016x}"
+    try:
+        status, body, headers = await _invoke(
+            self, {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}, receive
+        )
+    except ClientDisconnect:
+        return
+    except Exception as e:
+        status, body, headers = _error(self, e, number)
     self.metrics.replies[status] += 1
-    self.metrics.tallies['seconds'].add(time.perf_counter()-began)
-    if not isinstance(body, bytes): return await StreamingResponse(body, status, headers | {'x-request-id': number})(scope, receive, send)
-    headers = [(k.lower().encode('latin-1'), v.encode('latin-1')) for k,v in headers.items()]
-    headers += (b'content-length', b'%d' % len(body)),(b'x-request-id', number.encode())
-    await send({'type': 'http.response.start', 'status': status, 'headers': headers})
-    await send({'type': 'http.response.body', 'body': body})
+    self.metrics.tallies["seconds"].add(time.perf_counter() - began)
+    if not isinstance(body, bytes):
+        return await StreamingResponse(body, status, headers | {"x-request-id": number})(scope, receive, send)
+    headers = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+    headers += (b"content-length", b"%d" % len(body)), (b"x-request-id", number.encode())
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
 
 async def _invoke(self, headers, receive):
-    if not self.predictor: raise Refused(503, 'the model is still being loaded' if not self.failed else 'the model could not be loaded')
+    if not self.predictor:
+        raise Refused(503, "the model is still being loaded" if not self.failed else "the model could not be loaded")
     body = await _body(headers, receive, self.settings.max_payload)
-    reply = await self.predictor.answer(Waiting((body, headers.get('content-type'), _accept(headers.get('accept'), self.settings.accept), headers)))
-    return 200,reply.body,reply.headers | {'content-type': reply.content_type}
+    reply = await self.predictor.answer(
+        Waiting((body, headers.get("content-type"), _accept(headers.get("accept"), self.settings.accept), headers))
+    )
+    return 200, reply.body, reply.headers | {"content-type": reply.content_type}
+
 
 Server.invocations = invocations
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #88d8db74
-def _accept(header, default): return default if not header or header.strip()=='*/*' else header
+def _accept(header, default):
+    return default if not header or header.strip() == "*/*" else header
+
 
 async def _body(headers, receive, most):
-    "The body of a request, of at most `most` bytes"
-    size = int(headers['content-length']) if headers.get('content-length', '').isdigit() else 0
-    parts,size,more = [],0,size<=most
+    """The body of a request, of at most `most` bytes"""
+    size = int(headers["content-length"]) if headers.get("content-length", "").isdigit() else 0
+    parts, size, more = [], 0, size <= most
     while more:
         message = await receive()
-        if message['type']=='http.disconnect': raise ClientDisconnect
-        parts.append(message.get('body', b''))
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size>most: break
-        if not message.get('more_body'): return b''.join(parts)
-    raise Refused(413, f'the body has more than {most:,} bytes')
+        if size > most:
+            break
+        if not message.get("more_body"):
+            return b"".join(parts)
+    raise Refused(413, f"the body has more than {most:,} bytes")
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #8ae9072a
 def _error(self, e, number):
-    "The reply to a request that failed"
-    status,stage,body = error_reply(e, number)
+    """The reply to a request that failed"""
+    status, stage, body = error_reply(e, number)
     self.metrics.errors[stage] += 1
-    if status>=500 and not isinstance(e, Refused): self.log.error('request %s: %s failed', number, stage, exc_info=e.__cause__ or e)
-    return status,body,{'content-type': 'application/json'} | ({'retry-after': '1'} if status in (429, 503) else {})
+    if status >= 500 and not isinstance(e, Refused):
+        self.log.error("request %s: %s failed", number, stage, exc_info=e.__cause__ or e)
+    return status, body, {"content-type": "application/json"} | ({"retry-after": "1"} if status in (429, 503) else {})
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #be4f8796
 class ServerThread:
-    "A server in a thread of this process; `with` it, or `stop()` it"
+    """A server in a thread of this process; `with` it, or `stop()` it"""
+
     def __init__(self, server: Server):
-        self.server,config = server,uvicorn.Config(server.app, host=server.settings.host, port=server.settings.port, interface='asgi3', lifespan='on', log_level='warning', access_log=False, server_header=False)
+        self.server = server
+        config = uvicorn.Config(
+            server.app,
+            host=server.settings.host,
+            port=server.settings.port,
+            interface="asgi3",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+        )
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
 
     def start(self):
         self.thread.start()
         while not self.uvicorn.started or not (self.server.predictor or self.server.failed):
-            if not self.thread.is_alive(): raise RuntimeError(f'the server did not start: is port {self.server.settings.port} free?')
-            time.sleep(.005)
-        self.url = 'http://{}:{}'.format(*self.uvicorn.servers[0].sockets[0].getsockname()[:2])
+            if not self.thread.is_alive():
+                raise RuntimeError(f"the server did not start: is port {self.server.settings.port} free?")
+            time.sleep(0.005)
+        self.url = "http://{}:{}".format(*self.uvicorn.servers[0].sockets[0].getsockname()[:2])
         if self.server.failed:
             self.stop()
             raise self.server.failed
@@ -154,11 +216,28 @@ class ServerThread:
         self.uvicorn.should_exit = True
         self.thread.join()
 
-    def __enter__(self): return self
-    def __exit__(self, *_): self.stop()
-    def __repr__(self): return f'serving {self.server.model_dir} at {self.url}/invocations' if self.thread.is_alive() else f'stopped serving {self.server.model_dir}'
+    def __enter__(self):
+        return self
 
-def serve_in_thread(model_dir: str | Path, handlers: Any = None, port: int = 0, **settings) -> ServerThread: # port 0 is any that is free; `Settings` for the others
-    "A server that is ready; an error of loading the model is raised here"
-    handlers = handlers if isinstance(handlers, Handlers) else Handlers.load(handlers) if handlers is not None else find_code(model_dir)
+    def __exit__(self, *_):
+        self.stop()
+
+    def __repr__(self):
+        return (
+            f"serving {self.server.model_dir} at {self.url}/invocations"
+            if self.thread.is_alive()
+            else f"stopped serving {self.server.model_dir}"
+        )
+
+
+# port 0 is any that is free; `Settings` for the others
+def serve_in_thread(model_dir: str | Path, handlers: Any = None, port: int = 0, **settings) -> ServerThread:
+    """A server that is ready; an error of loading the model is raised here"""
+    handlers = (
+        handlers
+        if isinstance(handlers, Handlers)
+        else Handlers.load(handlers)
+        if handlers is not None
+        else find_code(model_dir)
+    )
     return ServerThread(Server(model_dir, handlers, settings_from_env({}, port=port, **settings))).start()

@@ -17,67 +17,114 @@ import sys
 import tempfile
 import threading
 import time
-import torch
-import uvicorn
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+
+import torch
+import uvicorn
+
 from .batcher import Settings, settings_from_env
 from .handlers import Handlers, find_code
 from .server import Server
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/41_supervisor.ipynb #d228cfe1
-def serve(model_dir: str | Path = '/opt/ml/model', handlers: str | Path | None = None, settings: Settings | None = None) -> int: # the exit code
-    "Serve the model in a folder until SIGTERM or Ctrl-C; `handlers` is a file, None is what came with the model"
-    settings,find = settings or settings_from_env(),partial(Handlers.load, handlers) if handlers else partial(find_code, model_dir)
+def serve(
+    model_dir: str | Path = "/opt/ml/model", handlers: str | Path | None = None, settings: Settings | None = None
+) -> int:  # the exit code
+    """Serve the model in a folder until SIGTERM or Ctrl-C; `handlers` is a file, None is what came with the model"""
+    settings = settings or settings_from_env()
+    find = partial(Handlers.load, handlers) if handlers else partial(find_code, model_dir)
     listener = socket.create_server((settings.host, settings.port), backlog=2048)
-    if settings.workers>1: print(find(), flush=True)
-    print(f'serving {model_dir} at http://{settings.host}:{listener.getsockname()[1]}/invocations', flush=True)
-    return _work(model_dir, find, settings, listener) if settings.workers==1 else _supervise(model_dir, handlers, settings, listener)
+    if settings.workers > 1:
+        print(find(), flush=True)
+    print(f"serving {model_dir} at http://{settings.host}:{listener.getsockname()[1]}/invocations", flush=True)
+    return (
+        _work(model_dir, find, settings, listener)
+        if settings.workers == 1
+        else _supervise(model_dir, handlers, settings, listener)
+    )
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/41_supervisor.ipynb #c031eb74
-def _work(model_dir, find, settings, listener): # in this process; `find` finds the handlers
-    torch.set_num_threads(max((os.cpu_count() or 1)//settings.workers, 1))
-    logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s')
+def _work(model_dir, find, settings, listener):  # in this process; `find` finds the handlers
+    torch.set_num_threads(max((os.cpu_count() or 1) // settings.workers, 1))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     server = Server(model_dir, find(), settings)
-    run = uvicorn.Server(uvicorn.Config(server.app, interface='asgi3', lifespan='on', log_level='warning', access_log=False, server_header=False, timeout_graceful_shutdown=int(settings.timeout) or 1))
-    def end(): time.sleep(1); run.should_exit = True  # for a second /ping says 500
+    run = uvicorn.Server(
+        uvicorn.Config(
+            server.app,
+            interface="asgi3",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(settings.timeout) or 1,
+        )
+    )
+
+    def end():  # for a second /ping says 500
+        time.sleep(1)
+        run.should_exit = True
+
     server.on_failure = end
     server.on_ready = gc.freeze  # a model has many objects, and none of them ever becomes garbage
-    if settings.workers>1:
-        shared = Path(os.environ['MLKIT_SHARED'])
-        server.on_ready,server.all_ready = lambda: (gc.freeze(), (shared/f'ready-{os.getpid()}').touch()),partial(_all_ready, server, shared)
-    if hasattr(signal, 'SIGHUP'): signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=server.reload, args=(find,), daemon=True).start())
+    if settings.workers > 1:
+        shared = Path(os.environ["MLKIT_SHARED"])
+        server.on_ready, server.all_ready = (
+            lambda: (gc.freeze(), (shared / f"ready-{os.getpid()}").touch()),
+            partial(_all_ready, server, shared),
+        )
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(
+            signal.SIGHUP, lambda *_: threading.Thread(target=server.reload, args=(find,), daemon=True).start()
+        )
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn has its own while it runs, and sends what it heard again
-    try: run.run(sockets=[listener])
-    except KeyboardInterrupt: pass
+    try:
+        run.run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass
     return int(server.failed is not None)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/41_supervisor.ipynb #45d92f8b
 def _all_ready(server, folder):
-    "Have all workers loaded the model? A request may come to any of them"
-    return sum(n.startswith('ready-') for n in os.listdir(folder))>=server.settings.workers
+    """Have all workers loaded the model? A request may come to any of them"""
+    return sum(n.startswith("ready-") for n in os.listdir(folder)) >= server.settings.workers
 
-_worker = '''import json, socket, sys
+
+_worker = """import json, socket, sys
 from mlkit.sagemaker.endpoint.server import Handlers, Settings, find_code
 from mlkit.sagemaker.endpoint.supervisor import _work
 folder, handlers, settings, number = json.loads(sys.argv[1])
-sys.exit(_work(folder, (lambda: Handlers.load(handlers)) if handlers else lambda: find_code(folder), Settings(**settings), socket.socket(fileno=number)))'''
+sys.exit(_work(folder, (lambda: Handlers.load(handlers)) if handlers else lambda: find_code(folder), Settings(**settings), socket.socket(fileno=number)))"""
+
 
 def _supervise(model_dir, handlers, settings, listener):
-    "Workers that share the socket; all end when one does"
+    """Workers that share the socket; all end when one does"""
     given = json.dumps([str(model_dir), handlers and str(handlers), asdict(settings), listener.fileno()])
-    shared = tempfile.TemporaryDirectory(prefix='mlkit-workers-')  # where they say that they are ready, and leave their metrics
-    env = {'OMP_NUM_THREADS': str(max((os.cpu_count() or 1)//settings.workers, 1))} | os.environ | {'MLKIT_SHARED': shared.name}
-    workers = [subprocess.Popen([sys.executable, '-c', _worker, given], pass_fds=[listener.fileno()], env=env) for _ in range(settings.workers)]
+    # where they say that they are ready, and leave their metrics
+    shared = tempfile.TemporaryDirectory(prefix="mlkit-workers-")
+    env = (
+        {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // settings.workers, 1))}
+        | os.environ
+        | {"MLKIT_SHARED": shared.name}
+    )
+    workers = [
+        subprocess.Popen([sys.executable, "-c", _worker, given], pass_fds=[listener.fileno()], env=env)
+        for _ in range(settings.workers)
+    ]
     told = []
     before = {n: signal.signal(n, lambda *_: told.append(1)) for n in (signal.SIGTERM, signal.SIGINT)}
-    if hasattr(signal, 'SIGHUP'): before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: [w.send_signal(signal.SIGHUP) for w in workers])
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: [w.send_signal(signal.SIGHUP) for w in workers])
     try:
-        while not told and all(w.poll() is None for w in workers): time.sleep(.1)
+        while not told and all(w.poll() is None for w in workers):
+            time.sleep(0.1)
     finally:
-        for w in workers: w.terminate()
-        for w in workers: w.wait()
-        for n,h in before.items(): signal.signal(n, h)
+        for w in workers:
+            w.terminate()
+        for w in workers:
+            w.wait()
+        for n, h in before.items():
+            signal.signal(n, h)
         shared.cleanup()
     return 0 if told else 1

@@ -9,13 +9,15 @@ __all__ = ['Config', 'make_model', 'make_loss', 'make_callback', 'PrintMetrics',
 import inspect
 import sys
 import tempfile
-import torch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from typing import Any
+
 from ...model import Standardized
 from ...model.build import create_model, load_object
 from ...model.saving import save_model
@@ -30,123 +32,195 @@ from ...training.history import History, save_history
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #3aabe13b
 @dataclass
 class Config:
-    input_dim: int | None = None # features of a sample; as many as the data has, unless given
-    hidden_dim: int = 50 # width of the hidden layer
-    output_dim: int | None = None # classes; as many as the labels have, unless given
-    epochs: int = 10 # passes over the training data
-    learning_rate: float = 1e-3 # step size of Adam
-    batch_size: int = 32 # samples a step
-    seed: int = 0 # of the first weights and of the order of the samples
-    label: int | str = 0 # the label's column: its position or its header
-    standardize: bool = False # scale features to mean 0 and deviation 1, in training and, saved with the model, at prediction
-    model: str = 'mlkit.model:MyCustomModel' # import string of the model
-    model_args: dict = field(default_factory=dict) # its arguments; with none, input_dim, hidden_dim and output_dim
-    loss: str | None = None # import string of a loss: a class of torch's kind, or a function of (prediction, target); none is cross-entropy
-    optimizer: str | None = None # import string of what makes an optimizer from (parameters, lr=); none is Adam
-    callbacks: list[str] = field(default_factory=list) # import strings of callbacks, or of classes and functions that make one
-    save_every: int | None = None # optimizer steps between checkpoints; there is one after each epoch in any case
-    processes: int | None = None # for each host; none is one for each GPU, or one
+    input_dim: int | None = None  # features of a sample; as many as the data has, unless given
+    hidden_dim: int = 50  # width of the hidden layer
+    output_dim: int | None = None  # classes; as many as the labels have, unless given
+    epochs: int = 10  # passes over the training data
+    learning_rate: float = 1e-3  # step size of Adam
+    batch_size: int = 32  # samples a step
+    seed: int = 0  # of the first weights and of the order of the samples
+    label: int | str = 0  # the label's column: its position or its header
+    # scale features to mean 0 and deviation 1, in training and, saved with the model, at prediction
+    standardize: bool = False
+    model: str = "mlkit.model:MyCustomModel"  # import string of the model
+    model_args: dict = field(default_factory=dict)  # its arguments; with none, input_dim, hidden_dim and output_dim
+    # import string of a loss: a class of torch's kind, or a function of (prediction, target); none is cross-entropy
+    loss: str | None = None
+    optimizer: str | None = None  # import string of what makes an optimizer from (parameters, lr=); none is Adam
+    # import strings of callbacks, or of classes and functions that make one
+    callbacks: list[str] = field(default_factory=list)
+    save_every: int | None = None  # optimizer steps between checkpoints; there is one after each epoch in any case
+    processes: int | None = None  # for each host; none is one for each GPU, or one
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #c3b2d118
-def make_model(config: Config,
-               x: Tensor, # (samples, ...), as the training channel has them
-               y: Tensor, # (samples,), classes
-              ) -> nn.Module:
-    "The model that `config` names, fitted to the data where the config leaves it open; a ValueError says what does not fit"
+def make_model(
+    config: Config,
+    x: Tensor,  # (samples, ...), as the training channel has them
+    y: Tensor,  # (samples,), classes
+) -> nn.Module:
+    """The model that `config` names, fitted to the data where the config leaves it open; a ValueError says what does
+    not fit
+    """
     model = create_model(config.model, **(config.model_args or _dimensions(config, x, y)))
     return Standardized(model, list(x.shape[1:])).fit(x) if config.standardize else model
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #d50b3de0
 def _dimensions(config, x, y):
-    if x.ndim!=2: raise ValueError(f'the samples have shape {tuple(x.shape[1:])}, not features in a row: pass a --model for them, and its --model_args')
-    if y.is_floating_point(): raise ValueError(f'the labels are not whole numbers (the first is {y[0].item():g}): classes from 0 are expected; is '
-                                               f'{config.label!r} the label column (--label)?')
-    features,classes = x.shape[1],int(y.max())+1
+    if x.ndim != 2:
+        raise ValueError(
+            f"the samples have shape {tuple(x.shape[1:])}, not features in a row: pass a --model for them, and its "
+            "--model_args"
+        )
+    if y.is_floating_point():
+        raise ValueError(
+            f"the labels are not whole numbers (the first is {y[0].item():g}): classes from 0 are expected; is "
+            f"{config.label!r} the label column (--label)?"
+        )
+    features = x.shape[1]
+    classes = int(y.max()) + 1
     if config.input_dim not in (None, features):
-        raise ValueError(f'--input_dim is {config.input_dim}, but the data has {features} features beside the label column {config.label!r}: '
-                         f'pass --input_dim {features}, or leave it out')
-    if int(y.min())<0: raise ValueError(f'the smallest label is {int(y.min())}: classes are numbered from 0; is {config.label!r} the label column (--label)?')
-    if config.output_dim is not None and config.output_dim<classes:
-        raise ValueError(f'--output_dim is {config.output_dim}, but the labels go up to {classes-1}: pass --output_dim {classes}, or leave it out')
+        raise ValueError(
+            f"--input_dim is {config.input_dim}, but the data has {features} features beside the label column "
+            f"{config.label!r}: "
+            f"pass --input_dim {features}, or leave it out"
+        )
+    if int(y.min()) < 0:
+        raise ValueError(
+            f"the smallest label is {int(y.min())}: classes are numbered from 0; is {config.label!r} the label "
+            "column (--label)?"
+        )
+    if config.output_dim is not None and config.output_dim < classes:
+        raise ValueError(
+            f"--output_dim is {config.output_dim}, but the labels go up to {classes - 1}: pass --output_dim "
+            f"{classes}, or leave it out"
+        )
     return dict(input_dim=features, hidden_dim=config.hidden_dim, output_dim=config.output_dim or classes)
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #2543de07
 def make_loss(name: str) -> Callable:
-    "A loss from its import string: an object of a class, or the function itself"
+    """A loss from its import string: an object of a class, or the function itself"""
     found = load_object(name)
-    return _checked('loss', name, found() if isinstance(found, type) else found)
+    return _checked("loss", name, found() if isinstance(found, type) else found)
+
 
 def make_callback(name: str) -> Any:
-    "A callback from its import string: an object as it is, or what a class or function makes"
+    """A callback from its import string: an object as it is, or what a class or function makes"""
     found = load_object(name)
     return found() if isinstance(found, type) or inspect.isroutine(found) else found
 
+
 def _checked(field, name, found):
-    if not callable(found): raise TypeError(f'--{field} {name}: expected something to call, got a {type(found).__name__}')
+    if not callable(found):
+        raise TypeError(f"--{field} {name}: expected something to call, got a {type(found).__name__}")
     return found
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #b2471630
 class PrintMetrics:
-    "A callback that prints `metrics_line` after each epoch"
+    """A callback that prints `metrics_line` after each epoch"""
+
     rank_zero_only = True
-    def after_epoch(self, trainer): print(metrics_line(trainer.last_metrics), flush=True)
+
+    def after_epoch(self, trainer):
+        print(metrics_line(trainer.last_metrics), flush=True)
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #06f8626c
 def train(config: Config, container: Container) -> History:
-    "Train what `config` says on the container's channels; saves the model into `model_dir` and the history into `output_data_dir`"
-    data = {n: _read(container.channel(n), config.label) for n in ('training', 'validation') if n=='training' or n in container.channels}
-    x,y = data['training'].tensors
-    if 'validation' in data: _check_alike(data['training'], data['validation'], config.output_dim)
+    """Train what `config` says on the container's channels; saves the model into `model_dir` and the history into
+    `output_data_dir`
+    """
+    data = {
+        n: _read(container.channel(n), config.label)
+        for n in ("training", "validation")
+        if n == "training" or n in container.channels
+    }
+    x, y = data["training"].tensors
+    if "validation" in data:
+        _check_alike(data["training"], data["validation"], config.output_dim)
     torch.manual_seed(config.seed)
     model = make_model(config, x, y)
-    print(f'{len(x)} samples of shape {tuple(x.shape[1:])}, {sum(p.numel() for p in model.parameters()):,} parameters', flush=True)
-    valid_loader = DataLoader(data['validation'], batch_size=1024) if 'validation' in data else None
-    optimizer = _checked('optimizer', config.optimizer, load_object(config.optimizer)) if config.optimizer else None
+    print(
+        f"{len(x)} samples of shape {tuple(x.shape[1:])}, {sum(p.numel() for p in model.parameters()):,} parameters",
+        flush=True,
+    )
+    valid_loader = DataLoader(data["validation"], batch_size=1024) if "validation" in data else None
+    optimizer = _checked("optimizer", config.optimizer, load_object(config.optimizer)) if config.optimizer else None
     try:
-        history = train_model(model, DataLoader(data['training'], config.batch_size, shuffle=True), config.epochs, config.learning_rate, optimizer=optimizer,
-                              loss_fn=make_loss(config.loss) if config.loss else None, valid_loader=valid_loader, verbose=False,
-                              callbacks=[PrintMetrics(), *map(make_callback, config.callbacks)], config=config, **_checkpoints(config, container))
+        history = train_model(
+            model,
+            DataLoader(data["training"], config.batch_size, shuffle=True),
+            config.epochs,
+            config.learning_rate,
+            optimizer=optimizer,
+            loss_fn=make_loss(config.loss) if config.loss else None,
+            valid_loader=valid_loader,
+            verbose=False,
+            callbacks=[PrintMetrics(), *map(make_callback, config.callbacks)],
+            config=config,
+            **_checkpoints(config, container),
+        )
     except SystemExit:  # SIGTERM, and the checkpoint is written
-        if is_main(): save_model(model, container.model_dir, sample=x[:1])
+        if is_main():
+            save_model(model, container.model_dir, sample=x[:1])
         raise
-    if is_main(): _save(model, history, container, x[:1])
+    if is_main():
+        _save(model, history, container, x[:1])
     return history
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #464f281e
 def _checkpoints(config, container):
-    "Where to write checkpoints, and to go on from: in a job always, by hand where the folder is there"
+    """Where to write checkpoints, and to go on from: in a job always, by hand where the folder is there"""
     used = container.job_name or container.checkpoint_dir.is_dir()
     return dict(checkpoints=container.checkpoint_dir, save_every=config.save_every, grace=90) if used else {}
+
 
 def _save(model, history, container, sample):
     save_model(model, container.model_dir, sample=sample)
     container.output_data_dir.mkdir(parents=True, exist_ok=True)
-    save_history(history, container.output_data_dir/'history.jsonl')
-    print(f'saved the model in {container.model_dir}', flush=True)
+    save_history(history, container.output_data_dir / "history.jsonl")
+    print(f"saved the model in {container.model_dir}", flush=True)
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #769b18f6
 def _read(channel, label):
-    with tempfile.TemporaryDirectory() as copy: return read_channel(as_folder(channel, Path(copy)), label)
+    with tempfile.TemporaryDirectory() as copy:
+        return read_channel(as_folder(channel, Path(copy)), label)
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #60af5d1f
 def _check_alike(training: TensorDataset, validation: TensorDataset, classes: int | None = None):
-    (x,y),(vx,vy) = training.tensors,validation.tensors
-    if x.shape[1:]!=vx.shape[1:]: raise ValueError(f'the validation samples have shape {tuple(vx.shape[1:])}, the training samples {tuple(x.shape[1:])}')
-    if y.is_floating_point(): return
-    if vy.is_floating_point(): raise ValueError(f'the training labels are classes, the validation labels are not (the first is {vy[0].item():g})')
-    if vy.max()>=max(classes or 0, y.max()+1):
-        raise ValueError(f'the validation labels go up to {vy.max()}, the training labels only to {y.max()}: is a class missing there?')
+    x, y = training.tensors
+    vx, vy = validation.tensors
+    if x.shape[1:] != vx.shape[1:]:
+        raise ValueError(
+            f"the validation samples have shape {tuple(vx.shape[1:])}, the training samples {tuple(x.shape[1:])}"
+        )
+    if y.is_floating_point():
+        return
+    if vy.is_floating_point():
+        raise ValueError(
+            f"the training labels are classes, the validation labels are not (the first is {vy[0].item():g})"
+        )
+    if vy.max() >= max(classes or 0, y.max() + 1):
+        raise ValueError(
+            f"the validation labels go up to {vy.max()}, the training labels only to {y.max()}: is a class missing "
+            "there?"
+        )
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #52760a09
-def main(argv: Sequence[str] | None = None, # None is this process's
-        ) -> int: # the exit code; see `run_job`
-    "Run the built-in training as a job"
-    return run_job(_job, argv, prog='python -m mlkit.sagemaker_entry',
-                   description='Train a model on the channel "training", validate it on "validation", save it into SM_MODEL_DIR.')
+def main(
+    argv: Sequence[str] | None = None,  # None is this process's
+) -> int:  # the exit code; see `run_job`
+    """Run the built-in training as a job"""
+    return run_job(
+        _job,
+        argv,
+        prog="python -m mlkit.sagemaker_entry",
+        description='Train a model on the channel "training", validate it on "validation", save it into SM_MODEL_DIR.',
+    )
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #74a4833c
 def _job(config: Config, container: Container):
-    if train(config, container).stopped=='Ctrl-C': raise KeyboardInterrupt
+    if train(config, container).stopped == "Ctrl-C":
+        raise KeyboardInterrupt
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #b1529214
-if __name__=='__main__' and globals().get('__spec__'): sys.exit(main())  # a notebook is __main__ too, but has no spec
+if __name__ == "__main__" and globals().get("__spec__"):
+    sys.exit(main())  # a notebook is __main__ too, but has no spec

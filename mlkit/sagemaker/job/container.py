@@ -6,7 +6,9 @@
 __all__ = ['Container', 'stop', 'from_env', 'lay_out', 'to_environ', 'metrics_line', 'metric_definitions']
 
 # %% ../../../nbs/2_sagemaker/1_job/00_container.ipynb #ef12c633
-import json, os, re
+import json
+import os
+import re
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,136 +19,199 @@ from ...text import did_you_mean
 # %% ../../../nbs/2_sagemaker/1_job/00_container.ipynb #873bce7b
 @dataclass(frozen=True)
 class Container:
-    "The room a job runs in; `Container.from_env()` finds it, and `container.channels` is `{name: folder}`"
-    model_dir: Path # what is here when the job ends becomes model.tar.gz
-    output_dir: Path # output/failure goes here
-    output_data_dir: Path # kept beside the model, as output.tar.gz
-    checkpoint_dir: Path # copied to S3 during the run, if the job was launched with a checkpoint location
-    channels: dict[str, Path | str] = field(default_factory=dict) # a folder; s3://bucket/prefix where the program itself reads S3, see `mlkit.sagemaker.job.objects`
-    hyperparameters: Mapping = field(default_factory=dict) # as they came, before a config reads them; a ChainMap of `SM_HPS` and the file where both are there
-    hosts: tuple[str, ...] = ('localhost',)
-    current_host: str = 'localhost'
+    """The room a job runs in; `Container.from_env()` finds it, and `container.channels` is `{name: folder}`"""
+
+    model_dir: Path  # what is here when the job ends becomes model.tar.gz
+    output_dir: Path  # output/failure goes here
+    output_data_dir: Path  # kept beside the model, as output.tar.gz
+    checkpoint_dir: Path  # copied to S3 during the run, if the job was launched with a checkpoint location
+    # a folder; s3://bucket/prefix where the program itself reads S3, see `mlkit.sagemaker.job.objects`
+    channels: dict[str, Path | str] = field(default_factory=dict)
+    # as they came, before a config reads them; a ChainMap of `SM_HPS` and the file where both are there
+    hyperparameters: Mapping = field(default_factory=dict)
+    hosts: tuple[str, ...] = ("localhost",)
+    current_host: str = "localhost"
     num_cpus: int = 1
     num_gpus: int = 0
-    job_name: str = ''
-    instance_groups: tuple[str, ...] = () # their names; more than one are machines of different kinds
-    master: str = '' # host and port at which the processes of many hosts meet; the first host's, unless AWS's software names another
+    job_name: str = ""
+    instance_groups: tuple[str, ...] = ()  # their names; more than one are machines of different kinds
+    # host and port at which the processes of many hosts meet; the first host's, unless AWS's software names another
+    master: str = ""
 
     @property
     def rank(self) -> int:
-        "This host's place among the hosts, from 0"
+        """This host's place among the hosts, from 0"""
         return self.hosts.index(self.current_host)
 
     @property
     def failure_file(self) -> Path:
-        "What is written here is shown as the job's FailureReason"
-        return self.output_dir/'failure'
+        """What is written here is shown as the job's FailureReason"""
+        return self.output_dir / "failure"
 
     @property
     def stopping(self) -> bool:
-        "Was the job asked to stop? A program that asks is left to end by itself; see `mlkit.sagemaker_entry.entry_point`"
+        """Was the job asked to stop? A program that asks is left to end by itself; see
+        `mlkit.sagemaker_entry.entry_point`
+        """
         stop.polled = True
         return stop.asked
 
     def channel(self, name: str) -> Path | str:
-        "The folder, or S3 URI, of a channel that the job cannot do without; a FileNotFoundError says which channels there are"
-        if name in self.channels: return self.channels[name]
-        raise FileNotFoundError(f'no channel {name!r}; {did_you_mean(name, self.channels)} (channels are given to a job at launch'
-                                + (')' if self.job_name else f"; by hand one is the folder data/{name}, or what SM_CHANNEL_{name.upper()} names)"))
+        """The folder, or S3 URI, of a channel that the job cannot do without; a FileNotFoundError says which channels
+        there are
+        """
+        if name in self.channels:
+            return self.channels[name]
+        raise FileNotFoundError(
+            f"no channel {name!r}; {did_you_mean(name, self.channels)} (channels are given to a job at launch"
+            + (
+                ")"
+                if self.job_name
+                else f"; by hand one is the folder data/{name}, or what SM_CHANNEL_{name.upper()} names)"
+            )
+        )
 
 # %% ../../../nbs/2_sagemaker/1_job/00_container.ipynb #d483ed4b
 class stop:
-    "SageMaker's request to end, in this process: was it made, and did the program look?"
+    """SageMaker's request to end, in this process: was it made, and did the program look?"""
+
     asked = polled = False
 
 # %% ../../../nbs/2_sagemaker/1_job/00_container.ipynb #7f54d159
-def from_env(environ: Mapping[str, str] | None = None, # None is this process's
-             root: str | Path | None = None, # the tree; None is /opt/ml if a job is laid out there, else the current folder
-            ) -> Container:
-    "The container that this process runs in"
+def from_env(
+    environ: Mapping[str, str] | None = None,  # None is this process's
+    root: str | Path | None = None,  # the tree; None is /opt/ml if a job is laid out there, else the current folder
+) -> Container:
+    """The container that this process runs in"""
     env = os.environ if environ is None else environ
     root = Path(root) if root else _root()
-    resources = _json(env.get('SM_RESOURCE_CONFIG'), 'SM_RESOURCE_CONFIG') or _config(root, 'resourceconfig')
-    hosts = tuple(_json(env.get('SM_HOSTS'), 'SM_HOSTS') or resources.get('hosts') or ['localhost'])
-    groups = tuple(g['instance_group_name'] for g in resources.get('instance_groups') or [])
-    output = Path(env.get('SM_OUTPUT_DIR') or root/'output')
-    model_dir = Path(env.get('SM_MODEL_DIR') or root/'model')
+    resources = _json(env.get("SM_RESOURCE_CONFIG"), "SM_RESOURCE_CONFIG") or _config(root, "resourceconfig")
+    hosts = tuple(_json(env.get("SM_HOSTS"), "SM_HOSTS") or resources.get("hosts") or ["localhost"])
+    groups = tuple(g["instance_group_name"] for g in resources.get("instance_groups") or [])
+    output = Path(env.get("SM_OUTPUT_DIR") or root / "output")
+    model_dir = Path(env.get("SM_MODEL_DIR") or root / "model")
     return Container(
-        model_dir=model_dir, output_dir=output, output_data_dir=Path(env.get('SM_OUTPUT_DATA_DIR') or output/'data'),
-        checkpoint_dir=Path(env.get('MLKIT_CHECKPOINT_DIR') or model_dir.parent/'checkpoints'), channels=_channels(env, root),
-        hyperparameters=_hyperparameters(env, root), hosts=hosts,
-        current_host=env.get('SM_CURRENT_HOST') or resources.get('current_host') or hosts[0],
-        num_cpus=int(env.get('SM_NUM_CPUS') or os.cpu_count() or 1),
-        num_gpus=int(env.get('SM_NUM_GPUS') or 0), job_name=env.get('TRAINING_JOB_NAME') or '', instance_groups=groups,
-        master=f"{env.get('SM_MASTER_ADDR') or hosts[0]}:{env.get('SM_MASTER_PORT') or 7777}")
+        model_dir=model_dir,
+        output_dir=output,
+        output_data_dir=Path(env.get("SM_OUTPUT_DATA_DIR") or output / "data"),
+        checkpoint_dir=Path(env.get("MLKIT_CHECKPOINT_DIR") or model_dir.parent / "checkpoints"),
+        channels=_channels(env, root),
+        hyperparameters=_hyperparameters(env, root),
+        hosts=hosts,
+        current_host=env.get("SM_CURRENT_HOST") or resources.get("current_host") or hosts[0],
+        num_cpus=int(env.get("SM_NUM_CPUS") or os.cpu_count() or 1),
+        num_gpus=int(env.get("SM_NUM_GPUS") or 0),
+        job_name=env.get("TRAINING_JOB_NAME") or "",
+        instance_groups=groups,
+        master=f"{env.get('SM_MASTER_ADDR') or hosts[0]}:{env.get('SM_MASTER_PORT') or 7777}",
+    )
+
 
 Container.from_env = staticmethod(from_env)
 
 # %% ../../../nbs/2_sagemaker/1_job/00_container.ipynb #cc1660f8
 def _hyperparameters(env, root):
-    both = _json(env.get('SM_HPS'), 'SM_HPS'),_config(root, 'hyperparameters')
+    both = _json(env.get("SM_HPS"), "SM_HPS"), _config(root, "hyperparameters")
     return ChainMap(*both) if all(both) else both[0] or both[1]
 
+
 def _root():
-    return Path('/opt/ml') if Path('/opt/ml/input/config').is_dir() else Path.cwd()
+    return Path("/opt/ml") if Path("/opt/ml/input/config").is_dir() else Path.cwd()
+
 
 def _json(text, source):
-    try: return json.loads(text) if text else {}
-    except ValueError as e: raise ValueError(f'{source} is not JSON: {e}') from None
+    try:
+        return json.loads(text) if text else {}
+    except ValueError as e:
+        raise ValueError(f"{source} is not JSON: {e}") from None
+
 
 def _config(root, name):
-    path = root/'input'/'config'/f'{name}.json'
-    return _json(path.read_text(encoding='utf-8'), path) if path.is_file() else {}
+    path = root / "input" / "config" / f"{name}.json"
+    return _json(path.read_text(encoding="utf-8"), path) if path.is_file() else {}
 
 # %% ../../../nbs/2_sagemaker/1_job/00_container.ipynb #49e83505
 def _channels(env, root):
-    listed = {n.upper(): n for n in _json(env.get('SM_CHANNELS'), 'SM_CHANNELS') or _config(root, 'inputdataconfig')}
-    prefix = 'SM_CHANNEL_'
-    found = {listed.get(k[len(prefix):], k[len(prefix):].lower()): v if v.startswith('s3://') else Path(v) for k,v in env.items() if k.startswith(prefix)}
-    inside = root/'input'/'data' if (root/'input').is_dir() else root/'data'
-    for n in listed.values(): found.setdefault(n, inside/n)
-    if not found and inside.is_dir(): found = {f.name: f for f in inside.iterdir() if f.is_dir()}
+    listed = {n.upper(): n for n in _json(env.get("SM_CHANNELS"), "SM_CHANNELS") or _config(root, "inputdataconfig")}
+    prefix = "SM_CHANNEL_"
+    found = {
+        listed.get(k[len(prefix) :], k[len(prefix) :].lower()): v if v.startswith("s3://") else Path(v)
+        for k, v in env.items()
+        if k.startswith(prefix)
+    }
+    inside = root / "input" / "data" if (root / "input").is_dir() else root / "data"
+    for n in listed.values():
+        found.setdefault(n, inside / n)
+    if not found and inside.is_dir():
+        found = {f.name: f for f in inside.iterdir() if f.is_dir()}
     return dict(sorted(found.items()))
 
 # %% ../../../nbs/2_sagemaker/1_job/00_container.ipynb #23cf2557
-def lay_out(root: str | Path, # made if it is not there; in a real container it is /opt/ml
-            hyperparameters: Mapping[str, str] | None = None, # as the request has them: strings
-            channels: Mapping[str, str | Path] | None = None, # name and folder; each folder is linked, not copied, unless the channel is in the tree already
-            hosts: tuple[str, ...] = ('algo-1',),
-            current_host: str | None = None, # None is the first
-            instance_type: str = 'ml.m5.large',
-           ) -> Path: # the root
-    "The tree that a training container finds at /opt/ml"
+def lay_out(
+    root: str | Path,  # made if it is not there; in a real container it is /opt/ml
+    hyperparameters: Mapping[str, str] | None = None,  # as the request has them: strings
+    # name and folder; each folder is linked, not copied, unless the channel is in the tree already
+    channels: Mapping[str, str | Path] | None = None,
+    hosts: tuple[str, ...] = ("algo-1",),
+    current_host: str | None = None,  # None is the first
+    instance_type: str = "ml.m5.large",
+) -> Path:  # the root
+    """The tree that a training container finds at /opt/ml"""
     root = Path(root).resolve()
-    for d in ('input/config', 'input/data', 'model', 'output/data', 'checkpoints'): (root/d).mkdir(parents=True, exist_ok=True)
-    for name,folder in (channels or {}).items():
-        place = root/'input'/'data'/name
-        if not place.exists(): place.symlink_to(Path(folder).resolve(), target_is_directory=True)
-    group = dict(instance_group_name='homogeneousCluster', instance_type=instance_type, hosts=list(hosts))
+    for d in ("input/config", "input/data", "model", "output/data", "checkpoints"):
+        (root / d).mkdir(parents=True, exist_ok=True)
+    for name, folder in (channels or {}).items():
+        place = root / "input" / "data" / name
+        if not place.exists():
+            place.symlink_to(Path(folder).resolve(), target_is_directory=True)
+    group = dict(instance_group_name="homogeneousCluster", instance_type=instance_type, hosts=list(hosts))
     settings = dict(
         hyperparameters=dict(hyperparameters or {}),
-        inputdataconfig={n: dict(TrainingInputMode='File', S3DistributionType='FullyReplicated', RecordWrapperType='None') for n in channels or {}},
-        resourceconfig=dict(current_host=current_host or hosts[0], current_instance_type=instance_type, current_group_name='homogeneousCluster',
-                            hosts=list(hosts), instance_groups=[group], network_interface_name='eth0'))
-    for name,content in settings.items(): (root/'input'/'config'/f'{name}.json').write_text(json.dumps(content), encoding='utf-8')
+        inputdataconfig={
+            n: dict(TrainingInputMode="File", S3DistributionType="FullyReplicated", RecordWrapperType="None")
+            for n in channels or {}
+        },
+        resourceconfig=dict(
+            current_host=current_host or hosts[0],
+            current_instance_type=instance_type,
+            current_group_name="homogeneousCluster",
+            hosts=list(hosts),
+            instance_groups=[group],
+            network_interface_name="eth0",
+        ),
+    )
+    for name, content in settings.items():
+        (root / "input" / "config" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     return root
 
 # %% ../../../nbs/2_sagemaker/1_job/00_container.ipynb #0a2bd420
 def to_environ(container: Container) -> dict[str, str]:
-    "The `SM_*` variables that describe `container`; `from_env` reads them back"
-    c,dirs = container,dict(MODEL_DIR='model_dir', OUTPUT_DIR='output_dir', OUTPUT_DATA_DIR='output_data_dir')
-    return {**{f'SM_{k}': str(getattr(c, v)) for k,v in dirs.items()}, **{f'SM_CHANNEL_{n.upper()}': str(f) for n,f in c.channels.items()},
-            'SM_CHANNELS': json.dumps(list(c.channels)), 'SM_HPS': json.dumps(dict(c.hyperparameters)), 'SM_HOSTS': json.dumps(c.hosts),
-            'SM_CURRENT_HOST': c.current_host, 'SM_NUM_CPUS': str(c.num_cpus), 'SM_NUM_GPUS': str(c.num_gpus),
-            'MLKIT_CHECKPOINT_DIR': str(c.checkpoint_dir), 'TRAINING_JOB_NAME': c.job_name,
-            'SM_RESOURCE_CONFIG': json.dumps(dict(hosts=c.hosts, instance_groups=[dict(instance_group_name=g) for g in c.instance_groups])),
-            **dict(zip(('SM_MASTER_ADDR', 'SM_MASTER_PORT'), c.master.rsplit(':', 1)))}
+    """The `SM_*` variables that describe `container`; `from_env` reads them back"""
+    c = container
+    dirs = dict(MODEL_DIR="model_dir", OUTPUT_DIR="output_dir", OUTPUT_DATA_DIR="output_data_dir")
+    return {
+        **{f"SM_{k}": str(getattr(c, v)) for k, v in dirs.items()},
+        **{f"SM_CHANNEL_{n.upper()}": str(f) for n, f in c.channels.items()},
+        "SM_CHANNELS": json.dumps(list(c.channels)),
+        "SM_HPS": json.dumps(dict(c.hyperparameters)),
+        "SM_HOSTS": json.dumps(c.hosts),
+        "SM_CURRENT_HOST": c.current_host,
+        "SM_NUM_CPUS": str(c.num_cpus),
+        "SM_NUM_GPUS": str(c.num_gpus),
+        "MLKIT_CHECKPOINT_DIR": str(c.checkpoint_dir),
+        "TRAINING_JOB_NAME": c.job_name,
+        "SM_RESOURCE_CONFIG": json.dumps(
+            dict(hosts=c.hosts, instance_groups=[dict(instance_group_name=g) for g in c.instance_groups])
+        ),
+        **dict(zip(("SM_MASTER_ADDR", "SM_MASTER_PORT"), c.master.rsplit(":", 1))),
+    }
 
 # %% ../../../nbs/2_sagemaker/1_job/00_container.ipynb #fada01fa
 def metrics_line(metrics: Mapping[str, float]) -> str:
-    "One epoch's metrics as a line of the log, `name=number` each"
-    return '[metrics] ' + ' '.join(f'{k}={v:.6g}' for k,v in metrics.items())
+    """One epoch's metrics as a line of the log, `name=number` each"""
+    return "[metrics] " + " ".join(f"{k}={v:.6g}" for k, v in metrics.items())
+
 
 def metric_definitions(names: Iterable[str]) -> list[dict[str, str]]:
-    "The MetricDefinitions of a CreateTrainingJob request that find `names` in lines of `metrics_line`"
-    return [dict(Name=n, Regex=rf'\[metrics\].* {re.escape(n)}=([-+.0-9a-z]+)') for n in names]
+    """The MetricDefinitions of a CreateTrainingJob request that find `names` in lines of `metrics_line`"""
+    return [dict(Name=n, Regex=rf"\[metrics\].* {re.escape(n)}=([-+.0-9a-z]+)") for n in names]

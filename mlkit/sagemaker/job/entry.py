@@ -14,54 +14,82 @@ from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from functools import partial, wraps
 from typing import get_type_hints
+
 from .container import Container
 from .failure import failure_text, write_failure
 from .hyperparameters import find_conflicts, read_config
-from .launcher import follow_launcher, is_rank, launch, processes_here, signal_processes_apart, told_to_end
+from mlkit.sagemaker.job.launcher import (
+    follow_launcher,
+    is_rank,
+    launch,
+    processes_here,
+    signal_processes_apart,
+    told_to_end,
+)
 from ...training.distributed import is_main
 
 # %% ../../../nbs/2_sagemaker/1_job/50_entry.ipynb #2e373319
-def entry_point(f: Callable | None = None, # takes a dataclass (the config), a `Container`, both or neither, by annotation
-                *,
-                processes: int | None = None, # for each host; None is the config's `processes` if it has that field, else one for each GPU, or one
-                grace: float = 100, # seconds from SIGTERM to the end; SageMaker gives 120
-               ) -> Callable:
-    "Make of `f` a job's program: `f()` reads the config and the container, runs, and exits with the code that SageMaker looks at"
-    if f is None: return partial(entry_point, processes=processes, grace=grace)
+def entry_point(
+    f: Callable | None = None,  # takes a dataclass (the config), a `Container`, both or neither, by annotation
+    *,
+    # for each host; None is the config's `processes` if it has that field, else one for each GPU, or one
+    processes: int | None = None,
+    grace: float = 100,  # seconds from SIGTERM to the end; SageMaker gives 120
+) -> Callable:
+    """Make of `f` a job's program: `f()` reads the config and the container, runs, and exits with the code that
+    SageMaker looks at
+    """
+    if f is None:
+        return partial(entry_point, processes=processes, grace=grace)
     wanted_by(f)
+
     @wraps(f)
     def program(*args, **kwargs):
-        if args or kwargs: return f(*args, **kwargs)
+        if args or kwargs:
+            return f(*args, **kwargs)
         sys.exit(run_job(f, processes=processes, grace=grace))
+
     return program
 
 # %% ../../../nbs/2_sagemaker/1_job/50_entry.ipynb #21c821e2
 def wanted_by(f: Callable) -> dict[str, type]:
-    "`{parameter: its class}` of what `f` takes: a dataclass for the config, `Container` for the container"
-    kinds,wanted = get_type_hints(f),{}
-    for name,p in inspect.signature(f).parameters.items():
-        kind = kinds.get(name, Container if name=='container' else None)
-        if isinstance(kind, type) and is_dataclass(kind): wanted[name] = kind
+    """`{parameter: its class}` of what `f` takes: a dataclass for the config, `Container` for the container"""
+    kinds = get_type_hints(f)
+    wanted = {}
+    for name, p in inspect.signature(f).parameters.items():
+        kind = kinds.get(name, Container if name == "container" else None)
+        if isinstance(kind, type) and is_dataclass(kind):
+            wanted[name] = kind
         elif p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            raise TypeError(f'entry_point: {f.__name__} takes {name!r}: expected parameters annotated with a dataclass (the config) or with Container')
+            raise TypeError(
+                f"entry_point: {f.__name__} takes {name!r}: expected parameters annotated with a dataclass (the "
+                "config) or with Container"
+            )
     return wanted
 
 # %% ../../../nbs/2_sagemaker/1_job/50_entry.ipynb #35600849
-def run_job(f: Callable, # see `entry_point`
-            argv: Sequence[str] | None = None, # None is this process's
-            processes: int | None = None, grace: float = 100, # as `entry_point` takes them
-            **parser, # for the ArgumentParser: prog, description
-           ) -> int: # the exit code
-    "Run `f` as a job, in the container this process is in"
+def run_job(
+    f: Callable,  # see `entry_point`
+    argv: Sequence[str] | None = None,  # None is this process's
+    processes: int | None = None,
+    grace: float = 100,  # as `entry_point` takes them
+    **parser,  # for the ArgumentParser: prog, description
+) -> int:  # the exit code
+    """Run `f` as a job, in the container this process is in"""
     container = Container.from_env()
-    if is_rank(): follow_launcher(); signal_processes_apart()
-    else: container.failure_file.unlink(missing_ok=True)
+    if is_rank():
+        follow_launcher()
+        signal_processes_apart()
+    else:
+        container.failure_file.unlink(missing_ok=True)
     try:
-        with told_to_end(grace): return _run(f, container, sys.argv[1:] if argv is None else argv, processes, grace, parser)
+        with told_to_end(grace):
+            return _run(f, container, sys.argv[1:] if argv is None else argv, processes, grace, parser)
     except KeyboardInterrupt:
-        print('stopped by Ctrl-C', file=sys.stderr)
+        print("stopped by Ctrl-C", file=sys.stderr)
         return 130
-    except SystemExit as e: return _exit_code(e, container)
+    except SystemExit as e:
+        return _exit_code(e, container)
     except Exception as e:
         traceback.print_exc()
         write_failure(container, failure_text(e))
@@ -69,26 +97,36 @@ def run_job(f: Callable, # see `entry_point`
 
 # %% ../../../nbs/2_sagemaker/1_job/50_entry.ipynb #798a318d
 def _run(f, container, argv, processes, grace, parser):
-    source = os.environ.get('SM_SOURCE_DIR', '')
-    if os.path.isdir(source) and source not in sys.path: sys.path.insert(0, source)
-    given,wanted = {},wanted_by(f)
-    for name,kind in wanted.items():
+    source = os.environ.get("SM_SOURCE_DIR", "")
+    if os.path.isdir(source) and source not in sys.path:
+        sys.path.insert(0, source)
+    given = {}
+    wanted = wanted_by(f)
+    for name, kind in wanted.items():
         given[name] = container if kind is Container else read_config(kind, argv, container.hyperparameters, **parser)
-        if kind is Container: continue
-        processes = processes or getattr(given[name], 'processes', None)
-        if is_main() and 'MLKIT_LAUNCHER' not in os.environ:
-            for said in find_conflicts(kind, argv, container.hyperparameters): print(said, file=sys.stderr, flush=True)
+        if kind is Container:
+            continue
+        processes = processes or getattr(given[name], "processes", None)
+        if is_main() and "MLKIT_LAUNCHER" not in os.environ:
+            for said in find_conflicts(kind, argv, container.hyperparameters):
+                print(said, file=sys.stderr, flush=True)
     count = processes_here(container, processes)
-    if is_rank() or count*len(container.hosts)==1:
+    if is_rank() or count * len(container.hosts) == 1:
         f(**given)
         return 0
     code = launch(container, count, grace=grace)
-    if not code: container.failure_file.unlink(missing_ok=True)
+    if not code:
+        container.failure_file.unlink(missing_ok=True)
     return code
 
+
 def _exit_code(error, container):
-    "That of a SystemExit: None is 0, a text is 1; what is neither 0 nor the end that somebody asked for is a failure"
+    """That of a SystemExit: None is 0, a text is 1; what is neither 0 nor the end that somebody asked for is a
+    failure
+    """
     code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    if isinstance(error.code, str): print(error.code, file=sys.stderr)
-    if code not in (0, 130, 143): write_failure(container, failure_text(error))
+    if isinstance(error.code, str):
+        print(error.code, file=sys.stderr)
+    if code not in (0, 130, 143):
+        write_failure(container, failure_text(error))
     return code

@@ -6,60 +6,92 @@
 __all__ = ['remedy', 'failure_text', 'write_failure']
 
 # %% ../../../nbs/2_sagemaker/1_job/20_failure.ipynb #4c1b42e3
-import os, shutil, traceback
+import os
+import shutil
+import traceback
 
 from .container import Container
 
 # %% ../../../nbs/2_sagemaker/1_job/20_failure.ipynb #72275dd7
 def remedy(error: BaseException) -> str | None:
-    "What to do about an error whose own words do not say; None where nothing is known"
-    text,kind = str(error),type(error).__name__
-    if 'DataLoader worker' in text and ('is killed by signal' in text or 'exited unexpectedly' in text): return _dead_worker(text)
-    if kind=='OutOfMemoryError' or 'CUDA out of memory' in text:
-        return "-> out of memory on the GPU: take a smaller batch (and accumulate gradients), precision='bf16', or an instance with a larger GPU"
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or 'Cannot allocate memory' in text:
-        return '-> out of memory: take a smaller batch, fewer DataLoader workers, data that is mapped rather than read whole, or a larger instance'
+    """What to do about an error whose own words do not say; None where nothing is known"""
+    text = str(error)
+    kind = type(error).__name__
+    if "DataLoader worker" in text and ("is killed by signal" in text or "exited unexpectedly" in text):
+        return _dead_worker(text)
+    if kind == "OutOfMemoryError" or "CUDA out of memory" in text:
+        return (
+            "-> out of memory on the GPU: take a smaller batch (and accumulate gradients), precision='bf16', or an "
+            "instance with a larger GPU"
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "Cannot allocate memory" in text:
+        return (
+            "-> out of memory: take a smaller batch, fewer DataLoader workers, data that is mapped rather than read "
+            "whole, or a larger instance"
+        )
     if isinstance(error, ModuleNotFoundError):
-        package = (error.name or '?').partition('.')[0]
-        return f'-> there is no {package!r} in this container: name the package that has it in requirements.txt in the source folder, or add the file to that folder'
-    if isinstance(error, OSError) and error.errno==28: return '-> the disk is full: launch with a larger volume_size_in_gb, or write less'
+        package = (error.name or "?").partition(".")[0]
+        return (
+            f"-> there is no {package!r} in this container: name the package that has it in requirements.txt in the "
+            "source folder, or add the file to that folder"
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return "-> the disk is full: launch with a larger volume_size_in_gb, or write less"
 
 # %% ../../../nbs/2_sagemaker/1_job/20_failure.ipynb #b3ff7e7d
 def _dead_worker(text):
-    shm = f'{shutil.disk_usage("/dev/shm").total/2**20:,.0f} MB' if os.path.isdir('/dev/shm') else 'missing'
-    if 'Bus error' in text or 'shared memory' in text: return f'-> the workers share batches through /dev/shm, which is full ({shm}): lower num_workers, or the batch size'
-    return f'-> a worker of the DataLoader was killed, for want of memory most often (/dev/shm: {shm}): lower num_workers, or the batch size; num_workers=0 shows its error'
+    shm = f"{shutil.disk_usage('/dev/shm').total / 2**20:,.0f} MB" if os.path.isdir("/dev/shm") else "missing"
+    if "Bus error" in text or "shared memory" in text:
+        return (
+            f"-> the workers share batches through /dev/shm, which is full ({shm}): lower num_workers, or the batch "
+            "size"
+        )
+    return (
+        f"-> a worker of the DataLoader was killed, for want of memory most often (/dev/shm: {shm}): lower "
+        "num_workers, or the batch size; num_workers=0 shows its error"
+    )
 
 # %% ../../../nbs/2_sagemaker/1_job/20_failure.ipynb #f30f5c14
-def failure_text(error: BaseException, limit: int = 1024) -> str: # characters
-    "What to say of `error`: its type and message, a remedy where one is known, and the end of the traceback"
-    said = [_shortened(_message(error), limit*3//5)]
-    if error.__cause__: said.append('caused by ' + _shortened(_message(error.__cause__), limit//8))
-    if hint := remedy(error): said.append(hint)
-    head = '\n'.join(said)
-    return (head + _tail(error, limit-len(head)))[:limit]
+def failure_text(error: BaseException, limit: int = 1024) -> str:  # characters
+    """What to say of `error`: its type and message, a remedy where one is known, and the end of the traceback"""
+    said = [_shortened(_message(error), limit * 3 // 5)]
+    if error.__cause__:
+        said.append("caused by " + _shortened(_message(error.__cause__), limit // 8))
+    if hint := remedy(error):
+        said.append(hint)
+    head = "\n".join(said)
+    return (head + _tail(error, limit - len(head)))[:limit]
 
 # %% ../../../nbs/2_sagemaker/1_job/20_failure.ipynb #7872d47b
 def _message(error):
-    if isinstance(error, SystemExit): return f'SystemExit: {error.code}'
-    return ''.join(traceback.format_exception_only(error)).strip()
+    if isinstance(error, SystemExit):
+        return f"SystemExit: {error.code}"
+    return "".join(traceback.format_exception_only(error)).strip()
+
 
 def _shortened(text, limit):
-    "`text` without its middle where it is too long: how it begins says what it is, and how it ends is what somebody meant to be read"
-    text = text[:limit*50] + text[-limit:] if len(text)>limit*50 else text
-    return text if len(text)<=limit else f'{text[:limit//3]} […] {text[-(limit-limit//3-5):]}'
+    """`text` without its middle where it is too long: how it begins says what it is, and how it ends is what somebody
+    meant to be read
+    """
+    text = text[: limit * 50] + text[-limit:] if len(text) > limit * 50 else text
+    return text if len(text) <= limit else f"{text[: limit // 3]} […] {text[-(limit - limit // 3 - 5) :]}"
+
 
 def _tail(error, room):
-    "As many of the traceback's last calls as fit"
-    calls,kept = traceback.format_tb(error.__traceback__),''
-    while calls and len(kept)+len(calls[-1])<=room-40: kept = calls.pop() + kept
-    return f'\nTraceback{" (the end of it)" if calls else ""}:\n{kept}'.rstrip() if kept else ''
+    """As many of the traceback's last calls as fit"""
+    calls = traceback.format_tb(error.__traceback__)
+    kept = ""
+    while calls and len(kept) + len(calls[-1]) <= room - 40:
+        kept = calls.pop() + kept
+    return f"\nTraceback{' (the end of it)' if calls else ''}:\n{kept}".rstrip() if kept else ""
 
 # %% ../../../nbs/2_sagemaker/1_job/20_failure.ipynb #453ceae1
-def write_failure(container: Container, text: str) -> bool: # False where a failure was written before
-    "Write `text` into the failure file, as the first to do so"
+def write_failure(container: Container, text: str) -> bool:  # False where a failure was written before
+    """Write `text` into the failure file, as the first to do so"""
     container.output_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with open(container.failure_file, 'x', encoding='utf-8') as f: f.write(text)
-    except FileExistsError: return False
+        with open(container.failure_file, "x", encoding="utf-8") as f:
+            f.write(text)
+    except FileExistsError:
+        return False
     return True

@@ -7,7 +7,17 @@ __all__ = ['read_value', 'type_name', 'write_value', 'field_comments', 'make_par
            'check_hyperparameters', 'to_hyperparameters', 'to_argv']
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #fe1d0dea
-import argparse, ast, dataclasses, inspect, io, json, re, sys, textwrap, tokenize, types
+import argparse
+import ast
+import dataclasses
+import inspect
+import io
+import json
+import re
+import sys
+import textwrap
+import tokenize
+import types
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -17,274 +27,424 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #f6244db9
-def read_value(text: str, kind: Any, # int, float, bool, str, an Enum, or Optional, Union, Literal, list, dict of these
-               quoted: bool = False, # may a string be in JSON's quotes?
-              ) -> Any:
-    "The value of type `kind` that `text` spells; a ValueError says what was expected"
+def read_value(
+    text: str,
+    kind: Any,  # int, float, bool, str, an Enum, or Optional, Union, Literal, list, dict of these
+    quoted: bool = False,  # may a string be in JSON's quotes?
+) -> Any:
+    """The value of type `kind` that `text` spells; a ValueError says what was expected"""
     origin = get_origin(kind)
-    if origin in (Union, types.UnionType): return _read_union(text, kind, quoted)
-    if origin is Literal: return _read_choice(text, {str(c): c for c in get_args(kind)}, quoted)
-    if isinstance(kind, type) and issubclass(kind, Enum): return _read_choice(text, {n: c for c in kind for n in (c.name, str(c.value))}, quoted)
-    if (origin or kind) in (list, dict): return _read_collection(text, origin or kind, get_args(kind))
-    if kind in (int, float, bool): return _read_number(_unquoted(text).strip(), kind)
-    if kind in (str, Any): return _unquoted(text) if quoted else text
-    raise TypeError(f'cannot read a {type_name(kind)} from text')
+    if origin in (Union, types.UnionType):
+        return _read_union(text, kind, quoted)
+    if origin is Literal:
+        return _read_choice(text, {str(c): c for c in get_args(kind)}, quoted)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _read_choice(text, {n: c for c in kind for n in (c.name, str(c.value))}, quoted)
+    if (origin or kind) in (list, dict):
+        return _read_collection(text, origin or kind, get_args(kind))
+    if kind in (int, float, bool):
+        return _read_number(_unquoted(text).strip(), kind)
+    if kind in (str, Any):
+        return _unquoted(text) if quoted else text
+    raise TypeError(f"cannot read a {type_name(kind)} from text")
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #948afefe
 def _unquoted(text):
-    if not (len(text)>1 and text[0]==text[-1]=='"'): return text
-    try: return json.loads(text)
-    except ValueError: return text
+    if not (len(text) > 1 and text[0] == text[-1] == '"'):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #be5179ba
 def _read_number(text, kind):
     try:
-        if kind is bool: return {'true': True, '1': True, 'yes': True, 'on': True, 'false': False, '0': False, 'no': False, 'off': False}[text.lower()]
+        if kind is bool:
+            return {
+                "true": True,
+                "1": True,
+                "yes": True,
+                "on": True,
+                "false": False,
+                "0": False,
+                "no": False,
+                "off": False,
+            }[text.lower()]
         return kind(text)
-    except (KeyError, ValueError): raise ValueError(f'expected {kind.__name__}, got {text!r}') from None
+    except (KeyError, ValueError):
+        raise ValueError(f"expected {kind.__name__}, got {text!r}") from None
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #799613e7
 def _read_union(text, kind, quoted):
     kinds = get_args(kind)
-    if type(None) in kinds and text.strip() in ('', 'null', 'None', 'none'): return None
+    if type(None) in kinds and text.strip() in ("", "null", "None", "none"):
+        return None
     for k in kinds:
         try:
-            if k is not type(None): return read_value(text, k, quoted)
-        except ValueError: pass
-    raise ValueError(f'expected {type_name(kind)}, got {text!r}')
+            if k is not type(None):
+                return read_value(text, k, quoted)
+        except ValueError:
+            pass
+    raise ValueError(f"expected {type_name(kind)}, got {text!r}")
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #0181c921
 def _read_choice(text, choices, quoted):
     text = _unquoted(text) if quoted else text
-    if text not in choices: raise ValueError(f'expected one of {", ".join(map(repr, choices))}, got {text!r}; {did_you_mean(text, choices)}')
+    if text not in choices:
+        raise ValueError(
+            f"expected one of {', '.join(map(repr, choices))}, got {text!r}; {did_you_mean(text, choices)}"
+        )
     return choices[text]
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #954c9864
 def type_name(kind: Any) -> str:
-    "A type as a person would write it"
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace('typing.', '')
+    """A type as a person would write it"""
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #c4a0a1ab
 def _read_collection(text, kind, kinds):
     value = _literal(text)
     if not isinstance(value, (list, tuple, dict)):
-        parts = [p.strip() for p in text.split(',')] if text.strip() else []
-        if kind is dict and not all('=' in p for p in parts): raise ValueError(f'expected a dict as JSON or as a=1,b=2, got {text!r}')
-        value = dict(p.split('=', 1) for p in parts) if kind is dict else parts
-    if isinstance(value, dict)!=(kind is dict): raise ValueError(f'expected a {kind.__name__}, got {text!r}')
-    if kind is list: return [_item(v, kinds[0] if kinds else Any) for v in value]
-    return {_item(k, kinds[0] if kinds else Any): _item(v, kinds[1] if kinds else Any) for k,v in value.items()}
+        parts = [p.strip() for p in text.split(",")] if text.strip() else []
+        if kind is dict and not all("=" in p for p in parts):
+            raise ValueError(f"expected a dict as JSON or as a=1,b=2, got {text!r}")
+        value = dict(p.split("=", 1) for p in parts) if kind is dict else parts
+    if isinstance(value, dict) != (kind is dict):
+        raise ValueError(f"expected a {kind.__name__}, got {text!r}")
+    if kind is list:
+        return [_item(v, kinds[0] if kinds else Any) for v in value]
+    return {_item(k, kinds[0] if kinds else Any): _item(v, kinds[1] if kinds else Any) for k, v in value.items()}
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #0150774b
 def _literal(text):
     for read in (json.loads, ast.literal_eval):
-        try: return read(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError): pass
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
+
 
 def _item(value, kind):
-    if kind is Any or (kind is str and isinstance(value, str)): return value
+    if kind is Any or (kind is str and isinstance(value, str)):
+        return value
     return read_value(value if isinstance(value, str) else json.dumps(value), kind, quoted=not isinstance(value, str))
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #6cb77f4d
 def write_value(value: Any, quoted: bool = False) -> str:
-    "`value` as text that `read_value` reads; strings in JSON's quotes if `quoted`, as SDK v2 has them"
-    if isinstance(value, Enum): value = value.name
-    if isinstance(value, str) and not quoted: return value
+    """`value` as text that `read_value` reads; strings in JSON's quotes if `quoted`, as SDK v2 has them"""
+    if isinstance(value, Enum):
+        value = value.name
+    if isinstance(value, str) and not quoted:
+        return value
     return json.dumps(value, default=_plain)
 
+
 def _plain(value):
-    if isinstance(value, Enum): return value.name
-    raise TypeError(f'cannot write a {type(value).__name__} as a hyperparameter: {value!r}')
+    if isinstance(value, Enum):
+        return value.name
+    raise TypeError(f"cannot write a {type(value).__name__} as a hyperparameter: {value!r}")
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #ba2fc4f5
 def _source_in_cells(config_type):
-    "A class of a notebook is in no file, but in one of the cells that were run"
-    for cell in reversed(getattr(sys.modules['__main__'], 'In', [])):
-        if config_type.__name__ not in cell: continue
-        try: found = [n for n in ast.parse(cell).body if isinstance(n, ast.ClassDef) and n.name==config_type.__name__]
-        except SyntaxError: continue  # magics
-        if found: return '\n'.join(cell.splitlines()[found[-1].lineno-1:found[-1].end_lineno])
-    return ''
+    """A class of a notebook is in no file, but in one of the cells that were run"""
+    for cell in reversed(getattr(sys.modules["__main__"], "In", [])):
+        if config_type.__name__ not in cell:
+            continue
+        try:
+            found = [n for n in ast.parse(cell).body if isinstance(n, ast.ClassDef) and n.name == config_type.__name__]
+        except SyntaxError:
+            continue  # magics
+        if found:
+            return "\n".join(cell.splitlines()[found[-1].lineno - 1 : found[-1].end_lineno])
+    return ""
+
 
 def field_comments(config_type: type) -> dict[str, str]:
-    "The comment behind each field of a dataclass, inherited ones too; none where the source is not to be had"
+    """The comment behind each field of a dataclass, inherited ones too; none where the source is not to be had"""
     found = {}
     for t in reversed(config_type.__mro__):
-        try: source = textwrap.dedent(inspect.getsource(t)) if dataclasses.is_dataclass(t) else ''
-        except (OSError, TypeError): source = _source_in_cells(t)
+        try:
+            source = textwrap.dedent(inspect.getsource(t)) if dataclasses.is_dataclass(t) else ""
+        except (OSError, TypeError):
+            source = _source_in_cells(t)
         tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-        comments = {t.start[0]: t.string.lstrip('# ').rstrip() for t in tokens if t.type==tokenize.COMMENT}
+        comments = {t.start[0]: t.string.lstrip("# ").rstrip() for t in tokens if t.type == tokenize.COMMENT}
         fields = [n for c in ast.parse(source).body for n in c.body if isinstance(n, ast.AnnAssign)]
         found |= {n.target.id: comments[n.end_lineno] for n in fields if n.end_lineno in comments}
     return {f.name: found[f.name] for f in dataclasses.fields(config_type) if f.name in found}
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #aca7f12d
-def make_parser(config_type: type, # a dataclass
-                **kwargs, # for ArgumentParser
-               ) -> argparse.ArgumentParser:
-    "A parser with a flag for each field of a dataclass; what it parses are still strings"
-    parser = argparse.ArgumentParser(**{'allow_abbrev': False, 'argument_default': argparse.SUPPRESS} | kwargs)
-    kinds,comments = get_type_hints(config_type),field_comments(config_type)
+def make_parser(
+    config_type: type,  # a dataclass
+    **kwargs,  # for ArgumentParser
+) -> argparse.ArgumentParser:
+    """A parser with a flag for each field of a dataclass; what it parses are still strings"""
+    parser = argparse.ArgumentParser(**{"allow_abbrev": False, "argument_default": argparse.SUPPRESS} | kwargs)
+    kinds = get_type_hints(config_type)
+    comments = field_comments(config_type)
     for f in dataclasses.fields(config_type):
-        flags,kind = [f'--{f.name}'] + [f'-{f.name}']*(len(f.name)==1),kinds[f.name]
-        help = f"{comments.get(f.name, '')} {_default_note(f)}".strip().replace('%', '%%')
-        parser.add_argument(*flags, dest=f.name, metavar=_metavar(kind), help=help,
-                            **(dict(nargs='?', const='true') if kind is bool else {}))
+        flags = [f"--{f.name}"] + [f"-{f.name}"] * (len(f.name) == 1)
+        kind = kinds[f.name]
+        help = f"{comments.get(f.name, '')} {_default_note(f)}".strip().replace("%", "%%")
+        parser.add_argument(
+            *flags,
+            dest=f.name,
+            metavar=_metavar(kind),
+            help=help,
+            **(dict(nargs="?", const="true") if kind is bool else {}),
+        )
     return parser
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #379e9ef1
-def _required(f): return f.default is f.default_factory is dataclasses.MISSING
-def _default(f): return f.default_factory() if f.default is dataclasses.MISSING else f.default
+def _required(f):
+    return f.default is f.default_factory is dataclasses.MISSING
+
+
+def _default(f):
+    return f.default_factory() if f.default is dataclasses.MISSING else f.default
+
+
 def _default_note(f):
-    if _required(f): return '(required)'
-    return '' if _default(f) is None else f'(default: {write_value(_default(f))})'
+    if _required(f):
+        return "(required)"
+    return "" if _default(f) is None else f"(default: {write_value(_default(f))})"
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #f4794e8a
 def _metavar(kind):
-    if get_origin(kind) in (Union, types.UnionType): return '|'.join(_metavar(k) for k in get_args(kind) if k is not type(None))
-    if get_origin(kind) is Literal: return '{' + ','.join(map(str, get_args(kind))) + '}'
-    return '{' + ','.join(c.name for c in kind) + '}' if isinstance(kind, type) and issubclass(kind, Enum) else type_name(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        return "|".join(_metavar(k) for k in get_args(kind) if k is not type(None))
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
+    return (
+        "{" + ",".join(c.name for c in kind) + "}"
+        if isinstance(kind, type) and issubclass(kind, Enum)
+        else type_name(kind)
+    )
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #b9c84376
-def read_config(config_type: type, # a dataclass
-                argv: Sequence[str] = (), # the arguments of the command
-                hyperparameters: Mapping[str, Any] | None = None, # as `Container` has them; argv wins
-                **kwargs, # for ArgumentParser
-               ) -> Any:
-    "A `config_type` from its strings; a ValueError names the hyperparameter, what was expected, what came, and from where"
+def read_config(
+    config_type: type,  # a dataclass
+    argv: Sequence[str] = (),  # the arguments of the command
+    hyperparameters: Mapping[str, Any] | None = None,  # as `Container` has them; argv wins
+    **kwargs,  # for ArgumentParser
+) -> Any:
+    """A `config_type` from its strings; a ValueError names the hyperparameter, what was expected, what came, and from
+    where
+    """
     found = _find_texts(config_type, argv, hyperparameters, **kwargs)
-    return config_type(**_read_fields(config_type, {k: texts[0] for k,texts in found.items()}))
+    return config_type(**_read_fields(config_type, {k: texts[0] for k, texts in found.items()}))
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #e5c789d5
 def _renderings(text):
-    "What AWS's software makes of the text of a request, for a command line: SDK v3's drivers, then SDK v2's toolkit"
-    try: value = json.loads(text)
-    except (ValueError, RecursionError): value = text
-    if isinstance(value, str): return value,value
-    v2 = ','.join(f'{k}={v}' for k,v in sorted(value.items())) if isinstance(value, dict) else '' if value is None else str(value)
-    return json.dumps(value),v2
+    """What AWS's software makes of the text of a request, for a command line: SDK v3's drivers, then SDK v2's
+    toolkit
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    if isinstance(value, str):
+        return value, value
+    v2 = (
+        ",".join(f"{k}={v}" for k, v in sorted(value.items()))
+        if isinstance(value, dict)
+        else ""
+        if value is None
+        else str(value)
+    )
+    return json.dumps(value), v2
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #aaccbdec
 def _find_texts(config_type, argv, hyperparameters, **kwargs):
-    "`{name: [(text, where from, is a string in JSON's quotes?)]}`, those first that win"
-    given,rest = make_parser(config_type, **kwargs).parse_known_args(_joined(argv, get_type_hints(config_type)))
+    """`{name: [(text, where from, is a string in JSON's quotes?)]}`, those first that win"""
+    given, rest = make_parser(config_type, **kwargs).parse_known_args(_joined(argv, get_type_hints(config_type)))
     _check_rest(rest, config_type)
-    found = {k: [(t, f'--{k}', False)] for k,t in vars(given).items()}
+    found = {k: [(t, f"--{k}", False)] for k, t in vars(given).items()}
     several = isinstance(hyperparameters, ChainMap)
-    for origin,values in zip(('SM_HPS', 'hyperparameters.json') if several else ('the hyperparameters',), hyperparameters.maps if several else [hyperparameters or {}]):
-        quoted = str(values.get('sagemaker_program', '')).startswith('"')  # SDK v2 writes every string so, and always names the program
-        for name,value in values.items():
-            if name.startswith('sagemaker_'): continue
+    for origin, values in zip(
+        ("SM_HPS", "hyperparameters.json") if several else ("the hyperparameters",),
+        hyperparameters.maps if several else [hyperparameters or {}],
+    ):
+        # SDK v2 writes every string so, and always names the program
+        quoted = str(values.get("sagemaker_program", "")).startswith('"')
+        for name, value in values.items():
+            if name.startswith("sagemaker_"):
+                continue
             text = value if isinstance(value, str) else json.dumps(value)
             texts = found.setdefault(name, [])
-            if texts and texts[-1][0] in (text, *_renderings(text)): texts.pop()
+            if texts and texts[-1][0] in (text, *_renderings(text)):
+                texts.pop()
             texts.append((text, origin, quoted))
     return found
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #f101842c
-def find_conflicts(config_type: type, argv: Sequence[str] = (), hyperparameters: Mapping[str, Any] | None = None, # as `read_config` takes them
-                  ) -> Iterator[str]:
-    "A sentence for each hyperparameter that was given twice with different values"
+def find_conflicts(
+    config_type: type,
+    argv: Sequence[str] = (),
+    hyperparameters: Mapping[str, Any] | None = None,  # as `read_config` takes them
+) -> Iterator[str]:
+    """A sentence for each hyperparameter that was given twice with different values"""
     kinds = get_type_hints(config_type)
-    for name,(used,*others) in _find_texts(config_type, argv, hyperparameters).items():
-        for text,origin,quoted in others:
-            try: same = repr(read_value(text, kinds[name], quoted))==repr(read_value(used[0], kinds[name], used[2]))
-            except ValueError: same = False
-            if not same: yield f'hyperparameter {name!r} is given twice: {used[0]!r} (from {used[1]}) is used, {text!r} (from {origin}) is not'
+    for name, (used, *others) in _find_texts(config_type, argv, hyperparameters).items():
+        for text, origin, quoted in others:
+            try:
+                same = repr(read_value(text, kinds[name], quoted)) == repr(read_value(used[0], kinds[name], used[2]))
+            except ValueError:
+                same = False
+            if not same:
+                yield (
+                    f"hyperparameter {name!r} is given twice: {used[0]!r} (from {used[1]}) is used, {text!r} (from "
+                    f"{origin}) is not"
+                )
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #a93beb63
 def _joined(argv, kinds):
-    "Each `--name value` as one `--name=value`, in which argparse cannot take the value for a flag"
-    argv,out = list(argv),[]
+    """Each `--name value` as one `--name=value`, in which argparse cannot take the value for a flag"""
+    argv = list(argv)
+    out = []
     while argv:
         flag = argv.pop(0)
-        kind = kinds.get(flag.lstrip('-'))
-        alone = not flag.startswith('-') or '=' in flag or flag in ('-h', '--help')
-        if not alone and kind not in (None, bool) and not argv: raise ValueError(f"hyperparameter {flag.lstrip('-')!r}: no value (from {flag})")
-        alone |= not argv or (kind in (None, bool) and argv[0].startswith('--'))
-        out.append(flag if alone else f'{flag}={argv.pop(0)}')
+        kind = kinds.get(flag.lstrip("-"))
+        alone = not flag.startswith("-") or "=" in flag or flag in ("-h", "--help")
+        if not alone and kind not in (None, bool) and not argv:
+            raise ValueError(f"hyperparameter {flag.lstrip('-')!r}: no value (from {flag})")
+        alone |= not argv or (kind in (None, bool) and argv[0].startswith("--"))
+        out.append(flag if alone else f"{flag}={argv.pop(0)}")
     return out
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #90352ed7
 def _check_rest(rest, config_type):
-    "What the parser did not know is SageMaker's own, or a mistake"
+    """What the parser did not know is SageMaker's own, or a mistake"""
     for a in rest:
-        name = a.lstrip('-').partition('=')[0]
-        if not a.startswith('-'): raise ValueError(f"unexpected argument {a!r}: a hyperparameter is given as --name value, a list as '[1, 2]' or 1,2")
-        if not name.startswith('sagemaker_'): _check_name(name, config_type)
+        name = a.lstrip("-").partition("=")[0]
+        if not a.startswith("-"):
+            raise ValueError(
+                f"unexpected argument {a!r}: a hyperparameter is given as --name value, a list as '[1, 2]' or 1,2"
+            )
+        if not name.startswith("sagemaker_"):
+            _check_name(name, config_type)
+
 
 def _check_name(name, config_type):
     names = [f.name for f in dataclasses.fields(config_type)]
-    if name not in names: raise ValueError(f'unknown hyperparameter {name!r}; {did_you_mean(name, names)}')
+    if name not in names:
+        raise ValueError(f"unknown hyperparameter {name!r}; {did_you_mean(name, names)}")
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #fdc07696
 def _read_fields(config_type, texts):
-    values,kinds = {},get_type_hints(config_type)
-    for name,(text,source,quoted) in texts.items():
+    values = {}
+    kinds = get_type_hints(config_type)
+    for name, (text, source, quoted) in texts.items():
         _check_name(name, config_type)
-        try: values[name] = read_value(text, kinds[name], quoted)
-        except ValueError as e: raise ValueError(f'hyperparameter {name!r}: {e} (from {source})') from None
+        try:
+            values[name] = read_value(text, kinds[name], quoted)
+        except ValueError as e:
+            raise ValueError(f"hyperparameter {name!r}: {e} (from {source})") from None
     for f in dataclasses.fields(config_type):
-        if _required(f) and f.name not in values: raise ValueError(f'hyperparameter {f.name!r} is required: pass --{f.name}')
+        if _required(f) and f.name not in values:
+            raise ValueError(f"hyperparameter {f.name!r} is required: pass --{f.name}")
     return values
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #9432ad2e
-def check_hyperparameters(hyperparameters: Mapping[str, str], # as a CreateTrainingJob request has them
-                          software: Literal['api', 'v3', 'v3-torchrun'] = 'api', # what starts the program: SDK v3's `SourceCode`, with `Torchrun()`
-                         ) -> None:
-    "A ValueError with every hyperparameter that would not arrive, why, and what to do"
-    found = [f'a request has room for 100 hyperparameters, here are {len(hyperparameters)}'] if len(hyperparameters)>100 else []
-    for name,text in hyperparameters.items():
-        if not isinstance(text, str): raise TypeError(f'hyperparameter {name!r}: expected text, as write_value spells it, got a {type(text).__name__}')
-        found += [f'hyperparameter {name[:80]!r}: {why}' for why in _limits(name, text)]
-        if software!='api': found += [f'hyperparameter {name[:80]!r}: {why}' for why in _limits_of_v3(name, text, software=='v3-torchrun')]
-    if found: raise ValueError('\n'.join(found))
+def check_hyperparameters(
+    hyperparameters: Mapping[str, str],  # as a CreateTrainingJob request has them
+    # what starts the program: SDK v3's `SourceCode`, with `Torchrun()`
+    software: Literal["api", "v3", "v3-torchrun"] = "api",
+) -> None:
+    """A ValueError with every hyperparameter that would not arrive, why, and what to do"""
+    found = (
+        [f"a request has room for 100 hyperparameters, here are {len(hyperparameters)}"]
+        if len(hyperparameters) > 100
+        else []
+    )
+    for name, text in hyperparameters.items():
+        if not isinstance(text, str):
+            raise TypeError(
+                f"hyperparameter {name!r}: expected text, as write_value spells it, got a {type(text).__name__}"
+            )
+        found += [f"hyperparameter {name[:80]!r}: {why}" for why in _limits(name, text)]
+        if software != "api":
+            found += [
+                f"hyperparameter {name[:80]!r}: {why}" for why in _limits_of_v3(name, text, software == "v3-torchrun")
+            ]
+    if found:
+        raise ValueError("\n".join(found))
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #2cac3066
 def _limits(name, text):
-    "Why SageMaker would not take a hyperparameter, or could not give it to a program"
-    if not 1<=len(name)<=256: yield f'its name has {len(name)} characters, a request has room for 1 to 256'
-    if len(text)>2500: yield f'{len(text):,} characters, a request has room for 2,500: put it into a file in the source folder or a channel, and pass its name'
-    if re.search('[\n\r\x85\u2028\u2029]', text): yield 'it has a line break, which a request cannot carry: write it as \\n, or pass the name of a file'
-    if any('\0' in t for t in _renderings(text)): yield 'it has the character NUL, which no command line can carry'
-    try: ''.join(_renderings(text)).encode()
-    except UnicodeEncodeError: yield 'it has half a surrogate pair, which is not Unicode'
+    """Why SageMaker would not take a hyperparameter, or could not give it to a program"""
+    if not 1 <= len(name) <= 256:
+        yield f"its name has {len(name)} characters, a request has room for 1 to 256"
+    if len(text) > 2500:
+        yield (
+            f"{len(text):,} characters, a request has room for 2,500: put it into a file in the source folder or a "
+            "channel, and pass its name"
+        )
+    if re.search("[\n\r\x85\u2028\u2029]", text):
+        yield "it has a line break, which a request cannot carry: write it as \\n, or pass the name of a file"
+    if any("\0" in t for t in _renderings(text)):
+        yield "it has the character NUL, which no command line can carry"
+    try:
+        "".join(_renderings(text)).encode()
+    except UnicodeEncodeError:
+        yield "it has half a surrogate pair, which is not Unicode"
+
 
 def _limits_of_v3(name, text, torchrun):
-    "Why the programs that SDK v3 puts into the container would fail on a hyperparameter that SageMaker takes"
-    if not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', name): yield "SDK v3 makes a shell variable of its name: only letters, digits and '_' can be in one"
-    if "'" in _renderings(text)[0]: yield "SDK v3 puts its value in single quotes for a shell: it can have none itself (use double quotes, or the name of a file)"
-    if torchrun and _torchrun_confuses(name): yield 'torchrun takes its name for an abbreviation of two of its own options: choose another name'
+    """Why the programs that SDK v3 puts into the container would fail on a hyperparameter that SageMaker takes"""
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        yield "SDK v3 makes a shell variable of its name: only letters, digits and '_' can be in one"
+    if "'" in _renderings(text)[0]:
+        yield (
+            "SDK v3 puts its value in single quotes for a shell: it can have none itself (use double quotes, or the "
+            "name of a file)"
+        )
+    if torchrun and _torchrun_confuses(name):
+        yield "torchrun takes its name for an abbreviation of two of its own options: choose another name"
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #592a4050
 def _torchrun_confuses(name):
     from torch.distributed.run import get_args_parser
+
     try:
-        with redirect_stderr(io.StringIO()): get_args_parser().parse_args(['train.py', f'--{name}', '1'])
-    except SystemExit: return True
+        with redirect_stderr(io.StringIO()):
+            get_args_parser().parse_args(["train.py", f"--{name}", "1"])
+    except SystemExit:
+        return True
     return False
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #d6a095e0
-def to_hyperparameters(config: Any, # a dataclass instance
-                       quoted: bool = False, # as SDK v2 spells strings, rather than as SDK v3
-                      ) -> dict[str, str]:
-    "A config as the HyperParameters of a CreateTrainingJob request; a ValueError where a request cannot carry it, or it would be read as another one"
+def to_hyperparameters(
+    config: Any,  # a dataclass instance
+    quoted: bool = False,  # as SDK v2 spells strings, rather than as SDK v3
+) -> dict[str, str]:
+    """A config as the HyperParameters of a CreateTrainingJob request; a ValueError where a request cannot carry it, or
+    it would be read as another one
+    """
     found = _spelled(config, quoted)
     check_hyperparameters(found)
-    _check_same(config, read_config(type(config), hyperparameters=found | ({'sagemaker_program': '"train.py"'} if quoted else {})))
+    _check_same(
+        config,
+        read_config(type(config), hyperparameters=found | ({"sagemaker_program": '"train.py"'} if quoted else {})),
+    )
     return found
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #b27659bf
-def _spelled(config, quoted=False): return {f.name: write_value(getattr(config, f.name), quoted) for f in dataclasses.fields(config)}
+def _spelled(config, quoted=False):
+    return {f.name: write_value(getattr(config, f.name), quoted) for f in dataclasses.fields(config)}
+
 
 def _check_same(config, back):
     for f in dataclasses.fields(config):
-        meant,read = getattr(config, f.name),getattr(back, f.name)
-        if meant!=read and repr(meant)!=repr(read): raise ValueError(f'hyperparameter {f.name!r}: {meant!r} would be read as {read!r}')
+        meant = getattr(config, f.name)
+        read = getattr(back, f.name)
+        if meant != read and repr(meant) != repr(read):
+            raise ValueError(f"hyperparameter {f.name!r}: {meant!r} would be read as {read!r}")
 
 # %% ../../../nbs/2_sagemaker/1_job/10_hyperparameters.ipynb #6b274b95
 def to_argv(config: Any) -> list[str]:
-    "A config as the arguments of a command; a ValueError where it would be read as another one"
-    argv = [a for k,v in _spelled(config).items() for a in (f'--{k}', v)]
+    """A config as the arguments of a command; a ValueError where it would be read as another one"""
+    argv = [a for k, v in _spelled(config).items() for a in (f"--{k}", v)]
     _check_same(config, read_config(type(config), argv))
     return argv

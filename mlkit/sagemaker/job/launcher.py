@@ -6,7 +6,15 @@
 __all__ = ['SIGNALS', 'is_rank', 'processes_here', 'launch', 'follow_launcher', 'told_to_end', 'signal_processes_apart']
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #ebe8ad5d
-import ctypes, os, select, signal, socket, sys, threading, time, uuid
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -18,130 +26,200 @@ from .failure import write_failure
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #9ece5a1d
 def is_rank() -> bool:
-    "Was this process started by a launcher, this one or another?"
-    return 'RANK' in os.environ and 'WORLD_SIZE' in os.environ
+    """Was this process started by a launcher, this one or another?"""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
 
 def processes_here(container: Container, wanted: int | None = None) -> int:
-    "The number of processes for each host"
-    if wanted is not None and wanted<1: raise ValueError(f'processes: expected at least 1 for each host, got {wanted}')
+    """The number of processes for each host"""
+    if wanted is not None and wanted < 1:
+        raise ValueError(f"processes: expected at least 1 for each host, got {wanted}")
     return wanted or container.num_gpus or torch.cuda.device_count() or 1
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #d24b7371
-def launch(container: Container,
-           processes: int, # on each host
-           command: Sequence[str] | None = None, # None is what this process was started with
-           grace: float = 100, # seconds for the processes to end after SIGTERM
-           timeout: float = 900, # seconds in which the hosts have to meet
-          ) -> int: # the exit code: 0, 128 and the number of a signal that was sent to this process, or that of the process that failed first
-    "Run a command `processes` times on each host, as torchrun would; all end when one fails"
-    from torch.distributed.elastic.multiprocessing import SignalException  # takes a second, which a job of one process need not wait
+def launch(
+    container: Container,
+    processes: int,  # on each host
+    command: Sequence[str] | None = None,  # None is what this process was started with
+    grace: float = 100,  # seconds for the processes to end after SIGTERM
+    timeout: float = 900,  # seconds in which the hosts have to meet
+    # the exit code: 0, 128 and the number of a signal that was sent to this process, or that of the process that failed
+    # first
+) -> int:
+    """Run a command `processes` times on each host, as torchrun would; all end when one fails"""
+    # takes a second, which a job of one process need not wait
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
+
     _meet(container, timeout)
-    os.environ.setdefault('OMP_NUM_THREADS', str(max((os.cpu_count() or 1)//processes, 1)))
-    os.environ['MLKIT_LAUNCHER'] = str(os.getpid())
-    program,*arguments = command or [sys.executable, *sys.orig_argv[1:]]
-    try: elastic_launch(_settings(container, processes, grace, timeout), program)(*arguments)
-    except ChildFailedError as e: return _failed(container, e, processes*len(container.hosts))
-    except SignalException as e: return 128+e.sigval
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
+    os.environ["MLKIT_LAUNCHER"] = str(os.getpid())
+    program, *arguments = command or [sys.executable, *sys.orig_argv[1:]]
+    try:
+        elastic_launch(_settings(container, processes, grace, timeout), program)(*arguments)
+    except ChildFailedError as e:
+        return _failed(container, e, processes * len(container.hosts))
+    except SignalException as e:
+        return 128 + e.sigval
     return 0
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #3ac34396
 def _settings(container, processes, grace, timeout):
-    "One host meets itself at a free port; many meet at the master's, and are numbered as SageMaker lists them"
+    """One host meets itself at a free port; many meet at the master's, and are numbered as SageMaker lists them"""
     from torch.distributed.launcher.api import LaunchConfig
-    hosts,rank = len(container.hosts),container.rank
-    where = dict(rdzv_backend='c10d', rdzv_endpoint='localhost:0', rdzv_configs=dict(is_host=True, timeout=int(timeout)), local_addr='127.0.0.1')
-    if hosts>1: where = dict(rdzv_backend='static', rdzv_endpoint=container.master, rdzv_configs=dict(rank=rank, timeout=int(timeout)))
-    if 'shutdown_timeout' in {f.name for f in fields(LaunchConfig)}: where['shutdown_timeout'] = int(grace)
-    return LaunchConfig(min_nodes=hosts, max_nodes=hosts, nproc_per_node=processes, max_restarts=0, run_id=container.job_name or uuid.uuid4().hex, **where)
+
+    hosts = len(container.hosts)
+    rank = container.rank
+    where = dict(
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        rdzv_configs=dict(is_host=True, timeout=int(timeout)),
+        local_addr="127.0.0.1",
+    )
+    if hosts > 1:
+        where = dict(
+            rdzv_backend="static", rdzv_endpoint=container.master, rdzv_configs=dict(rank=rank, timeout=int(timeout))
+        )
+    if "shutdown_timeout" in {f.name for f in fields(LaunchConfig)}:
+        where["shutdown_timeout"] = int(grace)
+    return LaunchConfig(
+        min_nodes=hosts,
+        max_nodes=hosts,
+        nproc_per_node=processes,
+        max_restarts=0,
+        run_id=container.job_name or uuid.uuid4().hex,
+        **where,
+    )
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #e4537d92
 def _meet(container, timeout):
-    "A named error where the hosts cannot train together"
-    hosts,groups = container.hosts,container.instance_groups
-    if container.current_host not in hosts: raise ValueError(f'this host is {container.current_host!r}, which is not among the hosts of the job, {list(hosts)}')
-    if len(hosts)>1 and len(groups)>1:
-        raise ValueError(f'the job has instance groups of several kinds ({", ".join(groups)}): mlkit trains on hosts of one kind; launch it with one group, '
-                         'or call torch.distributed yourself on the hosts that are to train together')
-    if container.rank==0: return
-    until,(name,port),why = time.monotonic()+timeout,container.master.rsplit(':', 1),None
-    while time.monotonic()<until:
-        try: return socket.create_connection((name, int(port)), timeout=5).close()
-        except OSError as e: why = e
-        time.sleep(min(1, max(until-time.monotonic(), 0)))
-    raise ConnectionError(f'the first host, {container.master}, did not answer {container.current_host} in {timeout:g} seconds: '
-                          + ('its name is not known here' if isinstance(why, socket.gaierror) else f'{why}') + '; did it fail, or does the network between the '
-                          'hosts forbid it (the security group of the VPC has to allow traffic within itself)?')
+    """A named error where the hosts cannot train together"""
+    hosts = container.hosts
+    groups = container.instance_groups
+    if container.current_host not in hosts:
+        raise ValueError(
+            f"this host is {container.current_host!r}, which is not among the hosts of the job, {list(hosts)}"
+        )
+    if len(hosts) > 1 and len(groups) > 1:
+        raise ValueError(
+            f"the job has instance groups of several kinds ({', '.join(groups)}): mlkit trains on hosts of one kind; "
+            "launch it with one group, "
+            "or call torch.distributed yourself on the hosts that are to train together"
+        )
+    if container.rank == 0:
+        return
+    until = time.monotonic() + timeout
+    name, port = container.master.rsplit(":", 1)
+    why = None
+    while time.monotonic() < until:
+        try:
+            return socket.create_connection((name, int(port)), timeout=5).close()
+        except OSError as e:
+            why = e
+        time.sleep(min(1, max(until - time.monotonic(), 0)))
+    raise ConnectionError(
+        f"the first host, {container.master}, did not answer {container.current_host} in {timeout:g} seconds: "
+        + ("its name is not known here" if isinstance(why, socket.gaierror) else f"{why}")
+        + "; did it fail, or does the network between the "
+        "hosts forbid it (the security group of the VPC has to allow traffic within itself)?"
+    )
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #166ef274
-SIGNALS = {'SIGKILL': 'the machine ran out of memory, most often: take a smaller batch, fewer DataLoader workers, or a larger instance',
-           'SIGBUS': '/dev/shm is full, most often: use fewer DataLoader workers, or smaller batches',
-           'SIGSEGV': 'a crash in compiled code: in an extension, or in packages that do not fit together',
-           'SIGABRT': 'compiled code gave up, and has said why in the log'}
+SIGNALS = {
+    "SIGKILL": (
+        "the machine ran out of memory, most often: take a smaller batch, fewer DataLoader workers, or a larger "
+        "instance"
+    ),
+    "SIGBUS": "/dev/shm is full, most often: use fewer DataLoader workers, or smaller batches",
+    "SIGSEGV": "a crash in compiled code: in an extension, or in packages that do not fit together",
+    "SIGABRT": "compiled code gave up, and has said why in the log",
+}
+
 
 def _failed(container, error, world):
-    "The exit code of the process that failed first, and its failure where it could not write it"
-    killed = [(r, f) for r,f in error.failures.items() if f.exitcode<0 and f.exitcode!=-signal.SIGTERM]
-    rank,failure = killed[0] if killed else error.get_first_failure()
-    if failure.exitcode>0:
-        write_failure(container, f'rank {rank} of {world} ended with exit code {failure.exitcode}, without an error of Python; the log may say why')
+    """The exit code of the process that failed first, and its failure where it could not write it"""
+    killed = [(r, f) for r, f in error.failures.items() if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
+    rank, failure = killed[0] if killed else error.get_first_failure()
+    if failure.exitcode > 0:
+        write_failure(
+            container,
+            (
+                f"rank {rank} of {world} ended with exit code {failure.exitcode}, without an error of Python; the "
+                "log may say why"
+            ),
+        )
         return failure.exitcode
     name = signal.Signals(-failure.exitcode).name
-    others = container.failure_file.read_text(encoding='utf-8') if container.failure_file.exists() else ''
+    others = container.failure_file.read_text(encoding="utf-8") if container.failure_file.exists() else ""
     container.failure_file.unlink(missing_ok=True)
-    text = f'rank {rank} of {world} was killed by {name}: {SIGNALS.get(name, "somebody or something sent it")}'
+    text = f"rank {rank} of {world} was killed by {name}: {SIGNALS.get(name, 'somebody or something sent it')}"
     print(text, file=sys.stderr, flush=True)
-    write_failure(container, f'{text}\nThen, in another process: {others}'[:1024] if others else text)
-    return 128-failure.exitcode
+    write_failure(container, f"{text}\nThen, in another process: {others}"[:1024] if others else text)
+    return 128 - failure.exitcode
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #b2c2396d
 def follow_launcher():
-    "In a process that `launch` started: end when the launcher does (on Linux)"
-    launcher = os.environ.get('MLKIT_LAUNCHER')
-    if not launcher or not is_rank() or sys.platform!='linux' or os.getppid()!=int(launcher): return
+    """In a process that `launch` started: end when the launcher does (on Linux)"""
+    launcher = os.environ.get("MLKIT_LAUNCHER")
+    if not launcher or not is_rank() or sys.platform != "linux" or os.getppid() != int(launcher):
+        return
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid()!=int(launcher): os._exit(137)
+    if os.getppid() != int(launcher):
+        os._exit(137)
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #1bda4ce9
 @contextmanager
-def told_to_end(grace: float = 100): # seconds
-    "While this lasts, SIGTERM ends the program with exit code 143; in another thread than Python's main one nothing is done"
+def told_to_end(grace: float = 100):  # seconds
+    """While this lasts, SIGTERM ends the program with exit code 143; in another thread than Python's main one nothing
+    is done
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     stop.asked = stop.polled = False
-    ear,mouth = os.pipe()
+    ear, mouth = os.pipe()
     os.set_blocking(mouth, False)
-    before = signal.signal(signal.SIGTERM, _on_term),signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    before = signal.signal(signal.SIGTERM, _on_term), signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
     watch = threading.Thread(target=_leave_in_time, args=(ear, grace), daemon=True)
     watch.start()
-    try: yield
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before[0]); signal.set_wakeup_fd(before[1])
-        os.write(mouth, b'\0')
+        signal.signal(signal.SIGTERM, before[0])
+        signal.set_wakeup_fd(before[1])
+        os.write(mouth, b"\0")
         watch.join()
-        os.close(ear); os.close(mouth)
+        os.close(ear)
+        os.close(mouth)
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #8062e637
 def _on_term(number, frame):
-    if stop.asked: return
+    if stop.asked:
+        return
     stop.asked = True
-    print('SIGTERM: the job is to end', file=sys.stderr, flush=True)
-    if not stop.polled: raise SystemExit(128+number)
+    print("SIGTERM: the job is to end", file=sys.stderr, flush=True)
+    if not stop.polled:
+        raise SystemExit(128 + number)
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #e3f4f676
 def _leave_in_time(ear, grace):
-    "End this process `grace` seconds after the first SIGTERM, or at the second; a zero in `ear` ends this thread"
+    """End this process `grace` seconds after the first SIGTERM, or at the second; a zero in `ear` ends this thread"""
     until = None
     while True:
-        ready = select.select([ear], [], [], None if until is None else max(until-time.monotonic(), 0))[0]
+        ready = select.select([ear], [], [], None if until is None else max(until - time.monotonic(), 0))[0]
         heard = os.read(ear, 1)[0] if ready else None
-        if heard==0: return
-        if until is not None and heard in (None, signal.SIGTERM): os._exit(128+signal.SIGTERM)
-        if heard==signal.SIGTERM: until = time.monotonic()+grace
+        if heard == 0:
+            return
+        if until is not None and heard in (None, signal.SIGTERM):
+            os._exit(128 + signal.SIGTERM)
+        if heard == signal.SIGTERM:
+            until = time.monotonic() + grace
 
 # %% ../../../nbs/2_sagemaker/1_job/30_launcher.ipynb #5db6708c
 def signal_processes_apart():
-    "Let a launcher's SIGTERM reach this process and not its DataLoader's workers, which would be gone before the last step is done"
-    if is_rank() and hasattr(os, 'setpgrp'): os.register_at_fork(after_in_child=os.setpgrp)
+    """Let a launcher's SIGTERM reach this process and not its DataLoader's workers, which would be gone before the last
+    step is done
+    """
+    if is_rank() and hasattr(os, "setpgrp"):
+        os.register_at_fork(after_in_child=os.setpgrp)

@@ -19,53 +19,89 @@ from torch.utils.data import Dataset
 
 # %% ../../../nbs/2_sagemaker/1_job/40_objects.ipynb #d68f58ed
 def read_bytes(name: str, file: BinaryIO) -> tuple[str, bytes]:
-    "The name and all that is in the file"
-    return name,file.read()
+    """The name and all that is in the file"""
+    return name, file.read()
 
 # %% ../../../nbs/2_sagemaker/1_job/40_objects.ipynb #7e0b8d6d
 class FolderObjects(Dataset):
-    "A sample for each file under a folder, in name order; hidden ones are left out"
-    def __init__(self, folder: Path, transform: Callable[[str, BinaryIO], Any] = read_bytes):
-        self.folder,self.transform = folder,transform
-        self.names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and not p.name.startswith('.'))
+    """A sample for each file under a folder, in name order; hidden ones are left out"""
 
-    def __len__(self): return len(self.names)
+    def __init__(self, folder: Path, transform: Callable[[str, BinaryIO], Any] = read_bytes):
+        self.folder = folder
+        self.transform = transform
+        self.names = sorted(
+            p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")
+        )
+
+    def __len__(self):
+        return len(self.names)
 
     def __getitem__(self, i: int) -> Any:
-        with open(self.folder/self.names[i], 'rb') as f: return self.transform(self.names[i], f)
+        with open(self.folder / self.names[i], "rb") as f:
+            return self.transform(self.names[i], f)
 
 # %% ../../../nbs/2_sagemaker/1_job/40_objects.ipynb #b039da4b
-def open_objects(channel: str | Path, # a folder, or s3://bucket/prefix; an entry of `container.channels` is either
-                 transform: Callable[[str, BinaryIO], Any] = read_bytes, # (the file's name, the open file) -> the sample; a function of a module, so that workers can have it
-                 environ: Mapping[str, str] | None = None, # None is this process's: AWS_REGION and AWS_ENDPOINT_URL are looked at
-                ) -> Dataset: # map-style, in the order of the names
-    "A dataset with a sample for each file of a channel; from S3 by s3torchconnector, which opens many at once where a DataLoader has workers. A FileNotFoundError where there is none"
-    if not str(channel).startswith('s3://'): found = FolderObjects(Path(channel), transform)
+def open_objects(
+    channel: str | Path,  # a folder, or s3://bucket/prefix; an entry of `container.channels` is either
+    # (the file's name, the open file) -> the sample; a function of a module, so that workers can have it
+    transform: Callable[[str, BinaryIO], Any] = read_bytes,
+    environ: Mapping[str, str] | None = None,  # None is this process's: AWS_REGION and AWS_ENDPOINT_URL are looked at
+) -> Dataset:  # map-style, in the order of the names
+    """A dataset with a sample for each file of a channel; from S3 by s3torchconnector, which opens many at once where a
+    DataLoader has workers. A FileNotFoundError where there is none
+    """
+    if not str(channel).startswith("s3://"):
+        found = FolderObjects(Path(channel), transform)
     else:
-        try: s3 = import_module('s3torchconnector')
-        except ModuleNotFoundError as e: raise ModuleNotFoundError(f'{channel} is read with s3torchconnector, which is not installed here: add it to requirements.txt, or pass input_mode="File" to the job', name=e.name) from None
-        env,base = os.environ if environ is None else environ,f'{str(channel).rstrip("/")}/'
-        endpoint = env.get('AWS_ENDPOINT_URL_S3') or env.get('AWS_ENDPOINT_URL')
-        found = s3.S3MapDataset.from_prefix(base, region=env.get('AWS_REGION') or env.get('AWS_DEFAULT_REGION') or 'us-east-1', endpoint=endpoint, transform=partial(_named, len(base.split('/', 3)[3]), transform),
-                                            s3client_config=s3.S3ClientConfig(force_path_style=bool(endpoint)))
-    if not len(found): raise FileNotFoundError(f'there is no file under {channel}')
+        try:
+            s3 = import_module("s3torchconnector")
+        except ModuleNotFoundError as e:
+            raise ModuleNotFoundError(
+                (
+                    f"{channel} is read with s3torchconnector, which is not installed here: add it to "
+                    'requirements.txt, or pass input_mode="File" to the job'
+                ),
+                name=e.name,
+            ) from None
+        env = os.environ if environ is None else environ
+        base = f"{str(channel).rstrip('/')}/"
+        endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
+        found = s3.S3MapDataset.from_prefix(
+            base,
+            region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
+            endpoint=endpoint,
+            transform=partial(_named, len(base.split("/", 3)[3]), transform),
+            s3client_config=s3.S3ClientConfig(force_path_style=bool(endpoint)),
+        )
+    if not len(found):
+        raise FileNotFoundError(f"there is no file under {channel}")
     return found
 
-def _named(skip, transform, reader): return transform(reader.key[skip:], reader)
+
+def _named(skip, transform, reader):
+    return transform(reader.key[skip:], reader)
 
 # %% ../../../nbs/2_sagemaker/1_job/40_objects.ipynb #10e7dec9
-def as_folder(channel: str | Path, # a folder, or s3://bucket/prefix
-              to: Path, # gets the files of an S3 URI
-              threads: int = 16) -> Path:
-    "The folder that a channel is, or becomes; a ValueError for a key that leads out of it"
-    if not str(channel).startswith('s3://'): return Path(channel)
+def as_folder(
+    channel: str | Path,  # a folder, or s3://bucket/prefix
+    to: Path,  # gets the files of an S3 URI
+    threads: int = 16,
+) -> Path:
+    """The folder that a channel is, or becomes; a ValueError for a key that leads out of it"""
+    if not str(channel).startswith("s3://"):
+        return Path(channel)
     found = open_objects(channel, partial(_write, to.resolve()))
-    with ThreadPoolExecutor(threads) as pool: list(pool.map(found.__getitem__, range(len(found))))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(found.__getitem__, range(len(found))))
     return to
 
+
 def _write(folder, name, file):
-    if not name or name.endswith('/'): return  # an empty object that S3's console shows as a folder
-    path = (folder/name).resolve()
-    if not path.is_relative_to(folder): raise ValueError(f'the key {name!r} leads out of its folder')
+    if not name or name.endswith("/"):
+        return  # an empty object that S3's console shows as a folder
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise ValueError(f"the key {name!r} leads out of its folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'wb') as f: shutil.copyfileobj(file, f, 2**20)
+    with open(path, "wb") as f:
+        shutil.copyfileobj(file, f, 2**20)

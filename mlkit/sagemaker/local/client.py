@@ -6,191 +6,303 @@
 __all__ = ['LocalSageMaker', 'list_training_jobs', 'list_tags', 'clean']
 
 # %% ../../../nbs/2_sagemaker/4_local/00_client.ipynb #b5eb704f
-import json, os, shutil, sqlite3, time
+import json
+import os
+import shutil
+import sqlite3
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from botocore.exceptions import ClientError
 
 from ..api import api_error, check_request, exceptions
-from .store import Rows, now
-from ..storage import open_files, own_folder
-from .locks import is_locked, start_locked, take_lock
 from .endpoints import Hosting, select
-from .transforms import Transforms
 from .job import PROGRAM, change_status
+from .locks import is_locked, start_locked, take_lock
+from .store import Rows, now
+from .transforms import Transforms
+from ..storage import open_files, own_folder
 
 # %% ../../../nbs/2_sagemaker/4_local/00_client.ipynb #99ea1978
 class LocalSageMaker(Hosting, Transforms):
-    "What `boto3.client('sagemaker')` does for training jobs, endpoints and batch transform, done here; everything is in the folder `root`"
-    def __init__(self, root: str | Path | None = None, # None is MLKIT_LOCAL, or ~/.mlkit/local
-                 s3: str | None = None): # folder or boto3; None is MLKIT_LOCAL_S3, or folder
-        self.root,self.s3 = Path(root).expanduser().resolve() if root else own_folder(),s3 or os.environ.get('MLKIT_LOCAL_S3') or 'folder'
-        self.rows,self.files = Rows(self.root/'jobs.db'),open_files(self.s3, self.root)
+    """What `boto3.client('sagemaker')` does for training jobs, endpoints and batch transform, done here; everything is
+    in the folder `root`
+    """
 
-    exceptions = property(lambda self: exceptions(), doc="The errors of the API, as `client.exceptions` of boto3 has them")
-    def __repr__(self): return f'LocalSageMaker: {len(self.rows.all())} jobs, {len(self.table("Endpoint").all())} endpoints in {self.root}'
-    def folder(self, name: str) -> Path: return self.root/'jobs'/name
-    def _job_lock(self, name): return self.root/'jobs'/f'{name}.lock'
+    def __init__(
+        self,
+        root: str | Path | None = None,  # None is MLKIT_LOCAL, or ~/.mlkit/local
+        s3: str | None = None,  # folder or boto3; None is MLKIT_LOCAL_S3, or folder
+    ):
+        self.root = Path(root).expanduser().resolve() if root else own_folder()
+        self.s3 = s3 or os.environ.get("MLKIT_LOCAL_S3") or "folder"
+        self.rows = Rows(self.root / "jobs.db")
+        self.files = open_files(self.s3, self.root)
+
+    exceptions = property(
+        lambda self: exceptions(), doc="The errors of the API, as `client.exceptions` of boto3 has them"
+    )
+
+    def __repr__(self):
+        return (
+            f"LocalSageMaker: {len(self.rows.all())} jobs, {len(self.table('Endpoint').all())} endpoints in {self.root}"
+        )
+
+    def folder(self, name: str) -> Path:
+        return self.root / "jobs" / name
+
+    def _job_lock(self, name):
+        return self.root / "jobs" / f"{name}.lock"
 
     def create_training_job(self, **request) -> dict:
-        "Start a job; the answer comes when it is accepted. It goes on when this process has ended"
-        check_request('CreateTrainingJob', request)
-        if missing := _not_here(request): raise api_error('ValidationException', f'LocalSageMaker cannot do this: {missing}', 'CreateTrainingJob')
-        name,began = request['TrainingJobName'],now()
-        arn = f'arn:aws:sagemaker:us-east-1:000000000000:training-job/{name}'
-        about = request | dict(TrainingJobArn=arn, TrainingJobStatus='InProgress', SecondaryStatus='Starting', CreationTime=began, LastModifiedTime=began,
-                               SecondaryStatusTransitions=[dict(Status='Starting', StartTime=began, StatusMessage='Starting the training job')])
+        """Start a job; the answer comes when it is accepted. It goes on when this process has ended"""
+        check_request("CreateTrainingJob", request)
+        if missing := _not_here(request):
+            raise api_error("ValidationException", f"LocalSageMaker cannot do this: {missing}", "CreateTrainingJob")
+        name = request["TrainingJobName"]
+        began = now()
+        arn = f"arn:aws:sagemaker:us-east-1:000000000000:training-job/{name}"
+        about = request | dict(
+            TrainingJobArn=arn,
+            TrainingJobStatus="InProgress",
+            SecondaryStatus="Starting",
+            CreationTime=began,
+            LastModifiedTime=began,
+            SecondaryStatusTransitions=[
+                dict(Status="Starting", StartTime=began, StatusMessage="Starting the training job")
+            ],
+        )
         lock = take_lock(self._job_lock(name))
         new = lock is not None and self.rows.add(name, about)
         try:
-            if not new: raise api_error('ResourceInUse', f'Training job names must be unique within an AWS account and region, and a training job with this name already exists ({arn})', 'CreateTrainingJob')
+            if not new:
+                raise api_error(
+                    "ResourceInUse",
+                    (
+                        "Training job names must be unique within an AWS account and region, and a training job "
+                        f"with this name already exists ({arn})"
+                    ),
+                    "CreateTrainingJob",
+                )
             shutil.rmtree(self.folder(name), ignore_errors=True)
             self.folder(name).mkdir(parents=True)
-            (self.folder(name)/'ballast').write_bytes(bytes(2**18))  # thrown overboard where the disk is full, so that at least that can be written down
-            (self.folder(name)/'request.json').write_text(json.dumps(request, indent=2, default=str), encoding='utf-8')
+            # thrown overboard where the disk is full, so that at least that can be written down
+            (self.folder(name) / "ballast").write_bytes(bytes(2**18))
+            (self.folder(name) / "request.json").write_text(
+                json.dumps(request, indent=2, default=str), encoding="utf-8"
+            )
         except BaseException:  # a job that was not started is none, and its lock is nobody's
-            if new: self.rows.remove(name) or self._job_lock(name).unlink()
-            if lock is not None: os.close(lock)
+            if new:
+                if not self.rows.remove(name):
+                    self._job_lock(name).unlink()
+            if lock is not None:
+                os.close(lock)
             raise
-        start_locked(lock, PROGRAM, [str(self.root), self.s3, name], self.folder(name)/'runner.log')
-        return {'TrainingJobArn': arn}
+        start_locked(lock, PROGRAM, [str(self.root), self.s3, name], self.folder(name) / "runner.log")
+        return {"TrainingJobArn": arn}
 
-    def describe_training_job(self, **asked) -> dict: # TrainingJobName
-        "All that is known of a job"
-        about = self._about('DescribeTrainingJob', asked)
-        name = about['TrainingJobName']
-        if about['TrainingJobStatus'] in ('InProgress', 'Stopping') and not is_locked(self._job_lock(name)):
-            try: about = self.rows.change(name, _gone)
-            except sqlite3.OperationalError: _gone(about)  # the disk is full: it is said all the same
-            except KeyError: raise api_error('ValidationException', 'Requested resource not found.', 'DescribeTrainingJob') from None  # forgotten in this moment
-        about.pop('Tags', None)
+    def describe_training_job(self, **asked) -> dict:  # TrainingJobName
+        """All that is known of a job"""
+        about = self._about("DescribeTrainingJob", asked)
+        name = about["TrainingJobName"]
+        if about["TrainingJobStatus"] in ("InProgress", "Stopping") and not is_locked(self._job_lock(name)):
+            try:
+                about = self.rows.change(name, _gone)
+            except sqlite3.OperationalError:
+                _gone(about)  # the disk is full: it is said all the same
+            except KeyError:
+                # forgotten in this moment
+                raise api_error("ValidationException", "Requested resource not found.", "DescribeTrainingJob") from None
+        about.pop("Tags", None)
         return about
 
-    def stop_training_job(self, **asked) -> dict: # TrainingJobName
-        "Ask the job to stop: its process 1 gets SIGTERM, and SIGKILL 120 seconds later"
-        check_request('StopTrainingJob', asked)
+    def stop_training_job(self, **asked) -> dict:  # TrainingJobName
+        """Ask the job to stop: its process 1 gets SIGTERM, and SIGKILL 120 seconds later"""
+        check_request("StopTrainingJob", asked)
         about = self.describe_training_job(**asked)
-        if about['TrainingJobStatus']!='InProgress':
-            raise api_error('ValidationException', f'The request was rejected because the training job is in status {about["TrainingJobStatus"]}.', 'StopTrainingJob')
+        if about["TrainingJobStatus"] != "InProgress":
+            raise api_error(
+                "ValidationException",
+                f"The request was rejected because the training job is in status {about['TrainingJobStatus']}.",
+                "StopTrainingJob",
+            )
+
         def stopping(about):
-            if about['TrainingJobStatus']=='InProgress': about['TrainingJobStatus'] = 'Stopping'
-        self.rows.change(about['TrainingJobName'], stopping)
-        (self.folder(about['TrainingJobName'])/'stop').touch()
+            if about["TrainingJobStatus"] == "InProgress":
+                about["TrainingJobStatus"] = "Stopping"
+
+        self.rows.change(about["TrainingJobName"], stopping)
+        (self.folder(about["TrainingJobName"]) / "stop").touch()
         return {}
 
     def interrupt(self, TrainingJobName: str):
-        "What happens to a spot job when its machine is taken away: SIGTERM, an end, and another start from its checkpoints"
+        """What happens to a spot job when its machine is taken away: SIGTERM, an end, and another start from its
+        checkpoints
+        """
         about = self.describe_training_job(TrainingJobName=TrainingJobName)
-        if not about.get('EnableManagedSpotTraining'): raise ValueError(f'{TrainingJobName} is no spot job: its machine cannot be taken away')
-        if about['TrainingJobStatus']!='InProgress': raise ValueError(f'{TrainingJobName} is {about["TrainingJobStatus"]}: it has no machine that could be taken away')
-        (self.folder(TrainingJobName)/'interrupt').touch()
+        if not about.get("EnableManagedSpotTraining"):
+            raise ValueError(f"{TrainingJobName} is no spot job: its machine cannot be taken away")
+        if about["TrainingJobStatus"] != "InProgress":
+            raise ValueError(
+                f"{TrainingJobName} is {about['TrainingJobStatus']}: it has no machine that could be taken away"
+            )
+        (self.folder(TrainingJobName) / "interrupt").touch()
 
     def logs(self, TrainingJobName: str) -> list[Path]:
-        "The log of each host, as far as there is one"
-        self._about('DescribeTrainingJob', {'TrainingJobName': TrainingJobName})
-        return sorted(self.folder(TrainingJobName).glob('algo-*.log'))
+        """The log of each host, as far as there is one"""
+        self._about("DescribeTrainingJob", {"TrainingJobName": TrainingJobName})
+        return sorted(self.folder(TrainingJobName).glob("algo-*.log"))
 
     def _about(self, operation, asked):
         check_request(operation, asked)
-        about = self.rows.get(asked['TrainingJobName'])
-        if about is None: raise api_error('ValidationException', 'Requested resource not found.', operation)
+        about = self.rows.get(asked["TrainingJobName"])
+        if about is None:
+            raise api_error("ValidationException", "Requested resource not found.", operation)
         return about
 
+
 def _gone(about):
-    if about['TrainingJobStatus'] not in ('InProgress', 'Stopping'): return  # it has ended in the meantime
-    change_status(about, 'Failed', 'Failed', 'InternalServerError: the process that ran the job on this machine is gone')
+    if about["TrainingJobStatus"] not in ("InProgress", "Stopping"):
+        return  # it has ended in the meantime
+    change_status(
+        about, "Failed", "Failed", "InternalServerError: the process that ran the job on this machine is gone"
+    )
 
 # %% ../../../nbs/2_sagemaker/4_local/00_client.ipynb #9f610a35
 def _not_here(request):
-    "What a request asks for that only SageMaker itself can do"
-    for c in request.get('InputDataConfig', []):
-        mode,where = c.get('InputMode', request['AlgorithmSpecification'].get('TrainingInputMode', 'File')),c['DataSource'].get('S3DataSource')
-        if not where: return f"channel {c['ChannelName']!r} is no S3DataSource"
-        if where['S3DataType']!='S3Prefix': return f"channel {c['ChannelName']!r} has the S3DataType {where['S3DataType']}, not S3Prefix"
-        if mode=='Pipe': return f"channel {c['ChannelName']!r} has the mode Pipe, not File or FastFile"
-    if 'InstanceCount' not in request['ResourceConfig']: return 'InstanceGroups in place of InstanceCount'
-    if 'TrainingImage' not in request['AlgorithmSpecification']: return 'AlgorithmName in place of TrainingImage'
+    """What a request asks for that only SageMaker itself can do"""
+    for c in request.get("InputDataConfig", []):
+        mode = c.get("InputMode", request["AlgorithmSpecification"].get("TrainingInputMode", "File"))
+        where = c["DataSource"].get("S3DataSource")
+        if not where:
+            return f"channel {c['ChannelName']!r} is no S3DataSource"
+        if where["S3DataType"] != "S3Prefix":
+            return f"channel {c['ChannelName']!r} has the S3DataType {where['S3DataType']}, not S3Prefix"
+        if mode == "Pipe":
+            return f"channel {c['ChannelName']!r} has the mode Pipe, not File or FastFile"
+    if "InstanceCount" not in request["ResourceConfig"]:
+        return "InstanceGroups in place of InstanceCount"
+    if "TrainingImage" not in request["AlgorithmSpecification"]:
+        return "AlgorithmName in place of TrainingImage"
 
 # %% ../../../nbs/2_sagemaker/4_local/00_client.ipynb #2a6cb59f
 def list_training_jobs(self: LocalSageMaker, **asked) -> dict:
-    "`TrainingJobSummaries`, and a `NextToken` where there are more"
-    check_request('ListTrainingJobs', asked)
-    return select(list(_jobs(self)), asked, 'TrainingJob', 'TrainingJobSummaries', ('TrainingEndTime', 'TrainingJobStatus', 'SecondaryStatus'))
+    """`TrainingJobSummaries`, and a `NextToken` where there are more"""
+    check_request("ListTrainingJobs", asked)
+    return select(
+        list(_jobs(self)),
+        asked,
+        "TrainingJob",
+        "TrainingJobSummaries",
+        ("TrainingEndTime", "TrainingJobStatus", "SecondaryStatus"),
+    )
+
 
 def _jobs(self):
     for j in self.rows.all():
-        with suppress(ClientError): yield self.describe_training_job(TrainingJobName=j['TrainingJobName'])  # it may be forgotten in this moment
+        with suppress(ClientError):
+            yield self.describe_training_job(TrainingJobName=j["TrainingJobName"])  # it may be forgotten in this moment
+
 
 def list_tags(self: LocalSageMaker, **asked) -> dict:
-    "The tags of a job, which DescribeTrainingJob does not tell"
-    check_request('ListTags', asked)
-    about = self.rows.get(asked['ResourceArn'].rpartition('/')[2])
-    if about is None: raise api_error('ValidationException', 'Requested resource not found.', 'ListTags')
-    return {'Tags': about.get('Tags', [])}
+    """The tags of a job, which DescribeTrainingJob does not tell"""
+    check_request("ListTags", asked)
+    about = self.rows.get(asked["ResourceArn"].rpartition("/")[2])
+    if about is None:
+        raise api_error("ValidationException", "Requested resource not found.", "ListTags")
+    return {"Tags": about.get("Tags", [])}
 
-LocalSageMaker.list_training_jobs,LocalSageMaker.list_tags = list_training_jobs,list_tags
+
+LocalSageMaker.list_training_jobs = list_training_jobs
+LocalSageMaker.list_tags = list_tags
 
 # %% ../../../nbs/2_sagemaker/4_local/00_client.ipynb #bd7b424e
-def clean(self: LocalSageMaker, name: str | None = None, # of a job; None is every one that has ended
-          everything: bool = False, # the folder that stands for S3 as well: models, checkpoints, programs; and tables that were made channels
-         ) -> int: # bytes that were freed
-    "Forget jobs that have ended and endpoints that have failed, and delete their folders; models and checkpoints in S3 stay, unless `everything` goes"
-    if everything and name: raise ValueError('everything: what is in S3 belongs to all jobs, not to one; leave out the name')
-    if everything and (still := list(_running(self))): raise ValueError(f'{", ".join(still)}: still there, and may need what is in S3; stop or delete first')
+def clean(
+    self: LocalSageMaker,
+    name: str | None = None,  # of a job; None is every one that has ended
+    # the folder that stands for S3 as well: models, checkpoints, programs; and tables that were made channels
+    everything: bool = False,
+) -> int:  # bytes that were freed
+    """Forget jobs that have ended and endpoints that have failed, and delete their folders; models and checkpoints in
+    S3 stay, unless `everything` goes
+    """
+    if everything and name:
+        raise ValueError("everything: what is in S3 belongs to all jobs, not to one; leave out the name")
+    if everything and (still := list(_running(self))):
+        raise ValueError(f"{', '.join(still)}: still there, and may need what is in S3; stop or delete first")
     freed = 0 if name else _clean_hosting(self)
     for job in list(_jobs(self)):
-        if name not in (None, job['TrainingJobName']): continue
-        lock = None if job['TrainingJobStatus'] in ('InProgress', 'Stopping') else _when_free(self._job_lock(job['TrainingJobName']))
-        if lock is None:
-            if name: raise ValueError(f'{name} is still running: stop it first')
+        if name not in (None, job["TrainingJobName"]):
             continue
-        freed += _remove(self.folder(job['TrainingJobName']))
-        self.rows.remove(job['TrainingJobName'])
-        self._job_lock(job['TrainingJobName']).unlink(missing_ok=True)
+        lock = (
+            None
+            if job["TrainingJobStatus"] in ("InProgress", "Stopping")
+            else _when_free(self._job_lock(job["TrainingJobName"]))
+        )
+        if lock is None:
+            if name:
+                raise ValueError(f"{name} is still running: stop it first")
+            continue
+        freed += _remove(self.folder(job["TrainingJobName"]))
+        self.rows.remove(job["TrainingJobName"])
+        self._job_lock(job["TrainingJobName"]).unlink(missing_ok=True)
         os.close(lock)
-    return freed + sum(_remove(self.root/part) for part in ('s3', 'channels', 'sources') if everything)
+    return freed + sum(_remove(self.root / part) for part in ("s3", "channels", "sources") if everything)
+
 
 def _when_free(path, seconds=5):
-    "The lock of a job that has ended: its process is about to"
-    until = time.monotonic()+seconds
-    while (lock := take_lock(path)) is None and time.monotonic()<until: time.sleep(.01)
+    """The lock of a job that has ended: its process is about to"""
+    until = time.monotonic() + seconds
+    while (lock := take_lock(path)) is None and time.monotonic() < until:
+        time.sleep(0.01)
     return lock
 
+
 def _running(self):
-    yield from (j['TrainingJobName'] for j in _jobs(self) if j['TrainingJobStatus'] in ('InProgress', 'Stopping'))
-    yield from (e['EndpointName'] for e in self._all('Endpoint') if e['EndpointStatus']!='Failed')
+    yield from (j["TrainingJobName"] for j in _jobs(self) if j["TrainingJobStatus"] in ("InProgress", "Stopping"))
+    yield from (e["EndpointName"] for e in self._all("Endpoint") if e["EndpointStatus"] != "Failed")
     for t in self.transforms.all():
         with suppress(ClientError):
-            if self.describe_transform_job(TransformJobName=t['TransformJobName'])['TransformJobStatus'] in ('InProgress', 'Stopping'): yield t['TransformJobName']
+            if self.describe_transform_job(TransformJobName=t["TransformJobName"])["TransformJobStatus"] in (
+                "InProgress",
+                "Stopping",
+            ):
+                yield t["TransformJobName"]
+
 
 def _clean_hosting(self):
     freed = 0
-    for e in self._all('Endpoint'):
-        if e['EndpointStatus']=='Failed':
-            freed += _size(self.endpoint_folder(e['EndpointName']))
-            self.delete_endpoint(EndpointName=e['EndpointName'])
+    for e in self._all("Endpoint"):
+        if e["EndpointStatus"] == "Failed":
+            freed += _size(self.endpoint_folder(e["EndpointName"]))
+            self.delete_endpoint(EndpointName=e["EndpointName"])
             with suppress(ClientError):  # which it ends with
-                while self.describe_endpoint(EndpointName=e['EndpointName']): time.sleep(.02)
+                while self.describe_endpoint(EndpointName=e["EndpointName"]):
+                    time.sleep(0.02)
     for t in self.transforms.all():
-        name = t['TransformJobName']
-        if self.describe_transform_job(TransformJobName=name)['TransformJobStatus'] not in ('InProgress', 'Stopping'):
+        name = t["TransformJobName"]
+        if self.describe_transform_job(TransformJobName=name)["TransformJobStatus"] not in ("InProgress", "Stopping"):
             freed += _remove(self.transform_folder(name))
             self.transforms.remove(name)
-            self.transform_folder(name).with_suffix('.lock').unlink(missing_ok=True)
+            self.transform_folder(name).with_suffix(".lock").unlink(missing_ok=True)
     return freed
 
-def _size(folder): # bytes
+
+def _size(folder):  # bytes
     sizes = 0
-    for here,_,names in os.walk(folder):
+    for here, _, names in os.walk(folder):
         for n in names:
-            with suppress(FileNotFoundError): sizes += os.lstat(f'{here}/{n}').st_size
+            with suppress(FileNotFoundError):
+                sizes += os.lstat(f"{here}/{n}").st_size
     return sizes
 
-def _remove(folder): # bytes
+
+def _remove(folder):  # bytes
     size = _size(folder)
     shutil.rmtree(folder, ignore_errors=True)
     return size
 
+
 LocalSageMaker.clean = clean
-LocalSageMaker.size = property(lambda self: _size(self.root), doc='Bytes in its folder, links not followed')
+LocalSageMaker.size = property(lambda self: _size(self.root), doc="Bytes in its folder, links not followed")

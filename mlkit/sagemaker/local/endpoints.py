@@ -7,7 +7,17 @@ __all__ = ['ServerProcess', 'ask', 'Hosting', 'select', 'create_endpoint', 'desc
            'delete_endpoint', 'run_endpoint', 'Fleet', 'LocalRuntime']
 
 # %% ../../../nbs/2_sagemaker/4_local/40_endpoints.ipynb #de23ed87
-import io, os, random, re, shutil, signal, subprocess, sys, threading, time, traceback
+import io
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,304 +31,497 @@ from botocore.utils import parse_to_aware_datetime
 
 from ..api import api_error, check_request, exceptions, paginator, waiter
 from ..artifacts.archive import BundleError, extract_bundle
-from ..storage import Files
-from .store import Rows, now
 from .host import end_with_parent
 from .locks import is_locked, start_locked, take_lock
+from .store import Rows, now
+from ..storage import Files
 
 # %% ../../../nbs/2_sagemaker/4_local/40_endpoints.ipynb #b1f59f46
 class ServerProcess:
-    "`mlkit serve` for a model, as a process of this machine"
-    def __init__(self, container: Mapping, # as CreateModel takes it
-                 files: Files, # where its `ModelDataUrl` is
-                 folder: Path, # gets the model, and the log
-                 environ: Mapping[str, str] | None = None): # wins over the container's
-        self.container,self.files,self.folder,self.log = container,files,folder,folder.with_suffix('.log')
-        self.environ,self.process,self.port = {**container.get('Environment', {}), **(environ or {})},None,0
+    """`mlkit serve` for a model, as a process of this machine"""
+
+    def __init__(
+        self,
+        container: Mapping,  # as CreateModel takes it
+        files: Files,  # where its `ModelDataUrl` is
+        folder: Path,  # gets the model, and the log
+        environ: Mapping[str, str] | None = None,  # wins over the container's
+    ):
+        self.container = container
+        self.files = files
+        self.folder = folder
+        self.log = folder.with_suffix(".log")
+        self.environ = {**container.get("Environment", {}), **(environ or {})}
+        self.process = None
+        self.port = 0
 
     def start(self):
-        "Fetch the model, once, and start"
-        if not self.folder.exists(): self._fetch()
-        env = {k: v for k,v in os.environ.items() if not k.startswith(('SM_', 'SAGEMAKER_', 'MLKIT_'))}
-        env |= {k: re.sub(r'/opt/ml/model(?=/|$)', str(self.folder), v) for k,v in self.environ.items()}
-        with open(self.log, 'ab') as log:
-            self.begin,self.port = log.tell(),0
-            self.process = subprocess.Popen([sys.executable, '-m', 'mlkit.cli', 'serve', '--model-dir', str(self.folder), '--host', '127.0.0.1', '--port', '0'], env=env | {'PYTHONUNBUFFERED': '1'},
-                                            stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, start_new_session=True, preexec_fn=end_with_parent)
+        """Fetch the model, once, and start"""
+        if not self.folder.exists():
+            self._fetch()
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("SM_", "SAGEMAKER_", "MLKIT_"))}
+        env |= {k: re.sub(r"/opt/ml/model(?=/|$)", str(self.folder), v) for k, v in self.environ.items()}
+        with open(self.log, "ab") as log:
+            self.begin = log.tell()
+            self.port = 0
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "mlkit.cli",
+                    "serve",
+                    "--model-dir",
+                    str(self.folder),
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    "0",
+                ],
+                env=env | {"PYTHONUNBUFFERED": "1"},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
 
     def _fetch(self):
-        source = self.container.get('ModelDataSource', {}).get('S3DataSource', {})
-        uri = self.container.get('ModelDataUrl') or source.get('S3Uri')
-        if not uri: raise ValueError('the model has no ModelDataUrl: an image alone cannot be run here')
+        source = self.container.get("ModelDataSource", {}).get("S3DataSource", {})
+        uri = self.container.get("ModelDataUrl") or source.get("S3Uri")
+        if not uri:
+            raise ValueError("the model has no ModelDataUrl: an image alone cannot be run here")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        if source.get('CompressionType')=='None': return self.files.get(uri, self.folder)
-        packed = self.folder.with_suffix('.tar.gz')
+        if source.get("CompressionType") == "None":
+            return self.files.get(uri, self.folder)
+        packed = self.folder.with_suffix(".tar.gz")
         self.files.fetch(uri, packed)
-        try: extract_bundle(packed, self.folder)
-        except BundleError as e: raise ValueError(f'{uri}: {e}') from None
-        finally: packed.unlink()
+        try:
+            extract_bundle(packed, self.folder)
+        except BundleError as e:
+            raise ValueError(f"{uri}: {e}") from None
+        finally:
+            packed.unlink()
 
     def ready(self) -> bool:
-        "Does /ping say 200? A RuntimeError has the container's own reason where it has ended"
-        if self.process.poll() is not None: raise RuntimeError(self.reason())
+        """Does /ping say 200? A RuntimeError has the container's own reason where it has ended"""
+        if self.process.poll() is not None:
+            raise RuntimeError(self.reason())
         if not self.port:
-            found = re.search(r'^serving .* at http://[^/]+:(\d+)/invocations', self.said(), re.M)
-            if not found: return False
+            found = re.search(r"^serving .* at http://[^/]+:(\d+)/invocations", self.said(), re.M)
+            if not found:
+                return False
             self.port = int(found[1])
-        try: return self.ask('GET', '/ping', timeout=5).status==200
-        except (OSError, HTTPException): return False
+        try:
+            return self.ask("GET", "/ping", timeout=5).status == 200
+        except (OSError, HTTPException):
+            return False
 
     def said(self) -> str:
-        "What it has printed since it was started"
-        with open(self.log, 'rb') as f:
+        """What it has printed since it was started"""
+        with open(self.log, "rb") as f:
             f.seek(self.begin)
-            return f.read().decode('utf-8', 'replace')
+            return f.read().decode("utf-8", "replace")
 
     def reason(self) -> str:
-        "Why it ended, in its own words: the last line that names an error, or else its last"
+        """Why it ended, in its own words: the last line that names an error, or else its last"""
         lines = [l for l in self.said().splitlines() if l.strip()]
-        return f'the container ended with exit code {self.process.returncode}: ' + (self.error() or (lines or ['it printed nothing'])[-1])[:700]
+        return (
+            f"the container ended with exit code {self.process.returncode}: "
+            + (self.error() or (lines or ["it printed nothing"])[-1])[:700]
+        )
 
     def error(self) -> str:
-        "The last line of its log that names an error"
-        found = re.findall(r'^(?:mlkit: .+|[\w.]*(?:Error|Exception|Failure|Exit)\b.*)', self.said(), re.M)
-        return found[-1].removeprefix('mlkit: ') if found else ''
+        """The last line of its log that names an error"""
+        found = re.findall(r"^(?:mlkit: .+|[\w.]*(?:Error|Exception|Failure|Exit)\b.*)", self.said(), re.M)
+        return found[-1].removeprefix("mlkit: ") if found else ""
 
-    def ask(self, method: str, path: str, body: bytes = b'', headers: Mapping[str, str] = {}, timeout: float = 60) -> Any: return ask(self.port, method, path, body, headers, timeout)
+    def ask(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}, timeout: float = 60
+    ) -> Any:
+        return ask(self.port, method, path, body, headers, timeout)
 
     def stop(self, seconds: float = 70):
-        "SIGTERM: it answers what it has begun; SIGKILL after some time"
-        if self.process is None: return
+        """SIGTERM: it answers what it has begun; SIGKILL after some time"""
+        if self.process is None:
+            return
         self.process.terminate()
-        try: self.process.wait(seconds)
+        try:
+            self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-def ask(port: int, method: str, path: str, body: bytes = b'', headers: Mapping[str, str] = {}, timeout: float = 60) -> Any: # an http.client.HTTPResponse
-    "One HTTP request to a server on this machine"
-    connection = HTTPConnection('127.0.0.1', port, timeout=timeout)
-    try: connection.request(method, path, body, {'Connection': 'close', **headers})
+
+def ask(
+    port: int, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}, timeout: float = 60
+) -> Any:  # an http.client.HTTPResponse
+    """One HTTP request to a server on this machine"""
+    connection = HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request(method, path, body, {"Connection": "close", **headers})
     except BaseException:
         connection.close()
         raise
     return connection.getresponse()
 
 # %% ../../../nbs/2_sagemaker/4_local/40_endpoints.ipynb #2f5d0200
-_KINDS = {'Model': ('models', 'model', 'Models'), 'EndpointConfig': ('configs', 'endpoint-config', 'EndpointConfigs'), 'Endpoint': ('endpoints', 'endpoint', 'Endpoints')} # table, word, name of the list
+_KINDS = {
+    "Model": ("models", "model", "Models"),
+    "EndpointConfig": ("configs", "endpoint-config", "EndpointConfigs"),
+    "Endpoint": ("endpoints", "endpoint", "Endpoints"),
+}  # table, word, name of the list
+
 
 class Hosting:
-    "What `boto3.client('sagemaker')` does for models and endpoints; `LocalSageMaker` is one"
+    """What `boto3.client('sagemaker')` does for models and endpoints; `LocalSageMaker` is one"""
+
     root: Path
-    files: Any # of mlkit.sagemaker.storage
-    s3: str # what makes it
+    files: Any  # of mlkit.sagemaker.storage
+    s3: str  # what makes it
 
-    def table(self, kind: str) -> Rows: return Rows(self.root/'jobs.db', _KINDS[kind][0])
-    def place(self, kind: str, name: str) -> Path: return self.root/_KINDS[kind][0]/name
-    def endpoint_folder(self, name: str) -> Path: return self.place('Endpoint', name)
-    def get_waiter(self, waiter_name: str): return waiter(self, waiter_name)
-    def get_paginator(self, operation_name: str): return paginator(self, operation_name)
+    def table(self, kind: str) -> Rows:
+        return Rows(self.root / "jobs.db", _KINDS[kind][0])
 
-    def create_model(self, **request): return self._add('Model', request)
-    def describe_model(self, **asked): return self._of('Model', 'Describe', asked)
-    def delete_model(self, **asked): return self._delete('Model', asked)
-    def list_models(self, **asked): return self._list('Model', asked)
+    def place(self, kind: str, name: str) -> Path:
+        return self.root / _KINDS[kind][0] / name
+
+    def endpoint_folder(self, name: str) -> Path:
+        return self.place("Endpoint", name)
+
+    def get_waiter(self, waiter_name: str):
+        return waiter(self, waiter_name)
+
+    def get_paginator(self, operation_name: str):
+        return paginator(self, operation_name)
+
+    def create_model(self, **request):
+        return self._add("Model", request)
+
+    def describe_model(self, **asked):
+        return self._of("Model", "Describe", asked)
+
+    def delete_model(self, **asked):
+        return self._delete("Model", asked)
+
+    def list_models(self, **asked):
+        return self._list("Model", asked)
 
     def create_endpoint_config(self, **request):
-        check_request('CreateEndpointConfig', request)
-        for v in request['ProductionVariants']: self._of('Model', 'Describe', {'ModelName': v.get('ModelName', '')}, 'CreateEndpointConfig')
-        return self._add('EndpointConfig', request)
-    def describe_endpoint_config(self, **asked): return self._of('EndpointConfig', 'Describe', asked)
-    def delete_endpoint_config(self, **asked): return self._delete('EndpointConfig', asked)
-    def list_endpoint_configs(self, **asked): return self._list('EndpointConfig', asked)
+        check_request("CreateEndpointConfig", request)
+        for v in request["ProductionVariants"]:
+            self._of("Model", "Describe", {"ModelName": v.get("ModelName", "")}, "CreateEndpointConfig")
+        return self._add("EndpointConfig", request)
+
+    def describe_endpoint_config(self, **asked):
+        return self._of("EndpointConfig", "Describe", asked)
+
+    def delete_endpoint_config(self, **asked):
+        return self._delete("EndpointConfig", asked)
+
+    def list_endpoint_configs(self, **asked):
+        return self._list("EndpointConfig", asked)
 
     def _add(self, kind, request, **more):
-        check_request(f'Create{kind}', request)
-        name,at = request[f'{kind}Name'],now()
-        arn = f'arn:aws:sagemaker:us-east-1:000000000000:{_KINDS[kind][1]}/{name}'
-        if not self.table(kind).add(name, request | {f'{kind}Arn': arn, 'CreationTime': at} | ({'LastModifiedTime': at} if more else {}) | more):
-            raise api_error('ValidationException', f'Cannot create already existing {_KINDS[kind][1].replace("-", " ")} "{arn}".', f'Create{kind}')
-        return {f'{kind}Arn': arn}
+        check_request(f"Create{kind}", request)
+        name = request[f"{kind}Name"]
+        at = now()
+        arn = f"arn:aws:sagemaker:us-east-1:000000000000:{_KINDS[kind][1]}/{name}"
+        if not self.table(kind).add(
+            name, request | {f"{kind}Arn": arn, "CreationTime": at} | ({"LastModifiedTime": at} if more else {}) | more
+        ):
+            raise api_error(
+                "ValidationException",
+                f'Cannot create already existing {_KINDS[kind][1].replace("-", " ")} "{arn}".',
+                f"Create{kind}",
+            )
+        return {f"{kind}Arn": arn}
 
     def _of(self, kind, verb, asked, operation=None):
-        if not operation: check_request(f'{verb}{kind}', asked)
-        about = self.table(kind).get(asked[f'{kind}Name'])
-        if about is None: raise api_error('ValidationException', f'Could not find {_KINDS[kind][1].replace("-", " ")} "{asked[kind + "Name"]}".', operation or f'{verb}{kind}')
-        about.pop('Local', None)
+        if not operation:
+            check_request(f"{verb}{kind}", asked)
+        about = self.table(kind).get(asked[f"{kind}Name"])
+        if about is None:
+            raise api_error(
+                "ValidationException",
+                f'Could not find {_KINDS[kind][1].replace("-", " ")} "{asked[kind + "Name"]}".',
+                operation or f"{verb}{kind}",
+            )
+        about.pop("Local", None)
         return about
 
     def _delete(self, kind, asked):
-        self._of(kind, 'Delete', asked)
-        self.table(kind).remove(asked[f'{kind}Name'])
+        self._of(kind, "Delete", asked)
+        self.table(kind).remove(asked[f"{kind}Name"])
         return {}
 
     def _list(self, kind, asked):
-        check_request(f'List{kind}s', asked)
-        return select(list(self._all(kind)), asked, kind, _KINDS[kind][2], ('EndpointStatus',))
+        check_request(f"List{kind}s", asked)
+        return select(list(self._all(kind)), asked, kind, _KINDS[kind][2], ("EndpointStatus",))
 
     def _all(self, kind):
         for r in self.table(kind).all():
-            name = {f'{kind}Name': r[f'{kind}Name']}
-            try: yield self.describe_endpoint(**name) if kind=='Endpoint' else r
-            except ClientError: continue  # it was deleted in this moment
+            name = {f"{kind}Name": r[f"{kind}Name"]}
+            try:
+                yield self.describe_endpoint(**name) if kind == "Endpoint" else r
+            except ClientError:
+                continue  # it was deleted in this moment
 
 # %% ../../../nbs/2_sagemaker/4_local/40_endpoints.ipynb #0b8495f5
 def select(found: list[dict], asked: Mapping, kind: str, listed: str, fields: tuple[str, ...]) -> dict:
-    "What a List operation answers: filtered, sorted, a page of it, and a `NextToken` where there is more"
-    name,status = f'{kind}Name',f'{kind}Status'
+    """What a List operation answers: filtered, sorted, a page of it, and a `NextToken` where there is more"""
+    name = f"{kind}Name"
+    status = f"{kind}Status"
     kept = [f for f in found if _fits(f, asked, name, status)]
-    by = {'Name': name, 'Status': status}.get(asked.get('SortBy', ''), 'CreationTime')
-    kept.sort(key=lambda f: f[by], reverse=asked.get('SortOrder', 'Descending')=='Descending')
-    token,most = asked.get('NextToken') or '0',asked.get('MaxResults', 10)
-    if not token.isdecimal(): raise api_error('ValidationException', f'Invalid NextToken {token!r}: expected the one of the page before', f'List{kind}s')
+    by = {"Name": name, "Status": status}.get(asked.get("SortBy", ""), "CreationTime")
+    kept.sort(key=lambda f: f[by], reverse=asked.get("SortOrder", "Descending") == "Descending")
+    token = asked.get("NextToken") or "0"
+    most = asked.get("MaxResults", 10)
+    if not token.isdecimal():
+        raise api_error(
+            "ValidationException", f"Invalid NextToken {token!r}: expected the one of the page before", f"List{kind}s"
+        )
     begin = int(token)
-    page = [{k: f[k] for k in (name, f'{kind}Arn', 'CreationTime', 'LastModifiedTime', *fields) if k in f} for f in kept[begin:begin+most]]
-    return {listed: page} | ({'NextToken': str(begin+most)} if len(kept)>begin+most else {})
+    page = [
+        {k: f[k] for k in (name, f"{kind}Arn", "CreationTime", "LastModifiedTime", *fields) if k in f}
+        for f in kept[begin : begin + most]
+    ]
+    return {listed: page} | ({"NextToken": str(begin + most)} if len(kept) > begin + most else {})
+
 
 def _fits(about, asked, name, status):
-    if asked.get('NameContains', '').lower() not in about[name].lower(): return False
-    if asked.get('StatusEquals', about.get(status))!=about.get(status): return False
-    for key in ('CreationTime', 'LastModifiedTime'):
-        before,after = (asked.get(key+side) and parse_to_aware_datetime(asked[key+side]) for side in ('Before', 'After'))
-        if before and not about[key]<before or after and not about[key]>after: return False
+    if asked.get("NameContains", "").lower() not in about[name].lower():
+        return False
+    if asked.get("StatusEquals", about.get(status)) != about.get(status):
+        return False
+    for key in ("CreationTime", "LastModifiedTime"):
+        before, after = (
+            asked.get(key + side) and parse_to_aware_datetime(asked[key + side]) for side in ("Before", "After")
+        )
+        if before and not about[key] < before or after and not about[key] > after:
+            return False
     return True
 
 # %% ../../../nbs/2_sagemaker/4_local/40_endpoints.ipynb #0dd96da4
 def create_endpoint(self: Hosting, **request) -> dict:
-    "Put a config behind a name"
-    check_request('CreateEndpoint', request)
-    config,name = self._of('EndpointConfig', 'Describe', request, 'CreateEndpoint'),request['EndpointName']
+    """Put a config behind a name"""
+    check_request("CreateEndpoint", request)
+    config = self._of("EndpointConfig", "Describe", request, "CreateEndpoint")
+    name = request["EndpointName"]
     lock = take_lock(self._lock(name))
-    if lock is None: return self._add('Endpoint', request)  # which says that it is there
-    try: answer = self._add('Endpoint', request, EndpointStatus='Creating', ProductionVariants=_variants(config))
+    if lock is None:
+        return self._add("Endpoint", request)  # which says that it is there
+    try:
+        answer = self._add("Endpoint", request, EndpointStatus="Creating", ProductionVariants=_variants(config))
     except ClientError:
         os.close(lock)
         raise
-    shutil.rmtree(self.place('Endpoint', name), ignore_errors=True)
-    self.place('Endpoint', name).mkdir(parents=True)
-    start_locked(lock, _PROGRAM, [str(self.root), self.s3, name], self.place('Endpoint', name)/'runner.log')
+    shutil.rmtree(self.place("Endpoint", name), ignore_errors=True)
+    self.place("Endpoint", name).mkdir(parents=True)
+    start_locked(lock, _PROGRAM, [str(self.root), self.s3, name], self.place("Endpoint", name) / "runner.log")
     return answer
 
+
 def describe_endpoint(self: Hosting, **asked) -> dict:
-    "All that is known of an endpoint"
-    about = self._of('Endpoint', 'Describe', asked)
-    name = about['EndpointName']
-    if about['EndpointStatus']!='Failed' and not is_locked(self._lock(name)):
-        about = self._of('Endpoint', 'Describe', asked)  # it may just have ended
-        if about['EndpointStatus']=='Deleting':
+    """All that is known of an endpoint"""
+    about = self._of("Endpoint", "Describe", asked)
+    name = about["EndpointName"]
+    if about["EndpointStatus"] != "Failed" and not is_locked(self._lock(name)):
+        about = self._of("Endpoint", "Describe", asked)  # it may just have ended
+        if about["EndpointStatus"] == "Deleting":
             self._forget_endpoint(name)
-            raise api_error('ValidationException', f'Could not find endpoint "{name}".', 'DescribeEndpoint')
-        if about['EndpointStatus']!='Failed': about |= dict(EndpointStatus='Failed', FailureReason='the process that ran the endpoint on this machine is gone: delete it, and create it again')
+            raise api_error("ValidationException", f'Could not find endpoint "{name}".', "DescribeEndpoint")
+        if about["EndpointStatus"] != "Failed":
+            about |= dict(
+                EndpointStatus="Failed",
+                FailureReason=(
+                    "the process that ran the endpoint on this machine is gone: delete it, and create it again"
+                ),
+            )
     return about
 
+
 def update_endpoint(self: Hosting, **asked) -> dict:
-    "Have another config behind a name; what comes in the meantime is answered by the former"
-    check_request('UpdateEndpoint', asked)
-    self._of('EndpointConfig', 'Describe', asked, 'UpdateEndpoint')
-    about = self.describe_endpoint(EndpointName=asked['EndpointName'])
-    if about['EndpointStatus']!='InService': raise api_error('ValidationException', f'Cannot update in-progress endpoint "{about["EndpointArn"]}": it is {about["EndpointStatus"]}.', 'UpdateEndpoint')
+    """Have another config behind a name; what comes in the meantime is answered by the former"""
+    check_request("UpdateEndpoint", asked)
+    self._of("EndpointConfig", "Describe", asked, "UpdateEndpoint")
+    about = self.describe_endpoint(EndpointName=asked["EndpointName"])
+    if about["EndpointStatus"] != "InService":
+        raise api_error(
+            "ValidationException",
+            f'Cannot update in-progress endpoint "{about["EndpointArn"]}": it is {about["EndpointStatus"]}.',
+            "UpdateEndpoint",
+        )
+
     def wanted(a):
-        a.pop('FailureReason', None)
-        a |= dict(EndpointStatus='Updating', LastModifiedTime=now(), Local=a['Local'] | dict(wanted=asked['EndpointConfigName']))
-    self.table('Endpoint').change(asked['EndpointName'], wanted)
-    (self.place('Endpoint', asked['EndpointName'])/'update').touch()
-    return {'EndpointArn': about['EndpointArn']}
+        a.pop("FailureReason", None)
+        a |= dict(
+            EndpointStatus="Updating",
+            LastModifiedTime=now(),
+            Local=a["Local"] | dict(wanted=asked["EndpointConfigName"]),
+        )
+
+    self.table("Endpoint").change(asked["EndpointName"], wanted)
+    (self.place("Endpoint", asked["EndpointName"]) / "update").touch()
+    return {"EndpointArn": about["EndpointArn"]}
+
 
 def delete_endpoint(self: Hosting, **asked) -> dict:
-    "End an endpoint's containers, when they have answered what they have begun"
-    about = self._of('Endpoint', 'Delete', asked)
-    name = about['EndpointName']
-    self.place('Endpoint', name).mkdir(parents=True, exist_ok=True)
-    (self.place('Endpoint', name)/'delete').touch()
-    with suppress(KeyError): self.table('Endpoint').change(name, lambda a: a.update(EndpointStatus='Deleting'))
-    if not is_locked(self._lock(name)): self._forget_endpoint(name)
+    """End an endpoint's containers, when they have answered what they have begun"""
+    about = self._of("Endpoint", "Delete", asked)
+    name = about["EndpointName"]
+    self.place("Endpoint", name).mkdir(parents=True, exist_ok=True)
+    (self.place("Endpoint", name) / "delete").touch()
+    with suppress(KeyError):
+        self.table("Endpoint").change(name, lambda a: a.update(EndpointStatus="Deleting"))
+    if not is_locked(self._lock(name)):
+        self._forget_endpoint(name)
     return {}
 
+
 def _forget_endpoint(self, name):
-    shutil.rmtree(self.place('Endpoint', name), ignore_errors=True)
+    shutil.rmtree(self.place("Endpoint", name), ignore_errors=True)
     self._lock(name).unlink(missing_ok=True)
-    self.table('Endpoint').remove(name)  # the last: then another may have the name
+    self.table("Endpoint").remove(name)  # the last: then another may have the name
+
 
 def _variants(config):
-    "ProductionVariants, as DescribeEndpoint has them"
-    def one(v):
-        weight,size = v.get('InitialVariantWeight', 1.),v.get('InitialInstanceCount', 1)
-        how = dict(CurrentServerlessConfig=v['ServerlessConfig']) if 'ServerlessConfig' in v else dict(CurrentInstanceCount=size, DesiredInstanceCount=size)
-        return dict(VariantName=v['VariantName'], CurrentWeight=weight, DesiredWeight=weight) | how
-    return [one(v) for v in config['ProductionVariants']]
+    """ProductionVariants, as DescribeEndpoint has them"""
 
-Hosting.create_endpoint,Hosting.describe_endpoint,Hosting.update_endpoint,Hosting.delete_endpoint,Hosting._forget_endpoint = create_endpoint,describe_endpoint,update_endpoint,delete_endpoint,_forget_endpoint
-Hosting.list_endpoints = lambda self, **asked: self._list('Endpoint', asked)
-Hosting._lock = lambda self, name: self.root/'endpoints'/f'{name}.lock'
-_PROGRAM = 'import sys; from mlkit.sagemaker.local import client, endpoints; endpoints.run_endpoint(client.LocalSageMaker(*sys.argv[1:3]), sys.argv[3])'
+    def one(v):
+        weight = v.get("InitialVariantWeight", 1.0)
+        size = v.get("InitialInstanceCount", 1)
+        how = (
+            dict(CurrentServerlessConfig=v["ServerlessConfig"])
+            if "ServerlessConfig" in v
+            else dict(CurrentInstanceCount=size, DesiredInstanceCount=size)
+        )
+        return dict(VariantName=v["VariantName"], CurrentWeight=weight, DesiredWeight=weight) | how
+
+    return [one(v) for v in config["ProductionVariants"]]
+
+
+Hosting.create_endpoint = create_endpoint
+Hosting.describe_endpoint = describe_endpoint
+Hosting.update_endpoint = update_endpoint
+Hosting.delete_endpoint = delete_endpoint
+Hosting._forget_endpoint = _forget_endpoint
+Hosting.list_endpoints = lambda self, **asked: self._list("Endpoint", asked)
+Hosting._lock = lambda self, name: self.root / "endpoints" / f"{name}.lock"
+_PROGRAM = (
+    "import sys; from mlkit.sagemaker.local import client, endpoints; "
+    "endpoints.run_endpoint(client.LocalSageMaker(*sys.argv[1:3]), sys.argv[3])"
+)
 
 # %% ../../../nbs/2_sagemaker/4_local/40_endpoints.ipynb #aad4ad2d
 def run_endpoint(hosting: Hosting, name: str) -> None:
-    "Run an endpoint until it is deleted; to be called in a process of its own"
+    """Run an endpoint until it is deleted; to be called in a process of its own"""
     Fleet(hosting, name).run()
 
+
 class Fleet:
-    "The containers of an endpoint; see `run_endpoint`"
+    """The containers of an endpoint; see `run_endpoint`"""
+
     def __init__(self, hosting: Hosting, name: str):
-        self.hosting,self.name,self.folder,self.rows = hosting,name,hosting.place('Endpoint', name),hosting.table('Endpoint')
-        self.servers,self.number,self.restarts,self.ended = {},0,{},set()
+        self.hosting = hosting
+        self.name = name
+        self.folder = hosting.place("Endpoint", name)
+        self.rows = hosting.table("Endpoint")
+        self.servers = {}
+        self.number = 0
+        self.restarts = {}
+        self.ended = set()
 
     def run(self):
-        self.change(self.rows.get(self.name)['EndpointConfigName'])
-        while self.servers and not (self.folder/'delete').exists():
-            if (self.folder/'update').exists():
-                (self.folder/'update').unlink()
-                self.change(self.rows.get(self.name)['Local']['wanted'])
+        self.change(self.rows.get(self.name)["EndpointConfigName"])
+        while self.servers and not (self.folder / "delete").exists():
+            if (self.folder / "update").exists():
+                (self.folder / "update").unlink()
+                self.change(self.rows.get(self.name)["Local"]["wanted"])
             self.revive()
-            time.sleep(.1)
+            time.sleep(0.1)
         _stop(self.servers)
-        if (self.folder/'delete').exists(): self.hosting._forget_endpoint(self.name)
+        if (self.folder / "delete").exists():
+            self.hosting._forget_endpoint(self.name)
 
     def change(self, config: str):
-        "Start the containers of a config, and send requests to them when all are ready"
+        """Start the containers of a config, and send requests to them when all are ready"""
         made = {}
         try:
             about = self.hosting.describe_endpoint_config(EndpointConfigName=config)
-            for v in about['ProductionVariants']:
+            for v in about["ProductionVariants"]:
                 self.number += 1
-                model = self.hosting.describe_model(ModelName=v['ModelName'])
-                made[v['VariantName']] = ServerProcess(model.get('PrimaryContainer') or model['Containers'][0], self.hosting.files, self.folder/f'{v["VariantName"]}-{self.number}', _limits(v))
-                made[v['VariantName']].start()
-            until = time.monotonic()+min(v.get('ContainerStartupHealthCheckTimeoutInSeconds', 600) for v in about['ProductionVariants'])
+                model = self.hosting.describe_model(ModelName=v["ModelName"])
+                made[v["VariantName"]] = ServerProcess(
+                    model.get("PrimaryContainer") or model["Containers"][0],
+                    self.hosting.files,
+                    self.folder / f"{v['VariantName']}-{self.number}",
+                    _limits(v),
+                )
+                made[v["VariantName"]].start()
+            until = time.monotonic() + min(
+                v.get("ContainerStartupHealthCheckTimeoutInSeconds", 600) for v in about["ProductionVariants"]
+            )
             while not all([s.ready() for s in made.values()]):
-                if (self.folder/'delete').exists(): return _stop(made)
-                if time.monotonic()>until: raise RuntimeError('/ping did not answer 200 in time; see the log')
-                time.sleep(.05)
+                if (self.folder / "delete").exists():
+                    return _stop(made)
+                if time.monotonic() > until:
+                    raise RuntimeError("/ping did not answer 200 in time; see the log")
+                time.sleep(0.05)
         except Exception as e:
-            if not isinstance(e, (OSError, ValueError, RuntimeError, ClientError)): traceback.print_exc()
+            if not isinstance(e, (OSError, ValueError, RuntimeError, ClientError)):
+                traceback.print_exc()
             _stop(made)
-            return self.tell(EndpointStatus='InService' if self.servers else 'Failed', FailureReason=str(e)[:1024])
-        old,self.servers,self.ended = self.servers,made,set()
-        self.tell(EndpointStatus='InService', EndpointConfigName=config, ProductionVariants=_variants(about), Local=dict(ports=self.ports()))
-        if old: threading.Thread(target=_retire, args=(old,)).start()
+            return self.tell(EndpointStatus="InService" if self.servers else "Failed", FailureReason=str(e)[:1024])
+        old = self.servers
+        self.servers = made
+        self.ended = set()
+        self.tell(
+            EndpointStatus="InService",
+            EndpointConfigName=config,
+            ProductionVariants=_variants(about),
+            Local=dict(ports=self.ports()),
+        )
+        if old:
+            threading.Thread(target=_retire, args=(old,)).start()
 
-    def ports(self): return {n: s.port for n,s in self.servers.items()}
-    def tell(self, **what): self.rows.change(self.name, lambda a: a.update(what | dict(LastModifiedTime=now())) if a['EndpointStatus']!='Deleting' else None)
+    def ports(self):
+        return {n: s.port for n, s in self.servers.items()}
+
+    def tell(self, **what):
+        self.rows.change(
+            self.name,
+            lambda a: a.update(what | dict(LastModifiedTime=now())) if a["EndpointStatus"] != "Deleting" else None,
+        )
 
     def revive(self):
-        "A container that has ended is started again, as on SageMaker"
-        for name,s in self.servers.items():
+        """A container that has ended is started again, as on SageMaker"""
+        for name, s in self.servers.items():
             if s.process.poll() is not None:
-                if time.monotonic()<self.restarts.get(name, 0): continue
-                print(f'{name}: {s.reason()}; it is started again', flush=True)
-                self.restarts[name] = time.monotonic()+5
+                if time.monotonic() < self.restarts.get(name, 0):
+                    continue
+                print(f"{name}: {s.reason()}; it is started again", flush=True)
+                self.restarts[name] = time.monotonic() + 5
                 self.ended.add(name)
                 s.start()
             elif name in self.ended:
                 with suppress(RuntimeError):  # it may end again
-                    if s.ready(): self.ended.discard(name) or self.tell(Local=dict(ports=self.ports()))
+                    if s.ready():
+                        if not self.ended.discard(name):
+                            self.tell(Local=dict(ports=self.ports()))
+
 
 def _limits(variant):
-    "A serverless variant turns away what is more than its concurrency"
-    return {'MLKIT_WAITING': str(variant['ServerlessConfig']['MaxConcurrency'])} if 'ServerlessConfig' in variant else {}
+    """A serverless variant turns away what is more than its concurrency"""
+    return (
+        {"MLKIT_WAITING": str(variant["ServerlessConfig"]["MaxConcurrency"])} if "ServerlessConfig" in variant else {}
+    )
+
 
 def _stop(servers):
-    with ThreadPoolExecutor() as pool: list(pool.map(ServerProcess.stop, servers.values()))
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(ServerProcess.stop, servers.values()))
+
 
 def _retire(servers):
     time.sleep(2)  # for who has read the former port, and not yet connected
@@ -326,62 +529,144 @@ def _retire(servers):
 
 # %% ../../../nbs/2_sagemaker/4_local/40_endpoints.ipynb #346a5497
 class LocalRuntime:
-    "`boto3.client('sagemaker-runtime')` for endpoints on this machine"
-    def __init__(self, hosting: Hosting): self.hosting = hosting
-    exceptions = property(lambda self: exceptions('sagemaker-runtime'), doc="The errors of the API, as `client.exceptions` of boto3 has them")
+    """`boto3.client('sagemaker-runtime')` for endpoints on this machine"""
 
-    def invoke_endpoint(self, **request) -> dict: # Body is a StreamingBody
-        "Ask an endpoint"
-        response,variant = self._ask('InvokeEndpoint', request)
+    def __init__(self, hosting: Hosting):
+        self.hosting = hosting
+
+    exceptions = property(
+        lambda self: exceptions("sagemaker-runtime"),
+        doc="The errors of the API, as `client.exceptions` of boto3 has them",
+    )
+
+    def invoke_endpoint(self, **request) -> dict:  # Body is a StreamingBody
+        """Ask an endpoint"""
+        response, variant = self._ask("InvokeEndpoint", request)
         body = response.read()
-        return self._answer(response, variant) | {'Body': StreamingBody(io.BytesIO(body), len(body))}
+        return self._answer(response, variant) | {"Body": StreamingBody(io.BytesIO(body), len(body))}
 
-    def invoke_endpoint_with_response_stream(self, **request) -> dict: # Body gives {'PayloadPart': {'Bytes': ...}}
-        "Ask an endpoint, and read the answer as it is made"
-        response,variant = self._ask('InvokeEndpointWithResponseStream', request)
+    def invoke_endpoint_with_response_stream(self, **request) -> dict:  # Body gives {'PayloadPart': {'Bytes': ...}}
+        """Ask an endpoint, and read the answer as it is made"""
+        response, variant = self._ask("InvokeEndpointWithResponseStream", request)
+
         def parts():
             try:
-                while part := response.read1(2**16): yield {'PayloadPart': {'Bytes': part}}
-            except (OSError, HTTPException) as e: raise api_error('ModelStreamError', f'the answer was broken off: {e}', 'InvokeEndpointWithResponseStream', 'sagemaker-runtime') from None
-            finally: response.close()
-        return self._answer(response, variant) | {'Body': parts()}
+                while part := response.read1(2**16):
+                    yield {"PayloadPart": {"Bytes": part}}
+            except (OSError, HTTPException) as e:
+                raise api_error(
+                    "ModelStreamError",
+                    f"the answer was broken off: {e}",
+                    "InvokeEndpointWithResponseStream",
+                    "sagemaker-runtime",
+                ) from None
+            finally:
+                response.close()
+
+        return self._answer(response, variant) | {"Body": parts()}
 
     def _answer(self, response, variant):
-        own = response.getheader('X-Amzn-SageMaker-Custom-Attributes')
-        return dict(ContentType=response.getheader('Content-Type', ''), InvokedProductionVariant=variant, ResponseMetadata=dict(HTTPStatusCode=200, HTTPHeaders={k.lower(): v for k,v in response.getheaders()})) | ({'CustomAttributes': own} if own else {})
+        own = response.getheader("X-Amzn-SageMaker-Custom-Attributes")
+        return dict(
+            ContentType=response.getheader("Content-Type", ""),
+            InvokedProductionVariant=variant,
+            ResponseMetadata=dict(HTTPStatusCode=200, HTTPHeaders={k.lower(): v for k, v in response.getheaders()}),
+        ) | ({"CustomAttributes": own} if own else {})
 
     def _ask(self, operation, request):
-        body = request.get('Body', b'')
-        if hasattr(body, 'read'): body = body.read()
-        request |= {'Body': body.encode() if isinstance(body, str) else bytes(body)}
-        check_request(operation, request, 'sagemaker-runtime')
-        response,variant = self._connect(operation, request)
-        if response.status<400: return response,variant
-        said,name = response.read().decode('utf-8', 'replace'),request['EndpointName']
-        whose = 'client' if response.status<500 else 'server'
-        raise api_error('ModelError', f'Received {whose} error ({response.status}) from {variant} with message "{said}". mlkit.sagemaker.client.deployment has its log: Endpoint.attach({name!r}).logs()', operation, 'sagemaker-runtime', 424,
-                        OriginalStatusCode=response.status, OriginalMessage=said, LogStreamArn='')
+        body = request.get("Body", b"")
+        if hasattr(body, "read"):
+            body = body.read()
+        request |= {"Body": body.encode() if isinstance(body, str) else bytes(body)}
+        check_request(operation, request, "sagemaker-runtime")
+        response, variant = self._connect(operation, request)
+        if response.status < 400:
+            return response, variant
+        said = response.read().decode("utf-8", "replace")
+        name = request["EndpointName"]
+        whose = "client" if response.status < 500 else "server"
+        raise api_error(
+            "ModelError",
+            (
+                f'Received {whose} error ({response.status}) from {variant} with message "{said}". '
+                f"mlkit.sagemaker.client.deployment has its log: Endpoint.attach({name!r}).logs()"
+            ),
+            operation,
+            "sagemaker-runtime",
+            424,
+            OriginalStatusCode=response.status,
+            OriginalMessage=said,
+            LogStreamArn="",
+        )
 
     def _connect(self, operation, request):
-        "Send the request; where the endpoint is being updated, to who is there now"
-        named = dict(ContentType='Content-Type', Accept='Accept', CustomAttributes='X-Amzn-SageMaker-Custom-Attributes', SessionId='X-Amzn-SageMaker-Session-Id', InferenceId='X-Amzn-SageMaker-Inference-Id')
-        headers = {header: request[k] for k,header in named.items() if k in request}
+        """Send the request; where the endpoint is being updated, to who is there now"""
+        named = dict(
+            ContentType="Content-Type",
+            Accept="Accept",
+            CustomAttributes="X-Amzn-SageMaker-Custom-Attributes",
+            SessionId="X-Amzn-SageMaker-Session-Id",
+            InferenceId="X-Amzn-SageMaker-Inference-Id",
+        )
+        headers = {header: request[k] for k, header in named.items() if k in request}
         for attempt in range(50):
-            variant,port = self._choose(operation, request)
-            try: return ask(port, 'POST', '/invocations', request['Body'], headers),variant
-            except ConnectionRefusedError: time.sleep(.1)  # nobody saw it
-            except TimeoutError: raise api_error('ModelError', f'{variant} did not answer in 60 seconds', operation, 'sagemaker-runtime', 424, OriginalStatusCode=504, OriginalMessage='', LogStreamArn='') from None
-            except (OSError, HTTPException) as e: raise api_error('ModelError', f'{variant} ended before it answered: {e or type(e).__name__}', operation, 'sagemaker-runtime', 424, OriginalStatusCode=502, OriginalMessage='', LogStreamArn='') from None
-        raise api_error('ServiceUnavailable', f'the container of {request["EndpointName"]} has ended, and is not ready again yet', operation, 'sagemaker-runtime', 503)
+            variant, port = self._choose(operation, request)
+            try:
+                return ask(port, "POST", "/invocations", request["Body"], headers), variant
+            except ConnectionRefusedError:
+                time.sleep(0.1)  # nobody saw it
+            except TimeoutError:
+                raise api_error(
+                    "ModelError",
+                    f"{variant} did not answer in 60 seconds",
+                    operation,
+                    "sagemaker-runtime",
+                    424,
+                    OriginalStatusCode=504,
+                    OriginalMessage="",
+                    LogStreamArn="",
+                ) from None
+            except (OSError, HTTPException) as e:
+                raise api_error(
+                    "ModelError",
+                    f"{variant} ended before it answered: {e or type(e).__name__}",
+                    operation,
+                    "sagemaker-runtime",
+                    424,
+                    OriginalStatusCode=502,
+                    OriginalMessage="",
+                    LogStreamArn="",
+                ) from None
+        raise api_error(
+            "ServiceUnavailable",
+            f"the container of {request['EndpointName']} has ended, and is not ready again yet",
+            operation,
+            "sagemaker-runtime",
+            503,
+        )
 
     def _choose(self, operation, request):
-        about = self.hosting.table('Endpoint').get(request['EndpointName'])
-        ports = (about or {}).get('Local', {}).get('ports')
-        if not ports: raise api_error('ValidationError', f'Endpoint {request["EndpointName"]} ' + (f'is {about["EndpointStatus"]}, not InService.' if about else 'not found.'), operation, 'sagemaker-runtime')
-        wanted = request.get('TargetVariant')
-        if wanted and wanted not in ports: raise api_error('ValidationError', f'Variant {wanted} not found; there is {", ".join(ports)}', operation, 'sagemaker-runtime')
-        weights = {v['VariantName']: v['CurrentWeight'] for v in about['ProductionVariants']}
+        about = self.hosting.table("Endpoint").get(request["EndpointName"])
+        ports = (about or {}).get("Local", {}).get("ports")
+        if not ports:
+            raise api_error(
+                "ValidationError",
+                f"Endpoint {request['EndpointName']} "
+                + (f"is {about['EndpointStatus']}, not InService." if about else "not found."),
+                operation,
+                "sagemaker-runtime",
+            )
+        wanted = request.get("TargetVariant")
+        if wanted and wanted not in ports:
+            raise api_error(
+                "ValidationError",
+                f"Variant {wanted} not found; there is {', '.join(ports)}",
+                operation,
+                "sagemaker-runtime",
+            )
+        weights = {v["VariantName"]: v["CurrentWeight"] for v in about["ProductionVariants"]}
         variant = wanted or random.choices(list(ports), [weights.get(n, 1) or 1e-9 for n in ports])[0]
-        return variant,ports[variant]
+        return variant, ports[variant]
+
 
 Hosting.runtime = property(LocalRuntime, doc="`boto3.client('sagemaker-runtime')`, for these endpoints")

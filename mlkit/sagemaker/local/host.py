@@ -21,168 +21,271 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+
 from ..job.container import Container, lay_out, to_environ
 from ..storage import lend
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #eba2fce8
-_UNSHARE = '--mount', '--uts', '--pid', '--fork', '--kill-child=SIGKILL', '--mount-proc', '--propagation', 'private'
-_INSIDE = 'mount --bind "$1" /opt/ml && mount --bind "$2" /etc/hosts && hostname "$3" && cd "$4" && shift 4 && exec "$@"'
+_UNSHARE = "--mount", "--uts", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "private"
+_INSIDE = (
+    'mount --bind "$1" /opt/ml && mount --bind "$2" /etc/hosts && hostname "$3" && cd "$4" && shift 4 && exec "$@"'
+)
+
 
 @lru_cache(1)
-def namespaces() -> tuple[str, ...]: # a command to put before another; nothing where there are none
-    "What gives a process a namespace of its own, if this system and this user may, and MLKIT_NAMESPACES does not say no"
-    if os.environ.get('MLKIT_NAMESPACES')=='no' or sys.platform!='linux' or not shutil.which('unshare') or not shutil.which('hostname'): return ()
-    root = os.geteuid()==0
-    if root: Path('/opt/ml').mkdir(parents=True, exist_ok=True)
-    command = 'unshare',*([] if root else ['--user', '--map-root-user']),*_UNSHARE
-    works = Path('/opt/ml').is_dir() and not subprocess.run([*command, 'sh', '-c', 'mount --bind /tmp /opt/ml && mount --bind /etc/hosts /etc/hosts && hostname x'], capture_output=True).returncode
+def namespaces() -> tuple[str, ...]:  # a command to put before another; nothing where there are none
+    """What gives a process a namespace of its own, if this system and this user may, and MLKIT_NAMESPACES does not say
+    no
+    """
+    if (
+        os.environ.get("MLKIT_NAMESPACES") == "no"
+        or sys.platform != "linux"
+        or not shutil.which("unshare")
+        or not shutil.which("hostname")
+    ):
+        return ()
+    root = os.geteuid() == 0
+    if root:
+        Path("/opt/ml").mkdir(parents=True, exist_ok=True)
+    command = "unshare", *([] if root else ["--user", "--map-root-user"]), *_UNSHARE
+    works = (
+        Path("/opt/ml").is_dir()
+        and not subprocess.run(
+            [*command, "sh", "-c", "mount --bind /tmp /opt/ml && mount --bind /etc/hosts /etc/hosts && hostname x"],
+            capture_output=True,
+        ).returncode
+    )
     return command if works else ()
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #48b8dabc
 @dataclass
 class Host:
-    "One machine of a job"
-    name: str # algo-1, algo-2 and so on
-    root: Path # the tree that is at /opt/ml in it
+    """One machine of a job"""
+
+    name: str  # algo-1, algo-2 and so on
+    root: Path  # the tree that is at /opt/ml in it
     command: list[str]
     environ: Mapping[str, str]
     isolated: bool
-    cpus: int | None = None # that it may use; None is all
-    memory: int | None = None # bytes that a process of it may have; None is all
+    cpus: int | None = None  # that it may use; None is all
+    memory: int | None = None  # bytes that a process of it may have; None is all
     process: subprocess.Popen | None = None
 
     @property
-    def log(self) -> Path: return self.root.with_suffix('.log')
+    def log(self) -> Path:
+        return self.root.with_suffix(".log")
 
     def start(self, hosts: Path):
-        "`hosts`: a file with the names of all"
-        inside = [*namespaces(), 'sh', '-c', _INSIDE, 'host', self.root, hosts, self.name, '/opt/ml/code' if (self.root/'code').is_dir() else '/'] if self.isolated else []
-        with open(self.log, 'ab') as log:
-            self.process = subprocess.Popen([*map(str, inside), *self.command], env=dict(self.environ), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                            cwd=None if self.isolated else self.root, start_new_session=True, preexec_fn=self._before)
+        """`hosts`: a file with the names of all"""
+        inside = (
+            [
+                *namespaces(),
+                "sh",
+                "-c",
+                _INSIDE,
+                "host",
+                self.root,
+                hosts,
+                self.name,
+                "/opt/ml/code" if (self.root / "code").is_dir() else "/",
+            ]
+            if self.isolated
+            else []
+        )
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*map(str, inside), *self.command],
+                env=dict(self.environ),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=None if self.isolated else self.root,
+                start_new_session=True,
+                preexec_fn=self._before,
+            )
 
     def _before(self):
         end_with_parent()
-        if self.memory: resource.setrlimit(resource.RLIMIT_DATA, (self.memory, self.memory))
-        if self.cpus and hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:self.cpus])
+        if self.memory:
+            resource.setrlimit(resource.RLIMIT_DATA, (self.memory, self.memory))
+        if self.cpus and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: self.cpus])
 
-    def signal(self, number: int) -> bool: # False where it would not be heard, or not yet
-        "To process 1 of the container; SIGKILL ends all that is in it"
+    def signal(self, number: int) -> bool:  # False where it would not be heard, or not yet
+        """To process 1 of the container; SIGKILL ends all that is in it"""
         try:
-            if number==signal.SIGKILL and not self.isolated: os.killpg(self.process.pid, number)  # also what it has left behind
-            elif self.process.poll() is not None: return True
-            elif number==signal.SIGKILL: self.process.kill()  # and the namespace with it
-            elif not self.isolated: os.kill(self.process.pid, number)
-            elif not _hears(first := _first(self.process.pid), number): return False
-            else: os.kill(first, number)
-        except IndexError: return False  # the namespace is being made
-        except (ProcessLookupError, FileNotFoundError): pass  # it has ended by itself
+            if number == signal.SIGKILL and not self.isolated:
+                os.killpg(self.process.pid, number)  # also what it has left behind
+            elif self.process.poll() is not None:
+                return True
+            elif number == signal.SIGKILL:
+                self.process.kill()  # and the namespace with it
+            elif not self.isolated:
+                os.kill(self.process.pid, number)
+            elif not _hears(first := _first(self.process.pid), number):
+                return False
+            else:
+                os.kill(first, number)
+        except IndexError:
+            return False  # the namespace is being made
+        except (ProcessLookupError, FileNotFoundError):
+            pass  # it has ended by itself
         return True
 
-def end_with_parent():
-    "Called in a new process: whoever runs a job may be killed; its hosts then end too, where the system can see to that"
-    if sys.platform=='linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
-def _first(pid): return int(Path(f'/proc/{pid}/task/{pid}/children').read_text().split()[0])
+def end_with_parent():
+    """Called in a new process: whoever runs a job may be killed; its hosts then end too, where the system can see to
+    that
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _first(pid):
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
 
 def _hears(pid, number):
-    "Process 1 does not get a signal that it has no handler for: Python, for one, has none before it has started"
-    caught = re.search(r'^SigCgt:\s*(\w+)', Path(f'/proc/{pid}/status').read_text(), re.M)
-    return bool(int(caught[1], 16) >> (number-1) & 1)
+    """Process 1 does not get a signal that it has no handler for: Python, for one, has none before it has started"""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return bool(int(caught[1], 16) >> (number - 1) & 1)
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #a01eadba
-def make_hosts(request: Mapping, # as CreateTrainingJob takes it
-               folder: Path, # gets a tree and a log for each
-               channels: Mapping[str, Path | list[Path]], # a folder for all hosts, or one for each
-               isolated: bool | None = None, # None is where it can be
-               cpus: int | None = None, # of each; None is all that are here
-               memory: int | None = None, # bytes of a process; None is all that is here
-              ) -> list[Host]:
-    "The machines that a request asks for, each with its tree laid out, not started"
-    resources,isolated = request['ResourceConfig'],bool(namespaces()) if isolated is None else isolated
-    names = tuple(f'algo-{i+1}' for i in range(resources['InstanceCount']))
-    algorithm,port = request['AlgorithmSpecification'],_free_port()
+def make_hosts(
+    request: Mapping,  # as CreateTrainingJob takes it
+    folder: Path,  # gets a tree and a log for each
+    channels: Mapping[str, Path | list[Path]],  # a folder for all hosts, or one for each
+    isolated: bool | None = None,  # None is where it can be
+    cpus: int | None = None,  # of each; None is all that are here
+    memory: int | None = None,  # bytes of a process; None is all that is here
+) -> list[Host]:
+    """The machines that a request asks for, each with its tree laid out, not started"""
+    resources = request["ResourceConfig"]
+    isolated = bool(namespaces()) if isolated is None else isolated
+    names = tuple(f"algo-{i + 1}" for i in range(resources["InstanceCount"]))
+    algorithm = request["AlgorithmSpecification"]
+    port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder/'hosts').write_text(f'127.0.0.1 localhost {" ".join(names)}\n::1 localhost\n')
+    (folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(names)}\n::1 localhost\n")
     made = []
-    for i,name in enumerate(names):
-        own = {n: where[i] if isinstance(where, list) else where for n,where in channels.items()}
-        for channel,where in own.items(): lend(where, folder/name/'input'/'data'/channel)  # as a job of SageMaker's, it may write there
-        root = lay_out(folder/name, request.get('HyperParameters'), own, names, name, resources['InstanceType'])
-        command = [*algorithm.get('ContainerEntrypoint', ()), *algorithm.get('ContainerArguments', ())] or ['train']
+    for i, name in enumerate(names):
+        own = {n: where[i] if isinstance(where, list) else where for n, where in channels.items()}
+        for channel, where in own.items():
+            lend(where, folder / name / "input" / "data" / channel)  # as a job of SageMaker's, it may write there
+        root = lay_out(folder / name, request.get("HyperParameters"), own, names, name, resources["InstanceType"])
+        command = [*algorithm.get("ContainerEntrypoint", ()), *algorithm.get("ContainerArguments", ())] or ["train"]
         environ = _environ(request, Container.from_env({}, root), name, port, isolated)
-        if command[0]=='python' and not shutil.which('python', path=environ['PATH']): command[0] = sys.executable
-        if command[0]=='train' and not shutil.which('train', path=environ['PATH']): command = [sys.executable, '-m', 'mlkit.cli', *command]
-        if not isolated: command = [_moved(c, root) for c in command]
+        if command[0] == "python" and not shutil.which("python", path=environ["PATH"]):
+            command[0] = sys.executable
+        if command[0] == "train" and not shutil.which("train", path=environ["PATH"]):
+            command = [sys.executable, "-m", "mlkit.cli", *command]
+        if not isolated:
+            command = [_moved(c, root) for c in command]
         made.append(Host(name, root, command, environ, isolated, cpus, memory))
     return made
 
-def _environ(request, container, name, port, isolated):
-    "The variables of a container: this process's, without what describes another job, and the request's"
-    env = {k: v for k,v in os.environ.items() if not k.startswith(('SM_', 'SAGEMAKER_', 'MLKIT_')) and k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
-    env |= dict(PATH=f'{Path(sys.executable).parent}{os.pathsep}{env.get("PATH", os.defpath)}', PYTHONUNBUFFERED='1', TRAINING_JOB_NAME=request['TrainingJobName'],
-                MLKIT_PACKAGES='/opt/ml/packages' if isolated else str(container.model_dir.parent/'packages'))  # for what the program asks for and is not here: it does not go into this environment
-    if isolated: env |= dict(SM_MASTER_ADDR=container.hosts[0], SM_MASTER_PORT=str(port))
-    else:
-        env |= to_environ(replace(container, job_name=request['TrainingJobName'], current_host=name, master=f'127.0.0.1:{port}'))
-        env |= {k: _moved(v, container.model_dir.parent) for k,v in request.get('Environment', {}).items()}
-        return env
-    return env | request.get('Environment', {})
 
-def _moved(text, root): return re.sub(r'/opt/ml(?=/|$)', lambda _: str(root), text)
+def _environ(request, container, name, port, isolated):
+    """The variables of a container: this process's, without what describes another job, and the request's"""
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("SM_", "SAGEMAKER_", "MLKIT_")) and k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
+    env |= dict(
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}",
+        PYTHONUNBUFFERED="1",
+        TRAINING_JOB_NAME=request["TrainingJobName"],
+        MLKIT_PACKAGES="/opt/ml/packages" if isolated else str(container.model_dir.parent / "packages"),
+    )  # for what the program asks for and is not here: it does not go into this environment
+    if isolated:
+        env |= dict(SM_MASTER_ADDR=container.hosts[0], SM_MASTER_PORT=str(port))
+    else:
+        env |= to_environ(
+            replace(container, job_name=request["TrainingJobName"], current_host=name, master=f"127.0.0.1:{port}")
+        )
+        env |= {k: _moved(v, container.model_dir.parent) for k, v in request.get("Environment", {}).items()}
+        return env
+    return env | request.get("Environment", {})
+
+
+def _moved(text, root):
+    return re.sub(r"/opt/ml(?=/|$)", lambda _: str(root), text)
+
 
 def _free_port():
     with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
+        s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #bcf2f43b
 @dataclass
 class Outcome:
-    "How a run of a job's hosts ended"
-    codes: list[int] = field(default_factory=list) # exit codes
-    ended_by: str = '' # what asked for the end; nothing where they ended by themselves
-    failure: str = '' # what a program left in output/failure
+    """How a run of a job's hosts ended"""
 
-def run_hosts(hosts: list[Host],
-              ask: Callable[[], str] = lambda: '', # called now and then; a text ends the run
-              grace: float = 120, # seconds from SIGTERM to SIGKILL
-              every: float = .1, # seconds
-             ) -> Outcome:
-    "Start the hosts, and wait for their end; an exception here ends them too"
-    outcome,until,unheard = Outcome(),None,[]
+    codes: list[int] = field(default_factory=list)  # exit codes
+    ended_by: str = ""  # what asked for the end; nothing where they ended by themselves
+    failure: str = ""  # what a program left in output/failure
+
+
+def run_hosts(
+    hosts: list[Host],
+    ask: Callable[[], str] = lambda: "",  # called now and then; a text ends the run
+    grace: float = 120,  # seconds from SIGTERM to SIGKILL
+    every: float = 0.1,  # seconds
+) -> Outcome:
+    """Start the hosts, and wait for their end; an exception here ends them too"""
+    outcome = Outcome()
+    until = None
+    unheard = []
     try:
-        for h in hosts: h.start(hosts[0].root.parent/'hosts')
+        for h in hosts:
+            h.start(hosts[0].root.parent / "hosts")
         while any(h.process.poll() is None for h in hosts):
             failed = any(h.process.poll() for h in hosts)
             said = ask()
             if until is None and (failed or said):
-                outcome.ended_by,until = '' if failed else said,time.monotonic()+(10 if failed else grace)
+                outcome.ended_by = "" if failed else said
+                until = time.monotonic() + (10 if failed else grace)
                 unheard = hosts
             unheard = [h for h in unheard if not h.signal(signal.SIGTERM)]  # once each, as soon as it is heard
-            if until is not None and time.monotonic()>until:
-                for h in hosts: h.signal(signal.SIGKILL)
+            if until is not None and time.monotonic() > until:
+                for h in hosts:
+                    h.signal(signal.SIGKILL)
             time.sleep(every)
     finally:
         for h in hosts:
-            if h.process: h.signal(signal.SIGKILL); h.process.wait()
+            if h.process:
+                h.signal(signal.SIGKILL)
+                h.process.wait()
     outcome.codes = [_code(h) for h in hosts]
-    failures = [f for h in hosts if (f := h.root/'output'/'failure').is_file()]
-    if failures: outcome.failure = min(failures, key=lambda f: f.stat().st_mtime_ns).read_text(encoding='utf-8', errors='replace')
+    failures = [f for h in hosts if (f := h.root / "output" / "failure").is_file()]
+    if failures:
+        outcome.failure = min(failures, key=lambda f: f.stat().st_mtime_ns).read_text(
+            encoding="utf-8", errors="replace"
+        )
     return outcome
 
-def _code(host): # a shell says 128 and the signal's number
+
+def _code(host):  # a shell says 128 and the signal's number
     code = host.process.returncode
-    return 128-code if code<0 else code
+    return 128 - code if code < 0 else code
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #9f5de7b1
-def pack_results(hosts: list[Host], folder: Path) -> dict[str, Path]: # {file name: file}, of what there is
-    "Pack what the hosts left in their folders model and output/data"
+def pack_results(hosts: list[Host], folder: Path) -> dict[str, Path]:  # {file name: file}, of what there is
+    """Pack what the hosts left in their folders model and output/data"""
     packed = {}
-    for name,part in (('model.tar.gz', 'model'), ('output.tar.gz', 'output/data')):
-        files = {f.relative_to(h.root/part): f for h in reversed(hosts) for f in (h.root/part).rglob('*') if not f.is_symlink()}
-        if not any(f.is_file() for f in files.values()): continue
-        with tarfile.open(folder/name, 'w:gz', compresslevel=1) as tar:
-            for inside in sorted(files): tar.add(files[inside], str(inside), recursive=False)
-        packed[name] = folder/name
+    for name, part in (("model.tar.gz", "model"), ("output.tar.gz", "output/data")):
+        files = {
+            f.relative_to(h.root / part): f
+            for h in reversed(hosts)
+            for f in (h.root / part).rglob("*")
+            if not f.is_symlink()
+        }
+        if not any(f.is_file() for f in files.values()):
+            continue
+        with tarfile.open(folder / name, "w:gz", compresslevel=1) as tar:
+            for inside in sorted(files):
+                tar.add(files[inside], str(inside), recursive=False)
+        packed[name] = folder / name
     return packed

@@ -6,152 +6,249 @@
 __all__ = ['PROGRAM', 'change_status', 'Job', 'tell', 'stage', 'note', 'checkpoints', 'finish']
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job.ipynb #cf305244
-import json, os, shutil, sqlite3, time, traceback
+import json
+import os
+import shutil
+import sqlite3
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .store import Rows, now
-from ..storage import files_under, open_files
+from ..instances import find_instance
 from .host import Host, Outcome, make_hosts, pack_results, run_hosts
 from .logs import MetricReader
-from ..instances import find_instance
+from .store import Rows, now
+from ..storage import files_under, open_files
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job.ipynb #8ce6576a
-_MESSAGES = dict(Downloading='Downloading the training channels', Training='Training image download completed. Training in progress.', Uploading='Uploading generated training model',
-                 Completed='Training job completed', Stopped='Training job stopped', Interrupted='The machine was taken away; the job goes on from its checkpoints', Restarting='Restarting the training job',
-                 MaxRuntimeExceeded='The training job ran longer than MaxRuntimeInSeconds')
+_MESSAGES = dict(
+    Downloading="Downloading the training channels",
+    Training="Training image download completed. Training in progress.",
+    Uploading="Uploading generated training model",
+    Completed="Training job completed",
+    Stopped="Training job stopped",
+    Interrupted="The machine was taken away; the job goes on from its checkpoints",
+    Restarting="Restarting the training job",
+    MaxRuntimeExceeded="The training job ran longer than MaxRuntimeInSeconds",
+)
 
-def change_status(about: dict, # as DescribeTrainingJob has it; changed
-                  status: str, # InProgress, Completed, Failed, Stopping or Stopped
-                  secondary: str, # such as Downloading
-                  reason: str = ''):
-    "What was before has ended now"
-    at,transitions = now(),about['SecondaryStatusTransitions']
-    if transitions and 'EndTime' not in transitions[-1]: transitions[-1]['EndTime'] = at
-    transitions.append(dict(Status=secondary, StartTime=at, StatusMessage=reason or _MESSAGES.get(secondary, '')))
+
+def change_status(
+    about: dict,  # as DescribeTrainingJob has it; changed
+    status: str,  # InProgress, Completed, Failed, Stopping or Stopped
+    secondary: str,  # such as Downloading
+    reason: str = "",
+):
+    """What was before has ended now"""
+    at = now()
+    transitions = about["SecondaryStatusTransitions"]
+    if transitions and "EndTime" not in transitions[-1]:
+        transitions[-1]["EndTime"] = at
+    transitions.append(dict(Status=secondary, StartTime=at, StatusMessage=reason or _MESSAGES.get(secondary, "")))
     about |= dict(TrainingJobStatus=status, SecondaryStatus=secondary, LastModifiedTime=at)
-    if status in ('Completed', 'Failed', 'Stopped'):
-        about['TrainingEndTime'] = transitions[-1]['EndTime'] = at
-        if 'TrainingStartTime' in about: about['TrainingTimeInSeconds'] = about['BillableTimeInSeconds'] = round((at-about['TrainingStartTime']).total_seconds())
-    if status=='Failed': about['FailureReason'] = reason[:1024]
+    if status in ("Completed", "Failed", "Stopped"):
+        about["TrainingEndTime"] = transitions[-1]["EndTime"] = at
+        if "TrainingStartTime" in about:
+            about["TrainingTimeInSeconds"] = about["BillableTimeInSeconds"] = round(
+                (at - about["TrainingStartTime"]).total_seconds()
+            )
+    if status == "Failed":
+        about["FailureReason"] = reason[:1024]
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job.ipynb #ab35d48a
-PROGRAM = 'import sys; from mlkit.sagemaker.local.job import Job; Job(*sys.argv[1:]).run()' # of that process; its arguments are those of `Job`
+# of that process; its arguments are those of `Job`
+PROGRAM = "import sys; from mlkit.sagemaker.local.job import Job; Job(*sys.argv[1:]).run()"
+
 
 class Job:
-    "A job that was created, on its way to its end"
-    def __init__(self,
-                 root: str | Path, # with jobs.db, where it has a row, and its folder jobs/NAME, with request.json
-                 s3: str, # folder or boto3, see `open_files`
-                 name: str):
-        self.root,self.name = Path(root),name
-        self.folder,self.rows,self.files = self.root/'jobs'/name,Rows(self.root/'jobs.db'),open_files(s3, self.root)
-        self.request = json.loads((self.folder/'request.json').read_text(encoding='utf-8'))
-        self.metrics,self.hosts,self.began,self.synced,self.seen = MetricReader(self.request['AlgorithmSpecification'].get('MetricDefinitions', [])),[],0.,0.,{}
+    """A job that was created, on its way to its end"""
+
+    def __init__(
+        self,
+        root: str | Path,  # with jobs.db, where it has a row, and its folder jobs/NAME, with request.json
+        s3: str,  # folder or boto3, see `open_files`
+        name: str,
+    ):
+        self.root = Path(root)
+        self.name = name
+        self.folder = self.root / "jobs" / name
+        self.rows = Rows(self.root / "jobs.db")
+        self.files = open_files(s3, self.root)
+        self.request = json.loads((self.folder / "request.json").read_text(encoding="utf-8"))
+        self.metrics = MetricReader(self.request["AlgorithmSpecification"].get("MetricDefinitions", []))
+        self.hosts = []
+        self.began = 0.0
+        self.synced = 0.0
+        self.seen = {}
 
     def run(self):
-        "To the end; an error of this machine fails the job"
-        try: self.attempts()
+        """To the end; an error of this machine fails the job"""
+        try:
+            self.attempts()
         except Exception as e:
             traceback.print_exc()
-            what = 'ClientError' if isinstance(e, (OSError, ValueError)) else 'InternalServerError'
-            self.tell('Failed', 'Failed', f'{what}: {e}')
+            what = "ClientError" if isinstance(e, (OSError, ValueError)) else "InternalServerError"
+            self.tell("Failed", "Failed", f"{what}: {e}")
 
     def attempts(self):
-        "One, and another after each interruption"
-        self.began,number = time.monotonic(),0
-        while (outcome := self.attempt(number)).ended_by=='interrupt':
+        """One, and another after each interruption"""
+        self.began = time.monotonic()
+        number = 0
+        while (outcome := self.attempt(number)).ended_by == "interrupt":
             number += 1
-            for h in self.hosts: self.checkpoints(h)
-            self.tell('', 'Interrupted')
-            (self.folder/'interrupt').unlink(missing_ok=True)
-            self.tell('', 'Restarting')
+            for h in self.hosts:
+                self.checkpoints(h)
+            self.tell("", "Interrupted")
+            (self.folder / "interrupt").unlink(missing_ok=True)
+            self.tell("", "Restarting")
         self.finish(outcome)
 
     def attempt(self, number: int) -> Outcome:
-        "Lay out the machines, and run them"
-        self.tell('', 'Downloading')
-        if not number: self.channels = {c['ChannelName']: self.stage(c) for c in self.request.get('InputDataConfig', [])}
-        for h in self.hosts: h.root.rename(h.root.with_name(f'{h.name}.{number-1}'))  # a new machine has nothing of the old one
+        """Lay out the machines, and run them"""
+        self.tell("", "Downloading")
+        if not number:
+            self.channels = {c["ChannelName"]: self.stage(c) for c in self.request.get("InputDataConfig", [])}
+        for h in self.hosts:
+            h.root.rename(h.root.with_name(f"{h.name}.{number - 1}"))  # a new machine has nothing of the old one
         self.hosts = make_hosts(self.request, self.folder, self.channels, **_limits(self.request))
-        for h in self.hosts: self.checkpoints(h, back=True)
-        if said := self.look(): return Outcome(ended_by=said)  # before it has begun
-        self.tell('', 'Training', lambda about: about.setdefault('TrainingStartTime', now()))
-        return run_hosts(self.hosts, self.look, float(os.environ.get('MLKIT_GRACE', 120)))
+        for h in self.hosts:
+            self.checkpoints(h, back=True)
+        if said := self.look():
+            return Outcome(ended_by=said)  # before it has begun
+        self.tell("", "Training", lambda about: about.setdefault("TrainingStartTime", now()))
+        return run_hosts(self.hosts, self.look, float(os.environ.get("MLKIT_GRACE", 120)))
 
     def look(self) -> str:
-        "Called while the hosts run: metrics, checkpoints, and whether they shall end"
+        """Called while the hosts run: metrics, checkpoints, and whether they shall end"""
         self.note()
-        if time.monotonic()-self.synced>1:
-            for h in self.hosts: self.checkpoints(h)
+        if time.monotonic() - self.synced > 1:
+            for h in self.hosts:
+                self.checkpoints(h)
             self.synced = time.monotonic()
-        if (self.folder/'stop').exists(): return 'stop'
-        if (self.folder/'interrupt').exists(): return 'interrupt'
-        return 'time' if time.monotonic()-self.began>self.request['StoppingCondition'].get('MaxRuntimeInSeconds', 86400) else ''
+        if (self.folder / "stop").exists():
+            return "stop"
+        if (self.folder / "interrupt").exists():
+            return "interrupt"
+        return (
+            "time"
+            if time.monotonic() - self.began > self.request["StoppingCondition"].get("MaxRuntimeInSeconds", 86400)
+            else ""
+        )
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job.ipynb #5bde7ab3
-def tell(self: Job, status: str, secondary: str, more: str | Callable[[dict], None] = ''): # status: '' is as it was; more: the reason, or what else changes
-    "Write down how far the job is, if need be in the room that `ballast` keeps on a full disk"
+# status: '' is as it was; more: the reason, or what else changes
+def tell(self: Job, status: str, secondary: str, more: str | Callable[[dict], None] = ""):
+    """Write down how far the job is, if need be in the room that `ballast` keeps on a full disk"""
+
     def change(about):
-        change_status(about, status or about['TrainingJobStatus'], secondary, more if isinstance(more, str) else '')
-        if callable(more): more(about)
-    try: self.rows.change(self.name, change)
+        change_status(about, status or about["TrainingJobStatus"], secondary, more if isinstance(more, str) else "")
+        if callable(more):
+            more(about)
+
+    try:
+        self.rows.change(self.name, change)
     except sqlite3.OperationalError:
-        (self.folder/'ballast').unlink(missing_ok=True)
+        (self.folder / "ballast").unlink(missing_ok=True)
         self.rows.change(self.name, change)
 
-def stage(self: Job, channel: dict) -> Path | list[Path]: # for all hosts, or for each
-    "What a channel has"
-    where,to,hosts = channel['DataSource']['S3DataSource'],self.folder/'staged'/channel['ChannelName'],self.request['ResourceConfig']['InstanceCount']
-    if where.get('S3DataDistributionType')!='ShardedByS3Key': return self.files.stage(where['S3Uri'], to)
-    return [self.files.stage(where['S3Uri'], to/f'algo-{i+1}', i, hosts) for i in range(hosts)]
+
+def stage(self: Job, channel: dict) -> Path | list[Path]:  # for all hosts, or for each
+    """What a channel has"""
+    where = channel["DataSource"]["S3DataSource"]
+    to = self.folder / "staged" / channel["ChannelName"]
+    hosts = self.request["ResourceConfig"]["InstanceCount"]
+    if where.get("S3DataDistributionType") != "ShardedByS3Key":
+        return self.files.stage(where["S3Uri"], to)
+    return [self.files.stage(where["S3Uri"], to / f"algo-{i + 1}", i, hosts) for i in range(hosts)]
+
 
 def _limits(request):
-    "With MLKIT_LIMITS=yes a host has the CPUs and the memory of its type of machine, where there are as many here"
-    machine = find_instance(request['ResourceConfig'].get('InstanceType', '')) if os.environ.get('MLKIT_LIMITS')=='yes' else None
-    return dict(cpus=machine.cpus, memory=round(machine.memory*2**30)) if machine else {}
+    """With MLKIT_LIMITS=yes a host has the CPUs and the memory of its type of machine, where there are as many here"""
+    machine = (
+        find_instance(request["ResourceConfig"].get("InstanceType", ""))
+        if os.environ.get("MLKIT_LIMITS") == "yes"
+        else None
+    )
+    return dict(cpus=machine.cpus, memory=round(machine.memory * 2**30)) if machine else {}
+
 
 def note(self: Job, ended: bool = False):
-    "Write down the metrics that are new in the logs"
-    found = [dict(MetricName=n, Value=v, Timestamp=time.time()) for n,v in self.metrics.read([h.log for h in self.hosts], ended)]
-    if not found: return
-    with open(self.folder/'metrics.jsonl', 'a', encoding='utf-8') as f: f.writelines(json.dumps(m) + '\n' for m in found)
-    last = [dict(MetricName=n, Value=v, Timestamp=now()) for n,v in self.metrics.last.items()]
+    """Write down the metrics that are new in the logs"""
+    found = [
+        dict(MetricName=n, Value=v, Timestamp=time.time())
+        for n, v in self.metrics.read([h.log for h in self.hosts], ended)
+    ]
+    if not found:
+        return
+    with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as f:
+        f.writelines(json.dumps(m) + "\n" for m in found)
+    last = [dict(MetricName=n, Value=v, Timestamp=now()) for n, v in self.metrics.last.items()]
     self.rows.change(self.name, lambda about: about.update(FinalMetricDataList=last))
 
-Job.tell,Job.stage,Job.note = tell,stage,note
+
+Job.tell = tell
+Job.stage = stage
+Job.note = note
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job.ipynb #0e07df36
-def checkpoints(self: Job, host: Host, back: bool = False): # back: from S3 to the host
-    "Bring what is new in a host's checkpoints to S3, file by file, as SageMaker does"
-    config = self.request.get('CheckpointConfig')
-    if not config: return
-    folder,uri = host.root/config.get('LocalPath', '/opt/ml/checkpoints').removeprefix('/opt/ml/'),config['S3Uri'].rstrip('/')
-    if back: return self.files.get(uri, folder)
+def checkpoints(self: Job, host: Host, back: bool = False):  # back: from S3 to the host
+    """Bring what is new in a host's checkpoints to S3, file by file, as SageMaker does"""
+    config = self.request.get("CheckpointConfig")
+    if not config:
+        return
+    folder = host.root / config.get("LocalPath", "/opt/ml/checkpoints").removeprefix("/opt/ml/")
+    uri = config["S3Uri"].rstrip("/")
+    if back:
+        return self.files.get(uri, folder)
     for path in files_under(folder):
         try:
-            state = (path.stat().st_mtime_ns,path.stat().st_size)
-            if self.seen.get(path)!=state: self.files.put(path, f'{uri}/{path.relative_to(folder).as_posix()}')
+            state = (path.stat().st_mtime_ns, path.stat().st_size)
+            if self.seen.get(path) != state:
+                self.files.put(path, f"{uri}/{path.relative_to(folder).as_posix()}")
             self.seen[path] = state
-        except FileNotFoundError: continue  # the program deletes its old ones
+        except FileNotFoundError:
+            continue  # the program deletes its old ones
     for path in [p for p in self.seen if p.is_relative_to(folder) and not p.exists()]:
-        self.files.remove(f'{uri}/{path.relative_to(folder).as_posix()}')
+        self.files.remove(f"{uri}/{path.relative_to(folder).as_posix()}")
         del self.seen[path]
 
-def finish(self: Job, outcome: Outcome):
-    "Bring the results to S3, and say how the job ended"
-    bad = next((c for c in outcome.codes if c), 0)
-    if bad and shutil.disk_usage(self.folder).free<2**20: return self.tell('Failed', 'Failed', f'ClientError: the disk that has {self.root} is full; mlkit local clean frees what old jobs left there')
-    self.note(ended=True)
-    for h in self.hosts: self.checkpoints(h)
-    self.tell('', 'Uploading')
-    out = f"{self.request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{self.name}/output"
-    for name,path in pack_results(self.hosts, self.folder).items():
-        self.files.put(path, f'{out}/{name}')
-        path.unlink()
-        if name=='model.tar.gz': self.rows.change(self.name, lambda about: about.update(ModelArtifacts=dict(S3ModelArtifacts=f'{out}/{name}')))
-    if outcome.ended_by: self.tell('Stopped', 'MaxRuntimeExceeded' if outcome.ended_by=='time' else 'Stopped')
-    elif bad: self.tell('Failed', 'Failed', f'AlgorithmError: {outcome.failure[:900] or "the program left no failure file; see the log"}, exit code: {bad}')
-    else: self.tell('Completed', 'Completed')
 
-Job.checkpoints,Job.finish = checkpoints,finish
+def finish(self: Job, outcome: Outcome):
+    """Bring the results to S3, and say how the job ended"""
+    bad = next((c for c in outcome.codes if c), 0)
+    if bad and shutil.disk_usage(self.folder).free < 2**20:
+        return self.tell(
+            "Failed",
+            "Failed",
+            f"ClientError: the disk that has {self.root} is full; mlkit local clean frees what old jobs left there",
+        )
+    self.note(ended=True)
+    for h in self.hosts:
+        self.checkpoints(h)
+    self.tell("", "Uploading")
+    out = f"{self.request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{self.name}/output"
+    for name, path in pack_results(self.hosts, self.folder).items():
+        self.files.put(path, f"{out}/{name}")
+        path.unlink()
+        if name == "model.tar.gz":
+            self.rows.change(
+                self.name, lambda about: about.update(ModelArtifacts=dict(S3ModelArtifacts=f"{out}/{name}"))
+            )
+    if outcome.ended_by:
+        self.tell("Stopped", "MaxRuntimeExceeded" if outcome.ended_by == "time" else "Stopped")
+    elif bad:
+        self.tell(
+            "Failed",
+            "Failed",
+            (
+                f"AlgorithmError: {outcome.failure[:900] or 'the program left no failure file; see the log'}, exit "
+                f"code: {bad}"
+            ),
+        )
+    else:
+        self.tell("Completed", "Completed")
+
+
+Job.checkpoints = checkpoints
+Job.finish = finish

@@ -14,27 +14,47 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # %% ../../../nbs/2_sagemaker/4_local/11_locks.ipynb #36edfaf8
-def take_lock(path: Path) -> int | None: # a file descriptor
-    "Take a lock; None where somebody has it"
+def take_lock(path: Path) -> int | None:  # a file descriptor
+    """Take a lock; None where somebody has it"""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: return os.close(lock)
-        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()): return lock
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.close(lock)
+        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+            return lock
         os.close(lock)  # of a file that somebody has deleted in between
 
+
 def is_locked(path: Path) -> bool:
-    "Does a process that lives have the lock?"
-    try: lock = os.open(path, os.O_RDWR)
-    except FileNotFoundError: return False
-    try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError: return True
-    finally: os.close(lock)
+    """Does a process that lives have the lock?"""
+    try:
+        lock = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
     return False
 
+
 def start_locked(lock: int, program: str, arguments: Sequence[str], log: Path):
-    "Give a lock to a new process that runs some Python, and goes on when this one ends"
+    """Give a lock to a new process that runs some Python, and goes on when this one ends"""
     try:
-        with open(log, 'ab') as out: subprocess.Popen([sys.executable, '-c', program, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=[lock], cwd=log.parent)
-    finally: os.close(lock)  # the process has it now
+        with open(log, "ab") as out:
+            subprocess.Popen(
+                [sys.executable, "-c", program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                pass_fds=[lock],
+                cwd=log.parent,
+            )
+    finally:
+        os.close(lock)  # the process has it now

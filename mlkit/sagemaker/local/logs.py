@@ -12,32 +12,41 @@ from pathlib import Path
 
 # %% ../../../nbs/2_sagemaker/4_local/21_logs.ipynb #ce4cd9d1
 class MetricReader:
-    "Finds a request's metrics in the logs, as they grow"
+    """Finds a request's metrics in the logs, as they grow"""
+
     def __init__(self, definitions: list[dict]):
-        self.patterns = [(d['Name'], re.compile(d['Regex'])) for d in definitions]
-        self.places,self.last = {},{} # of each log: how far it was read; of each metric: its last value
+        self.patterns = [(d["Name"], re.compile(d["Regex"])) for d in definitions]
+        self.places = {}  # of each log: how far it was read
+        self.last = {}  # of each metric: its last value
 
     def read(self, logs: list[Path], ended: bool = False) -> Iterator[tuple[str, float]]:
-        "The metrics in the lines that are new"
+        """The metrics in the lines that are new"""
         for log in logs:
-            for line in new_lines(log, self.places, ended): yield from self.find(line)
+            for line in new_lines(log, self.places, ended):
+                yield from self.find(line)
 
     def find(self, line: str) -> Iterator[tuple[str, float]]:
-        "The metrics in a line"
-        for name,pattern in self.patterns:
-            try: value = float(pattern.search(line)[1])
-            except (TypeError, ValueError, IndexError): continue  # no such number in this line
+        """The metrics in a line"""
+        for name, pattern in self.patterns:
+            try:
+                value = float(pattern.search(line)[1])
+            except (TypeError, ValueError, IndexError):
+                continue  # no such number in this line
             self.last[name] = value
-            yield name,value
+            yield name, value
 
-def new_lines(log: Path, places: dict[Path, int], # how far each log was read; changed
-              ended: bool = False, # will nothing be added? Then the last line needs no end
-             ) -> list[str]:
-    "The lines of a growing file that were not read before, as far as they are whole"
-    if not log.exists(): return []
-    with open(log, 'rb') as f:
+
+def new_lines(
+    log: Path,
+    places: dict[Path, int],  # how far each log was read; changed
+    ended: bool = False,  # will nothing be added? Then the last line needs no end
+) -> list[str]:
+    """The lines of a growing file that were not read before, as far as they are whole"""
+    if not log.exists():
+        return []
+    with open(log, "rb") as f:
         f.seek(places.get(log, 0))
         fresh = f.read()
-    whole = fresh if ended else fresh[:fresh.rfind(b'\n')+1]
-    places[log] = places.get(log, 0)+len(whole)
-    return whole.decode('utf-8', 'replace').splitlines()
+    whole = fresh if ended else fresh[: fresh.rfind(b"\n") + 1]
+    places[log] = places.get(log, 0) + len(whole)
+    return whole.decode("utf-8", "replace").splitlines()

@@ -17,47 +17,71 @@ from typing import Any
 
 # %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #3bc7497a
 class Rows:
-    "Descriptions by name, in a table of an SQLite file"
-    def __init__(self, path: Path, table: str = 'jobs'):
-        self.path,self.table = path,table
-        if not table.isidentifier(): raise ValueError(f'{table!r} is no name for a table')
+    """Descriptions by name, in a table of an SQLite file"""
+
+    def __init__(self, path: Path, table: str = "jobs"):
+        self.path = path
+        self.table = table
+        if not table.isidentifier():
+            raise ValueError(f"{table!r} is no name for a table")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._open() as db: db.execute(f'create table if not exists {table} (name text primary key, created real, about text)')
+        with self._open() as db:
+            db.execute(f"create table if not exists {table} (name text primary key, created real, about text)")
 
     @contextmanager
     def _open(self):
         with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
-            db.execute('begin immediate')
-            try: yield db
+            db.execute("begin immediate")
+            try:
+                yield db
             except BaseException:
-                if db.in_transaction: db.execute('rollback')  # a full disk has ended it already
+                if db.in_transaction:
+                    db.execute("rollback")  # a full disk has ended it already
                 raise
-            else: db.execute('commit')
+            else:
+                db.execute("commit")
 
-    def add(self, name: str, about: dict) -> bool: # was there none of that name?
-        with self._open() as db: return db.execute(f'insert or ignore into {self.table} values (?, ?, ?)', (name, time.time(), _to_json(about))).rowcount==1
+    def add(self, name: str, about: dict) -> bool:  # was there none of that name?
+        with self._open() as db:
+            return (
+                db.execute(
+                    f"insert or ignore into {self.table} values (?, ?, ?)", (name, time.time(), _to_json(about))
+                ).rowcount
+                == 1
+            )
 
     def get(self, name: str) -> dict | None:
-        with self._open() as db: row = db.execute(f'select about from {self.table} where name=?', (name,)).fetchone()
+        with self._open() as db:
+            row = db.execute(f"select about from {self.table} where name=?", (name,)).fetchone()
         return row and _from_json(row[0])
 
     def change(self, name: str, f: Callable[[dict], Any]) -> dict:
-        "Have `f` change a description, while nobody else can; a KeyError where there is none"
+        """Have `f` change a description, while nobody else can; a KeyError where there is none"""
         with self._open() as db:
-            row = db.execute(f'select about from {self.table} where name=?', (name,)).fetchone()
-            if row is None: raise KeyError(name)
+            row = db.execute(f"select about from {self.table} where name=?", (name,)).fetchone()
+            if row is None:
+                raise KeyError(name)
             about = _from_json(row[0])
             f(about)
-            db.execute(f'update {self.table} set about=? where name=?', (_to_json(about), name))
+            db.execute(f"update {self.table} set about=? where name=?", (_to_json(about), name))
         return about
 
     def all(self) -> list[dict]:
-        with self._open() as db: return [_from_json(r[0]) for r in db.execute(f'select about from {self.table} order by created, rowid')]
+        with self._open() as db:
+            return [_from_json(r[0]) for r in db.execute(f"select about from {self.table} order by created, rowid")]
 
     def remove(self, name: str):
-        with self._open() as db: db.execute(f'delete from {self.table} where name=?', (name,))
+        with self._open() as db:
+            db.execute(f"delete from {self.table} where name=?", (name,))
 
-def _to_json(about): return json.dumps(about, default=lambda v: {'$time': v.isoformat()} if isinstance(v, datetime) else str(v))
-def _from_json(text): return json.loads(text, object_hook=lambda o: datetime.fromisoformat(o['$time']) if o.keys()=={'$time'} else o)
 
-def now(): return datetime.now(timezone.utc)
+def _to_json(about):
+    return json.dumps(about, default=lambda v: {"$time": v.isoformat()} if isinstance(v, datetime) else str(v))
+
+
+def _from_json(text):
+    return json.loads(text, object_hook=lambda o: datetime.fromisoformat(o["$time"]) if o.keys() == {"$time"} else o)
+
+
+def now():
+    return datetime.now(timezone.utc)

@@ -7,7 +7,11 @@ __all__ = ['Transforms', 'create_transform_job', 'describe_transform_job', 'stop
            'run_transform']
 
 # %% ../../../nbs/2_sagemaker/4_local/41_transforms.ipynb #6d356b2e
-import os, shutil, subprocess, time, traceback
+import os
+import shutil
+import subprocess
+import time
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,133 +21,254 @@ from pathlib import Path
 from typing import Any
 
 from ..api import api_error, check_request
-from .store import Rows, now
-from .locks import is_locked, start_locked, take_lock
 from .endpoints import ServerProcess, select
+from .locks import is_locked, start_locked, take_lock
+from .store import Rows, now
 
 # %% ../../../nbs/2_sagemaker/4_local/41_transforms.ipynb #c702af96
 class Transforms:
-    "What `boto3.client('sagemaker')` does for batch transform; `LocalSageMaker` is one"
+    """What `boto3.client('sagemaker')` does for batch transform; `LocalSageMaker` is one"""
+
     root: Path
-    files: Any # of mlkit.sagemaker.storage
-    s3: str # what makes it
-    transforms = property(lambda self: Rows(self.root/'jobs.db', 'transforms'))
-    def transform_folder(self, name: str) -> Path: return self.root/'transforms'/name
+    files: Any  # of mlkit.sagemaker.storage
+    s3: str  # what makes it
+    transforms = property(lambda self: Rows(self.root / "jobs.db", "transforms"))
+
+    def transform_folder(self, name: str) -> Path:
+        return self.root / "transforms" / name
+
 
 def create_transform_job(self: Transforms, **request) -> dict:
-    "Send all files under a URI to a model, and write its answers"
-    check_request('CreateTransformJob', request)
-    if not Rows(self.root/'jobs.db', 'models').get(request['ModelName']): raise api_error('ValidationException', f'Could not find model "{request["ModelName"]}".', 'CreateTransformJob')
-    how,name = request['TransformInput'],request['TransformJobName']
-    if how.get('SplitType', 'None') not in ('None', 'Line') or how.get('CompressionType', 'None')!='None' or 'DataProcessing' in request or how['DataSource']['S3DataSource']['S3DataType']!='S3Prefix':
-        raise api_error('ValidationException', 'LocalSageMaker takes files under a prefix, not compressed, whole or by lines, without DataProcessing', 'CreateTransformJob')
-    lock,arn,at = take_lock(self.transform_folder(name).with_suffix('.lock')),f'arn:aws:sagemaker:us-east-1:000000000000:transform-job/{name}',now()
-    if lock is None or not self.transforms.add(name, request | dict(TransformJobArn=arn, TransformJobStatus='InProgress', CreationTime=at, LastModifiedTime=at)):
-        if lock is not None: os.close(lock)
-        raise api_error('ResourceInUse', f'Job name must be unique within an AWS account and region, and a job with this name already exists ({arn})', 'CreateTransformJob')
+    """Send all files under a URI to a model, and write its answers"""
+    check_request("CreateTransformJob", request)
+    if not Rows(self.root / "jobs.db", "models").get(request["ModelName"]):
+        raise api_error("ValidationException", f'Could not find model "{request["ModelName"]}".', "CreateTransformJob")
+    how = request["TransformInput"]
+    name = request["TransformJobName"]
+    if (
+        how.get("SplitType", "None") not in ("None", "Line")
+        or how.get("CompressionType", "None") != "None"
+        or "DataProcessing" in request
+        or how["DataSource"]["S3DataSource"]["S3DataType"] != "S3Prefix"
+    ):
+        raise api_error(
+            "ValidationException",
+            "LocalSageMaker takes files under a prefix, not compressed, whole or by lines, without DataProcessing",
+            "CreateTransformJob",
+        )
+    lock = take_lock(self.transform_folder(name).with_suffix(".lock"))
+    arn = f"arn:aws:sagemaker:us-east-1:000000000000:transform-job/{name}"
+    at = now()
+    if lock is None or not self.transforms.add(
+        name, request | dict(TransformJobArn=arn, TransformJobStatus="InProgress", CreationTime=at, LastModifiedTime=at)
+    ):
+        if lock is not None:
+            os.close(lock)
+        raise api_error(
+            "ResourceInUse",
+            (
+                "Job name must be unique within an AWS account and region, and a job with this name already exists "
+                f"({arn})"
+            ),
+            "CreateTransformJob",
+        )
     shutil.rmtree(self.transform_folder(name), ignore_errors=True)
     self.transform_folder(name).mkdir(parents=True)
-    start_locked(lock, _PROGRAM, [str(self.root), self.s3, name], self.transform_folder(name)/'transform.log')
-    return {'TransformJobArn': arn}
+    start_locked(lock, _PROGRAM, [str(self.root), self.s3, name], self.transform_folder(name) / "transform.log")
+    return {"TransformJobArn": arn}
+
 
 def describe_transform_job(self: Transforms, **asked) -> dict:
-    "All that is known of a batch transform"
-    about = self._transform_of('DescribeTransformJob', asked)
-    if about['TransformJobStatus'] in ('InProgress', 'Stopping') and not is_locked(self.transform_folder(about['TransformJobName']).with_suffix('.lock')):
-        about = self._transform_of('DescribeTransformJob', asked)  # it may just have ended
-        if about['TransformJobStatus'] in ('InProgress', 'Stopping'): about |= dict(TransformJobStatus='Failed', FailureReason='InternalServerError: the process that ran the job on this machine is gone')
+    """All that is known of a batch transform"""
+    about = self._transform_of("DescribeTransformJob", asked)
+    if about["TransformJobStatus"] in ("InProgress", "Stopping") and not is_locked(
+        self.transform_folder(about["TransformJobName"]).with_suffix(".lock")
+    ):
+        about = self._transform_of("DescribeTransformJob", asked)  # it may just have ended
+        if about["TransformJobStatus"] in ("InProgress", "Stopping"):
+            about |= dict(
+                TransformJobStatus="Failed",
+                FailureReason="InternalServerError: the process that ran the job on this machine is gone",
+            )
     return about
 
+
 def stop_transform_job(self: Transforms, **asked) -> dict:
-    "End a batch transform; what was written stays"
-    about = self._transform_of('StopTransformJob', asked)
-    if about['TransformJobStatus']!='InProgress': raise api_error('ValidationException', f'The request was rejected because the transform job is in status {about["TransformJobStatus"]}.', 'StopTransformJob')
-    self.transforms.change(about['TransformJobName'], lambda a: a.update(TransformJobStatus='Stopping') if a['TransformJobStatus']=='InProgress' else None)
-    (self.transform_folder(about['TransformJobName'])/'stop').touch()
+    """End a batch transform; what was written stays"""
+    about = self._transform_of("StopTransformJob", asked)
+    if about["TransformJobStatus"] != "InProgress":
+        raise api_error(
+            "ValidationException",
+            f"The request was rejected because the transform job is in status {about['TransformJobStatus']}.",
+            "StopTransformJob",
+        )
+    self.transforms.change(
+        about["TransformJobName"],
+        lambda a: a.update(TransformJobStatus="Stopping") if a["TransformJobStatus"] == "InProgress" else None,
+    )
+    (self.transform_folder(about["TransformJobName"]) / "stop").touch()
     return {}
 
+
 def list_transform_jobs(self: Transforms, **asked) -> dict:
-    "`TransformJobSummaries`, and a `NextToken` where there are more"
-    check_request('ListTransformJobs', asked)
-    found = [self.describe_transform_job(TransformJobName=t['TransformJobName']) for t in self.transforms.all()]
-    return select(found, asked, 'TransformJob', 'TransformJobSummaries', ('TransformEndTime', 'TransformJobStatus', 'FailureReason'))
+    """`TransformJobSummaries`, and a `NextToken` where there are more"""
+    check_request("ListTransformJobs", asked)
+    found = [self.describe_transform_job(TransformJobName=t["TransformJobName"]) for t in self.transforms.all()]
+    return select(
+        found,
+        asked,
+        "TransformJob",
+        "TransformJobSummaries",
+        ("TransformEndTime", "TransformJobStatus", "FailureReason"),
+    )
+
 
 def _transform_of(self, operation, asked):
     check_request(operation, asked)
-    about = self.transforms.get(asked['TransformJobName'])
-    if about is None: raise api_error('ValidationException', f'Could not find requested job with name: {asked["TransformJobName"]}', operation)
+    about = self.transforms.get(asked["TransformJobName"])
+    if about is None:
+        raise api_error(
+            "ValidationException", f"Could not find requested job with name: {asked['TransformJobName']}", operation
+        )
     return about
 
-Transforms.create_transform_job,Transforms.describe_transform_job,Transforms.stop_transform_job,Transforms.list_transform_jobs,Transforms._transform_of = create_transform_job,describe_transform_job,stop_transform_job,list_transform_jobs,_transform_of
-_PROGRAM = 'import sys; from mlkit.sagemaker.local import client, transforms; transforms.run_transform(client.LocalSageMaker(*sys.argv[1:3]), sys.argv[3])'
+
+Transforms.create_transform_job = create_transform_job
+Transforms.describe_transform_job = describe_transform_job
+Transforms.stop_transform_job = stop_transform_job
+Transforms.list_transform_jobs = list_transform_jobs
+Transforms._transform_of = _transform_of
+_PROGRAM = (
+    "import sys; from mlkit.sagemaker.local import client, transforms; "
+    "transforms.run_transform(client.LocalSageMaker(*sys.argv[1:3]), sys.argv[3])"
+)
 
 # %% ../../../nbs/2_sagemaker/4_local/41_transforms.ipynb #86ac3e48
-def run_transform(local: Any, name: str, startup: float = 600) -> None: # startup: seconds until /ping has to answer 200, as of an endpoint
-    "Run a batch transform to its end; to be called in a process of its own"
-    folder,rows = local.transform_folder(name),local.transforms
+# startup: seconds until /ping has to answer 200, as of an endpoint
+def run_transform(local: Any, name: str, startup: float = 600) -> None:
+    """Run a batch transform to its end; to be called in a process of its own"""
+    folder = local.transform_folder(name)
+    rows = local.transforms
     request = rows.get(name)
-    model = local.describe_model(ModelName=request['ModelName'])
-    server = ServerProcess(model.get('PrimaryContainer') or model['Containers'][0], local.files, folder/'container', request.get('Environment'))
-    end = lambda status, **more: rows.change(name, lambda a: a.update(TransformJobStatus=status, TransformEndTime=now(), LastModifiedTime=now(), **more))
+    model = local.describe_model(ModelName=request["ModelName"])
+    server = ServerProcess(
+        model.get("PrimaryContainer") or model["Containers"][0],
+        local.files,
+        folder / "container",
+        request.get("Environment"),
+    )
+
+    def end(status, **more):
+        return rows.change(
+            name, lambda a: a.update(TransformJobStatus=status, TransformEndTime=now(), LastModifiedTime=now(), **more)
+        )
+
     try:
         server.start()
-        until = time.monotonic()+startup
-        while not server.ready() and not (folder/'stop').exists():
-            if time.monotonic()>until: raise RuntimeError(f'/ping did not answer 200 in {startup:g} seconds; the last lines of the log:\n' + '\n'.join(server.said().splitlines()[-5:]))
-            time.sleep(.05)
+        until = time.monotonic() + startup
+        while not server.ready() and not (folder / "stop").exists():
+            if time.monotonic() > until:
+                raise RuntimeError(
+                    f"/ping did not answer 200 in {startup:g} seconds; the last lines of the log:\n"
+                    + "\n".join(server.said().splitlines()[-5:])
+                )
+            time.sleep(0.05)
         rows.change(name, lambda a: a.update(TransformStartTime=now()))
-        where = local.files.stage(request['TransformInput']['DataSource']['S3DataSource']['S3Uri'], folder/'input')
-        for path in sorted(p for p in where.rglob('*') if p.is_file() and not p.name.startswith('.')):
-            if (folder/'stop').exists(): break
+        where = local.files.stage(request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"], folder / "input")
+        for path in sorted(p for p in where.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            if (folder / "stop").exists():
+                break
             _transform_file(server, request, path, folder)
-            local.files.put(folder/'answer', f"{request['TransformOutput']['S3OutputPath'].rstrip('/')}/{path.relative_to(where).as_posix()}.out")
-            print(f'{path.relative_to(where)}: done', flush=True)
+            local.files.put(
+                folder / "answer",
+                f"{request['TransformOutput']['S3OutputPath'].rstrip('/')}/{path.relative_to(where).as_posix()}.out",
+            )
+            print(f"{path.relative_to(where)}: done", flush=True)
     except Exception as e:
-        if not isinstance(e, (OSError, ValueError, RuntimeError, HTTPException)): traceback.print_exc()
-        print(f'{type(e).__name__}: {e}', flush=True)
-        end('Failed', FailureReason=f'{"AlgorithmError" if isinstance(e, RuntimeError) else "ClientError"}: {e}'[:1024])
-    else: end('Stopped' if (folder/'stop').exists() else 'Completed')
-    finally: server.stop()
+        if not isinstance(e, (OSError, ValueError, RuntimeError, HTTPException)):
+            traceback.print_exc()
+        print(f"{type(e).__name__}: {e}", flush=True)
+        end("Failed", FailureReason=f"{'AlgorithmError' if isinstance(e, RuntimeError) else 'ClientError'}: {e}"[:1024])
+    else:
+        end("Stopped" if (folder / "stop").exists() else "Completed")
+    finally:
+        server.stop()
+
 
 def _transform_file(server, request, path, folder):
-    "The answers to a file, in its order, as the file `answer`; no more requests are under way than were asked for"
-    how,out = request['TransformInput'],request['TransformOutput']
-    headers = ({'Content-Type': how['ContentType']} if 'ContentType' in how else {}) | ({'Accept': out['Accept']} if 'Accept' in out else {})
-    seconds = request.get('ModelClientConfig', {}).get('InvocationsTimeoutInSeconds', 600)
+    """The answers to a file, in its order, as the file `answer`; no more requests are under way than were asked for"""
+    how = request["TransformInput"]
+    out = request["TransformOutput"]
+    headers = ({"Content-Type": how["ContentType"]} if "ContentType" in how else {}) | (
+        {"Accept": out["Accept"]} if "Accept" in out else {}
+    )
+    seconds = request.get("ModelClientConfig", {}).get("InvocationsTimeoutInSeconds", 600)
+
     def ask(numbered):
-        number,body = numbered
+        number, body = numbered
         try:
-            with server.ask('POST', '/invocations', body, headers, timeout=seconds) as reply: said = reply.read()
-        except TimeoutError: raise RuntimeError(f'{path.name}, request {number+1}: the model did not answer in {seconds} seconds') from None
+            with server.ask("POST", "/invocations", body, headers, timeout=seconds) as reply:
+                said = reply.read()
+        except TimeoutError:
+            raise RuntimeError(
+                f"{path.name}, request {number + 1}: the model did not answer in {seconds} seconds"
+            ) from None
         except (OSError, HTTPException) as e:
-            with suppress(subprocess.TimeoutExpired): server.process.wait(5)  # it may still be ending
-            raise RuntimeError(f'{path.name}, request {number+1}: {f"the container broke off: {e}" if server.process.poll() is None else server.reason()}') from None
-        if reply.status>=400: raise RuntimeError(f'{path.name}, request {number+1}: the model answered {reply.status}: {server.error() if reply.status>=500 else said.decode("utf-8", "replace")[:500]}')
+            with suppress(subprocess.TimeoutExpired):
+                server.process.wait(5)  # it may still be ending
+            raise RuntimeError(
+                f"{path.name}, request {number + 1}: "
+                f"{f'the container broke off: {e}' if server.process.poll() is None else server.reason()}"
+            ) from None
+        if reply.status >= 400:
+            raise RuntimeError(
+                f"{path.name}, request {number + 1}: the model answered {reply.status}: "
+                f"{server.error() if reply.status >= 500 else said.decode('utf-8', 'replace')[:500]}"
+            )
         return said
-    most,waiting = request.get('MaxConcurrentTransforms') or 1,deque()
-    with open(folder/'answer', 'wb') as f, ThreadPoolExecutor(most) as pool:
+
+    most = request.get("MaxConcurrentTransforms") or 1
+    waiting = deque()
+    with open(folder / "answer", "wb") as f, ThreadPoolExecutor(most) as pool:
+
         def write():
             said = waiting.popleft().result()
-            f.write(said + b'\n' if out.get('AssembleWith')=='Line' and not said.endswith(b'\n') else said)
+            f.write(said + b"\n" if out.get("AssembleWith") == "Line" and not said.endswith(b"\n") else said)
+
         for numbered in enumerate(_bodies(path, request)):
             waiting.append(pool.submit(ask, numbered))
-            if len(waiting)>most: write()
-        while waiting: write()
+            if len(waiting) > most:
+                write()
+        while waiting:
+            write()
+
 
 def _bodies(path, request) -> Iterator[bytes]:
-    "A file whole; by lines; or as many lines in a request as its size allows"
-    megabytes = request.get('MaxPayloadInMB', 6)  # 0: as large as it is
+    """A file whole; by lines; or as many lines in a request as its size allows"""
+    megabytes = request.get("MaxPayloadInMB", 6)  # 0: as large as it is
+
     def fitting(size, what):
-        if megabytes and size>megabytes*2**20: raise ValueError(f'{what} has {size:,} bytes, at most {megabytes*2**20:,} are allowed in a request (MaxPayloadInMB={megabytes})')
-    if request['TransformInput'].get('SplitType', 'None')=='None':
+        if megabytes and size > megabytes * 2**20:
+            raise ValueError(
+                f"{what} has {size:,} bytes, at most {megabytes * 2**20:,} are allowed in a request "
+                f"(MaxPayloadInMB={megabytes})"
+            )
+
+    if request["TransformInput"].get("SplitType", "None") == "None":
         fitting(path.stat().st_size, path.name)
         return (yield path.read_bytes())
-    most,lines,size = 1 if request.get('BatchStrategy')=='SingleRecord' else (megabytes or 6)*2**20,[],0
-    with open(path, 'rb') as f:
-        for number,line in enumerate(f):
-            fitting(len(line), f'{path.name}, line {number+1}')
-            if lines and size+len(line)>most:
-                yield b''.join(lines)
-                lines,size = [],0
-            if line.strip(): lines.append(line); size += len(line)
-    if lines: yield b''.join(lines)
+    most = 1 if request.get("BatchStrategy") == "SingleRecord" else (megabytes or 6) * 2**20
+    lines = []
+    size = 0
+    with open(path, "rb") as f:
+        for number, line in enumerate(f):
+            fitting(len(line), f"{path.name}, line {number + 1}")
+            if lines and size + len(line) > most:
+                yield b"".join(lines)
+                lines = []
+                size = 0
+            if line.strip():
+                lines.append(line)
+                size += len(line)
+    if lines:
+        yield b"".join(lines)

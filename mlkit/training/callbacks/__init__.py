@@ -14,5 +14,19 @@ from .progress import Progress
 from .schedules import Schedule, cosine, one_cycle, total_steps
 from .weights import EMA, BestWeights, EarlyStopping
 
-_all_ = ['Schedule', 'cosine', 'one_cycle', 'total_steps', 'ClipGradients', 'EarlyStopping', 'BestWeights', 'EMA', 'JSONLines', 'CSVLog',
-         'TensorBoard', 'MLflow', 'Progress', 'find_learning_rate']
+_all_ = [
+    "Schedule",
+    "cosine",
+    "one_cycle",
+    "total_steps",
+    "ClipGradients",
+    "EarlyStopping",
+    "BestWeights",
+    "EMA",
+    "JSONLines",
+    "CSVLog",
+    "TensorBoard",
+    "MLflow",
+    "Progress",
+    "find_learning_rate",
+]

@@ -10,11 +10,17 @@ from torch import nn
 
 # %% ../../../nbs/1_training/7_callbacks/11_gradients.ipynb #3ca03fcb
 class ClipGradients:
-    "Scale all gradients down together where their norm is above `max_norm`; `norm` is that of the last step, before clipping"
+    """Scale all gradients down together where their norm is above `max_norm`; `norm` is that of the last step, before
+    clipping
+    """
+
     def __init__(self, max_norm: float):
-        if not max_norm>0: raise ValueError(f'max_norm: expected a positive number, got {max_norm}')
-        self.max_norm,self.norm = max_norm,None
+        if not max_norm > 0:
+            raise ValueError(f"max_norm: expected a positive number, got {max_norm}")
+        self.max_norm = max_norm
+        self.norm = None
 
     def before_step(self, trainer):
-        if trainer.scaler: trainer.scaler.unscale_(trainer.optimizer)
+        if trainer.scaler:
+            trainer.scaler.unscale_(trainer.optimizer)
         self.norm = nn.utils.clip_grad_norm_(trainer.parameters, self.max_norm)

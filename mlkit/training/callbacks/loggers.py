@@ -9,93 +9,157 @@ __all__ = ['JSONLines', 'CSVLog', 'TensorBoard', 'MLflow']
 import csv
 import io
 from pathlib import Path
+
 from ..history import json_line
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #da1d28eb
 class JSONLines:
-    "Append a JSON object for each epoch to a file; a run that goes on from a checkpoint first takes out what was written after it"
+    """Append a JSON object for each epoch to a file; a run that goes on from a checkpoint first takes out what was
+    written after it
+    """
+
     rank_zero_only = True
-    def __init__(self, path: str | Path): self.path = Path(path)
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
 
     def after_epoch(self, trainer):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, 'a', encoding='utf-8') as f: f.write(json_line(trainer.last_metrics))
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(json_line(trainer.last_metrics))
 
-    def _lines(self): return self.path.read_text(encoding='utf-8').splitlines(True) if self.path.exists() else []
-    def state_dict(self) -> dict: return dict(lines=len(self._lines()))
+    def _lines(self):
+        return self.path.read_text(encoding="utf-8").splitlines(True) if self.path.exists() else []
+
+    def state_dict(self) -> dict:
+        return dict(lines=len(self._lines()))
+
     def load_state_dict(self, state: dict):
-        if len(lines := self._lines())>state['lines']: _replace(self.path, ''.join(lines[:state['lines']]))
+        if len(lines := self._lines()) > state["lines"]:
+            _replace(self.path, "".join(lines[: state["lines"]]))
+
 
 def _replace(path, text):
-    part = path.with_name(path.name+'.part')
-    part.write_text(text, encoding='utf-8')
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #0be26856
 class CSVLog(JSONLines):
-    "Append a row for each epoch to a file with a header, as `JSONLines` does; a metric that is new becomes a new column"
+    """Append a row for each epoch to a file with a header, as `JSONLines` does; a metric that is new becomes a new
+    column
+    """
+
     def after_epoch(self, trainer):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = csv.DictReader(self._lines())
         known = list(rows.fieldnames or ())
         names = list(dict.fromkeys([*known, *trainer.last_metrics]))
-        if names!=known: _replace(self.path, _csv(names, [dict(zip(names, names)), *rows]))
-        with open(self.path, 'a', encoding='utf-8') as f: f.write(_csv(names, [trainer.last_metrics]))
+        if names != known:
+            _replace(self.path, _csv(names, [dict(zip(names, names)), *rows]))
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(_csv(names, [trainer.last_metrics]))
+
 
 def _csv(names, rows):
     out = io.StringIO()
-    csv.DictWriter(out, names, lineterminator='\n').writerows(rows)
+    csv.DictWriter(out, names, lineterminator="\n").writerows(rows)
     return out.getvalue()
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #90e601a7
 class TensorBoard:
-    "Write the metrics of each epoch, and the loss now and then in between, as TensorBoard events"
+    """Write the metrics of each epoch, and the loss now and then in between, as TensorBoard events"""
+
     rank_zero_only = True
-    def __init__(self, folder: str | Path): self.folder,self.writer = Path(folder),None
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.writer = None
 
     def before_fit(self, trainer):
         from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(self.folder))
 
     def on_progress(self, trainer):
-        if trainer.history.steps: self.writer.add_scalar('loss', trainer.history.steps[-1], len(trainer.history.steps))
+        if trainer.history.steps:
+            self.writer.add_scalar("loss", trainer.history.steps[-1], len(trainer.history.steps))
 
     def after_epoch(self, trainer):
-        for k,v in trainer.last_metrics.items():
-            if k!='epoch': self.writer.add_scalar(k, v, trainer.epoch)
+        for k, v in trainer.last_metrics.items():
+            if k != "epoch":
+                self.writer.add_scalar(k, v, trainer.epoch)
 
-    def after_fit(self, trainer): self.writer.close()
+    def after_fit(self, trainer):
+        self.writer.close()
+
     def on_exception(self, trainer):
-        if self.writer: self.writer.close()
+        if self.writer:
+            self.writer.close()
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #0d3c4f75
 class MLflow:
-    "Log the metrics of each epoch to an MLflow run; by default to an SQLite file in the current folder, which `mlflow ui` shows"
+    """Log the metrics of each epoch to an MLflow run; by default to an SQLite file in the current folder, which `mlflow
+    ui` shows
+    """
+
     rank_zero_only = True
-    def __init__(self, experiment: str = 'mlkit', uri: str = 'sqlite:///mlflow.db', params: dict | None = None): # noted with the run
-        self.experiment,self.uri,self.params,self.run_id,self.client = experiment,uri,params or {},None,None
+
+    # noted with the run
+    def __init__(self, experiment: str = "mlkit", uri: str = "sqlite:///mlflow.db", params: dict | None = None):
+        self.experiment = experiment
+        self.uri = uri
+        self.params = params or {}
+        self.run_id = None
+        self.client = None
 
     def before_fit(self, trainer):
         from mlflow import MlflowClient
+
         self.client = MlflowClient(tracking_uri=self.uri)
         found = self.client.get_experiment_by_name(self.experiment)
-        if self.run_id: self.client.update_run(self.run_id, status='RUNNING')  # of another fit before this
-        else: self.run_id = self.client.create_run(found.experiment_id if found else self.client.create_experiment(self.experiment)).info.run_id
-        for k,v in self.params.items(): self.client.log_param(self.run_id, k, v)
+        if self.run_id:
+            self.client.update_run(self.run_id, status="RUNNING")  # of another fit before this
+        else:
+            self.run_id = self.client.create_run(
+                found.experiment_id if found else self.client.create_experiment(self.experiment)
+            ).info.run_id
+        for k, v in self.params.items():
+            self.client.log_param(self.run_id, k, v)
 
     def after_epoch(self, trainer):
-        for k,v in trainer.last_metrics.items():
-            if k!='epoch': self.client.log_metric(self.run_id, k, v, step=trainer.epoch)
+        for k, v in trainer.last_metrics.items():
+            if k != "epoch":
+                self.client.log_metric(self.run_id, k, v, step=trainer.epoch)
 
-    def after_fit(self, trainer): self.client.set_terminated(self.run_id, 'KILLED' if trainer.history.stopped in ('Ctrl-C', 'SIGTERM') else 'FINISHED')
+    def after_fit(self, trainer):
+        self.client.set_terminated(
+            self.run_id, "KILLED" if trainer.history.stopped in ("Ctrl-C", "SIGTERM") else "FINISHED"
+        )
+
     def on_exception(self, trainer):
-        if self.run_id: self.client.set_terminated(self.run_id, 'FAILED')
-    def state_dict(self) -> dict: return dict(run_id=self.run_id)
+        if self.run_id:
+            self.client.set_terminated(self.run_id, "FAILED")
+
+    def state_dict(self) -> dict:
+        return dict(run_id=self.run_id)
+
     def load_state_dict(self, state: dict):
         from mlflow.exceptions import MlflowException
-        try: self.client.update_run(state['run_id'], status='RUNNING')
-        except MlflowException: return print(f"MLflow: the run {state['run_id']} that was stopped is not at {self.uri}; this goes on as the new run {self.run_id}", flush=True)
-        if state['run_id']==self.run_id: return
-        self.client.set_terminated(self.run_id, 'FINISHED')  # the one begun a moment ago; the run that was stopped goes on
+
+        try:
+            self.client.update_run(state["run_id"], status="RUNNING")
+        except MlflowException:
+            return print(
+                (
+                    f"MLflow: the run {state['run_id']} that was stopped is not at {self.uri}; this goes on as the "
+                    f"new run {self.run_id}"
+                ),
+                flush=True,
+            )
+        if state["run_id"] == self.run_id:
+            return
+        # the one begun a moment ago; the run that was stopped goes on
+        self.client.set_terminated(self.run_id, "FINISHED")
         self.client.delete_run(self.run_id)
-        self.run_id = state['run_id']
+        self.run_id = state["run_id"]

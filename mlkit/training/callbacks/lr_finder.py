@@ -7,41 +7,79 @@ __all__ = ['find_learning_rate']
 
 # %% ../../../nbs/1_training/7_callbacks/15_lr_finder.ipynb #a4d0dbdf
 import math
-import torch
 from collections.abc import Callable, Iterable
+
+import torch
 from torch import nn
+
 from ...text import Table
 from ..trainer import Trainer
 
 # %% ../../../nbs/1_training/7_callbacks/15_lr_finder.ipynb #11436214
 class _Sweep:
-    def __init__(self, low, high, steps): self.low,self.high,self.steps,self.found,self.mean,self.best = low,high,steps,[],0.,math.inf
+    def __init__(self, low, high, steps):
+        self.low = low
+        self.high = high
+        self.steps = steps
+        self.found = []
+        self.mean = 0.0
+        self.best = math.inf
+
     def before_step(self, trainer):
-        lr = self.low*(self.high/self.low)**(trainer.step/(self.steps-1))
-        for g in trainer.optimizer.param_groups: g['lr'] = lr
+        lr = self.low * (self.high / self.low) ** (trainer.step / (self.steps - 1))
+        for g in trainer.optimizer.param_groups:
+            g["lr"] = lr
         self.found.append((lr, trainer.loss.item()))
-        self.mean = .9*self.mean + .1*self.found[-1][1]
-        smooth = self.mean/(1-.9**len(self.found))
-        exploded = len(self.found)>10 and smooth>self.best+3*abs(self.best)  # four times a positive loss
-        self.best = min(self.best, smooth) if len(self.found)>=10 else self.best
-        if len(self.found)>=self.steps or exploded or not math.isfinite(smooth): trainer.stop('swept')
+        self.mean = 0.9 * self.mean + 0.1 * self.found[-1][1]
+        smooth = self.mean / (1 - 0.9 ** len(self.found))
+        exploded = len(self.found) > 10 and smooth > self.best + 3 * abs(self.best)  # four times a positive loss
+        self.best = min(self.best, smooth) if len(self.found) >= 10 else self.best
+        if len(self.found) >= self.steps or exploded or not math.isfinite(smooth):
+            trainer.stop("swept")
 
 # %% ../../../nbs/1_training/7_callbacks/15_lr_finder.ipynb #c29bc49c
-def find_learning_rate(model: nn.Module, train_loader: Iterable, loss_fn: Callable | None = None, *, optimizer: Callable = torch.optim.Adam,
-                       low: float = 1e-6, high: float = 10., steps: int = 100, device: str = 'cpu',
-                      ) -> Table: # learning rate and loss of each step; `table.suggested` is the rate where the smoothed loss fell fastest
-    "Train for some steps with a learning rate that grows from `low` to `high`; the model's weights are put back"
-    if steps<2: raise ValueError(f'steps: expected at least 2, got {steps}')
-    weights = {k: v.clone() for k,v in model.state_dict().items()}
-    sweep,mode = _Sweep(low, high, steps),model.training
-    try: Trainer(model, train_loader, optimizer(model.parameters(), lr=low), loss_fn or nn.CrossEntropyLoss(), device=device, callbacks=[sweep]).fit(steps)
-    except FloatingPointError: pass  # the loss has exploded, which is what it is for
-    finally: model.load_state_dict(weights); model.train(mode)
-    found = [(lr, l) for lr,l in sweep.found if math.isfinite(l)]
-    if not found: raise ValueError(f'the loss is {sweep.found[0][1] if sweep.found else math.nan} from the first batch on, with any learning rate: look at the data, the model and the loss')
-    smooth = [sum(l for _,l in found[max(i-2, 0):i+3])/len(found[max(i-2, 0):i+3]) for i in range(len(found))]
+def find_learning_rate(
+    model: nn.Module,
+    train_loader: Iterable,
+    loss_fn: Callable | None = None,
+    *,
+    optimizer: Callable = torch.optim.Adam,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 100,
+    device: str = "cpu",
+) -> Table:  # learning rate and loss of each step; `table.suggested` is the rate where the smoothed loss fell fastest
+    """Train for some steps with a learning rate that grows from `low` to `high`; the model's weights are put back"""
+    if steps < 2:
+        raise ValueError(f"steps: expected at least 2, got {steps}")
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    sweep = _Sweep(low, high, steps)
+    mode = model.training
+    try:
+        Trainer(
+            model,
+            train_loader,
+            optimizer(model.parameters(), lr=low),
+            loss_fn or nn.CrossEntropyLoss(),
+            device=device,
+            callbacks=[sweep],
+        ).fit(steps)
+    except FloatingPointError:
+        pass  # the loss has exploded, which is what it is for
+    finally:
+        model.load_state_dict(weights)
+        model.train(mode)
+    found = [(lr, l) for lr, l in sweep.found if math.isfinite(l)]
+    if not found:
+        raise ValueError(
+            f"the loss is {sweep.found[0][1] if sweep.found else math.nan} from the first batch on, with any "
+            "learning rate: look at the data, the model and the loss"
+        )
+    smooth = [
+        sum(l for _, l in found[max(i - 2, 0) : i + 3]) / len(found[max(i - 2, 0) : i + 3]) for i in range(len(found))
+    ]
     lowest = smooth.index(min(smooth))
-    fastest = min(range(1, lowest+1), key=lambda i: smooth[i]-smooth[i-1], default=0)
-    table = Table(['learning rate', 'loss'], found, note=f'suggested: {found[fastest][0]:.2g}')
+    fastest = min(range(1, lowest + 1), key=lambda i: smooth[i] - smooth[i - 1], default=0)
+    table = Table(["learning rate", "loss"], found, note=f"suggested: {found[fastest][0]:.2g}")
     table.suggested = found[fastest][0]
     return table

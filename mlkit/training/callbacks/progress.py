@@ -8,35 +8,62 @@ __all__ = ['Progress']
 # %% ../../../nbs/1_training/7_callbacks/14_progress.ipynb #454cffa5
 import sys
 import time
+
 from ...text import bar, live_line
 
 # %% ../../../nbs/1_training/7_callbacks/14_progress.ipynb #fd2e20f6
 class Progress:
-    "A line for each epoch, `Epoch 1/10, Loss: 0.1234` and what validation found; within a long epoch, how far it is"
+    """A line for each epoch, `Epoch 1/10, Loss: 0.1234` and what validation found; within a long epoch, how far it
+    is
+    """
+
     rank_zero_only = True
-    def __init__(self, out=None, every: float = 10): # None is stdout; seconds between lines where that is not a terminal
-        self.out,self.every,self.next,self.batches = out or sys.stdout,every,time.monotonic()+every,None
+
+    # None is stdout; seconds between lines where that is not a terminal
+    def __init__(self, out=None, every: float = 10):
+        self.out = out or sys.stdout
+        self.every = every
+        self.next = time.monotonic() + every
+        self.batches = None
 
     def before_fit(self, trainer):
-        try: self.batches = len(trainer.batches)
-        except TypeError: pass  # a loader that does not know its length
+        try:
+            self.batches = len(trainer.batches)
+        except TypeError:
+            pass  # a loader that does not know its length
 
     def on_progress(self, trainer):
-        if not trainer.batch or trainer.batch==self.batches or not trainer.history.steps: return
+        if not trainer.batch or trainer.batch == self.batches or not trainer.history.steps:
+            return
         terminal = self.out.isatty()
-        if not terminal and time.monotonic()<self.next: return
-        self.next = time.monotonic()+self.every
-        rate = trainer.batch/max(time.perf_counter()-trainer.started, 1e-9)
-        text = f"batch {trainer.batch:,}{f'/{self.batches:,}' if self.batches else ''}, Loss: {trainer.history.steps[-1]:.4f}, {rate:,.0f} batches/s"
-        if not terminal: print(f'Epoch {trainer.epoch+1}/{trainer.epochs}, {text}', file=self.out, flush=True)
-        else: live_line(f"Epoch {trainer.epoch+1}/{trainer.epochs} {bar(trainer.batch/self.batches) + ' ' if self.batches else ''}{text}", self.out)
+        if not terminal and time.monotonic() < self.next:
+            return
+        self.next = time.monotonic() + self.every
+        rate = trainer.batch / max(time.perf_counter() - trainer.started, 1e-9)
+        text = (
+            f"batch {trainer.batch:,}{f'/{self.batches:,}' if self.batches else ''}, Loss: "
+            f"{trainer.history.steps[-1]:.4f}, {rate:,.0f} batches/s"
+        )
+        if not terminal:
+            print(f"Epoch {trainer.epoch + 1}/{trainer.epochs}, {text}", file=self.out, flush=True)
+        else:
+            live_line(
+                (
+                    f"Epoch {trainer.epoch + 1}/{trainer.epochs} "
+                    f"{bar(trainer.batch / self.batches) + ' ' if self.batches else ''}{text}"
+                ),
+                self.out,
+            )
 
-    def on_exception(self, trainer): self.after_fit(trainer)
+    def on_exception(self, trainer):
+        self.after_fit(trainer)
+
     def after_fit(self, trainer):
-        if self.out.isatty(): live_line('', self.out)
+        if self.out.isatty():
+            live_line("", self.out)
 
     def after_epoch(self, trainer):
         m = trainer.last_metrics
-        more = ''.join(f", {k.replace('_', ' ').capitalize()}: {v:.4f}" for k,v in m.items() if k.startswith('valid_'))
+        more = "".join(f", {k.replace('_', ' ').capitalize()}: {v:.4f}" for k, v in m.items() if k.startswith("valid_"))
         self.after_fit(trainer)
         print(f"Epoch {m['epoch']}/{trainer.epochs}, Loss: {m['train_loss']:.4f}{more}", file=self.out, flush=True)

@@ -7,66 +7,112 @@ __all__ = ['Schedule', 'total_steps', 'cosine', 'one_cycle']
 
 # %% ../../../nbs/1_training/7_callbacks/10_schedules.ipynb #5cb60af9
 import math
-import torch
 from collections.abc import Callable
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, LinearLR, OneCycleLR, ReduceLROnPlateau, SequentialLR
+
+import torch
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
+
 from ...text import did_you_mean
 from ..trainer import Trainer
 
 # %% ../../../nbs/1_training/7_callbacks/10_schedules.ipynb #b830214d
 class Schedule:
-    "A torch scheduler, or what makes one from (optimizer, steps of the whole run), moved after each optimizer step or each epoch"
-    def __init__(self, make: LRScheduler | Callable[[torch.optim.Optimizer, int], LRScheduler], every: str = 'step'):
-        if every not in ('step', 'epoch'): raise ValueError(f'every: {did_you_mean(str(every), ("step", "epoch"))}')
-        self.make,self.every,self.scheduler = make,every,None
-        if every=='epoch': self.after_step = None  # where nobody listens to steps, many may be compiled into one graph
+    """A torch scheduler, or what makes one from (optimizer, steps of the whole run), moved after each optimizer step or
+    each epoch
+    """
+
+    def __init__(self, make: LRScheduler | Callable[[torch.optim.Optimizer, int], LRScheduler], every: str = "step"):
+        if every not in ("step", "epoch"):
+            raise ValueError(f"every: {did_you_mean(str(every), ('step', 'epoch'))}")
+        self.make = make
+        self.every = every
+        self.scheduler = None
+        if every == "epoch":
+            self.after_step = None  # where nobody listens to steps, many may be compiled into one graph
 
     def before_fit(self, trainer):
-        self.steps = total_steps(trainer) if self.every=='step' and not isinstance(self.make, LRScheduler) else trainer.epochs-trainer.begun
+        self.steps = (
+            total_steps(trainer)
+            if self.every == "step" and not isinstance(self.make, LRScheduler)
+            else trainer.epochs - trainer.begun
+        )
         self.scheduler = self.make if isinstance(self.make, LRScheduler) else self.make(trainer.optimizer, self.steps)
-        if self.scheduler.optimizer is not trainer.optimizer: raise ValueError('the schedule is of another optimizer than the trainer has: make it from the same')
-        if isinstance(self.scheduler, ReduceLROnPlateau) and self.every=='step': raise ValueError("ReduceLROnPlateau goes by a metric, which there is after an epoch: use every='epoch'")
+        if self.scheduler.optimizer is not trainer.optimizer:
+            raise ValueError("the schedule is of another optimizer than the trainer has: make it from the same")
+        if isinstance(self.scheduler, ReduceLROnPlateau) and self.every == "step":
+            raise ValueError("ReduceLROnPlateau goes by a metric, which there is after an epoch: use every='epoch'")
         self.lengths = _whole_numbers(self.scheduler.state_dict())
 
-    def after_step(self, trainer): self.scheduler.step()
+    def after_step(self, trainer):
+        self.scheduler.step()
 
     def after_epoch(self, trainer):
         m = trainer.last_metrics
-        if self.every=='epoch': self.scheduler.step(*[m.get('valid_loss', m['train_loss'])]*isinstance(self.scheduler, ReduceLROnPlateau))
+        if self.every == "epoch":
+            self.scheduler.step(*[m.get("valid_loss", m["train_loss"])] * isinstance(self.scheduler, ReduceLROnPlateau))
 
-    def state_dict(self) -> dict: return dict(scheduler=self.scheduler.state_dict(), steps=self.steps, lengths=self.lengths)
+    def state_dict(self) -> dict:
+        return dict(scheduler=self.scheduler.state_dict(), steps=self.steps, lengths=self.lengths)
+
     def load_state_dict(self, state: dict):
-        "Go on with a schedule; one that was made for a shorter run has nothing to say about the rest of a longer"
-        steps,lengths = state.get('steps', self.steps),state.get('lengths', self.lengths)
-        if steps<self.steps and lengths!=self.lengths:
-            raise ValueError(f'the schedule was made for a run of {steps} {self.every}s, and this run has {self.steps}: train as many epochs as before, '
-                             'or begin a new run with these weights (load them into the model, and name another folder for checkpoints)')
-        self.steps,self.lengths = steps,lengths
-        self.scheduler.load_state_dict(state.get('scheduler', state))
+        """Go on with a schedule; one that was made for a shorter run has nothing to say about the rest of a longer"""
+        steps = state.get("steps", self.steps)
+        lengths = state.get("lengths", self.lengths)
+        if steps < self.steps and lengths != self.lengths:
+            raise ValueError(
+                f"the schedule was made for a run of {steps} {self.every}s, and this run has {self.steps}: train as "
+                "many epochs as before, "
+                "or begin a new run with these weights (load them into the model, and name another folder for "
+                "checkpoints)"
+            )
+        self.steps = steps
+        self.lengths = lengths
+        self.scheduler.load_state_dict(state.get("scheduler", state))
+
 
 def _whole_numbers(state):
-    "Of a scheduler's state, such as total_steps or T_max: they tell whether it depends on the length of the run"
+    """Of a scheduler's state, such as total_steps or T_max: they tell whether it depends on the length of the run"""
     values = state.values() if isinstance(state, dict) else state
-    return [n for v in values for n in ([v] if type(v) is int else _whole_numbers(v) if isinstance(v, (dict, list, tuple)) else [])]
+    return [
+        n
+        for v in values
+        for n in ([v] if type(v) is int else _whole_numbers(v) if isinstance(v, (dict, list, tuple)) else [])
+    ]
 
 # %% ../../../nbs/1_training/7_callbacks/10_schedules.ipynb #b0317d11
 def total_steps(trainer: Trainer) -> int:
-    "Optimizer steps of the whole run; a ValueError where the loader has no length"
-    try: batches = len(trainer.batches)
-    except TypeError: raise ValueError("the loader has no length, so the schedule cannot know its end: use every='epoch'") from None
-    return max((trainer.epochs-trainer.begun)*math.ceil(batches/trainer.accumulate), 1)
+    """Optimizer steps of the whole run; a ValueError where the loader has no length"""
+    try:
+        batches = len(trainer.batches)
+    except TypeError:
+        raise ValueError("the loader has no length, so the schedule cannot know its end: use every='epoch'") from None
+    return max((trainer.epochs - trainer.begun) * math.ceil(batches / trainer.accumulate), 1)
 
 # %% ../../../nbs/1_training/7_callbacks/10_schedules.ipynb #ef5b9dfd
-def cosine(warmup: float = .1, # share of the run in which the rate rises from a hundredth
-           final: float = 0., # learning rate at the end
-          ) -> Schedule:
-    "From a hundredth of the learning rate up to it, then down along a cosine (Loshchilov and Hutter, 2017)"
+def cosine(
+    warmup: float = 0.1,  # share of the run in which the rate rises from a hundredth
+    final: float = 0.0,  # learning rate at the end
+) -> Schedule:
+    """From a hundredth of the learning rate up to it, then down along a cosine (Loshchilov and Hutter, 2017)"""
+
     def make(optimizer, steps):
-        rise = max(round(warmup*steps), 1)
-        return SequentialLR(optimizer, [LinearLR(optimizer, .01, 1., rise), CosineAnnealingLR(optimizer, max(steps-rise, 1), final)], [rise])
+        rise = max(round(warmup * steps), 1)
+        return SequentialLR(
+            optimizer,
+            [LinearLR(optimizer, 0.01, 1.0, rise), CosineAnnealingLR(optimizer, max(steps - rise, 1), final)],
+            [rise],
+        )
+
     return Schedule(make)
 
 # %% ../../../nbs/1_training/7_callbacks/10_schedules.ipynb #447c8b29
 def one_cycle(max_lr: float, **kwargs) -> Schedule:
-    "Torch's OneCycleLR over the whole run (Smith and Topin, 2018)"
-    return Schedule(lambda optimizer, steps: OneCycleLR(optimizer, max_lr, total_steps=steps+1, **kwargs))
+    """Torch's OneCycleLR over the whole run (Smith and Topin, 2018)"""
+    return Schedule(lambda optimizer, steps: OneCycleLR(optimizer, max_lr, total_steps=steps + 1, **kwargs))

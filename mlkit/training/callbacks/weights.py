@@ -7,93 +7,160 @@ __all__ = ['EarlyStopping', 'BestWeights', 'EMA']
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #9498f3ca
 import math
+
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
 from ...text import did_you_mean
 from ..distributed import as_held
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #52dbd5e7
 class EarlyStopping:
-    "End the run when `metric` has not improved by `min_delta` for `patience` epochs"
-    def __init__(self, metric: str = 'valid_loss', patience: int = 3, min_delta: float = 0., lower: bool = True):
-        self.metric,self.patience,self.min_delta,self.sign = metric,patience,min_delta,1 if lower else -1
-        self.best,self.since = math.inf,0
+    """End the run when `metric` has not improved by `min_delta` for `patience` epochs"""
 
-    def before_fit(self, trainer): _expect_metric(trainer, self.metric)
+    def __init__(self, metric: str = "valid_loss", patience: int = 3, min_delta: float = 0.0, lower: bool = True):
+        self.metric = metric
+        self.patience = patience
+        self.min_delta = min_delta
+        self.sign = 1 if lower else -1
+        self.best = math.inf
+        self.since = 0
+
+    def before_fit(self, trainer):
+        _expect_metric(trainer, self.metric)
 
     def before_epoch(self, trainer):  # a run that had ended so and is started again has nothing to do
-        if self.since>=self.patience: trainer.stop(f'{self.metric} has not improved for {self.patience} epochs')
+        if self.since >= self.patience:
+            trainer.stop(f"{self.metric} has not improved for {self.patience} epochs")
 
     def after_epoch(self, trainer):
-        value = self.sign*_metric(trainer, self.metric)
-        self.best,self.since = (value, 0) if value<self.best-self.min_delta else (self.best, self.since+1)
+        value = self.sign * _metric(trainer, self.metric)
+        self.best, self.since = (value, 0) if value < self.best - self.min_delta else (self.best, self.since + 1)
         self.before_epoch(trainer)
 
-    def state_dict(self) -> dict: return dict(best=self.best, since=self.since)
-    def load_state_dict(self, state: dict): self.best,self.since = state['best'],state['since']
+    def state_dict(self) -> dict:
+        return dict(best=self.best, since=self.since)
+
+    def load_state_dict(self, state: dict):
+        self.best = state["best"]
+        self.since = state["since"]
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #e0a97b62
 def _expect_metric(trainer, name):
-    if name.startswith('valid_') and trainer.valid_loader is None: raise ValueError(f"there is no {name} without validation: pass a valid_loader, or metric='train_loss'")
+    if name.startswith("valid_") and trainer.valid_loader is None:
+        raise ValueError(f"there is no {name} without validation: pass a valid_loader, or metric='train_loss'")
+
 
 def _metric(trainer, name):
-    if name not in trainer.last_metrics: raise ValueError(f'no metric {name!r} after an epoch; {did_you_mean(name, trainer.last_metrics)}')
+    if name not in trainer.last_metrics:
+        raise ValueError(f"no metric {name!r} after an epoch; {did_you_mean(name, trainer.last_metrics)}")
     return trainer.last_metrics[name]
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #c6ea15f9
 class BestWeights:
-    "Remember the weights of the epoch in which `metric` was best, those that were validated (of an `EMA` the average), and put them into the model when the run ends"
-    def __init__(self, metric: str = 'valid_loss', lower: bool = True):
-        self.metric,self.sign,self.best,self.epoch,self.weights,self.seen,self.last = metric,1 if lower else -1,math.inf,None,None,(),None
+    """Remember the weights of the epoch in which `metric` was best, those that were validated (of an `EMA` the
+    average), and put them into the model when the run ends
+    """
+
+    def __init__(self, metric: str = "valid_loss", lower: bool = True):
+        self.metric = metric
+        self.sign = 1 if lower else -1
+        self.best = math.inf
+        self.epoch = None
+        self.weights = None
+        self.seen = ()
+        self.last = None
 
     def before_fit(self, trainer):
         _expect_metric(trainer, self.metric)
-        if self.last and trainer.left: _put(self.last, trainer.model)  # a run that was stopped goes on from where it was, not from the best
+        if self.last and trainer.left:
+            _put(self.last, trainer.model)  # a run that was stopped goes on from where it was, not from the best
         self.last = None
 
-    def before_validate(self, trainer): self.seen = trainer.model,
-    def after_validate(self, trainer): self.seen = *self.seen,trainer.model  # the average is in place at one of the two, by the order of the callbacks
+    def before_validate(self, trainer):
+        self.seen = (trainer.model,)
+
+    def after_validate(self, trainer):  # the average is in place at one of the two, by the order of the callbacks
+        self.seen = *self.seen, trainer.model
 
     def after_epoch(self, trainer):
-        value = self.sign*_metric(trainer, self.metric)
-        validated = next((m for m in self.seen if m is not trainer.model and self.metric.startswith('valid_')), trainer.model)
+        value = self.sign * _metric(trainer, self.metric)
+        validated = next(
+            (m for m in self.seen if m is not trainer.model and self.metric.startswith("valid_")), trainer.model
+        )
         self.seen = ()
-        if value<self.best:
-            self.best,self.epoch = value,trainer.epoch
+        if value < self.best:
+            self.best = value
+            self.epoch = trainer.epoch
             self.weights = _copy(validated)
 
     def after_fit(self, trainer):
-        if not self.weights: return
-        if trainer.left: self.last = _copy(trainer.model)
+        if not self.weights:
+            return
+        if trainer.left:
+            self.last = _copy(trainer.model)
         _put(self.weights, trainer.model)
 
-    def state_dict(self) -> dict: return dict(best=self.best, epoch=self.epoch, weights=self.weights)
-    def load_state_dict(self, state: dict): self.best,self.epoch,self.weights = state['best'],state['epoch'],state['weights']
+    def state_dict(self) -> dict:
+        return dict(best=self.best, epoch=self.epoch, weights=self.weights)
 
-def _copy(model): return {k: v.detach().cpu().clone() for k,v in model.state_dict().items()}
+    def load_state_dict(self, state: dict):
+        self.best = state["best"]
+        self.epoch = state["epoch"]
+        self.weights = state["weights"]
+
+
+def _copy(model):
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
+
 def _put(weights, model):
     held = model.state_dict()
-    model.load_state_dict({n: as_held(v, held[n]) for n,v in weights.items()})
+    model.load_state_dict({n: as_held(v, held[n]) for n, v in weights.items()})
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #e9cfcce3
 class EMA:
-    "Exponential moving average of weights and buffers (torch's AveragedModel), validated in place of the model, of several the first; `ema.model` is the average"
-    def __init__(self, decay: float = .999): # share of the past kept at each step
-        if not 0<=decay<1: raise ValueError(f'decay: expected 0 <= decay < 1, got {decay}')
-        self.decay,self.averaged,self.trained = decay,None,None
+    """Exponential moving average of weights and buffers (torch's AveragedModel), validated in place of the model, of
+    several the first; `ema.model` is the average
+    """
+
+    def __init__(self, decay: float = 0.999):  # share of the past kept at each step
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay: expected 0 <= decay < 1, got {decay}")
+        self.decay = decay
+        self.averaged = None
+        self.trained = None
 
     @property
-    def model(self) -> nn.Module: return self.averaged.module
+    def model(self) -> nn.Module:
+        return self.averaged.module
 
     def before_fit(self, trainer):
         self.after_validate(trainer)  # a second Ctrl-C may have ended the last run within a validation
-        if any(hasattr(p, 'full_tensor') for p in trainer.model.parameters()): raise ValueError("EMA keeps a copy of the model, and one whose parameters are sharded (parallel='fsdp') cannot be copied: use parallel='ddp'")
+        if any(hasattr(p, "full_tensor") for p in trainer.model.parameters()):
+            raise ValueError(
+                "EMA keeps a copy of the model, and one whose parameters are sharded (parallel='fsdp') cannot be "
+                "copied: use parallel='ddp'"
+            )
         self.averaged = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
-    def after_step(self, trainer): self.averaged.update_parameters(trainer.model)
+
+    def after_step(self, trainer):
+        self.averaged.update_parameters(trainer.model)
+
     def before_validate(self, trainer):
-        if all(c.trained is None for c in trainer.callbacks if isinstance(c, EMA)): self.trained,trainer.model = trainer.model,self.model
+        if all(c.trained is None for c in trainer.callbacks if isinstance(c, EMA)):
+            self.trained, trainer.model = trainer.model, self.model
+
     def after_validate(self, trainer):
-        if self.trained is not None: trainer.model,self.trained = self.trained,None
-    def on_exception(self, trainer): self.after_validate(trainer)
-    def state_dict(self) -> dict: return self.averaged.state_dict()
-    def load_state_dict(self, state: dict): self.averaged.load_state_dict(state)
+        if self.trained is not None:
+            trainer.model = self.trained
+            self.trained = None
+
+    def on_exception(self, trainer):
+        self.after_validate(trainer)
+
+    def state_dict(self) -> dict:
+        return self.averaged.state_dict()
+
+    def load_state_dict(self, state: dict):
+        self.averaged.load_state_dict(state)

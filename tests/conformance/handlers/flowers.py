@@ -1,1 +1,1 @@
-NAMES = 'setosa', 'versicolor', 'virginica'
+NAMES = "setosa", "versicolor", "virginica"

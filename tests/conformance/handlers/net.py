@@ -4,6 +4,8 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self, hidden=8):
         super().__init__()
-        self.hidden, self.layers = hidden, nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+        self.hidden = hidden
+        self.layers = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 3))
 
-    def forward(self, x): return self.layers(x)
+    def forward(self, x):
+        return self.layers(x)

@@ -1,4 +1,7 @@
-"A job's program as a user would write it; the variable MODE, which a job would not have, makes it fail in different ways"
+"""A job's program as a user would write it; the variable MODE, which a job would not have, makes it fail in different
+ways
+"""
+
 import dataclasses
 import json
 import os
@@ -7,48 +10,62 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from mlkit.training.distributed import is_main, join_processes, rank
 from mlkit.sagemaker.job.builtin import Config, Container, train
 from mlkit.sagemaker.job.entry import entry_point
+from mlkit.training.distributed import is_main, join_processes, rank
 
 
 @dataclass
 class Settings:
     epochs: int = 1
-    learning_rate: float = 0.
+    learning_rate: float = 0.0
     on: bool = False
     off: bool = True
     nothing: int | None = 3
     numbers: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     words: list[str] = field(default_factory=list)
-    text: str = ''
-    digits: str = ''
-    b: str = ''
+    text: str = ""
+    digits: str = ""
+    b: str = ""
     processes: int | None = None
 
 
 class Slow:
-    "Leaves time to be stopped in the middle of an epoch"
-    def after_step(self, trainer): time.sleep(.1)
+    """Leaves time to be stopped in the middle of an epoch"""
+
+    def after_step(self, trainer):
+        time.sleep(0.1)
 
 
 @entry_point
 def main(config: Settings, container: Container):
-    mode = os.environ.get('MODE')
-    if mode == 'exit': sys.exit(7)
-    if mode in ('error', 'killed'):
+    mode = os.environ.get("MODE")
+    if mode == "exit":
+        sys.exit(7)
+    if mode in ("error", "killed"):
         join_processes(60)
-        if rank() == int(os.environ.get('WORLD_SIZE', 1)) - 1:
-            if mode == 'killed': os.kill(os.getpid(), signal.SIGKILL)
-            raise ValueError('sample 3 has no label')
+        if rank() == int(os.environ.get("WORLD_SIZE", 1)) - 1:
+            if mode == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("sample 3 has no label")
         import torch.distributed
+
         torch.distributed.barrier()
     if is_main():
         container.output_data_dir.mkdir(parents=True, exist_ok=True)
-        (container.output_data_dir/'config.json').write_text(json.dumps(dataclasses.asdict(config)), encoding='utf-8')
-    train(Config(epochs=config.epochs, learning_rate=config.learning_rate, save_every=1, seed=1,
-                 callbacks=['train:Slow'] if mode == 'slow' else []), container)
+        (container.output_data_dir / "config.json").write_text(json.dumps(dataclasses.asdict(config)), encoding="utf-8")
+    train(
+        Config(
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            save_every=1,
+            seed=1,
+            callbacks=["train:Slow"] if mode == "slow" else [],
+        ),
+        container,
+    )
 
 
-if __name__ == '__main__': main()
+if __name__ == "__main__":
+    main()
