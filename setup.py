@@ -24,7 +24,7 @@ extras["demo"] = sorted({r for name in ("demo", "serve", "jobs", "check") for r 
 extras["dev"] = extras["studio"] + extras["demo"] + extras["loggers"] + listed("dev_requirements")
 
 setup(
-    name=cfg["lib_name"],
+    name=cfg["distribution"],
     version=cfg["version"],
     description=cfg["description"],
     keywords=listed("keywords"),

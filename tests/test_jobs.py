@@ -65,7 +65,7 @@ def test_what_is_sent_to_sagemaker(session, folder):
         "s3://sagemaker-us-east-1-123456789012/mlkit/code/"
     )
     assert asked["AlgorithmSpecification"]["TrainingImage"].endswith("-sagemaker")
-    assert sent(session) == ["train.py", "mlkit-0.0.1-py3-none-any.whl", "mlkit_start.py", "rows.csv"]
+    assert sent(session) == ["train.py", "mlkit_sagemaker-0.0.1-py3-none-any.whl", "mlkit_start.py", "rows.csv"]
     assert job.status == "Completed" and TrainingJob.attach("first", session).hyperparameters == {"epochs": "3"}
 
 
@@ -111,7 +111,7 @@ def test_what_is_there_is_not_sent_again(session, folder):
     (folder / "training" / "more.csv").write_text("1,2,3\n")
     (folder / "src" / "train.py").write_text('print("other")\n')
     start()
-    assert sent(session) == ["train.py", "mlkit-0.0.1-py3-none-any.whl", "mlkit_start.py", "more.csv"]
+    assert sent(session) == ["train.py", "mlkit_sagemaker-0.0.1-py3-none-any.whl", "mlkit_start.py", "more.csv"]
 
 
 def test_large_data_in_s3_are_streamed(session, folder):

@@ -334,7 +334,7 @@ def test_groups_that_a_callback_adds_are_added_before_the_run(tmp_path):
 TOGETHER = """
 import sys, torch
 from pathlib import Path
-from mlkit.training.distributed import from_main, join_processes
+from mlkit.training.distributed import broadcast_object, join_processes
 from test_resume import LOADERS, train
 join_processes()
 for name in 'iterable_noise', 'sampling_torch', 'shared_sampling', 'loader':

@@ -29,9 +29,9 @@ from torch.utils.data import (
     default_collate,
 )
 
-from .batch import own_part
-from .rng import apart
-from .workers import begin
+from .batch import local_shard
+from .rng import isolated_rng
+from .workers import start_workers
 
 # %% ../../nbs/1_training/12_batches.ipynb #b9c989a7
 class TensorBatches:
@@ -75,7 +75,7 @@ class TensorBatches:
             rows = self.order[a : min(a + self.block, end)]
             sizes = self.size
             if self.world > 1:
-                parts = [own_part(batch, self.rank, self.world)[0] for batch in rows.split(self.size)]
+                parts = [local_shard(batch, self.rank, self.world)[0] for batch in rows.split(self.size)]
                 rows = torch.cat(parts)
                 sizes = [len(p) for p in parts]
             yield from zip(*(t.index_select(0, rows.to(t.device)).split(sizes) for t in self.tensors))
@@ -86,7 +86,7 @@ class TensorBatches:
 
     def share(self, batch: int) -> tuple[int, int]:
         """How many samples of a batch count for this process, and how many it has in all processes"""
-        return own_part(self.order[batch * self.size : (batch + 1) * self.size], self.rank, self.world)[1:]
+        return local_shard(self.order[batch * self.size : (batch + 1) * self.size], self.rank, self.world)[1:]
 
 # %% ../../nbs/1_training/12_batches.ipynb #1e9de830
 SAMPLERS = RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler
@@ -204,13 +204,13 @@ class LoaderBatches:
             self.source.skip = skip
             self.source.ready = ready
             self.source.seed = seed
-            return begin(self.loader)
+            return start_workers(self.loader)
         if skip:
             warnings.warn(
                 f"a {type(self.loader).__name__} cannot skip: loading {skip} batches to get to where the run was "
                 "stopped"
             )
-        batches = apart(begin(self.loader), seed)
+        batches = isolated_rng(start_workers(self.loader), seed)
         first = _skipped(batches, skip)
         ready()
         return chain(first, batches)
@@ -221,7 +221,7 @@ class LoaderBatches:
 
     def share(self, batch: int) -> tuple[int, int]:
         """How many samples of one of the latest batches count for this process, and how many it has in all processes"""
-        return own_part(self.source.recent[batch], self.source.rank, self.source.world)[1:]
+        return local_shard(self.source.recent[batch], self.source.rank, self.source.world)[1:]
 
 # %% ../../nbs/1_training/12_batches.ipynb #8e4341dd
 _KEPT = (
@@ -258,7 +258,7 @@ class _SeededBatches:
         batches = (
             _drawn_first(self.batch_sampler)
             if _draws_first(self.batch_sampler)
-            else apart(self.batch_sampler, self.seed)
+            else isolated_rng(self.batch_sampler, self.seed)
         )
         first = _skipped(batches, self.skip)
         self.ready()
@@ -266,7 +266,7 @@ class _SeededBatches:
             self.recent[i] = list(batch)
             self.recent.pop(i - 1000, None)
             if self.world > 1:
-                batch = own_part(self.recent[i], self.rank, self.world)[0]
+                batch = local_shard(self.recent[i], self.rank, self.world)[0]
             yield (self.seed + i + self.rank * 10**9, batch) if self.seeded else batch
 
 # %% ../../nbs/1_training/12_batches.ipynb #a921d150
@@ -323,7 +323,7 @@ class SlicedBatches:
         return map(self._part, self.batches.start(skip, ready))
 
     def _part(self, batch):
-        part, *self.latest = own_part(batch, self.rank, self.world)
+        part, *self.latest = local_shard(batch, self.rank, self.world)
         return part
 
 # %% ../../nbs/1_training/12_batches.ipynb #4b446fc1

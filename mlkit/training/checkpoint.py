@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .snapshot import Copy
+from .snapshot import TensorSnapshot
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #a22622ad
 _PLAIN = frozenset((bool, int, float, str, type(None)))
@@ -233,7 +233,7 @@ class Checkpoints:
         self.origin = None
         self._pool = ThreadPoolExecutor(1, "checkpoints")
         self._write = None
-        self._copy = Copy()
+        self._copy = TensorSnapshot()
         self._swept = False
         self._scores = {}
 

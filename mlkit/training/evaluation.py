@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batch import batch_size, counted, ignore_index, labels, to_device
+from .batch import batch_size, ignore_index, labels, loss_denominator, to_device
 from .batches import make_batches
 from .distributed import rank, world_size
 from .state import get_states, set_states, start_alike
-from .workers import begin
+from .workers import start_workers
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #251f448a
 def fit_target(prediction: Any, target: Any) -> Any:
@@ -221,7 +221,7 @@ def _measure(t):
     if t.group:
         t.read_every = 1
     t.validating = 0, None, None  # the batch, its target and prediction, for an error to say
-    batches = begin(t.valid_loader) if t.valid is None else start_alike(t, t.valid)
+    batches = start_workers(t.valid_loader) if t.valid is None else start_alike(t, t.valid)
     while batch := next_batches(t, batches):
         if t.group and done % t.read_every == 0:
             t.group.mean_losses(t, torch.zeros(t.read_every, dtype=torch.float64))
@@ -238,7 +238,7 @@ def _measure(t):
             loss = loss * (whole / own)
         counts = labels(t.loss_fn, y, own)
         found["loss"][0].append(loss)
-        found["loss"][1].append(counted(t.loss_fn, y, own) if weighs else counts)
+        found["loss"][1].append(loss_denominator(t.loss_fn, y, own) if weighs else counts)
         target = shaped(prediction, y)
         metrics = metrics or default_metrics(prediction, y, t.loss_fn)
         for name, m in metrics.items():

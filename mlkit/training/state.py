@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from ..model.saving import differences
 from .batches import LoaderBatches
 from .checkpoint import read_latest
-from .distributed import as_held, draw_apart, from_main, is_main, rank, world_size
+from .distributed import broadcast_object, is_main, rank, seed_per_rank, to_local_shard, world_size
 from .rng import random_state, set_random_state
-from .workers import begin
+from .workers import start_workers
 
 # %% ../../nbs/1_training/32_state.ipynb #6abd4fda
 def trainer_state(trainer) -> dict:
@@ -197,8 +197,8 @@ def set_states(trainer, states):
 # %% ../../nbs/1_training/32_state.ipynb #ac08ad35
 def start_alike(trainer, batches):
     """An epoch of `batches` whose order is drawn in every process as the main process draws it"""
-    set_states(trainer, from_main(get_states(trainer)))
-    return _start(trainer, batches, 0, draw_apart)
+    set_states(trainer, broadcast_object(get_states(trainer)))
+    return _start(trainer, batches, 0, seed_per_rank)
 
 
 def _start(trainer, batches, *args):
@@ -219,7 +219,7 @@ def go_on_random(trainer, state):
         # batches may be loaded ahead: the loaders' own have come there, or further, by drawing the order again
         set_random_state(held)
     if len(ranks) != world_size():
-        draw_apart()
+        seed_per_rank()
 
 # %% ../../nbs/1_training/32_state.ipynb #22558757
 def start_epoch(trainer):  # an iterator over batches
@@ -243,7 +243,7 @@ def _go_on_loading(trainer):
         warnings.warn(f"what comes now may not be bit for bit what would have come: {why}")
     if t.epoch and t.valid is None and getattr(l, "persistent_workers", False) and l._iterator is None:
         states = get_states(t)
-        begin(l)
+        start_workers(l)
         set_states(t, states)
 
 # %% ../../nbs/1_training/32_state.ipynb #08a6d539
@@ -254,9 +254,9 @@ def _kept(trainer):
 
     def keep(name, tensor):
         if name.startswith("model."):
-            return as_held(tensor, model.get(name[6:]))
+            return to_local_shard(tensor, model.get(name[6:]))
         of = re.match(r"optimizer\.state\.(\d+)\.", name)
-        return as_held(tensor, parameters[int(of[1])]) if of and int(of[1]) < len(parameters) else tensor
+        return to_local_shard(tensor, parameters[int(of[1])]) if of and int(of[1]) < len(parameters) else tensor
 
     return keep
 
@@ -265,7 +265,7 @@ def resume(trainer):
     """Go on from the newest valid checkpoint, where there is one; the main process reads it and tells the others"""
     t = trainer
     state, path = (read_latest(t.checkpoints.folder) if t.checkpoints and is_main() else None) or (None, None)
-    if (state := from_main(state, _kept(t))) is None:
+    if (state := broadcast_object(state, _kept(t))) is None:
         return
     load_trainer_state(t, state)
     t.checkpoints.last, t.checkpoints.origin, t.saved = path, path, (t.epoch, t.batch)

@@ -36,7 +36,15 @@ from mlkit.training.checks import (
     whole_number,
 )
 from .compiled import SkipBatch, compile_steps, train_compiled
-from .distributed import Group, SharedCheckpoints, from_main, heard, join_processes, rank, world_size
+from mlkit.training.distributed import (
+    Group,
+    SharedCheckpoints,
+    broadcast_object,
+    callbacks_on_this_rank,
+    join_processes,
+    rank,
+    world_size,
+)
 from .evaluation import check_metrics, fit_target, next_batches, own_batches, validate
 from .history import History
 from .state import get_states, go_on, plain_config, resume, start_epoch, trainer_state
@@ -198,7 +206,7 @@ class Trainer(Steps):
         )
         self.autocast = torch.autocast(self.device.type, AUTOCAST[precision]) if AUTOCAST[precision] else nullcontext()
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
-        self.callbacks = heard(callbacks)
+        self.callbacks = callbacks_on_this_rank(callbacks)
         for c in self.callbacks:
             check_callback(c, EVENTS)
         self.listeners = {e: [getattr(c, e) for c in self.callbacks if callable(getattr(c, e, None))] for e in EVENTS}
@@ -236,10 +244,10 @@ class Trainer(Steps):
             compile_steps(self, Trainer)
 
     def notify(self, event: str):
-        heard = self.listeners[event]
-        if heard and self.checkpoints:
+        listeners = self.listeners[event]
+        if listeners and self.checkpoints:
             self.checkpoints.wait_for_copy()  # who listens may change anything
-        for listener in heard:
+        for listener in listeners:
             listener(self)
 
     def stop(self, reason: str):
@@ -413,7 +421,7 @@ def end_epoch(trainer):
         t.batch, t.losses, t.sizes = then
         return
     t.last_metrics |= found
-    t.last_metrics = from_main(t.last_metrics)
+    t.last_metrics = broadcast_object(t.last_metrics)
     t.history.epochs.append(t.last_metrics)
     t.notify("after_epoch")
     if t.checkpoints:

@@ -37,7 +37,7 @@ from mlkit.sagemaker.artifacts.imports import (
     within,
 )
 from ..job.container import Container, lay_out, to_environ
-from ..job.entry import wanted_by
+from ..job.entry import entry_parameters
 from ..job.hyperparameters import check_hyperparameters, read_config, to_hyperparameters
 from ...text import did_you_mean
 
@@ -139,7 +139,7 @@ def _try_job(child, f, argv=None, processes=None, grace=None, **parser):  # in p
     """The config of a program, its main function, and the model that it leaves"""
     child.ran, container, given = True, Container.from_env(), {}
     child.trying("config")
-    for name, kind in wanted_by(f).items():
+    for name, kind in entry_parameters(f).items():
         try:
             given[name] = (
                 container if kind is Container else read_config(kind, sys.argv[1:] if argv is None else argv, **parser)

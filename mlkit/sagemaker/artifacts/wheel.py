@@ -13,6 +13,7 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import mlkit
+from ...distribution import DISTRIBUTION
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/21_wheel.ipynb #d5066fa4
 def package_files() -> dict[str, Path]:
@@ -29,8 +30,9 @@ def build_wheel(
     folder: str | Path,  # gets the file
 ) -> Path:  # the wheel
     """The mlkit that is running as a wheel; its bytes depend on the content alone"""
-    about = distribution("mlkit")
-    info = f"mlkit-{mlkit.__version__}.dist-info"
+    about = distribution(DISTRIBUTION)
+    stem = f"{DISTRIBUTION.replace('-', '_')}-{mlkit.__version__}"
+    info = f"{stem}.dist-info"
     files = {name: f.read_bytes() for name, f in package_files().items()}
     files |= {
         f"{info}/{n}": about.read_text(n).encode() for n in ("METADATA", "entry_points.txt") if about.read_text(n)
@@ -44,7 +46,7 @@ def build_wheel(
 
     record = [f"{n},sha256={hashed(b)},{len(b)}" for n, b in sorted(files.items())]
     files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
-    path = Path(folder) / f"mlkit-{mlkit.__version__}-py3-none-any.whl"
+    path = Path(folder) / f"{stem}-py3-none-any.whl"
     with ZipFile(path, "w") as z:
         for name in sorted(files):
             z.writestr(ZipInfo(name), files[name], ZIP_DEFLATED)

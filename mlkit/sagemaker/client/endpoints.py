@@ -23,7 +23,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ..api import find_wrong
+from ..api import validation_errors
 from .target import LocalTarget, make_options, make_target
 
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #4193e73b
@@ -107,7 +107,7 @@ def _tags(options):
 
 def checked(operation: str, request: dict) -> dict:
     """A request; a ValueError has a line for each field that SageMaker would refuse"""
-    if wrong := list(find_wrong(operation, request)):
+    if wrong := list(validation_errors(operation, request)):
         raise ValueError("SageMaker would refuse this:\n" + "\n".join(wrong))
     return request
 

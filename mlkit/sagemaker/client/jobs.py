@@ -23,14 +23,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..api import find_wrong
+from ..api import validation_errors
 from ..artifacts.archive import extract_bundle
-from ..artifacts.source import Source, read_source, to_send
+from ..artifacts.source import Source, read_source, with_starter
 from .channel import CONNECTOR, choose_input_mode, write_channel
 from .target import LocalTarget, is_passing, make_options, make_target, options_signature
 from ..job.container import metric_definitions
 from ..job.hyperparameters import check_hyperparameters, to_hyperparameters, write_value
-from ..storage import Files, files_under, own_folder
+from ..storage import Files, files_under, local_root
 from ...text import Table, did_you_mean, human_bytes
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #29274cb8
@@ -119,7 +119,7 @@ def _place(name, where):
     if isinstance(where, (str, Path)):
         return str(where) if str(where).startswith("s3://") else Path(where).expanduser().resolve()
     try:
-        return write_channel(where, own_folder() / "channels")
+        return write_channel(where, local_root() / "channels")
     except TypeError as e:
         raise TypeError(f"channel {name!r}: {e}; or a folder, or an S3 URI") from None
 
@@ -202,7 +202,7 @@ def request(self: TrainingJob, target: Any = None) -> dict:
         | dict(o.environment),
     )
     asked = t.with_defaults("TrainingJob", asked | _further(o))
-    if wrong := list(find_wrong("CreateTrainingJob", asked)):
+    if wrong := list(validation_errors("CreateTrainingJob", asked)):
         raise ValueError("SageMaker would refuse this:\n" + "\n".join(wrong))
     return asked
 
@@ -285,7 +285,7 @@ TrainingJob._reading = _reading
 def sent(self: TrainingJob) -> Source:
     """What the job gets as its channel `code`"""
     if not hasattr(self, "_sent"):
-        self._sent = to_send(self.source)
+        self._sent = with_starter(self.source)
     return self._sent
 
 
@@ -601,7 +601,7 @@ def to_model_trainer(self: TrainingJob, target: Any) -> Any:  # a sagemaker.trai
     session = target if hasattr(target, "boto_session") else helper.Session(boto_session=target)
     asked = self.request(session.boto_session)
     _must_be_made_here(self)
-    folder = own_folder() / "sources" / self.sent.digest  # the trainer reads it when it starts a job
+    folder = local_root() / "sources" / self.sent.digest  # the trainer reads it when it starts a job
     for name, content in self.sent.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

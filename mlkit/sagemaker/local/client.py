@@ -20,9 +20,9 @@ from ..api import api_error, check_request, exceptions
 from .endpoints import Hosting, select
 from .job import PROGRAM, change_status
 from .locks import is_locked, start_locked, take_lock
-from .store import Rows, now
+from .store import RecordTable, now
 from .transforms import Transforms
-from ..storage import open_files, own_folder
+from ..storage import local_root, open_files
 
 # %% ../../../nbs/2_sagemaker/4_local/00_client.ipynb #99ea1978
 class LocalSageMaker(Hosting, Transforms):
@@ -35,9 +35,9 @@ class LocalSageMaker(Hosting, Transforms):
         root: str | Path | None = None,  # None is MLKIT_LOCAL, or ~/.mlkit/local
         s3: str | None = None,  # folder or boto3; None is MLKIT_LOCAL_S3, or folder
     ):
-        self.root = Path(root).expanduser().resolve() if root else own_folder()
+        self.root = Path(root).expanduser().resolve() if root else local_root()
         self.s3 = s3 or os.environ.get("MLKIT_LOCAL_S3") or "folder"
-        self.rows = Rows(self.root / "jobs.db")
+        self.rows = RecordTable(self.root / "jobs.db")
         self.files = open_files(self.s3, self.root)
 
     exceptions = property(

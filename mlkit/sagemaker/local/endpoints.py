@@ -33,7 +33,7 @@ from ..api import api_error, check_request, exceptions, paginator, waiter
 from ..artifacts.archive import BundleError, extract_bundle
 from .host import end_with_parent
 from .locks import is_locked, start_locked, take_lock
-from .store import Rows, now
+from .store import RecordTable, now
 from ..storage import Files
 
 # %% ../../../nbs/2_sagemaker/4_local/40_endpoints.ipynb #b1f59f46
@@ -180,8 +180,8 @@ class Hosting:
     files: Any  # of mlkit.sagemaker.storage
     s3: str  # what makes it
 
-    def table(self, kind: str) -> Rows:
-        return Rows(self.root / "jobs.db", _KINDS[kind][0])
+    def table(self, kind: str) -> RecordTable:
+        return RecordTable(self.root / "jobs.db", _KINDS[kind][0])
 
     def place(self, kind: str, name: str) -> Path:
         return self.root / _KINDS[kind][0] / name

@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..job.container import Container, lay_out, to_environ
-from ..storage import lend
+from ..storage import copy_or_link
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #eba2fce8
 _UNSHARE = "--mount", "--uts", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "private"
@@ -171,7 +171,9 @@ def make_hosts(
     for i, name in enumerate(names):
         own = {n: where[i] if isinstance(where, list) else where for n, where in channels.items()}
         for channel, where in own.items():
-            lend(where, folder / name / "input" / "data" / channel)  # as a job of SageMaker's, it may write there
+            copy_or_link(
+                where, folder / name / "input" / "data" / channel
+            )  # as a job of SageMaker's, it may write there
         root = lay_out(folder / name, request.get("HyperParameters"), own, names, name, resources["InstanceType"])
         command = [*algorithm.get("ContainerEntrypoint", ()), *algorithm.get("ContainerArguments", ())] or ["train"]
         environ = _environ(request, Container.from_env({}, root), name, port, isolated)

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..instances import find_instance
 from .host import Host, Outcome, make_hosts, pack_results, run_hosts
 from .logs import MetricReader
-from .store import Rows, now
+from .store import RecordTable, now
 from ..storage import files_under, open_files
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job.ipynb #8ce6576a
@@ -73,7 +73,7 @@ class Job:
         self.root = Path(root)
         self.name = name
         self.folder = self.root / "jobs" / name
-        self.rows = Rows(self.root / "jobs.db")
+        self.rows = RecordTable(self.root / "jobs.db")
         self.files = open_files(s3, self.root)
         self.request = json.loads((self.folder / "request.json").read_text(encoding="utf-8"))
         self.metrics = MetricReader(self.request["AlgorithmSpecification"].get("MetricDefinitions", []))

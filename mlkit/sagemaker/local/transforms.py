@@ -23,7 +23,7 @@ from typing import Any
 from ..api import api_error, check_request
 from .endpoints import ServerProcess, select
 from .locks import is_locked, start_locked, take_lock
-from .store import Rows, now
+from .store import RecordTable, now
 
 # %% ../../../nbs/2_sagemaker/4_local/41_transforms.ipynb #c702af96
 class Transforms:
@@ -32,7 +32,7 @@ class Transforms:
     root: Path
     files: Any  # of mlkit.sagemaker.storage
     s3: str  # what makes it
-    transforms = property(lambda self: Rows(self.root / "jobs.db", "transforms"))
+    transforms = property(lambda self: RecordTable(self.root / "jobs.db", "transforms"))
 
     def transform_folder(self, name: str) -> Path:
         return self.root / "transforms" / name
@@ -41,7 +41,7 @@ class Transforms:
 def create_transform_job(self: Transforms, **request) -> dict:
     """Send all files under a URI to a model, and write its answers"""
     check_request("CreateTransformJob", request)
-    if not Rows(self.root / "jobs.db", "models").get(request["ModelName"]):
+    if not RecordTable(self.root / "jobs.db", "models").get(request["ModelName"]):
         raise api_error("ValidationException", f'Could not find model "{request["ModelName"]}".', "CreateTransformJob")
     how = request["TransformInput"]
     name = request["TransformJobName"]

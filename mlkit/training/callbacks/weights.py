@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...text import did_you_mean
-from ..distributed import as_held
+from ..distributed import to_local_shard
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #52dbd5e7
 class EarlyStopping:
@@ -116,7 +116,7 @@ def _copy(model):
 
 def _put(weights, model):
     held = model.state_dict()
-    model.load_state_dict({n: as_held(v, held[n]) for n, v in weights.items()})
+    model.load_state_dict({n: to_local_shard(v, held[n]) for n, v in weights.items()})
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #e9cfcce3
 class EMA:
