@@ -1,5 +1,6 @@
-"""Every test there is: the notebooks' through nbdev_test, then those of this folder through pytest. Closes with `N
-passed, N failed`
+"""Run every test: those of the notebooks through nbdev_test, then those of this folder through pytest.
+
+The last line is `N passed, N failed`. Arguments are passed to pytest.
 """
 
 import io
@@ -8,88 +9,94 @@ import signal
 import sys
 import tempfile
 from contextlib import redirect_stderr
+from functools import wraps
 from pathlib import Path
 
 import nbdev.test
 import pytest
 
-here = Path(__file__).parent
+HERE = Path(__file__).parent
 
 
-def keep_errors(folder):
-    """What a notebook's test prints when it fails goes into a file: it is to be read at the end, not among all that
-    others print
-    """
-    test = nbdev.test.test_nb
+def keep_error_output(folder: Path) -> None:
+    """Write what a failing notebook prints to a file in `folder`, so that it can be shown at the end of the run."""
+    test_nb = nbdev.test.test_nb
 
-    def kept(notebook, **kwargs):
-        err = io.StringIO()
-        with redirect_stderr(err):
-            found = test(notebook, **kwargs)
-        if not found[0]:
-            (folder / f"{notebook.parent.name}-{notebook.name}").write_text(err.getvalue())
-        return found
+    @wraps(test_nb)  # worker processes look the function up by its name
+    def test_and_keep(notebook, **kwargs):
+        output = io.StringIO()
+        with redirect_stderr(output):
+            result = test_nb(notebook, **kwargs)
+        passed = result[0]
+        if not passed:
+            (folder / f"{notebook.parent.name}-{notebook.name}").write_text(output.getvalue())
+        return result
 
-    # worker processes look it up by its name
-    kept.__module__ = test.__module__
-    kept.__qualname__ = test.__qualname__
-    nbdev.test.test_nb = kept
+    nbdev.test.test_nb = test_and_keep
 
 
-def run_notebooks():
-    """How many notebooks passed and failed; nbdev_test itself prints no count, so its parallel runner is overheard"""
-    seen = []
+def run_notebooks() -> tuple[int, int]:
+    """Return how many notebooks passed and failed; nbdev_test itself returns no count."""
+    results = []
     parallel = nbdev.test.parallel
 
-    def overheard(*args, **kwargs):
-        seen.extend(parallel(*args, **kwargs))
-        return seen
+    def parallel_and_keep(*args, **kwargs):
+        results.extend(parallel(*args, **kwargs))
+        return results
 
-    nbdev.test.parallel = overheard
+    nbdev.test.parallel = parallel_and_keep
     try:
         nbdev.test.nbdev_test(do_print=True)
-    except SystemExit:
+    except SystemExit:  # it exits with 1 if a notebook failed
         pass
-    passed = sum(bool(ok) for ok, _ in seen)
-    return passed, len(seen) - passed
+    passed = sum(bool(ok) for ok, _ in results)
+    return passed, len(results) - passed
 
 
-class Counter:
-    """A pytest plugin that counts outcomes; a test that errs in its set-up has failed"""
+class OutcomeCounter:
+    """A pytest plugin that counts outcomes; an error in the set-up of a test counts as failed."""
 
     def __init__(self):
-        self.passed = self.failed = self.skipped = 0
+        self.passed = 0
+        self.failed = 0
+        self.skipped = 0
 
     def pytest_runtest_logreport(self, report):
-        if report.passed:
-            self.passed += report.when == "call"
-        elif report.failed:
+        if report.failed:
             self.failed += 1
-        else:
+        elif report.skipped:
             self.skipped += 1
+        elif report.when == "call":
+            self.passed += 1
 
 
-def main():
-    os.chdir(here.parent)
-    # a shell starts what is in the background with Ctrl-C ignored
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def run_pytest(arguments: list[str]) -> OutcomeCounter:
+    """Run the tests of this folder; a run that pytest could not finish counts as one failure."""
+    counter = OutcomeCounter()
+    options = ["-q", "-rs", "--no-header", "--tb=short", "-p", "no:cacheprovider"]
+    code = pytest.main([str(HERE), *options, *arguments], plugins=[counter])
+    if not counter.failed and code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        counter.failed += 1
+    return counter
+
+
+def main() -> int:
+    os.chdir(HERE.parent)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores Ctrl-C for its background processes
     folder = Path(tempfile.mkdtemp())
-    keep_errors(folder)
+    keep_error_output(folder)
     passed, failed = run_notebooks()
     if not passed + failed:
         sys.exit("no notebook was tested")
-    counter = Counter()
-    code = pytest.main(
-        [str(here), "-q", "-rs", "--no-header", "--tb=short", "-p", "no:cacheprovider", *sys.argv[1:]],
-        plugins=[counter],
-    )
-    failed += counter.failed or int(code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    counter = run_pytest(sys.argv[1:])
+    passed += counter.passed
+    failed += counter.failed
     if counter.skipped and os.environ.get("CI"):
         print(f"{counter.skipped} skipped: in CI a skip is a failure")
         failed += counter.skipped
     for report in sorted(folder.iterdir()):
         print(f"\n{report.name} failed:\n{report.read_text()[-4000:]}")
-    print(f"{passed + counter.passed} passed, {failed} failed", flush=True)
+    print(f"{passed} passed, {failed} failed", flush=True)
     return int(failed > 0)
 
 

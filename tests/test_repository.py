@@ -1,5 +1,6 @@
-"""What must hold of the repository as a whole: notebooks, package, README and layers agree"""
+"""What must hold of the repository as a whole: notebooks, package, README, layers and style agree."""
 
+import ast
 import filecmp
 import json
 import os
@@ -11,83 +12,114 @@ from pathlib import Path
 
 import pytest
 
-root = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
+LAYERS = {"0_model": "model", "1_training": "training", "2_sagemaker": "sagemaker", "3_notebook": "notebook"}
 
 
 def run(*args, cwd):
-    """A tool of this environment, as its users start it; its output is shown when it fails"""
-    done = subprocess.run(
-        args,
-        cwd=cwd,
-        text=True,
-        capture_output=True,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    )
+    """Run a tool of this environment as its users start it; show its output if it fails."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(args, cwd=cwd, text=True, capture_output=True, env=os.environ | {"PATH": path})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def exported_modules():
-    """Each exported module with its notebook, in the order of the notebooks"""
-    for f in sorted((root / "nbs").rglob("*.ipynb")):
-        source = "\n".join("".join(c["source"]) for c in json.loads(f.read_text(encoding="utf-8"))["cells"])
-        if m := re.search(r"^#\| default_exp ([\w.]+)", source, re.M):
-            yield m[1], f
+    """Return `{dotted module name without mlkit: notebook}`."""
+    modules = {}
+    for notebook in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        source = "\n".join("".join(cell["source"]) for cell in cells)
+        if exported := re.search(r"^#\| default_exp ([\w.]+)", source, re.M):
+            modules[exported[1]] = notebook
+    return modules
+
+
+def module_files():
+    """Return the files of the package, without the index that nbdev writes."""
+    return [f for f in sorted((ROOT / "mlkit").rglob("*.py")) if f.name != "_modidx.py"]
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """The tracked files, and those git does not ignore, in a folder of their own"""
-    names = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=root).split("\0")
+    """The tracked files, and those that git does not ignore, in a folder of their own."""
+    names = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
     for name in names:
-        if name and (root / name).is_file():
+        if name and (ROOT / name).is_file():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, tmp_path / name)
+            shutil.copy2(ROOT / name, tmp_path / name)
     return tmp_path
 
 
+def files_in(folder, *names):
+    paths = (f for name in names for f in (folder / name).rglob("*"))
+    return {f.relative_to(folder) for f in paths if f.is_file() and "__pycache__" not in f.parts}
+
+
 def test_clean_and_export_change_nothing(copy):
-    before = {f.relative_to(copy) for d in ("nbs", "mlkit") for f in (copy / d).rglob("*") if f.is_file()}
+    before = files_in(copy, "nbs", "mlkit")
     run("nbdev_clean", cwd=copy)
     run("nbdev_export", cwd=copy)
-    after = {
-        f.relative_to(copy)
-        for d in ("nbs", "mlkit")
-        for f in (copy / d).rglob("*")
-        if f.is_file() and "__pycache__" not in f.parts
-    }
-    _, changed, _ = filecmp.cmpfiles(root, copy, sorted(map(str, before & after)), shallow=False)
+    after = files_in(copy, "nbs", "mlkit")
+    _, changed, _ = filecmp.cmpfiles(ROOT, copy, sorted(map(str, before & after)), shallow=False)
     assert not changed, f"run nbdev_clean and nbdev_export, and commit: {changed}"
     assert before == after, f"run nbdev_export, and commit: {before ^ after}"
 
 
 def test_readme_is_the_rendering_of_the_index_notebook(copy):
     run(sys.executable, ".ci/docs.py", "readme", cwd=copy)
-    assert (copy / "README.md").read_text() == (root / "README.md").read_text(), "run make readme, and commit README.md"
+    expected = (copy / "README.md").read_text()
+    assert expected == (ROOT / "README.md").read_text(), "run make readme, and commit README.md"
+
+
+def test_ruff_formats_nothing():
+    run("ruff", "format", "--check", ".", cwd=ROOT)
+
+
+def test_ruff_finds_nothing():
+    run("ruff", "check", ".", cwd=ROOT)
+
+
+def test_every_noqa_has_its_reason():
+    for f in [*(ROOT / "nbs").rglob("*.ipynb"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        for line in f.read_text(encoding="utf-8").splitlines():
+            if re.search(r"#\s*noqa", line) and f != Path(__file__):
+                assert re.search(r"#\s*noqa: [A-Z]+\d+(, [A-Z]+\d+)* +(--|#) \w+", line), f"{f}: {line.strip()}"
 
 
 def test_layers():
-    assert "Contracts: 4 kept, 0 broken" in run("lint-imports", "--no-cache", cwd=root)
+    assert "Contracts: 4 kept, 0 broken" in run("lint-imports", "--no-cache", cwd=ROOT)
 
 
 def test_every_module_is_exported_from_the_folder_of_its_layer():
-    folders = {"0_model": "model", "1_training": "training", "2_sagemaker": "sagemaker", "3_notebook": "notebook"}
-    for module, notebook in exported_modules():
-        layer = notebook.relative_to(root / "nbs").parts[0]
-        assert module.split(".")[0] == folders.get(layer, module), (module, notebook)
+    for module, notebook in exported_modules().items():
+        folder = notebook.relative_to(ROOT / "nbs").parts[0]
+        assert module.split(".")[0] == LAYERS.get(folder, module), (module, notebook)
 
 
 def test_every_module_has_a_notebook():
-    modules = {f"mlkit/{m.replace('.', '/')}.py" for m, _ in exported_modules()}
-    for f in (root / "mlkit").rglob("*.py"):
-        name = f.relative_to(root).as_posix()
-        assert (
-            name in modules
-            or name == "mlkit/_modidx.py"
-            or (f.name == "__init__.py" and len(f.read_text().splitlines()) <= 1)
-        ), name
+    exported = {f"mlkit/{module.replace('.', '/')}.py" for module in exported_modules()}
+    for f in module_files():
+        name = f.relative_to(ROOT).as_posix()
+        is_empty_init = f.name == "__init__.py" and len(f.read_text().splitlines()) <= 1
+        assert name in exported or is_empty_init, name
 
 
-def test_model_and_training_layers_do_not_speak_of_sagemaker():
-    for f in [*(root / "mlkit" / "model").rglob("*.py"), *(root / "mlkit" / "training").rglob("*.py")]:
-        assert not re.search(r"\bSM_|/opt/ml|\bAWS\b", f.read_text(encoding="utf-8")), f
+def test_model_and_training_layers_do_not_mention_sagemaker():
+    for layer in ("model", "training"):
+        for f in (ROOT / "mlkit" / layer).rglob("*.py"):
+            assert not re.search(r"\bSM_|/opt/ml|\bAWS\b", f.read_text(encoding="utf-8")), f
+
+
+def is_method_assignment(node):
+    """Return whether a statement is `Class.method = function`."""
+    if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], (ast.Attribute, ast.Tuple))):
+        return False
+    targets = node.targets[0].elts if isinstance(node.targets[0], ast.Tuple) else node.targets
+    return any(isinstance(t, ast.Attribute) and re.match(r"[A-Z]", ast.unparse(t)) for t in targets)
+
+
+def test_classes_are_whole():
+    for f in module_files():
+        grafted = [ast.unparse(node) for node in ast.parse(f.read_text()).body if is_method_assignment(node)]
+        assert not grafted, f"{f}: write the method in its class, or use @patch: {grafted}"
