@@ -1,41 +1,41 @@
-# Every target does its own set-up: `make demo` on a fresh machine is enough.
+# Every target sets up what it needs: `make demo` works on a fresh machine.
 .DEFAULT_GOAL := help
 .PHONY: demo test bench bench-serving readme docs clean help
 
-# The pins in constraints.txt were tried with 3.11, so it comes first.
+# Python 3.11 comes first, because the versions in constraints.txt are tested with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-# An environment whose Python is gone, or which belongs to a copy of this folder elsewhere, is stale.
+# Remove .venv if its Python no longer exists, or if it belongs to another copy of this repository.
 ifneq ($(wildcard .venv),)
   ifneq ($(shell .venv/bin/python -I -c 'import mlkit; print(mlkit.__file__)' 2>/dev/null),$(CURDIR)/mlkit/__init__.py)
     $(shell rm -rf .venv)
   endif
 endif
 
-demo: .venv/.demo  ## train on real data as a SageMaker job would, load the model back, ask it for a prediction
+demo: .venv/.demo  ## train on real data as a SageMaker job does, load the model and predict
 	@mlkit demo
 
-test: .venv/.dev  ## run every test: the notebooks', and those in tests/
+test: .venv/.dev  ## run every test, in the notebooks and in tests/
 	@python tests/run.py
 
-bench: .venv-bench/.done  ## measure the training loop against its peers, in an environment of their own (6.5 GB); ARGS='--help'
+bench: .venv-bench/.done  ## compare the training loop with other libraries, in a separate environment (6.5 GB); ARGS='--help'
 	@.venv-bench/bin/python benchmarks/training.py $(ARGS)
 
-bench-serving: .venv/.dev  ## measure the server against others, in an environment of their own; needs wrk, root and Java; ARGS='--help'
+bench-serving: .venv/.dev  ## compare the server with others, in a separate environment; needs wrk, root and Java; ARGS='--help'
 	@python benchmarks/serving.py $(ARGS)
 
 readme: .venv/.dev  ## write README.md from nbs/index.ipynb
 	@python .ci/docs.py readme
 
-docs: .venv/.dev  ## build the site from the notebooks, in _docs/site
+docs: .venv/.dev  ## build the site from the notebooks into _docs/site
 	@python .ci/docs.py site
 
-clean:  ## remove the environment and everything that was generated
+clean:  ## remove the environments and all generated files
 	rm -rf .venv .venv-bench .venv-conformance _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
 
-help:  ## show this
+help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.demo: settings.ini setup.py constraints.txt

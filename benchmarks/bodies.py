@@ -1,4 +1,4 @@
-"""What the servers are asked"""
+"""Decode the bodies of the requests in the serving benchmark."""
 
 import base64
 
@@ -6,10 +6,8 @@ import torch
 
 
 def tensor(body):
-    """What a body asks about: a table of numbers, or the bytes of an image, 64x64 RGB"""
+    """Return the tensor in a body: a table of numbers, or an RGB image of 64x64 pixels."""
     if "inputs" in body:
         return torch.tensor(body["inputs"])
-    return (
-        torch.frombuffer(bytearray(base64.b64decode(body["image"])), dtype=torch.uint8).reshape(1, 3, 64, 64).float()
-        / 255
-    )
+    pixels = torch.frombuffer(bytearray(base64.b64decode(body["image"])), dtype=torch.uint8)
+    return pixels.reshape(1, 3, 64, 64).float() / 255

@@ -1,23 +1,26 @@
-"""How long the training loop waits for a checkpoint, against a synchronous torch.save of the same state: paired runs,
-medians.
+"""Measure how long the training loop waits for a checkpoint, compared with a synchronous torch.save of the same state.
 
     python benchmarks/checkpoint.py [--sizes 10,100,500,2000] [--rounds 15] [--folder DIR]
 
-The state is a model and its Adam moments. As in training, a save comes after an optimizer step, then a batch goes
-forward and back,
-and then comes the next step. The pause is what the loop waits: in `save`, and before that step, until the moments are
-copied. "At once"
-is the pause where everything is copied in `save`, as it is with compile='step'. The first pause also makes the memory
-for the copy.
-"Beside" is how much longer the batch itself takes while the thread copies and writes, which on a machine with few cores
-is time, too.
-The first row is of a model of many small layers, where it counts what is done for each tensor.
+Medians of paired runs. The state is a model with Adam's moments. As in training, a save follows an optimizer step, then
+a batch goes forward and backward, then comes the next optimizer step. The pause is the time that the loop waits for the
+checkpoint: in `save`, and before the next step until the moments have been copied.
+
+The columns after the pause:
+
+    pause at once  the pause if `save` copies everything, as with compile='step', over the time of torch.save
+    batch          the time of a batch while the thread copies and writes, over that of a batch alone; it is more on a
+                   machine with few cores
+
+"first pause" includes the allocation of the memory for the copy. The first row is a model of many small layers, which
+shows the cost per tensor.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,16 +30,18 @@ from mlkit.training.checkpoint import Checkpoints, flatten_state
 
 
 class Training:
-    """A model whose state with Adam's moments has some megabytes, in matrices of at most 16 MB, or of `width` rows and
-    columns
+    """A training run whose state, a model and Adam's moments, has a size of `megabytes`.
+
+    width: of the square weight matrices; default: as large as fits, at most 2000 (16 MB).
     """
 
     def __init__(self, megabytes, width=None):
-        n = megabytes * 10**6 // 12
-        width = width or min(2000, int((n / 2) ** 0.5))
-        self.model = nn.Sequential(
-            *[layer for _ in range(round(n / width**2)) for layer in (nn.Linear(width, width), nn.ReLU())]
-        )
+        parameters = megabytes * 10**6 // 12  # 4 bytes each, and 8 of Adam's moments
+        width = width or min(2000, int((parameters / 2) ** 0.5))
+        layers = []
+        for _ in range(round(parameters / width**2)):
+            layers += [nn.Linear(width, width), nn.ReLU()]
+        self.model = nn.Sequential(*layers)
         self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
         self.x = torch.randn(32, width)
         self.step()
@@ -45,68 +50,95 @@ class Training:
         return dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict())
 
     def step(self):
-        """A batch and an optimizer step, after which the state is saved"""
+        """Train on a batch, do an optimizer step, and return the state to save."""
         self.batch()
         self.optimizer.step()
         return self.state()
 
     def batch(self):
+        """Run the model forward and backward on a batch."""
         self.optimizer.zero_grad()
         self.model(self.x).square().mean().backward()
 
 
 def seconds(f):
-    start = time.perf_counter()
+    """Return how long a call of `f` takes."""
+    started_at = time.perf_counter()
     f()
-    return time.perf_counter() - start
+    return time.perf_counter() - started_at
 
 
-def measure(training, points, path, later):
-    """Seconds of torch.save, of the pause, and of a batch beside the writing and alone"""
-    points.wait()
-    alone = seconds(training.batch)
+@dataclass
+class Measurement:
+    """Times in seconds."""
+
+    torch_save: float
+    pause: float
+    batch_during_write: float
+    batch_alone: float
+
+
+def measure(training, checkpoints, path, later):
+    """Measure torch.save to `path`, and a save of `checkpoints` with the option `later`."""
+    checkpoints.wait()
+    batch_alone = seconds(training.batch)
     state = training.step()
-    whole = seconds(lambda: torch.save(state, path))
+    torch_save = seconds(lambda: torch.save(state, path))
     state = training.step()
-    pause = seconds(lambda: points.save(state, 0, later=later))
-    beside = seconds(training.batch)
-    pause += seconds(points.wait_for_copy) if later else 0
+    pause = seconds(lambda: checkpoints.save(state, 0, later=later))
+    batch_during_write = seconds(training.batch)
+    if later:
+        pause += seconds(checkpoints.wait_for_copy)
     training.optimizer.step()
-    return whole, pause, beside, alone
+    return Measurement(torch_save, pause, batch_during_write, batch_alone)
+
+
+def median(measurements, field):
+    return statistics.median(getattr(m, field) for m in measurements)
+
+
+def median_ratio(measurements):
+    """Return the median of the pause over the time of torch.save."""
+    return statistics.median(m.pause / m.torch_save for m in measurements)
+
+
+def measure_size(megabytes, width, rounds, folder):
+    """Measure a state of this size, and print a row of the table."""
+    training = Training(megabytes, width)
+    _, tensors = flatten_state(training.state())
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        checkpoints = Checkpoints(Path(temporary) / "mlkit", keep=1)
+        path = Path(temporary) / "torch.pt"
+        first = measure(training, checkpoints, path, "optimizer")
+        copied_later = []
+        copied_at_once = []
+        for _ in range(rounds):
+            copied_later.append(measure(training, checkpoints, path, "optimizer"))
+            copied_at_once.append(measure(training, checkpoints, path, ""))
+        checkpoints.wait()
+    torch_save = 1e3 * median(copied_later, "torch_save")
+    pause = 1e3 * median(copied_later, "pause")
+    batch = median(copied_later, "batch_during_write") / median(copied_later, "batch_alone")
+    print(
+        f"{megabytes:5} MB  {len(tensors):7}  {torch_save:7.1f} ms  {first.pause * 1e3:8.1f} ms  {pause:5.1f} ms  "
+        f"{median_ratio(copied_later):37.3f}  {median_ratio(copied_at_once):13.3f}  {batch:5.1f} x",
+        flush=True,
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10,100,500,2000", help="megabytes of state")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--folder", help="on the disk to measure; a temporary folder, unless given")
+    parser.add_argument("--folder", help="on the disk to measure; default: a temporary folder")
     args = parser.parse_args()
     print(
-        "   state  tensors  torch.save  first pause     pause  pause/torch.save (aim: at most 0.10)   at once  beside"
+        "   state  tensors  torch.save  first pause     pause  pause/torch.save (aim: at most 0.10)  "
+        "pause at once    batch"
     )
-    for size, width in [(10, 90), *((int(size), None) for size in args.sizes.split(","))]:
-        training = Training(size, width)
-        tensors = len(flatten_state(training.state())[1])
-        with tempfile.TemporaryDirectory(dir=args.folder) as d:
-            points = Checkpoints(Path(d) / "mlkit", keep=1)
-            path = Path(d) / "torch.pt"
-            first = measure(training, points, path, "optimizer")[1]
-            late, once = zip(
-                *[
-                    (measure(training, points, path, "optimizer"), measure(training, points, path, ""))
-                    for _ in range(args.rounds)
-                ]
-            )
-            points.wait()
-        whole, pause, beside, alone = (1e3 * statistics.median(column) for column in zip(*late))
-        ratio, at_once = (statistics.median(pause / whole for whole, pause, *_ in runs) for runs in (late, once))
-        print(
-            (
-                f"{size:5} MB  {tensors:7}  {whole:7.1f} ms  {first * 1e3:8.1f} ms  {pause:5.1f} ms  {ratio:37.3f}  "
-                f"{at_once:8.3f}  {beside / alone:5.1f} x"
-            ),
-            flush=True,
-        )
+    measure_size(10, 90, args.rounds, args.folder)
+    for megabytes in args.sizes.split(","):
+        measure_size(int(megabytes), None, args.rounds, args.folder)
 
 
 if __name__ == "__main__":

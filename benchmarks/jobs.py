@@ -1,12 +1,11 @@
-"""What a job on this machine costs beside its training: paired runs, medians.
+"""Measure what a job on this machine costs in addition to its training: medians of paired runs.
 
     python benchmarks/jobs.py [--rounds 5]
 
-- launch: from TrainingJob.run() to the program's first training step, over `python -c 'import torch'` from its start to
-its end;
-  and over a program without mlkit, from its start to the end of its first step. torch loads its compiler for the first optimizer,
-  which is most of what a first step takes; and ending a process that has torch takes a third of a second
-- import: of mlkit.sagemaker.client.jobs, over starting Python
+- launch: from TrainingJob.run() to the first training step of the program. It is compared with `python -c "import
+  torch"` from start to end, and with a program without mlkit up to its first step. Most of a first step is torch
+  loading its compiler for the first optimizer. A process that has imported torch takes a third of a second to end
+- import: of mlkit.sagemaker.client.jobs, compared with starting Python
 - list: a page of 100 jobs, of 100
 - channel: staging a folder of 1 GB
 """
@@ -30,12 +29,18 @@ from mlkit.model import MyCustomModel
 from mlkit.sagemaker_entry import Container, entry_point
 from mlkit.training import train_model
 from torch.utils.data import DataLoader, TensorDataset
-class First:
-    def after_step(self, trainer): print('first step at', time.time(), flush=True); trainer.stop('measured')
+class StopAtFirstStep:
+    def after_step(self, trainer):
+        print('first step at', time.time(), flush=True)
+        trainer.stop('measured')
+
 @entry_point
 def main(container: Container):
     x = torch.randn(64, 4)
-    train_model(MyCustomModel(4, 8, 2), DataLoader(TensorDataset(x, (x.sum(1) > 0).long()), batch_size=32), epochs=1, learning_rate=.01, callbacks=[First()], verbose=False)
+    loader = DataLoader(TensorDataset(x, (x.sum(1) > 0).long()), batch_size=32)
+    model = MyCustomModel(4, 8, 2)
+    train_model(model, loader, epochs=1, learning_rate=.01, callbacks=[StopAtFirstStep()], verbose=False)
+
 if __name__ == '__main__': main()
 """
 
@@ -51,80 +56,107 @@ os._exit(0)
 
 
 def seconds(f):
-    began = time.perf_counter()
+    """Return how long a call of `f` takes."""
+    started_at = time.perf_counter()
     f()
-    return time.perf_counter() - began
+    return time.perf_counter() - started_at
 
 
-def python(code):
+def run_python(code):
+    """Return how many seconds a fresh Python process takes to run `code`."""
     return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True))
 
 
-def launch(local, folder, number):
-    """Seconds from the launch to the first step"""
-    job = TrainingJob(source=folder / "first.py", name=f"launch-{number}")
-    began = time.time()
-    job.run(local)
+def wait(job):
     while job.status == "InProgress":
         time.sleep(0.05)
+
+
+def launch(local, folder, name):
+    """Return the seconds from the launch of a job to the first step of its program."""
+    job = TrainingJob(source=folder / "first.py", name=name)
+    started_at = time.time()
+    job.run(local)
+    wait(job)
     line = next((line for line in job.logs() if line.startswith("first step at")), None)
     if line is None:
         raise RuntimeError("\n".join(job.logs()))
-    return float(line.split()[-1]) - began
+    return float(line.split()[-1]) - started_at
+
+
+def measure_launch(local, folder, rounds):
+    (folder / "first.py").write_text(PROGRAM)
+    launch(local, folder, "launch-warm-up")
+    import_pairs = []
+    step_pairs = []
+    for i in range(rounds):
+        import_torch = run_python("import torch")
+        step = run_python(STEP)
+        job = launch(local, folder, f"launch-{i}")
+        import_pairs.append((import_torch, job))
+        step_pairs.append((step, job))
+    print_difference("launch to first step", "Python and torch", import_pairs, "at most 1 s more")
+    print_difference("launch to first step", "one step without mlkit", step_pairs)
+
+
+def measure_import(rounds):
+    pairs = [(run_python("pass"), run_python("import mlkit.sagemaker.client.jobs")) for _ in range(rounds)]
+    print_difference("import mlkit.sagemaker.client.jobs", "Python", pairs, "at most 0.35 s more")
+
+
+def measure_list(local, rounds):
+    """Measure a page of 100 jobs; they are copies of the record of an earlier job."""
+    for i in range(100):
+        name = f"many-{i}"
+        local.rows.add(name, local.rows.get("launch-0") | {"TrainingJobName": name})
+    times = [seconds(lambda: local.list_training_jobs(MaxResults=100)) for _ in range(rounds)]
+    print(f"100 jobs listed: {statistics.median(times):.3f} s")
+
+
+def measure_channel(local, folder, rounds):
+    gigabyte = folder / "gigabyte"
+    gigabyte.mkdir()
+    for i in range(10):
+        with open(gigabyte / f"{i}.bin", "wb") as f:
+            os.posix_fallocate(f.fileno(), 0, 10**8)
+    (folder / "staged.py").write_text('print("1 GB is staged")\n')
+    times = [stage(local, folder / "staged.py", gigabyte, f"staged-{i}") for i in range(rounds)]
+    print(f"1 GB staged: {statistics.median(times):.3f} s")
+
+
+def stage(local, program, data, name):
+    """Run a job with a channel, and return the seconds that it is in the status Downloading."""
+    job = TrainingJob(source=program, channels={"training": data}, name=name)
+    job.run(local)
+    wait(job)
+    transitions = {t["Status"]: t for t in job.describe()["SecondaryStatusTransitions"]}
+    downloading = transitions["Downloading"]
+    return (downloading["EndTime"] - downloading["StartTime"]).total_seconds()
+
+
+def print_difference(label, baseline, pairs, aim=None):
+    """Print the medians of pairs (seconds of the baseline, seconds), and of the differences."""
+    baseline_seconds = statistics.median(a for a, _ in pairs)
+    median_seconds = statistics.median(b for _, b in pairs)
+    difference = statistics.median(b - a for a, b in pairs)
+    note = f" (aim: {aim})" if aim else ""
+    print(
+        f"{label}: {median_seconds:.2f} s; {baseline}: {baseline_seconds:.2f} s; {difference:.2f} s more{note}",
+        flush=True,
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = range(parser.parse_args().rounds)
+    rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         local = LocalSageMaker(folder / "local")
-        (folder / "first.py").write_text(PROGRAM)
-        launch(local, folder, "warm-up")
-        runs = [(python("import torch"), python(STEP), launch(local, folder, i)) for i in rounds]
-        show(
-            "launch to first step",
-            "Python and torch",
-            [(bare, launched) for bare, _, launched in runs],
-            "at most 1 s more",
-        )
-        show("launch to first step", "one step without mlkit", [(step, launched) for _, step, launched in runs])
-        pairs = [(python("pass"), python("import mlkit.sagemaker.client.jobs")) for _ in rounds]
-        show("import mlkit.sagemaker.client.jobs", "Python", pairs, "at most 0.35 s more")
-        for i in range(100):
-            local.rows.add(f"many-{i}", local.rows.get("launch-0") | {"TrainingJobName": f"many-{i}"})
-        print(
-            "100 jobs listed: "
-            f"{statistics.median(seconds(lambda: local.list_training_jobs(MaxResults=100)) for _ in rounds):.3f} s"
-        )
-        (folder / "gigabyte").mkdir()
-        for i in range(10):
-            with open(folder / "gigabyte" / f"{i}.bin", "wb") as f:
-                os.posix_fallocate(f.fileno(), 0, 10**8)
-        (folder / "look.py").write_text('print("1 GB is there")\n')
-
-        def staged(i):
-            job = TrainingJob(
-                source=folder / "look.py", channels={"training": folder / "gigabyte"}, name=f"staged-{i}"
-            ).run(local)
-            while job.status == "InProgress":
-                time.sleep(0.05)
-            transitions = {t["Status"]: t for t in job.describe()["SecondaryStatusTransitions"]}
-            return (transitions["Downloading"]["EndTime"] - transitions["Downloading"]["StartTime"]).total_seconds()
-
-        print(f"1 GB staged: {statistics.median(map(staged, rounds)):.3f} s")
-
-
-def show(what, over, pairs, aim=None):
-    print(
-        (
-            f"{what}: {statistics.median(b for _, b in pairs):.2f} s; {over}: "
-            f"{statistics.median(a for a, _ in pairs):.2f} s; {statistics.median(b - a for a, b in pairs):.2f} s more"
-        )
-        + f" (aim: {aim})" * bool(aim),
-        flush=True,
-    )
+        measure_launch(local, folder, rounds)
+        measure_import(rounds)
+        measure_list(local, rounds)
+        measure_channel(local, folder, rounds)
 
 
 if __name__ == "__main__":

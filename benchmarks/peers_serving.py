@@ -1,8 +1,8 @@
-"""The same endpoint as one would write it with other software.
+"""Serve the benchmark's endpoint with other software.
 
     python peers_serving.py bare|fastapi|litserve MODEL_DIR PORT
 
-It is also the file of handlers that AWS's TorchServe stack gets, and has the application that Ray Serve gets.
+AWS's TorchServe stack uses this file as its inference.py, and Ray Serve runs the application of `ray`.
 """
 
 import json
@@ -12,18 +12,19 @@ import sys
 import torch
 from bodies import tensor
 
-from mlkit.model.saving import load_model
+from mlkit.model import load_model
 
 torch.set_num_threads(1)
 
 
-def answer(model, x):
+def predict(model, x):
+    """Return the prediction for a batch as nested lists."""
     with torch.inference_mode():
         return model(x).tolist()
 
 
 def bare(folder, port):
-    """Nothing but ASGI: what any server in Python has to do"""
+    """Serve with ASGI alone, the least that a Python server has to do."""
     import uvicorn
 
     model = load_model(folder)
@@ -36,20 +37,16 @@ def bare(folder, port):
                 if message["type"] == "lifespan.shutdown":
                     return
         body = b""
-        more = True
-        while more:
+        more_body = True
+        while more_body:
             message = await receive()
             body = body + message.get("body", b"")
-            more = message.get("more_body")
-        out = json.dumps(answer(model, tensor(json.loads(body)))).encode()
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(out)).encode())],
-            }
-        )
-        await send({"type": "http.response.body", "body": out})
+            more_body = message.get("more_body")
+        x = tensor(json.loads(body))
+        output = json.dumps(predict(model, x)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(output)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": output})
 
     uvicorn.run(app, port=port, log_level="error", access_log=False)
 
@@ -63,12 +60,12 @@ def fastapi(folder, port):
 
     @app.post("/invocations")
     def invocations(body: dict) -> list:
-        return answer(model, tensor(body))
+        return predict(model, tensor(body))
 
     uvicorn.run(app, port=port, log_level="error", access_log=False)
 
 
-if "litserve" in sys.argv[1:2]:  # its worker process looks for the class here
+if "litserve" in sys.argv[1:2]:  # LitServe's worker process imports the class from this module
     import litserve as lit
 
     class Api(lit.LitAPI):
@@ -79,16 +76,15 @@ if "litserve" in sys.argv[1:2]:  # its worker process looks for the class here
             return tensor(request)
 
         def predict(self, x):
-            return answer(self.model, x)
+            return predict(self.model, x)
 
         def encode_response(self, output):
             return output
 
 
 def litserve(folder, port):
-    lit.LitServer(Api(api_path="/invocations"), accelerator="cpu").run(
-        port=port, generate_client_file=False, log_level="error", num_api_servers=1
-    )
+    server = lit.LitServer(Api(api_path="/invocations"), accelerator="cpu")
+    server.run(port=port, generate_client_file=False, log_level="error", num_api_servers=1)
 
 
 def model_fn(model_dir):
@@ -100,7 +96,7 @@ def input_fn(data, content_type):
 
 
 def predict_fn(data, model):
-    return answer(model, data)
+    return predict(model, data)
 
 
 def output_fn(prediction, accept):
@@ -108,6 +104,7 @@ def output_fn(prediction, accept):
 
 
 def ray():
+    """Return the application that Ray Serve runs."""
     from ray import serve
 
     @serve.deployment(max_ongoing_requests=128)
@@ -116,10 +113,12 @@ def ray():
             self.model = load_model(os.environ["MODEL_DIR"])
 
         async def __call__(self, request):
-            return answer(self.model, tensor(await request.json()))
+            return predict(self.model, tensor(await request.json()))
 
     return Endpoint.bind()
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    name, folder, port = sys.argv[1:]
+    serve = {"bare": bare, "fastapi": fastapi, "litserve": litserve}[name]
+    serve(folder, int(port))

@@ -1,13 +1,11 @@
-"""mlkit's server against a bare ASGI application, FastAPI, LitServe, AWS's TorchServe stack and Ray Serve: the same
-models and bodies, asked by wrk.
+"""Compare mlkit's server with a bare ASGI application, FastAPI, LitServe, AWS's TorchServe stack and Ray Serve.
 
     make bench-serving ARGS='--rounds 3 --seconds 5'
 
-All run in one environment (tests/conformance/serving.txt), each with one process for the model and one thread for
-torch, on one core unless told otherwise; wrk has
-another. AWS's
-stack needs root, Linux and Java. Memory is what the server and all its processes have of their own (PSS), after the
-load.
+All serve the same models to wrk, which sends the same bodies. They run in one environment
+(tests/conformance/serving.txt), each with one process for the model, one thread for torch and one core by default. wrk
+has another core. AWS's stack needs root, Linux and Java. Memory is the proportional set size (PSS) of the server and
+all its processes, after the load.
 """
 
 import argparse
@@ -22,6 +20,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -33,7 +32,7 @@ sys.path[:0] = [str(here), str(here.parent / "tests")]
 
 import nets
 from conformance.servers import clean, process, ray_serve, torchserve
-from test_conformance import environment
+from helpers import environment
 
 from mlkit.sagemaker.artifacts.archive import extract_bundle
 from mlkit.sagemaker.artifacts.bundle import build_bundle
@@ -43,182 +42,227 @@ DEPLOYMENT = "from peers_serving import ray\napp = ray()\n"
 SERVERS = "mlkit", "bare", "fastapi", "litserve", "torchserve", "ray"
 
 
-def prepare(task, folder):
-    """The folder of the model for each kind of server, and the body of a request"""
+@dataclass
+class Task:
+    """A model to serve, and the body of the requests."""
+
+    name: str
+    mlkit_folder: Path  # the extracted bundle
+    peers_folder: Path  # the same bundle with the code that the other servers run
+    body: bytes
+
+
+@dataclass
+class Load:
+    """Latencies in milliseconds, and requests per second, as wrk measures them."""
+
+    p50: float
+    p99: float
+    rate: float
+
+
+@dataclass
+class Results:
+    """Measurements of one server with one task, one item per round; `loads` has them by the number of clients."""
+
+    loads: dict[int, list[Load]]
+    megabytes: list[float]
+    first_seconds: list[float]
+
+
+def prepare(name, folder):
+    """Create the bundle of a task, and return the `Task`."""
     torch.manual_seed(0)
-    model, sample = (
-        (nets.MLP(), torch.zeros(1, 10)) if task == "mlp" else (nets.Residual18(), torch.zeros(1, 3, 64, 64))
-    )
-    body = {"inputs": [[0.5] * 10]} if task == "mlp" else {"image": base64.b64encode(bytes(range(256)) * 48).decode()}
     source = folder / "source"
     source.mkdir(parents=True)
     shutil.copy(here / "bodies.py", source)
-    (source / "inference.py").write_text(HANDLERS)
-    bundle = build_bundle(
-        model, None if task == "mlp" else source / "inference.py", out=folder / "model.tar.gz", sample=sample
-    )
-    for kind in ("ours", "theirs"):
-        extract_bundle(bundle, folder / kind)
-    shutil.copy(here / "peers_serving.py", folder / "theirs" / "code" / "inference.py")
-    for name in ("peers_serving.py", "bodies.py"):
-        shutil.copy(here / name, folder / "theirs" / "code")
-    (folder / "theirs" / "deployment.py").write_text(DEPLOYMENT)
-    return folder / "ours", folder / "theirs", json.dumps(body).encode()
+    handlers = source / "inference.py"
+    handlers.write_text(HANDLERS)
+    out = folder / "model.tar.gz"
+    if name == "mlp":
+        body = {"inputs": [[0.5] * 10]}
+        bundle = build_bundle(nets.MLP(), None, out=out, sample=torch.zeros(1, 10))
+    else:
+        body = {"image": base64.b64encode(bytes(range(256)) * 48).decode()}
+        bundle = build_bundle(nets.Residual18(), handlers, out=out, sample=torch.zeros(1, 3, 64, 64))
+    task = Task(name, folder / "mlkit", folder / "peers", json.dumps(body).encode())
+    extract_bundle(bundle, task.mlkit_folder)
+    extract_bundle(bundle, task.peers_folder)
+    code = task.peers_folder / "code"
+    shutil.copy(here / "peers_serving.py", code / "inference.py")
+    for file in ("peers_serving.py", "bodies.py"):
+        shutil.copy(here / file, code)
+    (task.peers_folder / "deployment.py").write_text(DEPLOYMENT)
+    return task
 
 
 @contextmanager
-def started(name, ours, theirs, place, packages):
-    """A server, and its address"""
-    env = clean(packages) | dict(PYTHONPATH=f"{theirs}/code", OMP_NUM_THREADS="1")
-    place = Path(place)
+def start_server(name, task, folder, packages):
+    """Start a server with its files in `folder`, and yield its process and the URL for predictions."""
+    model = task.peers_folder
+    invocations = "http://127.0.0.1:8080/invocations"
     if name == "torchserve":
-        with torchserve(theirs, place, packages, OMP_NUM_THREADS="1", SAGEMAKER_MODEL_SERVER_WORKERS="1") as p:
-            yield p, "http://127.0.0.1:8080/invocations"
-    elif name == "ray":
-        with ray_serve(theirs, place, packages, MODEL_DIR=str(theirs), OMP_NUM_THREADS="1") as p:
+        variables = dict(OMP_NUM_THREADS="1", SAGEMAKER_MODEL_SERVER_WORKERS="1")
+        with torchserve(model, folder, packages, **variables) as p:
+            yield p, invocations
+        return
+    if name == "ray":
+        variables = dict(OMP_NUM_THREADS="1", MODEL_DIR=str(model))
+        with ray_serve(model, folder, packages, **variables) as p:
             yield p, "http://127.0.0.1:8000/"
+        return
+    if name == "mlkit":
+        command = [packages / "python", "-m", "mlkit.cli", "serve", "--model-dir", task.mlkit_folder, "--port", "8080"]
     else:
-        command = (
-            [packages / "python", "-m", "mlkit.cli", "serve", "--model-dir", ours, "--port", "8080"]
-            if name == "mlkit"
-            else [packages / "python", here / "peers_serving.py", name, theirs, "8080"]
-        )
-        with process(command, env, place / "log") as p:
-            yield p, "http://127.0.0.1:8080/invocations"
+        command = [packages / "python", here / "peers_serving.py", name, model, "8080"]
+    env = clean(packages) | dict(PYTHONPATH=f"{model}/code", OMP_NUM_THREADS="1")
+    with process(command, env, folder / "log") as p:
+        yield p, invocations
 
 
-def first_answer(p, url, body, began):
-    """Seconds from the start to the first prediction"""
+def wait_for_prediction(p, url, body, started_at):
+    """Send requests until one succeeds, and return the seconds since `started_at`.
+
+    Raises RuntimeError with the log if the server ends before, or after three minutes.
+    """
     while True:
         try:
             urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=5).close()
         except (URLError, OSError):
-            if p.poll() is not None or time.monotonic() - began > 180:
+            if p.poll() is not None or time.monotonic() - started_at > 180:
                 raise RuntimeError(p.log.read_text(errors="replace")[-3000:]) from None
             time.sleep(0.05)
         else:
-            return time.monotonic() - began
+            return time.monotonic() - started_at
 
 
-def megabytes(pid):
-    """Of a process and all that come from it"""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def list_children():
+    """Return the ids of the child processes of each process: {pid: [pid]}."""
+    children = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parents.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
-        except OSError:
-            pass
-    total = 0
-    todo = [pid]
-    while todo:
-        one = todo.pop()
-        todo += parents.get(one, [])
+            stat = path.read_text()
+        except OSError:  # the process has ended
+            continue
+        parent = int(stat.rpartition(")")[2].split()[1])
+        children.setdefault(parent, []).append(int(path.parent.name))
+    return children
+
+
+def measure_memory(pid):
+    """Return the PSS of a process and all its descendants in MB."""
+    children = list_children()
+    kilobytes = 0
+    pids = [pid]
+    while pids:
+        pid = pids.pop()
+        pids += children.get(pid, [])
         try:
-            total += int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{one}/smaps_rollup").read_text(), re.M)[1])
-        except (OSError, TypeError):
-            pass
-    return total / 1024
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:  # the process has ended
+            continue
+        if match := re.search(r"^Pss:\s+(\d+)", text, re.M):
+            kilobytes += int(match[1])
+    return kilobytes / 1024
 
 
-def load(url, body, clients, seconds, folder):
-    """(p50 ms, p99 ms, requests/s) as wrk sees them"""
+def run_wrk(url, body, clients, seconds, folder):
+    """Send requests for some seconds with a number of clients, and return the `Load`."""
     script = Path(folder) / "post.lua"
     script.write_text(
         f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [==[{body.decode()}]==]\n'
     )
-    out = subprocess.run(
-        [
-            "taskset",
-            "-c",
-            "1",
-            "wrk",
-            "-t1",
-            f"-c{clients}",
-            f"-d{seconds}s",
-            "--timeout",
-            "60s",
-            "--latency",
-            "-s",
-            script,
-            url,
-        ],
+    options = ["-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "60s", "--latency", "-s", script]
+    output = subprocess.run(
+        ["taskset", "-c", "1", "wrk", *options, url],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    if "Non-2xx" in out:
-        raise RuntimeError(out)
+    if "Non-2xx" in output:
+        raise RuntimeError(output)
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
+    return Load(parse_latency(output, 50), parse_latency(output, 99), rate)
 
-    def ms(percent):
-        value, unit = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s)\b", out).groups()
-        return float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
 
-    return ms(50), ms(99), float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])
+def parse_latency(output, percent):
+    """Return a percentile of the latency in wrk's output in milliseconds."""
+    value, unit = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s)\b", output).groups()
+    return float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+
+
+def measure(name, task, clients, seconds, folder, packages, results):
+    """Start a server, load it with each number of clients, and add the measurements to `results`."""
+    started_at = time.monotonic()
+    with start_server(name, task, folder, packages) as (p, url):
+        results.first_seconds.append(wait_for_prediction(p, url, task.body, started_at))
+        run_wrk(url, task.body, 16, 1, folder)  # warms it up
+        for count in clients:
+            results.loads[count].append(run_wrk(url, task.body, count, seconds, folder))
+        results.megabytes.append(measure_memory(p.pid))
+
+
+def print_table(task, clients, results):
+    """Print a row for each server: the medians over the rounds."""
+    headings = [f"{count} client{'s' if count > 1 else ''}" for count in clients]
+    print(f"\n{task.name}: p50 ms / p99 ms / requests per second\n")
+    print("| server | " + " | ".join(headings) + " | MB | first prediction, s |")
+    print("|---" * (len(clients) + 3) + "|")
+    for name, result in results.items():
+        cells = []
+        for count in clients:
+            loads = result.loads[count]
+            p50 = statistics.median(load.p50 for load in loads)
+            p99 = statistics.median(load.p99 for load in loads)
+            rate = statistics.median(load.rate for load in loads)
+            cells.append(f"{p50:.2f} / {p99:.2f} / {rate:,.0f}")
+        cells.append(f"{statistics.median(result.megabytes):.0f}")
+        cells.append(f"{statistics.median(result.first_seconds):.1f}")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def print_ratios(clients, results):
+    """Print the latency and the rate of mlkit over those of each other server: the medians over paired rounds."""
+    print()
+    for name, result in results.items():
+        if name == "mlkit":
+            continue
+        texts = []
+        for count in clients:
+            pairs = list(zip(results["mlkit"].loads[count], result.loads[count]))
+            p50 = statistics.median(ours.p50 / theirs.p50 for ours, theirs in pairs)
+            rate = statistics.median(ours.rate / theirs.rate for ours, theirs in pairs)
+            texts.append(f"{count}: p50 x{p50:.2f}, requests/s x{rate:.2f}")
+        print(f"mlkit over {name}: " + "; ".join(texts))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="of each load")
+    parser.add_argument("--seconds", type=int, default=5, help="duration of each load")
     parser.add_argument("--clients", default="1,16,64")
     parser.add_argument("--tasks", default="mlp,residual18")
     parser.add_argument("--servers", default=",".join(SERVERS))
-    parser.add_argument("--cores", default="0", help="that a server and its processes may use; wrk is on core 1")
-    given = parser.parse_args()
+    parser.add_argument("--cores", default="0", help="for a server and its processes; wrk uses core 1")
+    args = parser.parse_args()
     packages = environment("serving")
-    clients = list(map(int, given.clients.split(",")))
-    found = {}
-    os.sched_setaffinity(0, set(map(int, given.cores.split(","))))  # and so all that is started here
+    clients = [int(count) for count in args.clients.split(",")]
+    servers = args.servers.split(",")
+    cores = {int(core) for core in args.cores.split(",")}
+    os.sched_setaffinity(0, cores)  # the processes that this one starts inherit it
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
-        for task in given.tasks.split(","):
-            ours, theirs, body = prepare(task, Path(folder) / task)
-            for r in range(given.rounds):
-                for name in given.servers.split(","):
-                    place = Path(folder) / f"{task}-{r}-{name}"
-                    place.mkdir()
-                    began = time.monotonic()
-                    with started(name, ours, theirs, place, packages) as (p, url):
-                        first = first_answer(p, url, body, began)
-                        load(url, body, 16, 1, folder)
-                        for c in clients:
-                            found.setdefault((task, name, c), []).append(load(url, body, c, given.seconds, folder))
-                        found.setdefault((task, name), []).append((megabytes(p.pid), first))
-                    print(f"round {r + 1} of {given.rounds}: {task}, {name}", file=sys.stderr, flush=True)
-            show(task, given.servers.split(","), clients, found)
-
-
-def show(task, servers, clients, found):
-    def median(key):
-        return [statistics.median(v) for v in zip(*found[key])]
-
-    print(f"\n{task}: p50 ms / p99 ms / requests a second\n")
-    print(
-        "| server | "
-        + " | ".join(f"{c} client{'s' * (c > 1)}" for c in clients)
-        + " | MB | first prediction, s |\n"
-        + "|---" * (len(clients) + 3)
-        + "|"
-    )
-    for name in servers:
-        cells = ["{:.2f} / {:.2f} / {:,.0f}".format(*median((task, name, c))) for c in clients]
-        print(f"| {name} | " + " | ".join(cells) + " | {:.0f} | {:.1f} |".format(*median((task, name))))
-    if "mlkit" not in servers:
-        return
-    print()
-    for name in (s for s in servers if s != "mlkit"):
-        pairs = [
-            [(a[0] / b[0], a[2] / b[2]) for a, b in zip(found[task, "mlkit", c], found[task, name, c])] for c in clients
-        ]
-        print(
-            f"mlkit over {name}: "
-            + "; ".join(
-                (
-                    f"{c}: p50 x{statistics.median(p for p, _ in v):.2f}, requests/s "
-                    f"x{statistics.median(q for _, q in v):.2f}"
-                )
-                for c, v in zip(clients, pairs)
-            )
-        )
+        for task_name in args.tasks.split(","):
+            task = prepare(task_name, Path(folder) / task_name)
+            results = {name: Results({count: [] for count in clients}, [], []) for name in servers}
+            for i in range(args.rounds):
+                for name in servers:
+                    server_folder = Path(folder) / f"{task_name}-{i}-{name}"
+                    server_folder.mkdir()
+                    measure(name, task, clients, args.seconds, server_folder, packages, results[name])
+                    print(f"round {i + 1} of {args.rounds}: {task_name}, {name}", file=sys.stderr, flush=True)
+            print_table(task, clients, results)
+            if "mlkit" in results:
+                print_ratios(clients, results)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,23 @@
-"""How fast mlkit trains beside the plain loop and six other libraries, on the CPU: one fresh process a measurement.
+"""Compare the speed of training with mlkit, a plain loop and six other libraries, on the CPU.
 
     make bench
-    .venv-bench/bin/python benchmarks/training.py [--quick] [--tasks mlp conv] [--only mlkit lightning] [--rounds 3] [--json FILE]
+    .venv-bench/bin/python benchmarks/training.py [--quick] [--tasks mlp conv] [--only mlkit lightning]
+        [--rounds 3] [--json FILE]
     .venv-bench/bin/python benchmarks/training.py --processes 2 [--tasks conv] [--rounds 3]
 
-Everybody starts from the same weights and trains on the same shuffled samples for the same epochs, with batches of the
-same
-size, with Adam at one learning rate: torch's fused one where that is a library's default (mlkit, huggingface). The
-columns,
-each a median of the rounds:
+Each measurement is a fresh process. All contestants start from the same weights and train on the same shuffled samples
+for the same epochs, with batches of the same size, with Adam at one learning rate. Adam is torch's fused one if that is
+the library's default (mlkit, huggingface). The columns, each a median of the rounds:
 
-    samples/s    of the median epoch after the first: the time from one call of the contestant's end-of-epoch hook to the next
-    x plain      samples/s over those of the plain loop in the same round, with the lowest and the highest of the rounds
-    start s      what the first epoch took above a later one: setting up, and compiling with an empty cache; without imports
-    busy         processor seconds a second, without its workers: with none, less than 1 a thread is a machine that was busy
-    peak MB      the most memory the process had resident while training, with its imports and data; without its workers
-    loss         of the trained model, in eval mode, over the training set: all should agree; '!' is 10 % off the median
+    samples/s    of the median epoch after the first: from one call of the end-of-epoch hook to the next
+    x plain      samples/s over the plain loop's in the same round, with the lowest and the highest of the rounds
+    start s      seconds that the first epoch takes more than a later one: set-up and compilation, without imports
+    busy         processor seconds per second, without its workers; under 1 per thread the machine has other work
+    peak MB      most resident memory during training, with imports and data, without its workers
+    loss         of the trained model in eval mode over the training set; '!' marks 10 % off the median
 
-With --processes N it prints scaling in place of that table: the plain loop with torch's DistributedDataParallel,
-written by
-hand, and mlkit, each alone and under torchrun with N processes that share the batch. `x alone` is over itself in one
-process.
+With --processes N it prints the scaling instead: the plain loop with torch's DistributedDataParallel, and mlkit, each
+alone and under torchrun with N processes that share the batch. `x alone` is over the same program in one process.
 """
 
 import argparse
@@ -44,12 +41,13 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 LR = 1e-3
 
 
-# The tasks: each returns a function that makes the model, and the data
+# Tasks: each returns a function that creates the model, and the data
 
 
 def make_data(dataset, x, y, batch_size, workers=0):
-    """What a contestant is given; `x` and `y` are the whole training set as the model sees it, for the loss at the
-    end
+    """Return the data for a contestant.
+
+    x, y: the whole training set as the model receives it, to compute the final loss.
     """
 
     def loader():
@@ -59,7 +57,7 @@ def make_data(dataset, x, y, batch_size, workers=0):
 
 
 def mlp(samples=64_000):
-    """Two linear layers, batches of 32: what a step costs besides arithmetic"""
+    """Two linear layers, batches of 32: the cost of a step without much arithmetic."""
     from mlkit.model import MyCustomModel
 
     x = torch.randn(samples, 10, generator=torch.Generator().manual_seed(0))
@@ -68,14 +66,16 @@ def mlp(samples=64_000):
 
 
 def images(samples, strength):
-    """28x28 float images of noise that hides one of ten patterns, and which one"""
+    """Return noisy images that each hide one of ten patterns, (samples, 28, 28) float, and the number of each."""
     rng = np.random.default_rng(0)
     y = rng.integers(10, size=samples)
-    return (strength * rng.normal(size=(10, 28, 28))[y] + rng.normal(size=(samples, 28, 28))).astype(np.float32), y
+    patterns = rng.normal(size=(10, 28, 28))
+    noise = rng.normal(size=(samples, 28, 28))
+    return (strength * patterns[y] + noise).astype(np.float32), y
 
 
 def conv(samples=8_192):
-    """A small convolutional net, batches of 256: mostly arithmetic"""
+    """A small convolutional net, batches of 256: mostly arithmetic."""
     x, y = map(torch.from_numpy, images(samples, 0.25))
     x = x[:, None]
 
@@ -95,13 +95,13 @@ def conv(samples=8_192):
 
 
 def prepare(image):
-    """What each sample goes through in a worker: contrast cut at two quantiles, standardized, flattened"""
+    """Clip an image at two quantiles, standardize and flatten it, as a worker does with each sample."""
     low, high = np.quantile(image, [0.01, 0.99])
     image = np.clip(image, low, high)
     return ((image - image.mean()) / image.std()).ravel().astype(np.float32)
 
 
-class Prepared(Dataset):
+class PreparedImages(Dataset):
     def __init__(self, images, labels):
         self.images = images
         self.labels = labels
@@ -116,28 +116,27 @@ class Prepared(Dataset):
 
 
 def workers(samples=16_384):
-    """Samples prepared by two worker processes, batches of 64: mostly waiting for them"""
+    """Samples prepared by two worker processes, batches of 64: mostly waiting for the workers."""
     raw, y = images(samples, 0.08)
     x = torch.from_numpy(np.stack([prepare(image) for image in raw]))
 
     def net():
         return nn.Sequential(nn.Linear(28 * 28, 32), nn.ReLU(), nn.Linear(32, 10))
 
-    return net, make_data(Prepared(raw, y), x, torch.from_numpy(y), 64, workers=2)
+    return net, make_data(PreparedImages(raw, y), x, torch.from_numpy(y), 64, workers=2)
 
 
 TASKS = {"mlp": mlp, "conv": conv, "workers": workers}
 
 
-# The contestants: each trains the model in place, as its users would write it, and calls `tick` at the end of every
-# epoch
+# Contestants: each trains the model in place as its users would, and calls `tick` at the end of every epoch
 
 
 def plain(model, data, epochs, tick):
     loader = data.loader()
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    for epoch in range(epochs):
+    for _ in range(epochs):
         running_loss = 0.0
         for xb, yb in loader:
             optimizer.zero_grad()
@@ -170,11 +169,11 @@ def plain_ddp(model, data, epochs, tick):
     torch.distributed.destroy_process_group()
 
 
-def mlkit(model, data, epochs, tick, **more):
+def mlkit(model, data, epochs, tick, **options):
     from mlkit.training import train_model
 
     every_epoch = SimpleNamespace(after_epoch=lambda trainer: tick())
-    train_model(model, data.loader(), epochs, LR, device="cpu", verbose=False, callbacks=[every_epoch], **more)
+    train_model(model, data.loader(), epochs, LR, device="cpu", verbose=False, callbacks=[every_epoch], **options)
 
 
 def mlkit_compiled(model, data, epochs, tick):
@@ -186,7 +185,8 @@ def mlkit_compiled(model, data, epochs, tick):
         sys.exit("not available")
 
 
-def hooked(callback, event, tick):
+def add_hook(callback, event, tick):
+    """Make a callback call `tick` at an event, and return the callback."""
     setattr(callback, event, lambda *args, **kwargs: tick())
     return callback
 
@@ -206,12 +206,12 @@ def lightning(model, data, epochs, tick):
         def configure_optimizers(self):
             return torch.optim.Adam(self.parameters(), lr=LR)
 
-    # barebones: no logger, checkpoints, progress bar, model summary nor sanity check
+    # barebones: without logger, checkpoints, progress bar, model summary and sanity check
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         barebones=True,
-        callbacks=[hooked(pl.Callback(), "on_train_epoch_end", tick)],
+        callbacks=[add_hook(pl.Callback(), "on_train_epoch_end", tick)],
     )
     trainer.fit(Classifier(), data.loader())
 
@@ -223,7 +223,7 @@ def accelerate(model, data, epochs, tick):
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     model, optimizer, loader = accelerator.prepare(model, optimizer, data.loader())
-    for epoch in range(epochs):
+    for _ in range(epochs):
         running_loss = 0.0
         for xb, yb in loader:
             optimizer.zero_grad()
@@ -237,13 +237,13 @@ def accelerate(model, data, epochs, tick):
 def fastai(model, data, epochs, tick):
     from fastai.basics import Callback, DataLoaders, Learner, OptimWrapper, partial
 
-    dls = DataLoaders(data.loader(), [], device="cpu")  # nothing to validate on
+    dls = DataLoaders(data.loader(), [], device="cpu")  # no validation data
     learn = Learner(
         dls,
         model,
         loss_func=nn.CrossEntropyLoss(),
         opt_func=partial(OptimWrapper, opt=torch.optim.Adam),
-        cbs=hooked(Callback(), "after_epoch", tick),
+        cbs=add_hook(Callback(), "after_epoch", tick),
     )
     with learn.no_logging():
         learn.fit(epochs, LR)
@@ -264,7 +264,7 @@ def skorch(model, data, epochs, tick):
         iterator_train__num_workers=data.workers,
         train_split=None,
         verbose=0,
-        callbacks=[hooked(Callback(), "on_epoch_end", tick)],
+        callbacks=[add_hook(Callback(), "on_epoch_end", tick)],
     )
     net.fit(data.dataset, y=None)
 
@@ -286,7 +286,7 @@ def huggingface(model, data, epochs, tick):
             x, y = inputs
             return nn.functional.cross_entropy(model(x), y)
 
-    # The default optimizer is AdamW, fused: with no weight decay, which is the default too, it computes what Adam does
+    # The default optimizer is a fused AdamW. Without weight decay, also the default, it is equal to Adam.
     args = TrainingArguments(
         "out",
         num_train_epochs=epochs,
@@ -306,14 +306,15 @@ def huggingface(model, data, epochs, tick):
         args,
         train_dataset=data.dataset,
         data_collator=torch.utils.data.default_collate,
-        callbacks=[hooked(TrainerCallback(), "on_epoch_end", tick)],
+        callbacks=[add_hook(TrainerCallback(), "on_epoch_end", tick)],
     ).train()
 
 
-CONTESTANTS = {  # the function, the module to import before the clock starts, and the package whose version is printed
+# Name -> the function, the module to import before the clock starts, and the package whose version is printed.
+CONTESTANTS = {
     "plain": (plain, "torch", "torch"),
-    "mlkit": (mlkit, "mlkit.training", "mlkit"),
-    "mlkit-compiled": (mlkit_compiled, "mlkit.training", "mlkit"),
+    "mlkit": (mlkit, "mlkit.training", "mlkit-sagemaker"),
+    "mlkit-compiled": (mlkit_compiled, "mlkit.training", "mlkit-sagemaker"),
     "lightning": (lightning, "pytorch_lightning", "pytorch-lightning"),
     "accelerate": (accelerate, "accelerate", "accelerate"),
     "fastai": (fastai, "fastai.basics", "fastai"),
@@ -323,10 +324,11 @@ CONTESTANTS = {  # the function, the module to import before the clock starts, a
 }
 
 
-# A measurement, in a process of its own
+# A measurement, in a separate process
 
 
 def measure(name, task, round, threads, quick):
+    """Train one contestant in this process, and return the measurements."""
     train, module, package = CONTESTANTS[name]
     if name == "plain" and "WORLD_SIZE" in os.environ:
         train = plain_ddp
@@ -338,20 +340,26 @@ def measure(name, task, round, threads, quick):
         sys.exit("not installed")
     make_task = TASKS[task]
     epochs = 3 if quick else 6
-    make_model, data = make_task(make_task.__defaults__[0] // 8) if quick else make_task()
+    if quick:
+        (samples,) = make_task.__defaults__
+        make_model, data = make_task(samples // 8)
+    else:
+        make_model, data = make_task()
     torch.set_num_threads(threads)
     torch.manual_seed(round)
     model = make_model()
     ticks = []
 
     def tick():
-        return ticks.append((time.perf_counter(), time.process_time()))
+        ticks.append((time.perf_counter(), time.process_time()))
 
     start = time.perf_counter()
     train(model, data, epochs, tick)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if len(ticks) != epochs or torch.get_num_threads() != threads:
-        sys.exit(f"{len(ticks)} of {epochs} epochs seen, {torch.get_num_threads()} of {threads} threads left")
+        sys.exit(
+            f"{len(ticks)} of {epochs} epochs ended, torch has {torch.get_num_threads()} threads instead of {threads}"
+        )
     model.eval()
     with torch.no_grad():
         losses = [
@@ -373,34 +381,37 @@ def measure(name, task, round, threads, quick):
     )
 
 
-def run(processes=1, **what):
-    """`measure(**what)` in a fresh process, in a fresh folder with nothing cached; a dict with 'error' where it
-    fails
+def run(processes=1, **arguments):
+    """Call `measure(**arguments)` in a fresh process, in an empty folder and without caches.
+
+    The dictionary has only the key 'error' if the measurement fails.
     """
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     with tempfile.TemporaryDirectory() as folder:
         env = os.environ | dict(TORCHINDUCTOR_CACHE_DIR=f"{folder}/inductor", CUDA_VISIBLE_DEVICES="")
-        command = [sys.executable, *torchrun, os.path.abspath(__file__), "--measure", json.dumps(what)]
+        command = [sys.executable, *torchrun, os.path.abspath(__file__), "--measure", json.dumps(arguments)]
         try:
-            done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=1800)
+            process = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=1800)
         except subprocess.TimeoutExpired:
             return dict(error="took over 30 minutes")
-    if done.returncode:
-        return dict(error=(done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"')))
+    if process.returncode:
+        return dict(error=(process.stderr.strip() or f"exit code {process.returncode}").splitlines()[-1])
+    return json.loads(next(line for line in process.stdout.splitlines() if line.startswith('{"')))
 
 
-# The report
+# Report
 
 
 def summarize(runs, base):
-    """Medians of the rounds of one contestant; `base` has the rounds of the plain loop"""
-    good = [r for r in runs if "error" not in r]
-    if not good:
+    """Return the medians over the rounds of one contestant; `base` has the rounds of the plain loop."""
+    completed = [r for r in runs if "error" not in r]
+    if not completed:
         return dict(error=runs[-1]["error"])
     ratios = [r["rate"] / b["rate"] for r, b in zip(runs, base) if "error" not in r and "error" not in b]
-    medians = {k: statistics.median(r[k] for r in good) for k in ("rate", "start", "busy", "peak", "loss")}
-    return medians | dict(version=good[0]["version"], ratios=ratios, failed=[r["error"] for r in runs if "error" in r])
+    medians = {k: statistics.median(r[k] for r in completed) for k in ("rate", "start", "busy", "peak", "loss")}
+    return medians | dict(
+        version=completed[0]["version"], ratios=ratios, errors=[r["error"] for r in runs if "error" in r]
+    )
 
 
 def print_table(title, rows):
@@ -411,40 +422,42 @@ def print_table(title, rows):
         if "error" in r:
             print(f"{name:<24}  {r['error']}")
             continue
-        low, mid, high = (f(r["ratios"] or [float("nan")]) for f in (min, statistics.median, max))
-        mark = "!" * (abs(r["loss"] - middle) > 0.1 * middle) + "".join(f"  a round failed: {e}" for e in r["failed"])
+        ratios = r["ratios"] or [float("nan")]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        mark = "!" if abs(r["loss"] - middle) > 0.1 * middle else ""
+        mark += "".join(f"  a round failed: {error}" for error in r["errors"])
         label = name if name == "plain" else f"{name} {r['version']}"
         print(
-            f"{label:<24}{r['rate']:>10,.0f}  {f'{mid:.2f} ({low:.2f}-{high:.2f})':<19}{r['start']:>8.1f}"
+            f"{label:<24}{r['rate']:>10,.0f}  {spread:<19}{r['start']:>8.1f}"
             f"{r['busy']:>7.2f}{r['peak']:>9,.0f}{r['loss']:>9.4f}{mark}"
         )
     if losses:
         print(f"losses from {min(losses):.4f} to {max(losses):.4f}, median {middle:.4f}", flush=True)
 
 
-def print_scaling(task, processes, rounds, **how):
-    runs = [(n, p, r) for r in range(rounds) for n in ("plain", "mlkit") for p in (1, processes)]
-    found = {(n, p, r): run(name=n, task=task, round=r, processes=p, **how) for n, p, r in runs}
+def print_scaling(task, processes, rounds, **arguments):
+    """Measure the plain loop and mlkit with one process and with several, and print how their speeds compare."""
+    results = {}
+    for r in range(rounds):
+        for name in ("plain", "mlkit"):
+            for p in (1, processes):
+                results[name, p, r] = run(name=name, task=task, round=r, processes=p, **arguments)
     print(
         f"\n{task}: {TASKS[task].__doc__}\n{'':12}{'alone':>10}{f'{processes} processes':>14}  "
         f"{'x alone':<19}{'loss alone':>11}{'loss':>9}"
     )
     for name in ("plain", "mlkit"):
-        pairs = [(found[name, 1, r], found[name, processes, r]) for r in range(rounds)]
+        pairs = [(results[name, 1, r], results[name, processes, r]) for r in range(rounds)]
         if errors := [x["error"] for pair in pairs for x in pair if "error" in x]:
             print(f"{name:<12}{errors[0]}")
             continue
-        a, b = ([pair[i] for pair in pairs] for i in (0, 1))
-        ratios = [y["rate"] / x["rate"] for x, y in pairs]
-        low, mid, high = (f(ratios) for f in (min, statistics.median, max))
-        rate, loss = ([statistics.median(x[k] for x in xs) for xs in (a, b)] for k in ("rate", "loss"))
-        print(
-            (
-                f"{name:<12}{rate[0]:>10,.0f}{rate[1]:>14,.0f}  "
-                f"{f'{mid:.2f} ({low:.2f}-{high:.2f})':<19}{loss[0]:>11.4f}{loss[1]:>9.4f}"
-            ),
-            flush=True,
-        )
+        ratios = [together["rate"] / alone["rate"] for alone, together in pairs]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        rate_alone = statistics.median(alone["rate"] for alone, _ in pairs)
+        rate = statistics.median(together["rate"] for _, together in pairs)
+        loss_alone = statistics.median(alone["loss"] for alone, _ in pairs)
+        loss = statistics.median(together["loss"] for _, together in pairs)
+        print(f"{name:<12}{rate_alone:>10,.0f}{rate:>14,.0f}  {spread:<19}{loss_alone:>11.4f}{loss:>9.4f}", flush=True)
 
 
 def main():
@@ -455,19 +468,22 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--threads", type=int, default=1, help="of torch; with several, other work on the machine weighs more"
+        "--threads",
+        type=int,
+        default=1,
+        help="threads of torch; with several, other work on the machine has more effect",
     )
-    parser.add_argument("--processes", type=int, default=1, help="print the scaling to that many")
+    parser.add_argument("--processes", type=int, default=1, help="measure the scaling to this number of processes")
     parser.add_argument(
-        "--quick", action="store_true", help="an eighth of the samples, 3 epochs in place of 6: does it run?"
+        "--quick", action="store_true", help="a test run: an eighth of the samples, 3 epochs instead of 6"
     )
-    parser.add_argument("--json", metavar="FILE", help="write every measurement there")
+    parser.add_argument("--json", metavar="FILE", help="write every measurement to this file")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        found = measure(**json.loads(args.measure))
+        result = measure(**json.loads(args.measure))
         if os.environ.get("RANK", "0") == "0":
-            print(json.dumps(found))
+            print(json.dumps(result))
         return
     print(
         f"torch {torch.__version__}, Python {platform.python_version()}, cores: {os.cpu_count()}, threads: "
@@ -479,18 +495,18 @@ def main():
         for task in args.tasks:
             print_scaling(task, args.processes, args.rounds, threads=args.threads, quick=args.quick)
         return
-    # the ratios need plain
+    # The ratios need the plain loop.
     names = list(dict.fromkeys(["plain"] + args.only))
     results = []
     for task in args.tasks:
         for round in range(args.rounds):
-            # others go first in each round: fairer on a busy machine
+            # Each round starts with another contestant, which is fairer on a busy machine.
             first = round * max(1, len(names) // args.rounds) % len(names)
             for name in names[first:] + names[:first]:
                 result = run(name=name, task=task, round=round, threads=args.threads, quick=args.quick)
                 results.append(dict(task=task, round=round, name=name, threads=args.threads) | result)
-                found = result.get("error") or f"{result['rate']:,.0f} samples/s"
-                print(f"{task}, round {round + 1} of {args.rounds}, {name}: {found}", file=sys.stderr, flush=True)
+                text = result.get("error") or f"{result['rate']:,.0f} samples/s"
+                print(f"{task}, round {round + 1} of {args.rounds}, {name}: {text}", file=sys.stderr, flush=True)
         runs = {name: [r for r in results if (r["task"], r["name"]) == (task, name)] for name in names}
         print_table(f"{task}: {TASKS[task].__doc__}", {n: summarize(runs[n], runs["plain"]) for n in names})
     if args.json:

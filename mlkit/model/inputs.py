@@ -6,6 +6,7 @@
 __all__ = ['signature']
 
 # %% ../../nbs/0_model/02_inputs.ipynb #5a3e0003
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 # %% ../../nbs/0_model/02_inputs.ipynb #5a3e0006
 def call_model(model: nn.Module, x: Any) -> Any:
-    """Return `model(**x)` for a dict, `model(*x)` for a tuple or list, and `model(x)` for anything else."""
-    if isinstance(x, dict):
+    """Return `model(**x)` for a mapping, `model(*x)` for a tuple or list, and `model(x)` for anything else."""
+    if isinstance(x, Tensor):
+        return model(x)
+    if isinstance(x, Mapping):
         return model(**x)
     if isinstance(x, (tuple, list)):
         return model(*x)

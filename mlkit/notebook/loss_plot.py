@@ -13,101 +13,111 @@ from typing import Any
 from .curves import Curves
 from .display import View
 from .figures import draw_figure
-from .svg import draw_svg
+from .svg import check_axis, draw_svg
 
 # %% ../../nbs/3_notebook/15_loss_plot.ipynb #27613ea3
 class LossPlot:
-    """A live plot of a run: pass it to `train_model` or `Trainer` as a callback. `plot.curves` is what it shows,
-    `plot.figure()` the same for paper
+    """Plot a run while it trains: pass it to `train_model` or `Trainer` as a callback.
+
+    `curves` is the state of the plot, and `figure()` draws it with matplotlib.
+    Raises ValueError if `axis` is unknown.
     """
 
     rank_zero_only = True
 
     def __init__(
         self,
-        log: bool = False,
-        axis: str = "step",  # or epoch, or time
-        share: float = 0.01,  # of the time of training that it may take
-        every: float = 0.5,  # seconds between two drawings, at least
-        view: "View | None" = None,  # where to show it; None is a place of its own for each run
+        log: bool = False,  # a logarithmic axis for the losses
+        axis: str = "step",  # or 'epoch', or 'time'
+        fraction: float = 0.01,  # of the training time that drawing may take
+        interval: float = 0.5,  # seconds between two drawings, at least
+        view: View | None = None,  # where to draw; default: a new output for each run
     ):
-        if axis not in ("step", "epoch", "time"):
-            raise ValueError(f"axis: expected 'step', 'epoch' or 'time', got {axis!r}")
+        check_axis(axis)
         self.log = log
         self.axis = axis
-        self.share = share
-        self.every = every
+        self.fraction = fraction
+        self.interval = interval
         self.curves = Curves()
-        self.spent = 0.0
-        self.began = None
-        self.next = 0.0
-        self.seen = 0
+        self.drawing_seconds = 0.0
+        self.started_at = None
+        self.next_drawing_at = 0.0
+        self.steps_read = 0  # losses of steps that are in the curves
         self.view = None
-        self.given = view
+        self._custom_view = view
+
+    @property
+    def cost(self) -> float:
+        """The fraction of the time so far that drawing took."""
+        if self.started_at is None:
+            return 0.0
+        return self.drawing_seconds / max(time.perf_counter() - self.started_at, 1e-9)
+
+    def figure(self, title: str = "") -> Any:
+        """Draw the curves as a matplotlib Figure."""
+        return draw_figure(self.curves, self.log, title)
+
+    def _svg(self):
+        return draw_svg(self.curves, log=self.log, axis=self.axis)
 
     def _repr_svg_(self):
-        return draw_svg(self.curves, log=self.log, axis=self.axis)
+        return self._svg()
 
     def __repr__(self):
         return self.curves.summary
 
-    def figure(self, title: str = "") -> Any:
-        return draw_figure(self.curves, self.log, title)
-
-    cost = property(
-        lambda self: self.spent / max(time.perf_counter() - self.began, 1e-9) if self.began else 0.0,
-        doc="The share of the time so far that the plot took",
-    )
-
     def before_fit(self, trainer):
-        self.curves = Curves(total=trainer.epochs)
-        self.began = time.perf_counter()
-        self.spent = 0.0
-        self.seen = 0
-        self.next = 0.0
+        self.curves = Curves(total_epochs=trainer.epochs)
+        self.started_at = time.perf_counter()
+        self.drawing_seconds = 0.0
+        self.next_drawing_at = 0.0
+        self.steps_read = 0
         try:
-            self.curves.batches = len(trainer.batches)
+            self.curves.batches_per_epoch = len(trainer.batches)
         except TypeError:
-            pass  # a loader that does not know its length
-        for e in trainer.history.epochs:
-            self.curves.add_epoch(e)  # of a run that goes on
-        self.view = self.given or View()
-        self._look(trainer)
+            pass  # the loader does not know its length
+        for metrics in trainer.history.epochs:  # a resumed run has some already
+            self.curves.add_epoch(metrics)
+        self.view = self._custom_view or View()
+        self._draw_if_due(trainer)
 
     def on_progress(self, trainer):
-        self._look(trainer)
+        self._draw_if_due(trainer)
 
     def after_epoch(self, trainer):
         self.curves.add_epoch(trainer.last_metrics)
-        self._look(trainer)
+        self._draw_if_due(trainer)
 
     def after_fit(self, trainer):
         self._end(trainer, trainer.history.stopped or "done")
 
     def on_exception(self, trainer):
-        self._end(trainer, f"failed ({type(sys.exc_info()[1]).__name__})" if sys.exc_info()[1] else "failed")
+        error = sys.exc_info()[1]
+        self._end(trainer, f"failed ({type(error).__name__})" if error else "failed")
 
-    def _look(self, trainer):
-        now = time.perf_counter()
-        if now < self.next:
+    def _draw_if_due(self, trainer):
+        started_at = time.perf_counter()
+        if started_at < self.next_drawing_at:
             return
-        self._collect(trainer)
+        self._read_losses(trainer)
         if self.view.live:
-            self.view.show(self.curves, draw_svg(self.curves, log=self.log, axis=self.axis))
-        took = time.perf_counter() - now
-        self.spent += took
-        self.next = now + took + max(self.every, took / self.share)
+            self.view.show(self.curves, self._svg())
+        ended_at = time.perf_counter()
+        seconds = ended_at - started_at
+        self.drawing_seconds += seconds
+        self.next_drawing_at = ended_at + max(self.interval, seconds / self.fraction)
 
-    def _collect(self, trainer):
+    def _read_losses(self, trainer):
         steps = trainer.history.steps
-        c = self.curves
-        c.loss.extend(steps[self.seen :])
-        self.seen = len(steps)
-        c.batch = trainer.batch
-        c.seconds = time.perf_counter() - self.began
-        c.rate.extend([trainer.optimizer.param_groups[0]["lr"]])
+        self.curves.loss.extend(steps[self.steps_read :])
+        self.steps_read = len(steps)
+        self.curves.batch = trainer.batch
+        self.curves.seconds = time.perf_counter() - self.started_at
+        self.curves.learning_rate.extend([trainer.optimizer.param_groups[0]["lr"]])
 
     def _end(self, trainer, state):
-        self._collect(trainer)
-        self.curves.state, self.curves.batch = state, trainer.batch if trainer.batch != self.curves.batches else 0
-        self.view.end(self.curves, draw_svg(self.curves, log=self.log, axis=self.axis), self.log)
+        self._read_losses(trainer)
+        self.curves.state = state
+        if trainer.batch == self.curves.batches_per_epoch:
+            self.curves.batch = 0  # the epoch is complete, and counted
+        self.view.end(self.curves, self._svg(), self.log)

@@ -6,167 +6,166 @@
 __all__ = ['Runs', 'runs']
 
 # %% ../../nbs/3_notebook/41_runs.ipynb #176b6c47
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import ipywidgets as widgets
 
+from .controls import button
 from .curves import duration
 from .display import in_notebook, show_widget
-from .figures import compare, to_png
-from .launcher import _alert, _muted
-from .monitor import ENDED, Monitor, button
+from .figures import Comparison, compare
+from .monitor import Monitor
+from .theme import alert_block, muted
+from .watch import ENDED, seconds_between
+from ..plotting import to_png
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.target import make_target
 from ..text import Table
 
-# %% ../../nbs/3_notebook/41_runs.ipynb #93082e39
+# %% ../../nbs/3_notebook/41_runs.ipynb #41f0a002
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    width: str  # CSS
+    text: Callable[[dict], str]  # of a summary that ListTrainingJobs returns
+
+
+_COLUMNS = (
+    _Column("job", "250px", lambda summary: summary["TrainingJobName"]),
+    _Column("status", "90px", lambda summary: summary["TrainingJobStatus"]),
+    _Column("started", "150px", lambda summary: f"{summary['CreationTime']:%Y-%m-%d %H:%M:%S}"),
+    _Column("duration", "80px", lambda summary: _job_duration(summary)),
+)
+# the values of SortBy and SortOrder
 _ORDERS = {
     "newest first": ("CreationTime", "Descending"),
     "oldest first": ("CreationTime", "Ascending"),
     "by name": ("Name", "Ascending"),
     "by status": ("Status", "Ascending"),
 }
+_ANY_STATUS = "any status"
 
 
+def _job_duration(summary):
+    return duration(seconds_between(summary["CreationTime"], summary.get("TrainingEndTime")))
+
+# %% ../../nbs/3_notebook/41_runs.ipynb #93082e39
 class Runs:
-    """The training jobs of a target: sorted, filtered, compared, opened; `runs(...)` makes one"""
+    """The training jobs of a target, to sort, filter, open and compare; `runs(...)` makes one."""
 
-    def __init__(self, target: Any = None, most: int = 25):
+    def __init__(self, target: Any = None, limit: int = 25):
         self.target = make_target(target)
-        self.most = most
-        self.jobs = []
-        self.boxes = {}
-        self.monitor = None
+        self.limit = limit
+        self.jobs = []  # as ListTrainingJobs returned them
+        self.checkboxes = {}  # {job name: Checkbox}
+        self.monitor = None  # of the job that was opened last
         self.filter = widgets.Text(
             placeholder="name contains", continuous_update=False, layout=widgets.Layout(width="220px")
         )
-        self.status = widgets.Dropdown(
-            options=["any status", "InProgress", *ENDED], layout=widgets.Layout(width="130px")
-        )
-        self.order = widgets.Dropdown(options=list(_ORDERS), layout=widgets.Layout(width="130px"))
-        for w in (self.filter, self.status, self.order):
-            w.observe(lambda change: self.refresh(), "value")
+        self.status = _dropdown([_ANY_STATUS, "InProgress", *ENDED])
+        self.order = _dropdown(_ORDERS)
+        for control in (self.filter, self.status, self.order):
+            control.observe(lambda change: self.refresh(), "value")
+        refresh_button = button("Refresh", self.refresh, icon="refresh", layout=widgets.Layout(width="100px"))
+        open_button = button("Open", self.open, tooltip="watch the selected job")
+        compare_button = button("Compare", self.compare, tooltip="compare the selected jobs")
         self.list = widgets.VBox()
-        self.found = widgets.VBox()
-        self.note = widgets.HTML()
+        self.message = widgets.HTML()
+        self.details = widgets.VBox()  # a monitor, or a comparison
         self.widget = widgets.VBox(
             [
-                widgets.HBox(
-                    [
-                        self.filter,
-                        self.status,
-                        self.order,
-                        button("Refresh", self.refresh, icon="refresh", layout=widgets.Layout(width="100px")),
-                    ]
-                ),
+                widgets.HBox([self.filter, self.status, self.order, refresh_button]),
                 self.list,
-                widgets.HBox(
-                    [
-                        button("Open", self.open, tooltip="watch the job that is chosen"),
-                        button("Compare", self.compare, tooltip="the jobs that are chosen, beside each other"),
-                    ]
-                ),
-                self.note,
-                self.found,
+                widgets.HBox([open_button, compare_button]),
+                self.message,
+                self.details,
             ]
         )
         self.refresh()
 
     def refresh(self):
-        """Ask for the jobs"""
-        by, order = _ORDERS[self.order.value]
-        asked = (
-            dict(MaxResults=self.most, SortBy=by, SortOrder=order)
-            | ({"NameContains": self.filter.value} if self.filter.value else {})
-            | ({"StatusEquals": self.status.value} if self.status.value != "any status" else {})
-        )
-        self.note.value = ""
+        """Ask the target for its jobs and show them. Selected jobs stay selected."""
+        sort_by, sort_order = _ORDERS[self.order.value]
+        request = {"MaxResults": self.limit, "SortBy": sort_by, "SortOrder": sort_order}
+        if self.filter.value:
+            request["NameContains"] = self.filter.value
+        if self.status.value != _ANY_STATUS:
+            request["StatusEquals"] = self.status.value
+        self.message.value = ""
         try:
-            self.jobs = self.target.client.list_training_jobs(**asked)["TrainingJobSummaries"]
+            self.jobs = self.target.client.list_training_jobs(**request)["TrainingJobSummaries"]
         except Exception as e:
-            self.jobs, self.note.value = [], _alert(str(e))
-        chosen = self.chosen
-        self.boxes = {
-            j["TrainingJobName"]: widgets.Checkbox(
-                value=j["TrainingJobName"] in chosen,
-                description=j["TrainingJobName"],
-                indent=False,
-                layout=widgets.Layout(width="250px"),
-            )
-            for j in self.jobs
-        }
-        rows = self.table.cells()
-        self.list.children = [
-            widgets.HBox(
-                [
-                    b,
-                    *(
-                        widgets.HTML(_muted(cell, "white-space:nowrap"), layout=widgets.Layout(width=width))
-                        for cell, width in zip(r[1:], ("90px", "150px", "80px"))
-                    ),
-                ]
-            )
-            for b, r in zip(self.boxes.values(), rows)
-        ] or [widgets.HTML(_muted("no jobs"))]
+            self.jobs = []
+            self.message.value = alert_block(str(e))
+        selected = self.selected
+        self.checkboxes = {}
+        rows = []
+        for job in self.jobs:
+            name = job["TrainingJobName"]
+            layout = widgets.Layout(width=_COLUMNS[0].width)
+            checkbox = widgets.Checkbox(value=name in selected, description=name, indent=False, layout=layout)
+            self.checkboxes[name] = checkbox
+            rows.append(widgets.HBox([checkbox, *(_cell(job, column) for column in _COLUMNS[1:])]))
+        self.list.children = rows or [widgets.HTML(muted("no jobs"))]
 
     @property
-    def chosen(self) -> list[str]:
-        return [n for n, b in self.boxes.items() if b.value]
+    def selected(self) -> list[str]:
+        """Names of the selected jobs."""
+        return [name for name, checkbox in self.checkboxes.items() if checkbox.value]
 
     @property
     def table(self) -> Table:
-        def took(j):
-            return duration(
-                (
-                    (j.get("TrainingEndTime") or datetime.now(j["CreationTime"].tzinfo)) - j["CreationTime"]
-                ).total_seconds()
-            )
-
-        return Table(
-            ["job", "status", "started", "took"],
-            [
-                [j["TrainingJobName"], j["TrainingJobStatus"], f"{j['CreationTime']:%Y-%m-%d %H:%M:%S}", took(j)]
-                for j in self.jobs
-            ],
-        )
+        """The jobs that are listed."""
+        return Table([c.title for c in _COLUMNS], [[c.text(job) for c in _COLUMNS] for job in self.jobs])
 
     def open(self):
-        """Watch the job that is chosen; of several the first"""
-        if not self.chosen:
-            self.note.value = _alert("choose a job")
+        """Show the selected job in a monitor; of several the first."""
+        if not self.selected:
+            self.message.value = alert_block("select a job")
             return
         if self.monitor:
             self.monitor.close()
-        self.monitor = Monitor(TrainingJob.attach(self.chosen[0], self.target)).start()
-        self.found.children = [self.monitor.widget]
+        self.monitor = Monitor(TrainingJob.attach(self.selected[0], self.target)).start()
+        self.details.children = [self.monitor.widget]
 
-    def compare(self) -> Any:  # the Table
-        """The jobs that are chosen in one table and one figure; all where none is"""
-        names = self.chosen or list(self.boxes)
+    def compare(self) -> Comparison | None:
+        """Compare the selected jobs, or all if none is selected. Return None if no job is listed."""
+        names = self.selected or list(self.checkboxes)
         if not names:
-            return
-        jobs = {n: TrainingJob.attach(n, self.target) for n in names}
-        metrics = {k for j in jobs.values() for k in j.metrics()}
-        found = compare(jobs, "valid_loss" if "valid_loss" in metrics else "train_loss")
-        self.found.children = [
-            widgets.HTML(found._repr_html_().replace("text-align:", "padding:1px 10px;text-align:")),
-            widgets.Image(value=to_png(found.figure), format="png", layout=widgets.Layout(max_width="600px")),
-        ]
-        return found
+            return None
+        jobs = {name: TrainingJob.attach(name, self.target) for name in names}
+        metrics = {metric for job in jobs.values() for metric in job.metrics()}
+        comparison = compare(jobs, "valid_loss" if "valid_loss" in metrics else "train_loss")
+        table = comparison._repr_html_().replace("text-align:", "padding:1px 10px;text-align:")
+        layout = widgets.Layout(max_width="600px")
+        figure = widgets.Image(value=to_png(comparison.figure), format="png", layout=layout)
+        self.details.children = [widgets.HTML(table), figure]
+        return comparison
 
     def __repr__(self):
         return repr(self.table) if self.jobs else "no jobs"
 
     def _ipython_display_(self):
         if not in_notebook():
-            return print(repr(self))
+            print(repr(self))
+            return
         show_widget(self.widget, repr(self))
 
 
+def _dropdown(options):
+    return widgets.Dropdown(options=list(options), layout=widgets.Layout(width="130px"))
+
+
+def _cell(job, column):
+    return widgets.HTML(muted(column.text(job), "white-space:nowrap"), layout=widgets.Layout(width=column.width))
+
+
 def runs(
-    target: Any = None,  # nothing is this machine; or a LocalSageMaker, or a boto3 session
-    most: int = 25,
-) -> Runs:  # jobs that are shown
-    """A table of the training jobs, to compare and to reattach"""
-    return Runs(target, most)
+    target: Any = None,  # a LocalSageMaker or a boto3 session; default: this machine
+    limit: int = 25,  # jobs to list
+) -> Runs:
+    """List the training jobs of a target, to open or compare them."""
+    return Runs(target, limit)

@@ -1,4 +1,8 @@
-"""Sends requests, in a network namespace if it is started in one: ask.py URL REQUESTS.json REPLIES.json"""
+"""Send requests to a server and save the replies: ask.py URL REQUESTS.json REPLIES.json
+
+REQUESTS.json is a list of [body, headers], REPLIES.json one of [status, body, headers]. Bodies are in base64. The
+names of headers in replies are in lower case.
+"""
 
 import base64
 import json
@@ -6,14 +10,26 @@ import sys
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-url, asked, out = sys.argv[1:]
-replies = []
-for body, headers in json.load(open(asked)):
+
+def send(url, body, headers):
+    """Send one request, and return [status, body, headers] of its reply."""
+    request = Request(url, base64.b64decode(body), headers)
     try:
-        reply = urlopen(Request(url, base64.b64decode(body), headers), timeout=60)
+        reply = urlopen(request, timeout=60)
     except HTTPError as e:
         reply = e
-    replies.append(
-        [reply.status, base64.b64encode(reply.read()).decode(), {k.lower(): v for k, v in reply.headers.items()}]
-    )
-json.dump(replies, open(out, "w"))
+    reply_body = base64.b64encode(reply.read()).decode()
+    reply_headers = {name.lower(): value for name, value in reply.headers.items()}
+    return [reply.status, reply_body, reply_headers]
+
+
+def main(url, requests_file, replies_file):
+    with open(requests_file) as f:
+        requests = json.load(f)
+    replies = [send(url, body, headers) for body, headers in requests]
+    with open(replies_file, "w") as f:
+        json.dump(replies, f)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -9,148 +9,167 @@ __all__ = ['TransformJob', 'transform']
 import re
 import secrets
 import sys
-import time
+from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from botocore.exceptions import ClientError
-
-from .endpoints import CONTENT_TYPES, Machines, checked, model_request, send_bundle
+from .endpoints import Machines, ignore_missing, model_request, send_bundle
 from .jobs import JobFailed
-from .target import LocalTarget, make_options, make_target
+from .options import accepts_options, make_options, require_valid
+from .polling import Poll, follow_in_text
+from .target import make_target
+from ..endpoint.content_types import content_type_of
 
 # %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #a200827a
 class TransformJob:
-    """A batch transform that was started; see `transform`"""
+    """A batch transform; `transform` starts one, and `TransformJob.attach` finds one by its name."""
 
     def __init__(self, name: str, target: Any = None):
         self.name = name
         self.target = make_target(target)
 
+    @classmethod
+    def attach(cls, name: str, target: Any = None) -> "TransformJob":
+        """Return a batch transform that was started before, found by its name."""
+        self = cls(name, target)
+        self.describe()  # raises if there is none
+        return self
+
     def __repr__(self):
         return f"TransformJob {self.name}: {self.status}, {self.target}"
 
+    @property
+    def status(self) -> str:
+        """InProgress, Completed, Failed, Stopping or Stopped."""
+        return self.describe()["TransformJobStatus"]
+
     def describe(self) -> dict:
+        """Return what DescribeTransformJob says now."""
         return self.target.client.describe_transform_job(TransformJobName=self.name)
 
-    status = property(
-        lambda self: self.describe()["TransformJobStatus"], doc="InProgress, Completed, Failed, Stopping or Stopped"
-    )
-
-    def stop(self):
-        self.target.client.stop_transform_job(TransformJobName=self.name)
-
     def logs(self) -> list[str]:
+        """Return all lines of the log so far."""
         return [line for _, line in self.target.lines(self.name, {}, "TransformJobs")]
 
-    @classmethod
-    def attach(cls, name: str, target: Any = None) -> "TransformJob":
-        """A batch transform that was started before, by its name"""
-        self = cls(name, target)
-        self.describe()
-        return self
+    def stop(self) -> None:
+        """Ask the job to stop."""
+        self.target.client.stop_transform_job(TransformJobName=self.name)
 
-    def follow(self, out: Any = None) -> "TransformJob":
-        """Show the job until it ends, and forget the model that was made for it; a `JobFailed` has the reason and the
-        end of the log. Ctrl-C stops the showing, not the job
+    def follow(self, out: TextIO | None = None) -> "TransformJob":
+        """Show the log until the job has ended, delete the model that was made for it, and return the job.
+
+        Raises JobFailed, with the reason and the end of the log, if the job fails. Ctrl-C stops the display, not the
+        job.
         """
         out = out or sys.stdout
-        seen = {}
-        last = []
-        here = isinstance(self.target, LocalTarget)
-        try:
-            while True:
-                about = self.describe()
-                for _, line in self.target.lines(self.name, seen, "TransformJobs"):
-                    last = [*last[-19:], line]
-                    print(line, file=out, flush=True)
-                if about["TransformJobStatus"] not in ("InProgress", "Stopping"):
-                    break
-                time.sleep(0.1 if here else 10)
-        except KeyboardInterrupt:
-            return (
-                print(
-                    (
-                        f"\n{self.name} goes on without you: TransformJob.attach({self.name!r}).follow() shows it "
-                        "again, .stop() ends it"
-                    ),
-                    file=out,
-                )
-                or self
-            )
-        if re.fullmatch(f"{re.escape(self.name[:54])}-[0-9a-f]{{8}}", about["ModelName"]):
-            self._forget_model(about["ModelName"])
-        if about["TransformJobStatus"] == "Failed":
-            raise JobFailed(self.name, about.get("FailureReason", ""), last)
+        description = {}
+        positions = {}  # how far each log was read
+        log_tail = deque(maxlen=20)
+
+        def poll():
+            description.update(self.describe())
+            lines = list(self.target.lines(self.name, positions, "TransformJobs"))
+            for _, line in lines:
+                log_tail.append(line)
+                print(line, file=out, flush=True)
+            is_running = description["TransformJobStatus"] in ("InProgress", "Stopping")
+            return Poll(ended=not is_running, news=bool(lines))
+
+        hint = f"TransformJob.attach({self.name!r}).follow() shows it again, .stop() ends it"
+        if not follow_in_text(poll, self.name, self.target, self.target.status_interval, out, hint):
+            return self
+        self._delete_model(description["ModelName"])
+        if description["TransformJobStatus"] == "Failed":
+            raise JobFailed(self.name, description.get("FailureReason", ""), list(log_tail))
         return self
 
-    def _forget_model(self, model):
-        try:
-            self.target.client.delete_model(ModelName=model)
-        except ClientError as e:
-            if "Could not find" not in str(e):
-                raise  # who followed it before has done so
+    def _delete_model(self, model: str) -> None:
+        """Delete the model if `transform` made it for this job."""
+        if re.fullmatch(f"{re.escape(self.name[:54])}-[0-9a-f]{{8}}", model):
+            with ignore_missing():  # it was deleted if the job was followed before
+                self.target.client.delete_model(ModelName=model)
 
     def fetch(self, folder: str | Path) -> Path:
-        """Copy the answers, a file NAME.out for each file, into a folder"""
+        """Copy the answers into a folder, a file NAME.out for each file NAME, and return the folder."""
         self.target.files.get(self.describe()["TransformOutput"]["S3OutputPath"], Path(folder))
         return Path(folder)
 
-
+# %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #1a514df7
+@accepts_options(Machines)
 def transform(
     bundle: Any,  # a model.tar.gz, or its S3 URI
     data: str | Path,  # a folder, or the beginning of an S3 URI
-    target: Any = None,  # nothing is this machine; or a LocalSageMaker, or a boto3 session
+    target: Any = None,  # a LocalSageMaker or a boto3 session; default: this machine
     name: str | None = None,
-    content_type: str | None = None,  # of the files; as their names say, unless given
-    accept: str | None = None,  # of the answers
+    content_type: str | None = None,  # of the files; default: by their suffix
+    accept: str | None = None,  # content type of the answers
     split: bool = False,  # send lines, as many at once as a request can take, in place of whole files
-    output: str | None = None,  # S3 URI; beside the models, unless given
-    requests: int = 1,  # at once, to each machine
-    payload: int = 6,  # MB of a request, at most
+    output: str | None = None,  # S3 URI; default: next to the models
+    requests: int = 1,  # at the same time, to each machine
+    payload: int = 6,  # MB of a request at most
     **options,  # the fields of `Machines`
 ) -> TransformJob:
-    """Start a batch transform of a folder"""
-    options = make_options(
-        Machines, options, "transform", "content_type", "accept", "split", "output", "requests", "payload"
-    )
+    """Start a batch transform of a folder.
+
+    Raises FileNotFoundError or ValueError for data that cannot be sent, and ValueError for a request that SageMaker
+    would refuse.
+    """
+    parameters = ("content_type", "accept", "split", "output", "requests", "payload")
+    options = make_options(Machines, options, "transform", *parameters)
     target = make_target(target, options.role, options.bucket)
     name = name or f"mlkit-{secrets.token_hex(4)}"
     model = f"{name[:54]}-{secrets.token_hex(4)}"
     if not str(data).startswith("s3://"):
         folder = Path(data).expanduser().resolve()
-        if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {data}")
-        kinds = {f.suffix.lower() for f in folder.rglob("*") if f.is_file() and not f.name.startswith(".")}
-        if not kinds:
-            raise ValueError(f"there are no files in {data}: expected some to send through the model")
-        if not content_type and len(kinds) == 1:
-            content_type = CONTENT_TYPES.get(min(kinds))
-        if not content_type:
-            raise ValueError(f"content_type: which one have the files in {data}? Their names do not say")
+        content_type = _content_type_of(folder, content_type)
         data = target.uri_of(folder, "data")
         target.files.send_folder(folder, data)
-    asked = dict(
-        TransformJobName=name,
-        ModelName=model,
-        MaxConcurrentTransforms=requests,
-        MaxPayloadInMB=payload,
-        BatchStrategy="MultiRecord" if split else "SingleRecord",
-        TransformInput=dict(
-            DataSource=dict(S3DataSource=dict(S3DataType="S3Prefix", S3Uri=data)), SplitType="Line" if split else "None"
-        )
-        | ({"ContentType": content_type} if content_type else {}),
-        TransformOutput=dict(
-            S3OutputPath=output or f"{target.bucket}/transforms/{name}", AssembleWith="Line" if split else "None"
-        )
-        | ({"Accept": accept} if accept else {}),
-        TransformResources=dict(InstanceType=options.instance, InstanceCount=options.count),
-    )
-    checked("CreateTransformJob", asked)
+    transform_input = {
+        "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": data}},
+        "SplitType": "Line" if split else "None",
+    }
+    if content_type:
+        transform_input["ContentType"] = content_type
+    transform_output = {
+        "S3OutputPath": output or f"{target.bucket}/transforms/{name}",
+        "AssembleWith": "Line" if split else "None",
+    }
+    if accept:
+        transform_output["Accept"] = accept
+    request = {
+        "TransformJobName": name,
+        "ModelName": model,
+        "MaxConcurrentTransforms": requests,
+        "MaxPayloadInMB": payload,
+        "BatchStrategy": "MultiRecord" if split else "SingleRecord",
+        "TransformInput": transform_input,
+        "TransformOutput": transform_output,
+        "TransformResources": {"InstanceType": options.instance, "InstanceCount": options.count},
+    }
+    require_valid("CreateTransformJob", request)
     target.client.create_model(**model_request(model, send_bundle(bundle, target), target, options))
     try:
-        target.client.create_transform_job(**asked)
+        target.client.create_transform_job(**request)
     except Exception:
         target.client.delete_model(ModelName=model)
         raise
     return TransformJob(name, target)
+
+# %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #00d9a8cb
+def _content_type_of(folder: Path, content_type: str | None) -> str:
+    """Return the content type of the files in a folder: the given one, or that of their suffix."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    files = [f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(".")]
+    if not files:
+        raise ValueError(f"there are no files in {folder}: expected some to send through the model")
+    if content_type:
+        return content_type
+    types = {content_type_of(f) for f in files}
+    if len(types) == 1 and None not in types:
+        return types.pop()
+    suffixes = {f.suffix.lower() for f in files}
+    raise ValueError(
+        f"content_type: the files in {folder} have the suffixes {', '.join(sorted(suffixes))}: expected one suffix "
+        "with a known type. Pass content_type="
+    )

@@ -10,8 +10,9 @@ from torch import nn
 
 # %% ../../../nbs/1_training/7_callbacks/11_gradients.ipynb #3ca03fcb
 class ClipGradients:
-    """Scale all gradients down together where their norm is above `max_norm`; `norm` is that of the last step, before
-    clipping
+    """Scale all gradients down together if their norm is above `max_norm`.
+
+    `norm` is the norm of the last step before clipping. Raises ValueError if `max_norm` is not positive.
     """
 
     def __init__(self, max_norm: float):

@@ -8,67 +8,71 @@ __all__ = ['JSONLines', 'CSVLog', 'TensorBoard', 'MLflow']
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #f22d09f7
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
+from ...files import atomic_path
 from ..history import json_line
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #da1d28eb
-class JSONLines:
-    """Append a JSON object for each epoch to a file; a run that goes on from a checkpoint first takes out what was
-    written after it
-    """
+class _FileLogger:
+    """A callback that appends lines to a file, and removes those of repeated epochs when a run is resumed."""
 
     rank_zero_only = True
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def after_epoch(self, trainer):
+    def _read_lines(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+
+    def _append(self, text: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as f:
-            f.write(json_line(trainer.last_metrics))
+            f.write(text)
 
-    def _lines(self):
-        return self.path.read_text(encoding="utf-8").splitlines(True) if self.path.exists() else []
+    def _replace(self, text: str) -> None:
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def state_dict(self) -> dict:
-        return dict(lines=len(self._lines()))
+        return dict(lines=len(self._read_lines()))
 
     def load_state_dict(self, state: dict):
-        if len(lines := self._lines()) > state["lines"]:
-            _replace(self.path, "".join(lines[: state["lines"]]))
-
-
-def _replace(path, text):
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+        lines = self._read_lines()
+        if len(lines) > state["lines"]:
+            self._replace("".join(lines[: state["lines"]]))
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #0be26856
-class CSVLog(JSONLines):
-    """Append a row for each epoch to a file with a header, as `JSONLines` does; a metric that is new becomes a new
-    column
-    """
+class JSONLines(_FileLogger):
+    """Append a JSON object for each epoch to a file. NaN and infinity become null."""
 
     def after_epoch(self, trainer):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = csv.DictReader(self._lines())
-        known = list(rows.fieldnames or ())
-        names = list(dict.fromkeys([*known, *trainer.last_metrics]))
-        if names != known:
-            _replace(self.path, _csv(names, [dict(zip(names, names)), *rows]))
-        with open(self.path, "a", encoding="utf-8") as f:
-            f.write(_csv(names, [trainer.last_metrics]))
+        self._append(json_line(trainer.last_metrics))
 
 
-def _csv(names, rows):
+class CSVLog(_FileLogger):
+    """Append a row for each epoch to a file with a header. A new metric becomes a new column."""
+
+    def after_epoch(self, trainer):
+        rows = csv.DictReader(self._read_lines())
+        columns = list(rows.fieldnames or ())
+        all_columns = list(dict.fromkeys([*columns, *trainer.last_metrics]))
+        if all_columns != columns:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            header = dict(zip(all_columns, all_columns))
+            self._replace(_format_csv(all_columns, [header, *rows]))
+        self._append(_format_csv(all_columns, [trainer.last_metrics]))
+
+
+def _format_csv(columns: list[str], rows: Iterable[dict]) -> str:
     out = io.StringIO()
-    csv.DictWriter(out, names, lineterminator="\n").writerows(rows)
+    csv.DictWriter(out, columns, lineterminator="\n").writerows(rows)
     return out.getvalue()
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #90e601a7
 class TensorBoard:
-    """Write the metrics of each epoch, and the loss now and then in between, as TensorBoard events"""
+    """Write the metrics of each epoch, and the loss about twice a second, as TensorBoard events."""
 
     rank_zero_only = True
 
@@ -82,13 +86,14 @@ class TensorBoard:
         self.writer = SummaryWriter(str(self.folder))
 
     def on_progress(self, trainer):
-        if trainer.history.steps:
-            self.writer.add_scalar("loss", trainer.history.steps[-1], len(trainer.history.steps))
+        losses = trainer.history.steps
+        if losses:
+            self.writer.add_scalar("loss", losses[-1], len(losses))
 
     def after_epoch(self, trainer):
-        for k, v in trainer.last_metrics.items():
-            if k != "epoch":
-                self.writer.add_scalar(k, v, trainer.epoch)
+        for name, value in trainer.last_metrics.items():
+            if name != "epoch":
+                self.writer.add_scalar(name, value, trainer.epoch)
 
     def after_fit(self, trainer):
         self.writer.close()
@@ -99,43 +104,45 @@ class TensorBoard:
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #0d3c4f75
 class MLflow:
-    """Log the metrics of each epoch to an MLflow run; by default to an SQLite file in the current folder, which `mlflow
-    ui` shows
-    """
+    """Log the metrics of each epoch to an MLflow run. A resumed training run continues its MLflow run."""
 
     rank_zero_only = True
 
-    # noted with the run
-    def __init__(self, experiment: str = "mlkit", uri: str = "sqlite:///mlflow.db", params: dict | None = None):
+    def __init__(
+        self,
+        experiment: str = "mlkit",  # created if it does not exist
+        uri: str = "sqlite:///mlflow.db",  # of the tracking server, or a file; default: one that `mlflow ui` shows
+        params: dict | None = None,  # logged with the run
+    ):
         self.experiment = experiment
         self.uri = uri
         self.params = params or {}
-        self.run_id = None
+        self.run_id: str | None = None
         self.client = None
 
     def before_fit(self, trainer):
         from mlflow import MlflowClient
 
         self.client = MlflowClient(tracking_uri=self.uri)
-        found = self.client.get_experiment_by_name(self.experiment)
         if self.run_id:
-            self.client.update_run(self.run_id, status="RUNNING")  # of another fit before this
+            self.client.update_run(self.run_id, status="RUNNING")  # the run of an earlier `fit`
         else:
-            self.run_id = self.client.create_run(
-                found.experiment_id if found else self.client.create_experiment(self.experiment)
-            ).info.run_id
-        for k, v in self.params.items():
-            self.client.log_param(self.run_id, k, v)
+            self.run_id = self.client.create_run(self._experiment_id()).info.run_id
+        for name, value in self.params.items():
+            self.client.log_param(self.run_id, name, value)
+
+    def _experiment_id(self) -> str:
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        return experiment.experiment_id if experiment else self.client.create_experiment(self.experiment)
 
     def after_epoch(self, trainer):
-        for k, v in trainer.last_metrics.items():
-            if k != "epoch":
-                self.client.log_metric(self.run_id, k, v, step=trainer.epoch)
+        for name, value in trainer.last_metrics.items():
+            if name != "epoch":
+                self.client.log_metric(self.run_id, name, value, step=trainer.epoch)
 
     def after_fit(self, trainer):
-        self.client.set_terminated(
-            self.run_id, "KILLED" if trainer.history.stopped in ("Ctrl-C", "SIGTERM") else "FINISHED"
-        )
+        was_killed = trainer.history.stopped in ("Ctrl-C", "SIGTERM")
+        self.client.set_terminated(self.run_id, "KILLED" if was_killed else "FINISHED")
 
     def on_exception(self, trainer):
         if self.run_id:
@@ -147,19 +154,17 @@ class MLflow:
     def load_state_dict(self, state: dict):
         from mlflow.exceptions import MlflowException
 
+        resumed_id = state["run_id"]
         try:
-            self.client.update_run(state["run_id"], status="RUNNING")
+            self.client.update_run(resumed_id, status="RUNNING")
         except MlflowException:
-            return print(
-                (
-                    f"MLflow: the run {state['run_id']} that was stopped is not at {self.uri}; this goes on as the "
-                    f"new run {self.run_id}"
-                ),
-                flush=True,
+            print(
+                f"MLflow: no run {resumed_id} at {self.uri} to continue: logging to a new run {self.run_id}", flush=True
             )
-        if state["run_id"] == self.run_id:
             return
-        # the one begun a moment ago; the run that was stopped goes on
+        if resumed_id == self.run_id:
+            return
+        # `before_fit` has created a run that is not needed.
         self.client.set_terminated(self.run_id, "FINISHED")
         self.client.delete_run(self.run_id)
-        self.run_id = state["run_id"]
+        self.run_id = resumed_id

@@ -8,62 +8,100 @@ __all__ = ['Progress']
 # %% ../../../nbs/1_training/7_callbacks/14_progress.ipynb #454cffa5
 import sys
 import time
-
-from ...text import bar, live_line
+from typing import Any, TextIO
 
 # %% ../../../nbs/1_training/7_callbacks/14_progress.ipynb #fd2e20f6
 class Progress:
-    """A line for each epoch, `Epoch 1/10, Loss: 0.1234` and what validation found; within a long epoch, how far it
-    is
+    """Print a line for each epoch, and show progress within long epochs.
+
+    The line reads `Epoch 1/10, Loss: 0.1234`, followed by the metrics of validation. Within an epoch a terminal shows
+    a tqdm bar; elsewhere, and without tqdm, a line is printed every `interval` seconds.
     """
 
     rank_zero_only = True
 
-    # None is stdout; seconds between lines where that is not a terminal
-    def __init__(self, out=None, every: float = 10):
+    def __init__(
+        self,
+        out: TextIO | None = None,  # default: stdout
+        interval: float = 10,  # seconds between lines within an epoch
+    ):
         self.out = out or sys.stdout
-        self.every = every
-        self.next = time.monotonic() + every
-        self.batches = None
+        self.interval = interval
+        self.next_line_at = time.monotonic() + interval
+        self.batches: int | None = None  # in an epoch, if the loader knows it
+        self.bar_type: type | None = None  # tqdm, in a terminal
+        self.bar: Any = None  # of this epoch, once progress was made in it
 
     def before_fit(self, trainer):
+        self.bar_type = _tqdm_type() if self.out.isatty() else None
         try:
             self.batches = len(trainer.batches)
         except TypeError:
-            pass  # a loader that does not know its length
+            self.batches = None
 
     def on_progress(self, trainer):
         if not trainer.batch or trainer.batch == self.batches or not trainer.history.steps:
             return
-        terminal = self.out.isatty()
-        if not terminal and time.monotonic() < self.next:
-            return
-        self.next = time.monotonic() + self.every
-        rate = trainer.batch / max(time.perf_counter() - trainer.started, 1e-9)
-        text = (
-            f"batch {trainer.batch:,}{f'/{self.batches:,}' if self.batches else ''}, Loss: "
-            f"{trainer.history.steps[-1]:.4f}, {rate:,.0f} batches/s"
-        )
-        if not terminal:
-            print(f"Epoch {trainer.epoch + 1}/{trainer.epochs}, {text}", file=self.out, flush=True)
-        else:
-            live_line(
-                (
-                    f"Epoch {trainer.epoch + 1}/{trainer.epochs} "
-                    f"{bar(trainer.batch / self.batches) + ' ' if self.batches else ''}{text}"
-                ),
-                self.out,
+        if self.bar_type is not None:
+            self._show_bar(trainer)
+        elif time.monotonic() >= self.next_line_at:
+            self.next_line_at = time.monotonic() + self.interval
+            self._print_progress(trainer)
+
+    def _show_bar(self, trainer):
+        loss = f"Loss: {trainer.history.steps[-1]:.4f}"
+        if self.bar is None:
+            self.bar = self.bar_type(
+                desc=f"Epoch {trainer.epoch + 1}/{trainer.epochs}",
+                total=self.batches,
+                initial=trainer.batch,
+                postfix=loss,
+                unit=" batches",
+                file=self.out,
+                leave=False,
+                dynamic_ncols=True,
             )
+        else:
+            self.bar.n = trainer.batch
+            self.bar.set_postfix_str(loss, refresh=False)
+            self.bar.refresh()
 
-    def on_exception(self, trainer):
-        self.after_fit(trainer)
-
-    def after_fit(self, trainer):
-        if self.out.isatty():
-            live_line("", self.out)
+    def _print_progress(self, trainer):
+        total = f"/{self.batches:,}" if self.batches else ""
+        rate = trainer.batch / max(time.perf_counter() - trainer.epoch_started_at, 1e-9)
+        print(
+            f"Epoch {trainer.epoch + 1}/{trainer.epochs}, batch {trainer.batch:,}{total}, "
+            f"Loss: {trainer.history.steps[-1]:.4f}, {rate:,.0f} batches/s",
+            file=self.out,
+            flush=True,
+        )
 
     def after_epoch(self, trainer):
-        m = trainer.last_metrics
-        more = "".join(f", {k.replace('_', ' ').capitalize()}: {v:.4f}" for k, v in m.items() if k.startswith("valid_"))
-        self.after_fit(trainer)
-        print(f"Epoch {m['epoch']}/{trainer.epochs}, Loss: {m['train_loss']:.4f}{more}", file=self.out, flush=True)
+        self._close_bar()
+        metrics = trainer.last_metrics
+        line = f"Epoch {metrics['epoch']}/{trainer.epochs}, Loss: {metrics['train_loss']:.4f}"
+        for name, value in metrics.items():
+            if name.startswith("valid_"):
+                line += f", {name.replace('_', ' ').capitalize()}: {value:.4f}"
+        print(line, file=self.out, flush=True)
+
+    def after_fit(self, trainer):
+        self._close_bar()
+
+    def on_exception(self, trainer):
+        self._close_bar()
+
+    def _close_bar(self):
+        """Clear the bar, so that its line is free for what is printed next."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def _tqdm_type() -> type | None:
+    """Return a tqdm class that starts no thread, or None if tqdm is not installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return None
+    return type("Bar", (tqdm,), dict(monitor_interval=0))

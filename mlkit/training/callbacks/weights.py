@@ -7,99 +7,123 @@ __all__ = ['EarlyStopping', 'BestWeights', 'EMA']
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #9498f3ca
 import math
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...text import did_you_mean
 from ..distributed import to_local_shard
 
-# %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #52dbd5e7
-class EarlyStopping:
-    """End the run when `metric` has not improved by `min_delta` for `patience` epochs"""
-
-    def __init__(self, metric: str = "valid_loss", patience: int = 3, min_delta: float = 0.0, lower: bool = True):
-        self.metric = metric
-        self.patience = patience
-        self.min_delta = min_delta
-        self.sign = 1 if lower else -1
-        self.best = math.inf
-        self.since = 0
-
-    def before_fit(self, trainer):
-        _expect_metric(trainer, self.metric)
-
-    def before_epoch(self, trainer):  # a run that had ended so and is started again has nothing to do
-        if self.since >= self.patience:
-            trainer.stop(f"{self.metric} has not improved for {self.patience} epochs")
-
-    def after_epoch(self, trainer):
-        value = self.sign * _metric(trainer, self.metric)
-        self.best, self.since = (value, 0) if value < self.best - self.min_delta else (self.best, self.since + 1)
-        self.before_epoch(trainer)
-
-    def state_dict(self) -> dict:
-        return dict(best=self.best, since=self.since)
-
-    def load_state_dict(self, state: dict):
-        self.best = state["best"]
-        self.since = state["since"]
-
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #e0a97b62
-def _expect_metric(trainer, name):
+def _check_metric(trainer, name: str) -> None:
+    """Raise ValueError before the run if a metric needs validation and there is none."""
     if name.startswith("valid_") and trainer.valid_loader is None:
-        raise ValueError(f"there is no {name} without validation: pass a valid_loader, or metric='train_loss'")
+        raise ValueError(f"metric {name!r} needs validation: pass a valid_loader, or metric='train_loss'")
 
 
-def _metric(trainer, name):
+def _read_metric(trainer, name: str) -> float:
+    """Return a metric of the last epoch. Raises ValueError if it does not exist."""
     if name not in trainer.last_metrics:
         raise ValueError(f"no metric {name!r} after an epoch; {did_you_mean(name, trainer.last_metrics)}")
     return trainer.last_metrics[name]
 
-# %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #c6ea15f9
-class BestWeights:
-    """Remember the weights of the epoch in which `metric` was best, those that were validated (of an `EMA` the
-    average), and put them into the model when the run ends
-    """
+# %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #52dbd5e7
+class EarlyStopping:
+    """End the run when `metric` has not improved by more than `min_delta` for `patience` epochs."""
 
-    def __init__(self, metric: str = "valid_loss", lower: bool = True):
+    def __init__(
+        self,
+        metric: str = "valid_loss",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        lower: bool = True,  # whether lower values are better
+    ):
         self.metric = metric
+        self.patience = patience
+        self.min_delta = min_delta
         self.sign = 1 if lower else -1
-        self.best = math.inf
-        self.epoch = None
-        self.weights = None
-        self.seen = ()
-        self.last = None
+        self.best = math.inf  # times `sign`
+        self.epochs_since_best = 0
 
     def before_fit(self, trainer):
-        _expect_metric(trainer, self.metric)
-        if self.last and trainer.left:
-            _put(self.last, trainer.model)  # a run that was stopped goes on from where it was, not from the best
-        self.last = None
+        _check_metric(trainer, self.metric)
 
-    def before_validate(self, trainer):
-        self.seen = (trainer.model,)
-
-    def after_validate(self, trainer):  # the average is in place at one of the two, by the order of the callbacks
-        self.seen = *self.seen, trainer.model
+    def before_epoch(self, trainer):
+        # A resumed run that was ended by this callback has nothing left to do.
+        self._stop_if_due(trainer)
 
     def after_epoch(self, trainer):
-        value = self.sign * _metric(trainer, self.metric)
-        validated = next(
-            (m for m in self.seen if m is not trainer.model and self.metric.startswith("valid_")), trainer.model
-        )
-        self.seen = ()
+        value = self.sign * _read_metric(trainer, self.metric)
+        if value < self.best - self.min_delta:
+            self.best = value
+            self.epochs_since_best = 0
+        else:
+            self.epochs_since_best += 1
+        self._stop_if_due(trainer)
+
+    def _stop_if_due(self, trainer):
+        if self.epochs_since_best >= self.patience:
+            trainer.stop(f"{self.metric} has not improved for {self.patience} epochs")
+
+    def state_dict(self) -> dict:
+        return dict(best=self.best, since=self.epochs_since_best)
+
+    def load_state_dict(self, state: dict):
+        self.best = state["best"]
+        self.epochs_since_best = state["since"]
+
+# %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #c6ea15f9
+class BestWeights:
+    """Remember the weights of the epoch in which `metric` was best, and load them into the model when the run ends.
+
+    They are the weights that were validated: with an `EMA`, the average. A run that is stopped and continued in the
+    same trainer continues from its last weights.
+    """
+
+    def __init__(
+        self,
+        metric: str = "valid_loss",
+        lower: bool = True,  # whether lower values are better
+    ):
+        self.metric = metric
+        self.sign = 1 if lower else -1
+        self.best = math.inf  # times `sign`
+        self.epoch: int | None = None
+        self.weights: dict[str, Tensor] | None = None
+        self.validation_models: list[nn.Module] = []  # the trainer's model at the events around validation
+        self.last_weights: dict[str, Tensor] | None = None  # of a run that was stopped
+
+    def before_fit(self, trainer):
+        _check_metric(trainer, self.metric)
+        if self.last_weights and trainer.saved_callback_states:
+            _load_weights(self.last_weights, trainer.model)
+        self.last_weights = None
+
+    # An EMA exchanges the model at the same two events. By the order of the callbacks, one of them sees the average.
+
+    def before_validate(self, trainer):
+        self.validation_models = [trainer.model]
+
+    def after_validate(self, trainer):
+        self.validation_models.append(trainer.model)
+
+    def after_epoch(self, trainer):
+        value = self.sign * _read_metric(trainer, self.metric)
+        averages = [model for model in self.validation_models if model is not trainer.model]
+        self.validation_models = []
         if value < self.best:
             self.best = value
             self.epoch = trainer.epoch
-            self.weights = _copy(validated)
+            is_validated = self.metric.startswith("valid_")
+            self.weights = _copy_weights(averages[0] if averages and is_validated else trainer.model)
 
     def after_fit(self, trainer):
         if not self.weights:
             return
-        if trainer.left:
-            self.last = _copy(trainer.model)
-        _put(self.weights, trainer.model)
+        if trainer.saved_callback_states:
+            self.last_weights = _copy_weights(trainer.model)
+        _load_weights(self.weights, trainer.model)
 
     def state_dict(self) -> dict:
         return dict(best=self.best, epoch=self.epoch, weights=self.weights)
@@ -110,57 +134,65 @@ class BestWeights:
         self.weights = state["weights"]
 
 
-def _copy(model):
-    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+def _copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def _put(weights, model):
-    held = model.state_dict()
-    model.load_state_dict({n: to_local_shard(v, held[n]) for n, v in weights.items()})
+def _load_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Load whole weights into a model that may be sharded."""
+    current = model.state_dict()
+    model.load_state_dict({name: to_local_shard(tensor, current[name]) for name, tensor in weights.items()})
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #e9cfcce3
 class EMA:
-    """Exponential moving average of weights and buffers (torch's AveragedModel), validated in place of the model, of
-    several the first; `ema.model` is the average
+    """Keep an exponential moving average of weights and buffers (torch's AveragedModel), and validate it.
+
+    `ema.model` is the average. With several of them, the first one is validated. Raises ValueError if `decay` is not
+    in [0, 1), and when the run begins if the model's parameters are sharded.
     """
 
-    def __init__(self, decay: float = 0.999):  # share of the past kept at each step
+    def __init__(self, decay: float = 0.999):  # fraction of the past that is kept at each step
         if not 0 <= decay < 1:
             raise ValueError(f"decay: expected 0 <= decay < 1, got {decay}")
         self.decay = decay
-        self.averaged = None
-        self.trained = None
+        self.average: AveragedModel | None = None
+        self.replaced_model: nn.Module | None = None  # the trainer's, while the average is validated in its place
 
     @property
     def model(self) -> nn.Module:
-        return self.averaged.module
+        return self.average.module
 
     def before_fit(self, trainer):
-        self.after_validate(trainer)  # a second Ctrl-C may have ended the last run within a validation
+        # A second Ctrl-C may have ended the last run in the middle of validation.
+        self._restore_model(trainer)
         if any(hasattr(p, "full_tensor") for p in trainer.model.parameters()):
             raise ValueError(
                 "EMA keeps a copy of the model, and one whose parameters are sharded (parallel='fsdp') cannot be "
                 "copied: use parallel='ddp'"
             )
-        self.averaged = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        self.average = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
 
     def after_step(self, trainer):
-        self.averaged.update_parameters(trainer.model)
+        self.average.update_parameters(trainer.model)
 
     def before_validate(self, trainer):
-        if all(c.trained is None for c in trainer.callbacks if isinstance(c, EMA)):
-            self.trained, trainer.model = trainer.model, self.model
+        if all(c.replaced_model is None for c in trainer.callbacks if isinstance(c, EMA)):
+            self.replaced_model = trainer.model
+            trainer.model = self.model
 
     def after_validate(self, trainer):
-        if self.trained is not None:
-            trainer.model = self.trained
-            self.trained = None
+        self._restore_model(trainer)
 
     def on_exception(self, trainer):
-        self.after_validate(trainer)
+        self._restore_model(trainer)
+
+    def _restore_model(self, trainer):
+        if self.replaced_model is not None:
+            trainer.model = self.replaced_model
+            self.replaced_model = None
 
     def state_dict(self) -> dict:
-        return self.averaged.state_dict()
+        return self.average.state_dict()
 
     def load_state_dict(self, state: dict):
-        self.averaged.load_state_dict(state)
+        self.average.load_state_dict(state)

@@ -1,6 +1,4 @@
-"""A job's program as a user would write it; the variable MODE, which a job would not have, makes it fail in different
-ways
-"""
+"""Train as a user's program does in a job. The environment variable MODE, which a real job lacks, makes it fail."""
 
 import dataclasses
 import json
@@ -32,10 +30,22 @@ class Settings:
 
 
 class Slow:
-    """Leaves time to be stopped in the middle of an epoch"""
+    """Slow training down, so that a signal arrives in the middle of an epoch."""
 
     def after_step(self, trainer):
         time.sleep(0.1)
+
+
+def fail_on_last_rank(mode):
+    """Raise an error in the process with the highest rank, or kill it; the other processes wait for it."""
+    join_processes(60)
+    if rank() == int(os.environ.get("WORLD_SIZE", 1)) - 1:
+        if mode == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("sample 3 has no label")
+    import torch.distributed
+
+    torch.distributed.barrier()
 
 
 @entry_point
@@ -44,27 +54,19 @@ def main(config: Settings, container: Container):
     if mode == "exit":
         sys.exit(7)
     if mode in ("error", "killed"):
-        join_processes(60)
-        if rank() == int(os.environ.get("WORLD_SIZE", 1)) - 1:
-            if mode == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise ValueError("sample 3 has no label")
-        import torch.distributed
-
-        torch.distributed.barrier()
+        fail_on_last_rank(mode)
     if is_main():
         container.output_data_dir.mkdir(parents=True, exist_ok=True)
-        (container.output_data_dir / "config.json").write_text(json.dumps(dataclasses.asdict(config)), encoding="utf-8")
-    train(
-        Config(
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            save_every=1,
-            seed=1,
-            callbacks=["train:Slow"] if mode == "slow" else [],
-        ),
-        container,
+        values = json.dumps(dataclasses.asdict(config))
+        (container.output_data_dir / "config.json").write_text(values, encoding="utf-8")
+    options = Config(
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        save_every=1,
+        seed=1,
+        callbacks=["train:Slow"] if mode == "slow" else [],
     )
+    train(options, container)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,164 @@
+"""The mlkit command, on jobs and endpoints of this machine."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+from base64 import b64decode
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+import torch
+
+from mlkit.cli import main
+from mlkit.model import MyCustomModel, save_model
+from mlkit.sagemaker.client import LocalSageMaker
+
+
+def run_command(*arguments):
+    """Return exit code, stdout and stderr of a command."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(a) for a in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+def write_channel(folder):
+    folder.mkdir(parents=True)
+    (folder / "rows.csv").write_text("\n".join(f"{i % 2},{i},{-i}" for i in range(20)) + "\n")
+    return folder
+
+
+class InterruptedOutput(io.StringIO):
+    """An output at which Ctrl-C is pressed as soon as it shows `sight`."""
+
+    def __init__(self, sight):
+        super().__init__()
+        self.sight = sight
+
+    def write(self, text):
+        if self.sight in text:
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with a SageMaker of its own."""
+    monkeypatch.setenv("MLKIT_LOCAL", str(tmp_path / "local"))
+    return tmp_path
+
+
+def test_a_failed_job_gives_exit_code_1_and_its_reason(work):
+    (work / "fail.py").write_text('raise ValueError("no label")\n')
+    code, out, err = run_command("run", work / "fail.py", "--name", "failing", "--json", "--", "--epochs=2")
+    assert code == 1
+    assert "mlkit: failing failed: AlgorithmError" in err
+    assert "ValueError: no label" in err
+    state = json.loads(out)
+    assert [state[k] for k in ("ok", "name", "status", "model")] == [False, "failing", "Failed", None]
+    code, out, _ = run_command("follow", "failing", "--json")
+    assert (code, json.loads(out)) == (1, state)
+    code, out, _ = run_command("list", "--json", "--status", "Failed")
+    assert (code, [job["name"] for job in json.loads(out)["jobs"]]) == (0, ["failing"])
+
+
+def test_train_runs_what_a_container_would_run(work, monkeypatch):
+    """With --json it waits and reports the outcome."""
+    write_channel(work / "data" / "training")
+    monkeypatch.chdir(work)
+    code, out, _ = run_command("train", "--json", "--epochs", "1")
+    outcome = json.loads(out)
+    assert (code, outcome["exit_code"], outcome["failure"]) == (0, 0, None)
+    assert (work / outcome["model"] / "model.safetensors").is_file()
+    code, out, _ = run_command("train", "--json", "--epohcs", "1")
+    outcome = json.loads(out)
+    assert (code, outcome["exit_code"]) == (1, 1)
+    assert "did you mean 'epochs'?" in outcome["failure"]
+
+
+def test_errors_of_the_api_say_where_to_look(work):
+    channel = write_channel(work / "training")
+    assert run_command("run", "--channel", f"training={channel}", "--name", "first", "--", "--epochs", 1)[0] == 0
+    (work / "program.py").write_text("")
+    errors = {
+        ("follow", "nobody"): "Requested resource not found.\nmlkit list shows the names\n",
+        ("delete", "nobody"): "mlkit list --endpoints shows the names",
+        ("stop", "first"): "is in status Completed",
+        ("run", "--", "--epohcs", "3"): "epohcs",
+        ("run", work / "program.py", "--", "lr=3"): "expected --name value or --name=value",
+    }
+    for arguments, message in errors.items():
+        code, _, err = run_command(*arguments)
+        assert code == 1, arguments
+        assert message in err, arguments
+
+
+def test_ctrl_c_ends_the_display_and_the_job_continues(work):
+    (work / "slow.py").write_text('import time\nwhile True:\n    print("tick", flush=True)\n    time.sleep(.2)\n')
+    for arguments in (["run", str(work / "slow.py"), "--name", "slow"], ["follow", "slow"]):
+        with redirect_stdout(InterruptedOutput("tick")) as out:
+            assert main(arguments) == 130
+        hint = "slow continues without you: mlkit follow slow shows it again, mlkit stop slow ends it"
+        assert out.getvalue().splitlines()[-1] == hint
+    assert run_command("stop", "slow")[0] == 0
+    assert run_command("follow", "slow")[0] == 0
+
+
+def test_an_endpoint_is_created_asked_updated_and_deleted(work):
+    save_model(MyCustomModel(4, 8, 2), work / "model", sample=torch.zeros(1, 4))
+    archive = work / "model.tar.gz"
+    (work / "x.csv").write_text("0,1,2,3\n")
+    (work / "x.json").write_text("[[1]]")
+    assert run_command("bundle", work / "model", "--out", archive)[0] == 0
+    code, out, _ = run_command("deploy", archive, "--name", "iris")
+    assert code == 0
+    assert "Creating" in out and "InService" in out
+
+    code, out, _ = run_command("invoke", "iris", work / "x.csv", "--accept", "text/csv", "--json")
+    answer = json.loads(out)
+    assert (code, answer["content_type"], answer["body"].count(",")) == (0, "text/csv", 1)
+    code, out, _ = run_command("list", "--endpoints")
+    assert code == 0
+    assert "InService" in out
+
+    # A binary answer is base64 in JSON, and the bytes themselves on a stdout that is not a terminal.
+    binary = ["invoke", "iris", str(work / "x.csv"), "--accept", "application/x-npy"]
+    code, out, _ = run_command(*binary, "--json")
+    done = subprocess.run([sys.executable, "-m", "mlkit.cli", *binary], capture_output=True)
+    assert (code, b64decode(json.loads(out)["body_base64"])) == (0, done.stdout)
+
+    code, _, err = run_command("invoke", "iris", work / "x.json")
+    assert (code, err) == (1, "mlkit: iris answered 422: expected shape (batch, 4), got (1, 1)\n")
+
+    code, out, _ = run_command("deploy", archive, "--name", "iris")
+    assert code == 0
+    assert "Updating" in out
+    with redirect_stdout(InterruptedOutput("Updating")) as out:
+        assert main(["deploy", str(archive), "--name", "iris"]) == 130
+    hint = "mlkit list --endpoints shows its status, mlkit delete iris ends it"
+    assert f"iris continues without you: {hint}\n" in out.getvalue()
+
+    # A name that is being deleted can be used again at once.
+    for arguments in (["delete", "iris"], ["deploy", archive, "--name", "iris"], ["delete", "iris"]):
+        assert run_command(*arguments)[0] == 0
+    code, _, err = run_command("deploy", work / "none.tar.gz")
+    assert code == 1
+    assert "there is no bundle" in err
+
+
+def test_local_shows_and_frees_what_this_machine_holds(work):
+    channel = write_channel(work / "training")
+    assert run_command("run", "--channel", f"training={channel}", "--name", "first", "--", "--epochs", 1)[0] == 0
+    client = LocalSageMaker()
+    while client.list_endpoints()["Endpoints"]:
+        time.sleep(0.05)
+    code, out, _ = run_command("local")
+    assert code == 0
+    assert out.startswith("LocalSageMaker: 1 job"), out
+    for options in ([], ["--everything"]):
+        code, out, _ = run_command("local", "clean", *options)
+        assert code == 0
+        assert out.startswith("freed "), out
+    assert not (work / "local" / "s3").exists()

@@ -1,0 +1,324 @@
+"""Run the entry point under AWS's own software, by each launch path of SDK v2, SDK v3 and bare requests.
+
+The packages come from the package index, into virtual environments that are kept for the next run. The real SDKs send
+their requests over HTTP to moto, whose S3 holds the code and the data. Needs root on Linux, for namespaces.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import test_hyperparameters as spellings
+import torch
+from conformance.host import Network, run_job
+from helpers import CONFORMANCE, REPOSITORY, environment, missing, wait_for
+from hypothesis import Phase, given, settings
+from safetensors.torch import load_file
+
+from mlkit.sagemaker.job.hyperparameters import check_hyperparameters, read_config
+from mlkit.sagemaker.local.client import LocalSageMaker
+
+PATHS = {
+    "SDK v3, entry_script": "script",
+    'SDK v3, command="exec python train.py"': "exec",
+    "SDK v3, Torchrun()": "torchrun",
+    "SDK v2, estimator (train)": "estimator",
+    "bare CreateTrainingJob": "bare",
+}
+# The user's program is process 1. With the other paths AWS's software is, and it does not forward SIGTERM.
+PATHS_WITH_SIGTERM = {"exec", "bare"}
+HYPERPARAMETERS = dict(
+    epochs=3,
+    learning_rate=0.05,
+    on=True,
+    off=False,
+    nothing=None,
+    numbers=[1, 2],
+    counts={"a": 1, "b": 2},
+    words=["x y", "é"],
+    text='$(touch /tmp/x) "q" \\ ; & | > é',
+    digits="007",
+    b="single",
+)
+COLUMNS = ("hyperparameters", "failure text", "exit code", "SIGTERM", "resume", "2 processes", "2 hosts")
+
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "")
+
+
+@dataclass
+class Jobs:
+    """What the tests need to run jobs; `run(name, mode="", label="", **kwargs)` returns a `conformance.host.Run`."""
+
+    run: Callable
+    requests: dict[str, dict]  # by name, such as "script-1-2": path, hosts, processes
+    s3: Path  # the objects of S3, in <bucket>/<key>
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """Record the requests of every launch path, and yield a `Jobs` that runs them as SageMaker does."""
+    folder = tmp_path_factory.mktemp("conformance")
+    with ThreadPoolExecutor() as pool:
+        container, v2, v3 = pool.map(environment, ("container", "v2", "v3"))
+    install_mlkit(container)
+    write_rows(folder / "training")
+    with Network() as network:
+        url = f"http://{network.addresses[2]}:5000"
+        aws = dict(
+            AWS_ENDPOINT_URL=url,
+            S3_ENDPOINT_URL=url,
+            AWS_ACCESS_KEY_ID="testing",
+            AWS_SECRET_ACCESS_KEY="testing",
+            AWS_DEFAULT_REGION="us-east-1",
+            AWS_REGION="us-east-1",
+            AWS_EC2_METADATA_DISABLED="true",
+            SAGEMAKER_VALIDATE_ROLE="false",
+            HOME=str(folder),
+            PYTHONUNBUFFERED="1",
+        )
+        with start_moto(v2 / "moto_server", network.places[2], url):
+            requests = {}
+            for python, script in ((v2 / "python", "request_v2.py"), (v3 / "python", "request_v3.py")):
+                out = folder / f"{script}.json"
+                record_requests(python, script, folder / "training", out, os.environ | aws)
+                command = [v2 / "python", CONFORMANCE / "download.py", out, folder / "s3"]
+                subprocess.run(command, env=os.environ | aws, check=True)
+                for request in json.loads(out.read_text()):
+                    path, hosts, processes = request["TrainingJobName"].split("-")[:3]
+                    requests[f"{path}-{hosts}-{processes}"] = request
+            variables = aws | dict(
+                PATH=f"{container}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                SAGEMAKER_TRAINING_MODULE="sagemaker_pytorch_container.training:main",
+            )
+
+            def run(name, mode="", label="", **kwargs):
+                run_folder = folder / "runs" / f"{name}-{mode}{label}"
+                return run_job(
+                    requests[name], folder / "s3", run_folder, network, variables | dict(MODE=mode), **kwargs
+                )
+
+            yield Jobs(run, requests, folder / "s3")
+
+
+def install_mlkit(programs):
+    """Install the package of this repository into a virtual environment."""
+    pip = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", "--force-reinstall", REPOSITORY], check=True, capture_output=True)
+
+
+def write_rows(folder):
+    """Write the training data: 256 rows of a label and four features."""
+    folder.mkdir()
+    x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    with open(folder / "rows.csv", "w") as f:
+        for row in x:
+            features = ",".join(f"{value:.4f}" for value in row.tolist())
+            f.write(f"{int(row.sum() > 0)},{features}\n")
+
+
+@contextmanager
+def start_moto(program, namespace, url):
+    """Run moto in a network namespace."""
+    moto = subprocess.Popen(
+        ["ip", "netns", "exec", namespace, program, "-H", "0.0.0.0", "-p", "5000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(url, moto)
+        yield
+    finally:
+        moto.terminate()
+        moto.wait()
+
+
+def record_requests(python, script, data, out, env):
+    """Run one of the scripts that send requests with an SDK and record them in the file `out`."""
+    arguments = [CONFORMANCE / "source", data, json.dumps(HYPERPARAMETERS), out]
+    process = subprocess.run([python, CONFORMANCE / script, *arguments], env=env, text=True, capture_output=True)
+    assert not process.returncode, process.stderr[-3000:]
+
+
+RESULTS = {}  # launch path -> {column of the table: text}
+
+
+def record(key, column, text):
+    """Record a cell of the table of results."""
+    RESULTS.setdefault(key, {})[column] = text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table(tmp_path_factory):
+    """Print the table of results after the tests, and write it to conformance.md."""
+    yield
+    lines = ["| launch path | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for path, key in PATHS.items():
+        cells = [RESULTS.get(key, {}).get(column, "not tested") for column in COLUMNS]
+        lines.append(f"| {path} | " + " | ".join(cells) + " |")
+    print("\n".join(["", *lines]))
+    (tmp_path_factory.getbasetemp() / "conformance.md").write_text("\n".join(lines) + "\n")
+
+
+def read_config_file(root):
+    """Return the hyperparameters that the program received, without the number of processes."""
+    config = json.loads((root / "output" / "data" / "config.json").read_text())
+    del config["processes"]
+    return config
+
+
+def read_weights(run):
+    return load_file(run.roots[0] / "model" / "model.safetensors")
+
+
+def damage_newest_checkpoint(folder):
+    """Cut the largest file of the newest checkpoint in half, as a write does that was interrupted."""
+    newest = max(folder.glob("step-*"))
+    largest = max(newest.iterdir(), key=lambda f: f.stat().st_size)
+    content = largest.read_bytes()
+    largest.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("key", PATHS.values(), ids=list(PATHS))
+class TestPath:
+    weights = {}  # launch path -> weights of one process on one host
+
+    def test_a_job_gets_its_hyperparameters_and_writes_a_model(self, jobs, key):
+        run = jobs.run(f"{key}-1-1")
+        assert run.codes == [0], run.log[-3000:]
+        assert not run.failure
+        assert read_config_file(run.roots[0]) == HYPERPARAMETERS
+        assert "[metrics] epoch=3" in run.log
+        assert "is given twice" not in run.log
+        self.weights[key] = read_weights(run)
+        record(key, "hyperparameters", f"all {len(HYPERPARAMETERS)} equal")
+
+    def test_the_failure_text_is_the_users_exception(self, jobs, key):
+        run = jobs.run(f"{key}-1-1", "error")
+        assert run.failure.startswith("ValueError: sample 3 has no label\n"), run.failure
+        assert 'train.py", line' in run.failure
+        assert run.codes == [1]
+        record(key, "failure text", "type and message first")
+
+    def test_the_exit_code_is_the_users(self, jobs, key):
+        run = jobs.run(f"{key}-1-1", "exit")
+        assert run.failure.startswith("SystemExit: 7"), run.failure
+        assert run.codes == [1 if key in ("estimator", "torchrun") else 7], run.log[-3000:]
+        record(key, "exit code", f"{run.codes[0]}" + ("" if run.codes == [7] else ", AWS's software replaces 7"))
+
+    def test_a_stopped_job_continues_from_its_checkpoint(self, jobs, key, tmp_path):
+        gets_sigterm = key in PATHS_WITH_SIGTERM
+        run = jobs.run(f"{key}-1-1", "slow", stop_at="[metrics] epoch=2", grace=20 if gets_sigterm else 1)
+        assert run.left_by_itself == gets_sigterm, run.log[-3000:]
+        if gets_sigterm:
+            assert run.codes == [143]
+            assert not run.failure
+        record(key, "SIGTERM", "checkpoint written, exit 143" if gets_sigterm else "not forwarded to the program")
+        checkpoints = run.roots[0] / "checkpoints"
+        damage_newest_checkpoint(checkpoints)
+        resumed = jobs.run(f"{key}-1-1", "slow", label="again", checkpoints=checkpoints)
+        assert resumed.codes == [0], resumed.log[-3000:]
+        assert "passed over a damaged checkpoint" in resumed.log
+        assert "Continuing from" in resumed.log
+        assert "[metrics] epoch=1 " not in resumed.log
+        weights = read_weights(resumed)
+        for name, tensor in self.weights[key].items():
+            assert torch.equal(weights[name], tensor)
+        record(key, "resume", "same bits, despite a damaged checkpoint")
+
+    def test_two_processes(self, jobs, key):
+        gets_sigterm = key in PATHS_WITH_SIGTERM
+        run = jobs.run(f"{key}-1-2")
+        assert run.codes == [0], run.log[-3000:]
+        weights = read_weights(run)
+        for name, tensor in self.weights[key].items():
+            assert torch.allclose(weights[name], tensor, atol=1e-5)
+        failed = jobs.run(f"{key}-1-2", "error")
+        assert failed.failure.startswith("ValueError: sample 3 has no label\n"), failed.failure
+        assert failed.codes == [1]
+        if key != "torchrun":
+            killed = jobs.run(f"{key}-1-2", "killed")
+            assert killed.failure.startswith("rank 1 of 2 was killed by SIGKILL: "), killed.failure
+        if gets_sigterm:
+            stopped = jobs.run(f"{key}-1-2", "slow", stop_at="[metrics] epoch=1", grace=20)
+            assert stopped.left_by_itself, stopped.log[-3000:]
+            assert stopped.codes == [143], stopped.log[-3000:]
+            assert not stopped.failure, stopped.log[-3000:]
+        text = "same weights; the failing rank's text"
+        record(key, "2 processes", text + ("; SIGTERM reaches both" if gets_sigterm else ""))
+
+    def test_two_hosts(self, jobs, key):
+        run = jobs.run(f"{key}-2-1")
+        assert run.codes == [0, 0], run.log[-3000:]
+        weights = read_weights(run)
+        for name, tensor in self.weights[key].items():
+            assert torch.allclose(weights[name], tensor, atol=1e-5)
+        failed = jobs.run(f"{key}-2-1", "error")
+        assert all(failed.codes)
+        text = (failed.roots[1] / "output" / "failure").read_text()
+        assert text.startswith("ValueError: sample 3 has no label\n"), text
+        record(key, "2 hosts", "same weights; the failing host's text")
+
+
+@pytest.mark.parametrize("key", ["script", "exec", "torchrun", "bare"])
+def test_the_local_sagemaker_runs_the_same_requests(jobs, key, tmp_path, monkeypatch):
+    """LocalSageMaker runs the requests with AWS's unmodified drivers."""
+    (tmp_path / "s3").symlink_to(jobs.s3)
+    for name in ("PYTHONPATH", "MODE"):
+        monkeypatch.delenv(name, raising=False)
+    local = LocalSageMaker(tmp_path)
+    request = jobs.requests[f"{key}-1-1"] | dict(CheckpointConfig=dict(S3Uri=f"s3://jobs/local/{key}"))
+    local.create_training_job(**request)
+    name = request["TrainingJobName"]
+    description = local.describe_training_job(TrainingJobName=name)
+    while description["TrainingJobStatus"] == "InProgress":
+        time.sleep(0.1)
+        description = local.describe_training_job(TrainingJobName=name)
+    log = local.logs(name)[0].read_text()
+    assert description["TrainingJobStatus"] == "Completed", description.get("FailureReason", "") + log[-2000:]
+    assert read_config_file(local.folder(name) / "algo-1") == HYPERPARAMETERS
+    assert "[metrics] epoch=3" in log
+    assert local.files.path(description["ModelArtifacts"]["S3ModelArtifacts"]).is_file()
+
+
+@pytest.mark.parametrize("software", spellings.DIALECTS)
+def test_the_models_spell_hyperparameters_as_the_software_does(software, tmp_path):
+    model, quoted = spellings.DIALECTS[software]
+    cases = []
+
+    @given(spellings.configs)
+    @settings(max_examples=300, database=None, derandomize=True, phases=[Phase.generate], deadline=None)
+    def collect(config):
+        try:
+            request = spellings.to_request(config, quoted)
+            # SDK v3's software would pass hyperparameters that fail this check to a shell, which would run them.
+            check_hyperparameters(request, "api" if software == "v2" else "v3")
+        except ValueError:
+            return
+        cases.append((config, request))
+
+    collect()
+    assert len(cases) > 50
+    requests = [request for _, request in cases]
+    invalid_in_v3 = dict(whole="0", text="it's")
+    python = environment("container" if software == "v2" else "v3") / "python"
+    packages = next((python.parent.parent / "lib").glob("python3*")) / "site-packages"
+    (tmp_path / "requests.json").write_text(json.dumps([*requests, invalid_in_v3]))
+    subprocess.run(
+        [python, CONFORMANCE / "spell.py", software, packages, tmp_path / "requests.json", tmp_path / "out.json"],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    *results, last = json.loads((tmp_path / "out.json").read_text())
+    for (config, request), (argv, values) in zip(cases, results, strict=True):
+        assert repr((argv, values)) == repr(model(request)), request
+        assert repr(read_config(spellings.Config, argv, spellings.ChainMap(values, request))) == repr(config)
+    assert isinstance(last, str) == (software == "v3")

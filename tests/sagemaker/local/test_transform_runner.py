@@ -1,0 +1,94 @@
+"""Batch transforms that fail: a torn bundle, a server that ends or never starts, a file that is too large."""
+
+import time
+
+import pytest
+import torch
+
+from mlkit.model import MyCustomModel
+from mlkit.sagemaker.artifacts.bundle import build_bundle
+from mlkit.sagemaker.local.transform_jobs import TransformJobs
+from mlkit.sagemaker.local.transform_runner import TransformRunner
+
+
+@pytest.fixture
+def local(tmp_path):
+    """A local SageMaker whose S3 holds a row of ten numbers under s3://bucket/rows."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "a.csv").write_text("0,0,0,0,0,0,0,0,0,0\n")
+    local = TransformJobs(tmp_path / "local")
+    local.files.send_folder(rows, "s3://bucket/rows")
+    return local
+
+
+def create_model(local, name, archive):
+    local.files.put(archive, f"s3://bucket/{name}/model.tar.gz")
+    local.create_model(
+        ModelName=name,
+        ExecutionRoleArn="arn:aws:iam::000000000000:role/local",
+        PrimaryContainer=dict(Image="mlkit-local", ModelDataUrl=f"s3://bucket/{name}/model.tar.gz"),
+    )
+
+
+def create_model_with_handlers(local, name, handlers, folder):
+    (folder / f"{name}.py").write_text(handlers)
+    bundle = build_bundle(
+        MyCustomModel(10, 50, 2), folder / f"{name}.py", out=folder / f"{name}.tar.gz", sample=torch.zeros(1, 10)
+    )
+    create_model(local, name, bundle.path)
+
+
+def failure_of(local, name, **fields):
+    """Run a transform with the model of the same name and return why it failed."""
+    source = dict(S3DataSource=dict(S3DataType="S3Prefix", S3Uri="s3://bucket/rows"))
+    request = dict(
+        TransformJobName=name,
+        ModelName=name,
+        TransformInput=dict(DataSource=source, ContentType="text/csv", SplitType="Line"),
+        TransformOutput=dict(S3OutputPath=f"s3://bucket/out/{name}", Accept="text/csv", AssembleWith="Line"),
+        TransformResources=dict(InstanceType="ml.m5.large", InstanceCount=1),
+    )
+    local.create_transform_job(**request | fields)
+    while local.describe_transform_job(TransformJobName=name)["TransformJobStatus"] in ("InProgress", "Stopping"):
+        time.sleep(0.05)
+    description = local.describe_transform_job(TransformJobName=name)
+    assert description["TransformJobStatus"] == "Failed", description
+    return description["FailureReason"]
+
+
+def test_a_torn_bundle(local, tmp_path):
+    (tmp_path / "torn").write_text("torn")
+    create_model(local, "torn", tmp_path / "torn")
+    assert "is not a whole gzipped tar archive" in failure_of(local, "torn")
+
+
+def test_a_server_that_ends_while_it_answers(local, tmp_path):
+    handlers = 'def predict_fn(data, model):\n    print("the GPU is gone", flush=True)\n    __import__("os")._exit(3)\n'
+    create_model_with_handlers(local, "dies", handlers, tmp_path)
+    assert (
+        failure_of(local, "dies")
+        == "AlgorithmError: a.csv, request 1: the container ended with exit code 3: the GPU is gone"
+    )
+
+
+def test_a_server_that_never_starts(local, tmp_path):
+    handlers = 'print("loading", flush=True)\n__import__("time").sleep(60)\n'
+    create_model_with_handlers(local, "sleeps", handlers, tmp_path)
+    job = dict(TransformJobName="sleeps", TransformJobStatus="InProgress", ModelName="sleeps")
+    local.transforms.add("sleeps", job)
+    TransformRunner(local, "sleeps", startup_timeout=10).run()
+    reason = local.transforms.get("sleeps")["FailureReason"]
+    assert reason.startswith("AlgorithmError: /ping did not answer 200 in 10 seconds") and "loading" in reason, reason
+
+
+def test_a_file_that_is_too_large_for_a_request(local, tmp_path):
+    (tmp_path / "rows" / "c.csv").write_text("0" * 2**20 + "0")
+    bundle = build_bundle(MyCustomModel(10, 50, 2), out=tmp_path / "model.tar.gz", sample=torch.zeros(1, 10))
+    create_model(local, "large", bundle.path)
+    source = dict(S3DataSource=dict(S3DataType="S3Prefix", S3Uri="s3://bucket/rows/c.csv"))
+    whole = dict(DataSource=source, ContentType="text/csv")
+    assert (
+        failure_of(local, "large", TransformInput=whole, MaxPayloadInMB=1)
+        == "ClientError: c.csv has 1,048,577 bytes: expected at most 1,048,576 in a request (MaxPayloadInMB=1)"
+    )
