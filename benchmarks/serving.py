@@ -222,7 +222,7 @@ def print_table(task, clients, results):
 
 
 def print_ratios(clients, results):
-    """Print the latency and the rate of mlkit over those of each other server: the medians over paired rounds."""
+    """Print the ratios of mlkit to each other server, in latency and rate: medians over paired rounds."""
     print()
     for name, result in results.items():
         if name == "mlkit":

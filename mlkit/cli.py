@@ -575,7 +575,7 @@ def train(hyperparameters: list[str], wait: bool) -> dict:
     """Become the program in /opt/ml/code (train.py, or the one that SAGEMAKER_PROGRAM names), or mlkit's built-in
     training if there is none.
 
-    The options are the hyperparameters: mlkit train --help shows those of the program. With --json as the first
+    The options are the hyperparameters: mlkit train --help shows the program's. With --json as the first
     option, the program's output goes to stderr and its outcome to stdout.
     """
     command, folder = train_command(hyperparameters, os.environ)

@@ -22,7 +22,7 @@ def install_command(extra: str | None = None) -> str:
 def foreign_distributions(installed: Iterable[str] | None = None) -> list[str]:
     """Return the distributions other than ours that install a package called `mlkit`.
 
-    `installed` names the distributions that do; default: those of this environment.
+    `installed` names the distributions that install it; default: all such distributions in this environment.
     """
     names = _installing_distributions() if installed is None else installed
     return sorted({name for name in names if _normalized(name) != DISTRIBUTION})

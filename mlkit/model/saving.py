@@ -94,7 +94,7 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple | None]:
 
 # %% ../../nbs/0_model/03_saving.ipynb #c183de6c
 def differences(model: dict[str, tuple | None], saved: dict[str, tuple]) -> list[str]:
-    """Compare the shapes of a model's tensors with those of the saved ones, and return a line for each difference.
+    """Compare the shapes of a model's tensors with the saved shapes, and return a line for each difference.
 
     A lazy parameter, whose shape is None, takes any shape.
     """

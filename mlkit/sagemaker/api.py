@@ -31,7 +31,7 @@ def service(
 
 
 @lru_cache
-def _load_service(api: str) -> ServiceModel:  # a function of its own: service() and service("sagemaker") load once
+def _load_service(api: str) -> ServiceModel:  # a separate function: service() and service("sagemaker") load once
     return ServiceModel(Loader().load_service_model(api, "service-2"), api)
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #f741cccd
