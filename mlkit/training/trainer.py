@@ -429,6 +429,25 @@ def update(self: Trainer):
 
 
 @patch
+def backward(self: Trainer):
+    """Add the gradients of `loss` to those of the accumulated batches."""
+    loss = self.loss if self.accumulate == 1 else self.loss / self.accumulate
+    if self.scaler:
+        loss = self.scaler.scale(loss)
+    loss.backward()
+
+
+@patch
+def optimizer_step(self: Trainer):
+    """Change the weights along the gradients."""
+    if self.scaler:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+    else:
+        self.optimizer.step()
+
+# %% ../../nbs/1_training/10_trainer.ipynb #b7c1d2e3
+@patch
 def unpack(self: Trainer, batch: Any) -> tuple[Any, Any]:
     """Return the model's input and the target of a batch.
 
@@ -450,25 +469,6 @@ def predict(self: Trainer, x: Any) -> Any:
 def compute_loss(self: Trainer, prediction: Any, target: Any) -> Tensor:
     """Return the loss: a scalar, the mean over the batch."""
     return self.loss_fn(prediction, fit_target(prediction, target))
-
-
-@patch
-def backward(self: Trainer):
-    """Add the gradients of `loss` to those of the accumulated batches."""
-    loss = self.loss if self.accumulate == 1 else self.loss / self.accumulate
-    if self.scaler:
-        loss = self.scaler.scale(loss)
-    loss.backward()
-
-
-@patch
-def optimizer_step(self: Trainer):
-    """Change the weights along the gradients."""
-    if self.scaler:
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-    else:
-        self.optimizer.step()
 
 
 _TARGET_KEYS = "y", "target", "label", "labels"
