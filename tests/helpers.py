@@ -62,6 +62,12 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def assert_types(description, **types):
+    """Assert that the fields of a response of the API have these types."""
+    for field, expected_type in types.items():
+        assert isinstance(description[field], expected_type), field
+
+
 def running(text):
     """Return the ids of the processes with `text` in their command line. Null characters separate the arguments."""
     return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and text in read_command_line(pid)]

@@ -1,4 +1,4 @@
-"""Run every test: those of the notebooks through nbdev_test, then those of this folder through pytest.
+"""Run every test: the notebooks with nbdev_test, then the tests of this folder with pytest.
 
 The last line is `N passed, N failed`. Arguments are passed to pytest.
 """

@@ -19,9 +19,9 @@ LAYERS = {"0_model": "model", "1_training": "training", "2_sagemaker": "sagemake
 def run(*args, cwd):
     """Run a tool of this environment as its users start it; show its output if it fails."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(args, cwd=cwd, text=True, capture_output=True, env=os.environ | {"PATH": path})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run(args, cwd=cwd, text=True, capture_output=True, env=os.environ | {"PATH": path})
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def exported_modules():
@@ -42,7 +42,7 @@ def module_files():
 
 @pytest.fixture
 def copy(tmp_path):
-    """The tracked files, and those that git does not ignore, in a folder of their own."""
+    """Copy the tracked files, and new files that git does not ignore, to a temporary folder."""
     names = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
     for name in names:
         if name and (ROOT / name).is_file():

@@ -16,7 +16,7 @@ import ipywidgets as widgets
 
 # %% ../../nbs/3_notebook/16_controls.ipynb #16f0a005
 def button(text: str, on_click: Callable[[], Any], **options) -> widgets.Button:
-    """Make a button that calls `on_click` without arguments. `options` are those of `ipywidgets.Button`."""
+    """Make a button that calls `on_click` without arguments. `options` are options of `ipywidgets.Button`."""
     new_button = widgets.Button(description=text, **options)
     new_button.on_click(lambda _: on_click())
     return new_button

@@ -120,7 +120,7 @@ class Storage(ABC):
 
     @abstractmethod
     def send_folder(self, folder: Path, uri: str, out: TextIO | None = None) -> None:
-        """Make the objects under a URI those of a folder. `out` gets the progress; default: stdout."""
+        """Upload a folder, and delete other objects under the URI. `out` gets the progress; default: stdout."""
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -327,7 +327,7 @@ class S3(Storage):
     def measure(self, uri: str) -> tuple[int, int] | None:
         """Return the number of objects under a URI and their size in bytes, of the first 100,000.
 
-        Returns None also if these credentials may not list them: those of the job's role perhaps may.
+        Returns None also if these credentials may not list them: the job's role may have permission.
         """
         try:
             sizes = [entry["Size"] for _, entry in islice(self.under(uri), 100_000)]

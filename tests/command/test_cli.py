@@ -45,7 +45,7 @@ class InterruptedOutput(io.StringIO):
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """A folder with a SageMaker of its own."""
+    """A folder with a separate LocalSageMaker."""
     monkeypatch.setenv("MLKIT_LOCAL", str(tmp_path / "local"))
     return tmp_path
 
@@ -114,7 +114,8 @@ def test_an_endpoint_is_created_asked_updated_and_deleted(work):
     assert run_command("bundle", work / "model", "--out", archive)[0] == 0
     code, out, _ = run_command("deploy", archive, "--name", "iris")
     assert code == 0
-    assert "Creating" in out and "InService" in out
+    assert "Creating" in out
+    assert "InService" in out
 
     code, out, _ = run_command("invoke", "iris", work / "x.csv", "--accept", "text/csv", "--json")
     answer = json.loads(out)
@@ -126,8 +127,8 @@ def test_an_endpoint_is_created_asked_updated_and_deleted(work):
     # A binary answer is base64 in JSON, and the bytes themselves on a stdout that is not a terminal.
     binary = ["invoke", "iris", str(work / "x.csv"), "--accept", "application/x-npy"]
     code, out, _ = run_command(*binary, "--json")
-    done = subprocess.run([sys.executable, "-m", "mlkit.cli", *binary], capture_output=True)
-    assert (code, b64decode(json.loads(out)["body_base64"])) == (0, done.stdout)
+    process = subprocess.run([sys.executable, "-m", "mlkit.cli", *binary], capture_output=True)
+    assert (code, b64decode(json.loads(out)["body_base64"])) == (0, process.stdout)
 
     code, _, err = run_command("invoke", "iris", work / "x.json")
     assert (code, err) == (1, "mlkit: iris answered 422: expected shape (batch, 4), got (1, 1)\n")

@@ -150,7 +150,7 @@ def stop(processes, ready, grace):
 
 
 def signal_process_1(process, number):
-    """Signal process 1 of a container: the child of `unshare`, whose process was that of `ip netns exec`."""
+    """Signal process 1 of a container: the child of `unshare`, which replaced `ip netns exec` in its process."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     for child in children.read_text().split() if children.exists() else []:
         os.kill(int(child), number)

@@ -17,7 +17,7 @@ from pathlib import Path
 from mlkit.sagemaker.artifacts.dockerfile import write_dockerfile
 
 # AWS's stack writes /etc/sagemaker-ts.properties and looks for its server among all processes, so it gets an /etc and a
-# process table of its own. Arguments: a folder for its files, the model, the folder with its programs.
+# separate process table. Arguments: a folder for its files, the model, the folder with its programs.
 _TORCHSERVE = """
 mount --bind "$1/ml" /opt/ml &&
 mount --bind "$2" /opt/ml/model &&

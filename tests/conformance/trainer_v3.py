@@ -1,4 +1,4 @@
-"""Compare the requests of TrainingJob with those of the SDK v3 ModelTrainer that it converts to.
+"""Compare the requests of TrainingJob with the requests of the SDK v3 ModelTrainer that it converts to.
 
 trainer_v3.py SOURCE DATA OUT
 

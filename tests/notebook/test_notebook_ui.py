@@ -232,7 +232,8 @@ def wait_for_server(url, server, log):
         with contextlib.suppress(OSError):
             urlopen(url).close()
             return
-        assert server.poll() is None and time.monotonic() - started_at < 120, log.read_text()[-3000:]
+        assert server.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() - started_at < 120, log.read_text()[-3000:]
         time.sleep(0.1)
 
 

@@ -80,7 +80,8 @@ def _class_module(name: str) -> dict[str, Path]:
         spec = None
     if not spec or not spec.origin:
         raise BundleError(
-            f"the class of the model is in {name}, which cannot be found: build the bundle in the folder that has it"
+            f"no module {name!r} in the current folder, next to the handlers or on sys.path: it defines the class of "
+            "the model. Build the bundle in the folder of the module"
         )
     if name.partition(".")[0] in ("mlkit", *sys.stdlib_module_names) or is_installed_file(spec.origin):
         return {}
@@ -217,7 +218,7 @@ def _summarize(sizes: Mapping[str, int]) -> list[list]:
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #3a9cd1f4
 def _collect(model, handlers, requirements, sample, include, folder) -> dict[str, bytes | Path]:
-    """Return the contents of a bundle by name; the arguments are those of `build_bundle`."""
+    """Return the contents of a bundle by name; the arguments are the same as for `build_bundle`."""
     handlers_file = _find_handlers(handlers, model)
     root = handlers_file.parent if handlers_file else Path.cwd()
     model_files = _model_files(model, folder, sample)

@@ -38,7 +38,7 @@ def _check_layout(folder: Path) -> Iterator[Finding]:
         )
     elif not (folder / "code" / "inference.py").is_file():
         yield Finding(
-            "no code/inference.py: AWS's TorchServe containers would use handlers of their own, and not say so",
+            "no code/inference.py: AWS's TorchServe containers would use their default handlers without a warning",
             "build the archive with build_bundle",
         )
     if not (folder / "config.yaml").is_file():

@@ -55,7 +55,7 @@ def program_files(
 
 
 def list_program(folder: Path, gitignore: bool = False, exclude: Path | None = None) -> dict[str, Path]:
-    """Return the files of a program by their names within the folder; the arguments are those of `program_files`.
+    """Return the files of a program by their names within the folder. The arguments are as for `program_files`.
 
     Raises SourceError if there are more than 20,000.
     """

@@ -272,7 +272,7 @@ def _check_cell(notebook: str, lines: list[str]):
 
 
 def _module_name(path: Path, comments: list[str]) -> str:
-    """Return the name of the module that a notebook exports: that of its `default_exp`, or its own without a number.
+    """Return the module that a notebook exports: its `default_exp`, or the name of the notebook without its number.
 
     A name of Python's own or of an installed module would hide that module, so it gets a suffix.
     """

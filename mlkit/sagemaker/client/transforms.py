@@ -157,7 +157,7 @@ def transform(
 
 # %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #00d9a8cb
 def _content_type_of(folder: Path, content_type: str | None) -> str:
-    """Return the content type of the files in a folder: the given one, or that of their suffix."""
+    """Return `content_type`, or, if it is None, the content type that the suffix of the files in a folder implies."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     files = [f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(".")]

@@ -54,7 +54,7 @@ class Settings:
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #3200b125
 def settings_from_env(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """Return the settings in environment variables, default: those of this process.
+    """Return the settings in `environ`; default: the environment variables of this process.
 
     `overrides` are fields of `Settings`; None leaves a field as it is. Raises ValueError if a value is not a number or
     out of range.
@@ -355,7 +355,7 @@ async def _answer_in_thread(self: Predictor, request: PendingRequest) -> Reply:
 
 @patch
 def _run_thread(self: Predictor) -> None:
-    torch.set_num_threads(self.torch_threads)  # each thread has a number of its own
+    torch.set_num_threads(self.torch_threads)  # torch has a separate number for each thread
     while not (self.is_closed and self.queue.empty()):
         requests = [request for request in self._next_batch() if request is not None and not request.future.done()]
         with self.model_lock:

@@ -76,7 +76,7 @@ TIMING_REQUEST = "mlkit-timing"
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #53fdc928
 @dataclass
 class Context:
-    """The request as a handler sees it; the methods are those of the context in AWS's containers.
+    """The request as a handler sees it, with the methods of the context in AWS's containers.
 
     `index` is the position of the request in a batch, which AWS's signatures have; it is ignored here.
     """
@@ -283,7 +283,7 @@ class Handlers:
 def find_code(model_dir: str | Path, environ: Mapping[str, str] | None = None) -> Handlers:
     """Load the handlers that came with a model, or return the defaults if none did.
 
-    `environ` has the variables of SageMaker, default: those of this process. Raises HandlerError.
+    `environ` has the variables of SageMaker; default: the variables of this process. Raises HandlerError.
     """
     env = os.environ if environ is None else environ
     folder = Path(model_dir) / "code"
@@ -357,8 +357,10 @@ _DEFAULT_FUNCTIONS = {"model_fn": default_model_fn, "predict_fn": default_predic
 
 
 def _wait_for(awaitable: Awaitable) -> Any:
-    """Return the result of an awaitable. It runs in an event loop that all handlers share, in a thread of its own:
-    the loops of a notebook and of the server are busy.
+    """Return the result of an awaitable.
+
+    It runs in an event loop that all handlers share, in a separate thread: the loops of a notebook and of the server
+    are busy.
     """
 
     async def wait():
@@ -431,7 +433,7 @@ class Exchange:
         return self._run("input_fn", self.data, self.content_type)
 
     def predict(self, x: Any) -> Any:
-        """Return the prediction for an input, which may be that of several requests joined."""
+        """Return the prediction for an input, which may be the joined inputs of several requests."""
         return self._run("predict_fn", x, self.handlers.model)
 
     def write(self, prediction: Any) -> Reply:
@@ -572,7 +574,7 @@ def respond(
     headers: Mapping[str, str] | None = None,
     on_stage: StageObserver | None = None,
 ) -> Reply:
-    """Return the reply to a request; the parameters are those of `receive`.
+    """Return the reply to a request; the parameters are the same as for `receive`.
 
     Raises RequestError if the client is wrong and HandlerFailure if a handler is.
     """

@@ -516,7 +516,7 @@ def _v3_errors(name: str, text: str, torchrun: bool) -> Iterator[str]:
             "the name of a file"
         )
     if torchrun and _is_ambiguous_in_torchrun(name):
-        yield "torchrun takes its name for an abbreviation of two of its own options: choose another name"
+        yield "torchrun takes its name for an abbreviation of two torchrun options: choose another name"
 
 
 def _is_ambiguous_in_torchrun(name: str) -> bool:

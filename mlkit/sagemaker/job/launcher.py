@@ -50,8 +50,8 @@ def launch(
 ) -> int:
     """Run a command `processes` times on each host, as torchrun does, and return the exit code.
 
-    All processes end when one fails. The exit code is 0, that of the process that failed first, or 128 plus the number
-    of a signal that this process received.
+    All processes end when one fails. The exit code is 0 if none fails, the code of the process that failed first, or
+    128 plus the number of a signal that this process received.
     Raises ValueError if the hosts cannot train together, ConnectionError if the first one does not answer.
     """
     # the imports take a second, which a job of one process should not wait
@@ -187,7 +187,7 @@ def exit_with_launcher() -> None:
 
 
 def isolate_forked_processes() -> None:
-    """In a process that a launcher started, put forked processes into process groups of their own.
+    """In a process that a launcher started, put forked processes into separate process groups.
 
     A launcher sends SIGTERM to the process group. DataLoader workers would end before the last step is done.
     """

@@ -71,7 +71,7 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
 
     def _clean_training_jobs(self, name: str | None) -> int:
         freed = 0
-        for job in list(self._training_jobs()):
+        for job in self._training_jobs():
             job_name = job["TrainingJobName"]
             if name not in (None, job_name):
                 continue
@@ -90,7 +90,7 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
 
     def _clean_endpoints(self) -> int:
         freed = 0
-        for endpoint in list(self._endpoints()):
+        for endpoint in self._endpoints():
             if endpoint["EndpointStatus"] != "Failed":
                 continue
             name = endpoint["EndpointName"]
@@ -103,7 +103,7 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
 
     def _clean_transform_jobs(self) -> int:
         freed = 0
-        for job in list(self._transform_jobs()):
+        for job in self._transform_jobs():
             if job["TransformJobStatus"] in RUNNING_STATUSES:
                 continue
             name = job["TransformJobName"]

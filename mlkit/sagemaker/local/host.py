@@ -34,7 +34,7 @@ _TRY = "mount --bind /tmp /opt/ml && mount --bind /etc/hosts /etc/hosts && hostn
 
 @lru_cache(1)
 def namespaces() -> tuple[str, ...]:
-    """Return the command that runs another command in namespaces of its own, or () if that is not possible.
+    """Return the command that runs another command in separate namespaces, or () if that is not possible.
 
     It is not possible if the system or the user may not create them, or if MLKIT_NAMESPACES is "no".
     """
@@ -62,7 +62,7 @@ class Host:
     root: Path  # the tree that the program finds at /opt/ml
     command: list[str]
     environ: Mapping[str, str]
-    isolated: bool  # in namespaces of its own
+    isolated: bool  # in separate namespaces
     cpus: int | None = None  # number of CPUs it may use; default: all
     memory: int | None = None  # bytes that each of its processes may allocate; default: no limit
     process: subprocess.Popen | None = None
@@ -191,7 +191,7 @@ def _command(algorithm: Mapping, path: str) -> list[str]:
 
 
 def _environ(request: Mapping, container: Container, name: str, port: int, isolated: bool) -> dict[str, str]:
-    """Return the variables of a container: this process's, except those of another job, and the request's."""
+    """Return the variables of a container: this process's, except variables of another job, and the request's."""
     root = container.model_dir.parent
     environ = {
         k: v

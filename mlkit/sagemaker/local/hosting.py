@@ -8,8 +8,7 @@ __all__ = []
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #de23ed87
 import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #2f5d0200
 class Hosting(LocalService):
-    """The operations on models, endpoint configs and endpoints. Arguments, responses and errors are those of boto3."""
+    """The operations on models, endpoint configs and endpoints, with the arguments, responses and errors of boto3."""
 
     @property
     def runtime(self) -> LocalRuntime:
@@ -200,15 +199,12 @@ def delete_endpoint(self: Hosting, **request) -> dict:
 def list_endpoints(self: Hosting, **request) -> dict:
     """Return `Endpoints`, and a `NextToken` if more follow."""
     check_request("ListEndpoints", request)
-    return list_response(list(self._endpoints()), request, "Endpoint")
+    return list_response(self._endpoints(), request, "Endpoint")
 
 
 @patch
-def _endpoints(self: Hosting) -> Iterator[dict]:
-    """Yield the description of each endpoint."""
-    for record in self.table("Endpoint").all():
-        with suppress(ClientError):  # it may have just been deleted
-            yield self.describe_endpoint(EndpointName=record["EndpointName"])
+def _endpoints(self: Hosting) -> list[dict]:
+    return self._descriptions("Endpoint", self.describe_endpoint)
 
 
 @patch

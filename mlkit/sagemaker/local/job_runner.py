@@ -265,7 +265,7 @@ def _upload_results(self: JobRunner) -> None:
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #259cb2bc
 def main(argv: list[str] | None = None) -> None:
-    """Run a training job. The arguments are those of `JobRunner`: ROOT S3 NAME."""
+    """Run a training job. The arguments are the same as for `JobRunner`: ROOT S3 NAME."""
     root, s3, name = sys.argv[1:] if argv is None else argv
     JobRunner(root, s3, name).run()
 

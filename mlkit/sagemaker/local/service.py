@@ -7,11 +7,13 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/12_service.ipynb #e6265ea4
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
 from botocore.utils import parse_to_aware_datetime
 
 from mlkit.sagemaker.api import api_error, exceptions, paginator, waiter
@@ -87,6 +89,14 @@ class LocalService:
     def _is_running(self, kind: str, name: str) -> bool:
         """Return whether the process of a job or an endpoint is alive."""
         return is_locked(self._lock_path(kind, name))
+
+    def _descriptions(self, kind: str, describe: Callable[..., dict]) -> list[dict]:
+        """Return the descriptions of all resources of a kind, from its operation `describe`."""
+        descriptions = []
+        for record in self.table(kind).all():
+            with suppress(ClientError):  # it may have just been deleted
+                descriptions.append(describe(**{f"{kind}Name": record[f"{kind}Name"]}))
+        return descriptions
 
     def _process_arguments(self, name: str) -> list[str]:
         """Return the arguments of the program that runs a job or an endpoint."""

@@ -10,12 +10,8 @@ import json
 import os
 import shutil
 import sqlite3
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
-
-from botocore.exceptions import ClientError
 
 from mlkit.patching import patch
 from mlkit.sagemaker.api import api_error, check_request
@@ -26,7 +22,7 @@ from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/31_training_jobs.ipynb #60b3a202
 class TrainingJobs(LocalService):
-    """The operations on training jobs. Arguments, responses and errors are those of boto3."""
+    """The operations on training jobs, with the arguments, responses and errors of boto3."""
 
     def folder(self, name: str) -> Path:
         """Return the folder of a training job."""
@@ -187,15 +183,12 @@ def logs(self: TrainingJobs, TrainingJobName: str) -> list[Path]:
 def list_training_jobs(self: TrainingJobs, **request) -> dict:
     """Return `TrainingJobSummaries`, and a `NextToken` if more follow."""
     check_request("ListTrainingJobs", request)
-    return list_response(list(self._training_jobs()), request, "TrainingJob")
+    return list_response(self._training_jobs(), request, "TrainingJob")
 
 
 @patch
-def _training_jobs(self: TrainingJobs) -> Iterator[dict]:
-    """Yield the description of each job."""
-    for record in self.rows.all():
-        with suppress(ClientError):  # `clean` may have just removed it
-            yield self.describe_training_job(TrainingJobName=record["TrainingJobName"])
+def _training_jobs(self: TrainingJobs) -> list[dict]:
+    return self._descriptions("TrainingJob", self.describe_training_job)
 
 
 @patch

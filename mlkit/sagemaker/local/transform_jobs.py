@@ -8,11 +8,8 @@ __all__ = []
 # %% ../../../nbs/2_sagemaker/4_local/50_transform_jobs.ipynb #6d356b2e
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
-
-from botocore.exceptions import ClientError
 
 from mlkit.sagemaker.api import api_error, check_request
 from mlkit.sagemaker.local.hosting import Hosting
@@ -22,7 +19,7 @@ from mlkit.sagemaker.local.store import RecordTable, now
 
 # %% ../../../nbs/2_sagemaker/4_local/50_transform_jobs.ipynb #c702af96
 class TransformJobs(Hosting):
-    """The operations on batch transform jobs. Arguments, responses and errors are those of boto3."""
+    """The operations on batch transform jobs, with the arguments, responses and errors of boto3."""
 
     @property
     def transforms(self) -> RecordTable:
@@ -103,13 +100,10 @@ class TransformJobs(Hosting):
     def list_transform_jobs(self, **request) -> dict:
         """Return `TransformJobSummaries`, and a `NextToken` if more follow."""
         check_request("ListTransformJobs", request)
-        return list_response(list(self._transform_jobs()), request, "TransformJob")
+        return list_response(self._transform_jobs(), request, "TransformJob")
 
-    def _transform_jobs(self) -> Iterator[dict]:
-        """Yield the description of each job."""
-        for record in self.transforms.all():
-            with suppress(ClientError):  # `clean` may have just removed it
-                yield self.describe_transform_job(TransformJobName=record["TransformJobName"])
+    def _transform_jobs(self) -> list[dict]:
+        return self._descriptions("TransformJob", self.describe_transform_job)
 
     def _find_model(self, name: str) -> None:
         if self.table("Model").get(name) is None:

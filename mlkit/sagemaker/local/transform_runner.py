@@ -24,7 +24,7 @@ from mlkit.sagemaker.local.transform_jobs import TransformJobs
 
 # %% ../../../nbs/2_sagemaker/4_local/51_transform_runner.ipynb #7cf15e10
 def split_into_bodies(path: Path, request: Mapping) -> Iterator[bytes]:
-    """Yield the bodies of the requests for a file. `request` is that of CreateTransformJob.
+    """Yield the bodies of the requests for a file. `request` is the request of CreateTransformJob.
 
     Empty lines are left out. Raises ValueError if the file, or one of its lines, is larger than MaxPayloadInMB.
     """

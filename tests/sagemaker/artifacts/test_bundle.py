@@ -16,7 +16,7 @@ from mlkit.sagemaker.artifacts.bundle import build_bundle
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An unpacked bundle with handlers of its own."""
+    """An unpacked bundle with custom handlers."""
     root = tmp_path_factory.mktemp("bundle")
     (root / "inference.py").write_text("def predict_fn(data, model):\n    return [len(data)]\n")
     bundle = build_bundle(
@@ -28,9 +28,9 @@ def folder(tmp_path_factory):
 def run(program, *arguments, cwd):
     """Run a program in a Python that finds only what is installed, and return its output, which is JSON."""
     command = [sys.executable, "-I", "-c", program, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    process = subprocess.run(command, cwd=cwd, text=True, capture_output=True)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 def test_a_bundle_holds_every_module_of_every_package(folder):

@@ -105,7 +105,7 @@ def test_a_process_that_is_killed(check_handlers):
 
 
 def test_an_archive_with_everything_in_one_folder(tmp_path):
-    """`_check_layout` has its own tests: this one shows that it is asked, and that the rest is tried all the same."""
+    """A mistake in the layout is reported, and the other checks still run. `_check_layout` has further tests."""
     write_archive({"model/model.json": b"{}"}, tmp_path / "other.tar.gz")
     report = check_bundle(tmp_path / "other.tar.gz")
     assert report.findings[0].what == "everything is in the folder model"

@@ -20,13 +20,13 @@ modules = {path.relative_to(root).as_posix() for path in package.rglob("*.py")}
 
 def run(*command, **options):
     """Run a command and return its output. Fails with that output if the command does."""
-    done = subprocess.run(list(map(str, command)), text=True, capture_output=True, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run(list(map(str, command)), text=True, capture_output=True, **options)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def environ():
-    """Return the variables of this process, less those that would lead to its own packages or to a job."""
+    """Return the variables of this process, without variables that would lead to its packages or to a job."""
     return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV") and not k.startswith("SM_")}
 
 
@@ -111,6 +111,6 @@ def test_a_check_needs_only_the_core_requirements(python, tmp_path):
 
 def test_the_command_says_which_extra_the_demo_needs(python, tmp_path):
     command = [python.parent / "mlkit", "demo"]
-    done = subprocess.run(command, text=True, capture_output=True, cwd=tmp_path, env=environ())
-    assert done.returncode == 1
-    assert install_command("demo") in done.stderr, done.stderr
+    process = subprocess.run(command, text=True, capture_output=True, cwd=tmp_path, env=environ())
+    assert process.returncode == 1
+    assert install_command("demo") in process.stderr, process.stderr

@@ -1,4 +1,4 @@
-"""A training program that can pause after each step, so that a test has time to stop it."""
+"""A training program that prints each step and each epoch, can pause after a step, and saves its model."""
 
 import time
 from dataclasses import dataclass
@@ -7,22 +7,24 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from mlkit.model import MyCustomModel
+from mlkit.model.saving import save_model
 from mlkit.sagemaker_entry import Container, entry_point
 from mlkit.training import train_model
 
 
 @dataclass
 class Config:
-    epochs: int = 3  # passes over the data
-    pause: float = 0.0  # seconds a step
+    epochs: int = 10  # passes over the data, of 4 steps
+    pause: float = 0.0  # seconds after a step
 
 
-class Pause:
-    def __init__(self, seconds):
-        self.seconds = seconds
+class PrintProgress:
+    def __init__(self, pause):
+        self.pause = pause
 
     def after_step(self, trainer):
-        time.sleep(self.seconds)
+        time.sleep(self.pause)
+        print(f"step {trainer.step}", flush=True)
 
     def after_epoch(self, trainer):
         loss = trainer.last_metrics["train_loss"]
@@ -40,13 +42,13 @@ def main(config: Config, container: Container):
         loader,
         epochs=config.epochs,
         learning_rate=0.01,
-        callbacks=[Pause(config.pause)],
+        callbacks=[PrintProgress(config.pause)],
         checkpoints=container.checkpoint_dir,
         save_every=1,
         seed=0,
         verbose=False,
     )
-    torch.save(model.state_dict(), container.model_dir / "weights.pt")
+    save_model(model, container.model_dir)
 
 
 if __name__ == "__main__":

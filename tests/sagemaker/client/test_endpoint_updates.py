@@ -1,4 +1,4 @@
-"""Updates of an endpoint on this machine: no request is lost, and what is no longer used is deleted."""
+"""Updates of an endpoint on this machine: no request is lost, and resources that are no longer used are deleted."""
 
 import io
 import threading

@@ -16,7 +16,7 @@ from datetime import datetime
 import pytest
 import torch
 from botocore.exceptions import ClientError, ParamValidationError
-from helpers import running
+from helpers import assert_types, running
 
 from mlkit.model import MyCustomModel
 from mlkit.sagemaker.artifacts.bundle import build_bundle
@@ -187,7 +187,8 @@ def test_the_api_creates_and_describes_as_sagemaker_does(resources):
     assert arns["iris"].endswith(":endpoint/iris")
 
     description = client.describe_endpoint(EndpointName="iris")
-    for field, expected_type in dict(
+    assert_types(
+        description,
         EndpointName=str,
         EndpointArn=str,
         EndpointConfigName=str,
@@ -195,8 +196,7 @@ def test_the_api_creates_and_describes_as_sagemaker_does(resources):
         ProductionVariants=list,
         CreationTime=datetime,
         LastModifiedTime=datetime,
-    ).items():
-        assert isinstance(description[field], expected_type), field
+    )
     assert description["ProductionVariants"][0]["VariantName"] == "all"
     config = client.describe_endpoint_config(EndpointConfigName="config-1")
     assert config["ProductionVariants"][0]["InstanceType"] == "ml.m5.large"

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from botocore.exceptions import ClientError, EndpointConnectionError, ParamValidationError
-from helpers import CONFORMANCE, REPOSITORY, environment
+from helpers import CONFORMANCE, REPOSITORY, assert_types, environment
 
 from mlkit.notebook import launcher, monitor
 from mlkit.notebook.runs import runs
@@ -245,11 +245,11 @@ def test_following_survives_network_errors_and_waits_for_late_lines(session, fol
         time.sleep(0.01)
     put_lines(1, {3: "the last words"})
     following.join(60)
-    shown = out.getvalue().splitlines()
+    output = out.getvalue().splitlines()
     assert len(failures) == 2
-    lines = [line for line in shown if line.startswith("[algo-")]
+    lines = [line for line in output if line.startswith("[algo-")]
     assert lines == ["[algo-1] line 1", "[algo-2] line 2", "[algo-1] the last words"]
-    assert sum("does not answer (Could not connect to the endpoint URL" in line for line in shown) == 1, shown
+    assert sum("does not answer (Could not connect to the endpoint URL" in line for line in output) == 1, output
 
 
 def test_the_model_comes_back(session, folder):
@@ -276,7 +276,8 @@ def test_the_api_is_the_same(client, tmp_path):
         assert arn.endswith(f":training-job/job-{i:02}")
 
     description = client.describe_training_job(TrainingJobName="job-03")
-    kinds = dict(
+    assert_types(
+        description,
         TrainingJobArn=str,
         TrainingJobStatus=str,
         SecondaryStatus=str,
@@ -285,8 +286,6 @@ def test_the_api_is_the_same(client, tmp_path):
         LastModifiedTime=datetime,
         HyperParameters=dict,
     )
-    for key, kind in kinds.items():
-        assert isinstance(description[key], kind), key
     assert description["ResourceConfig"] == request["ResourceConfig"]
     assert description["OutputDataConfig"] == request["OutputDataConfig"]
 
@@ -349,7 +348,7 @@ def test_twenty_jobs_at_once(tmp_path):
 def test_a_spot_job_that_is_interrupted_ends_with_the_same_bits(tmp_path, monkeypatch, namespaces):
     """Interrupted twice, in namespaces if the system has them, and by variables alone"""
     monkeypatch.setenv("MLKIT_NAMESPACES", namespaces)
-    program = HERE / "stepping_training.py"
+    program = HERE / "paused_training.py"
     local = LocalSageMaker(tmp_path / "local")
     whole = TrainingJob(source=program, name="whole").run(local).follow(io.StringIO())
     job = TrainingJob({"pause": 0.05}, program, spot=True, max_run=600, name="spot").run(local)
@@ -513,7 +512,7 @@ def test_a_job_as_the_sdk_has_it(session, folder, tmp_path, monkeypatch):
     assert output["missing"] == []  # places in the SDK's trainer that the SDK does not have
     for name, requests in output["requests"].items():
         ours, sdks = requests["ours"], requests["sdks"]
-        # The SDK adds members of its own, and the three channels are its own way of sending code.
+        # The SDK adds further members, and sends code in three more channels.
         for key in ours.keys() - {"TrainingJobName", "AlgorithmSpecification", "InputDataConfig"}:
             if isinstance(ours[key], dict):
                 assert ours[key].items() <= sdks[key].items(), (name, key)

@@ -7,16 +7,16 @@ from torch import nn
 
 
 class Doubled(nn.Module):
-    """Multiply the input by `factor`; append its first column to the file that the variable SEEN names."""
+    """Multiply the input by `factor`; append its first column to the file that the variable PREDICTION_LOG names."""
 
     def __init__(self, factor=2.0):
         super().__init__()
         self.factor = factor
         self.weight = nn.Parameter(torch.ones(1))
-        path = os.environ.get("SEEN")
-        self.seen_file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if path else None
+        path = os.environ.get("PREDICTION_LOG")
+        self.prediction_log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if path else None
 
     def forward(self, x):
-        if self.seen_file is not None:
-            os.write(self.seen_file, "".join(f"{int(v)}\n" for v in x[:, 0].tolist()).encode())
+        if self.prediction_log is not None:
+            os.write(self.prediction_log, "".join(f"{int(v)}\n" for v in x[:, 0].tolist()).encode())
         return x * self.factor

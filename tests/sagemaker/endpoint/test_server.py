@@ -158,7 +158,8 @@ def test_bytes_that_are_not_http_do_no_harm(server, data):
             content = b"".join(iter(lambda: connection.recv(65536), b""))
         except ConnectionResetError:
             content = b""
-    assert b" 500 " not in content.partition(b"\r\n")[0] and b"Traceback" not in content
+    assert b" 500 " not in content.partition(b"\r\n")[0]
+    assert b"Traceback" not in content
     assert is_ready(port)
 
 
@@ -231,7 +232,9 @@ def test_every_request_under_load_is_answered(tmp_path, request):
     port = free_port()
     stopping = threading.Event()
     slow_replies = []
-    with mlkit_serve(bundle, port, SEEN=str(tmp_path / "seen"), SAGEMAKER_MODEL_SERVER_WORKERS="2") as process:
+    with mlkit_serve(
+        bundle, port, PREDICTION_LOG=str(tmp_path / "predicted"), SAGEMAKER_MODEL_SERVER_WORKERS="2"
+    ) as process:
         wait_until(lambda: is_ready(port), process)
         clients = [Client(port, (i + 1) * 1_000_000, stopping) for i in range(16)]
         slow_client = threading.Thread(target=send_slowly, args=(port, 999_999, slow_replies), daemon=True)
@@ -248,12 +251,15 @@ def test_every_request_under_load_is_answered(tmp_path, request):
         assert process.wait(TIMEOUT) == 0, process.log.read_text()[-3000:]
 
     log = process.log.read_text()
-    assert log.count("reloaded: the model") == 2 and "Traceback" not in log, log[-3000:]
+    assert log.count("reloaded: the model") == 2, log[-3000:]
+    assert "Traceback" not in log, log[-3000:]
     assert not any(client.failures for client in clients), [c.failures[:3] for c in clients if c.failures]
-    assert slow_replies and slow_replies[0].endswith(b"[[1999998.0,2.0]]"), slow_replies
+    assert slow_replies, slow_replies
+    assert slow_replies[0].endswith(b"[[1999998.0,2.0]]"), slow_replies
     answered = {number for client in clients for number in client.answered}
-    seen = set(map(int, (tmp_path / "seen").read_text().split()))
-    assert answered <= seen and len(answered) > 1000
-    unanswered = seen - answered - {0, 999_999}  # the warm-up predicts a 0, and the slow client sends 999,999
+    predicted = set(map(int, (tmp_path / "predicted").read_text().split()))
+    assert answered <= predicted
+    assert len(answered) > 1000
+    unanswered = predicted - answered - {0, 999_999}  # the warm-up predicts a 0, and the slow client sends 999,999
     assert not unanswered, f"predicted, but not answered: {sorted(unanswered)[:10]}"
     print(f"{len(answered):,} answered in {seconds:g} s")

@@ -88,7 +88,8 @@ def bundle(tmp_path_factory):
     finally:
         sys.path.remove(str(handlers))
     report = check_bundle(built)
-    assert report.ok and not report.findings, report
+    assert report.ok, report
+    assert not report.findings, report
     return built.path
 
 
@@ -163,7 +164,7 @@ def comparable_reply(status, body, headers):
 
 
 def print_replies(replies):
-    """Print a Markdown table of the statuses, and whether the body is that of mlkit's server."""
+    """Print a Markdown table of the statuses, and whether the body is the same as from mlkit's server."""
     print("\n| request | " + " | ".join(replies) + " |")
     print("|---" * (len(replies) + 1) + "|")
     for case in CASES:
@@ -180,7 +181,8 @@ def test_mlkit_answers(replies):
     status, body, content_type, flowers = replies["mlkit"]["JSON"]
     assert (content_type, flowers) == ("application/json", "2")
     assert json.loads(body)[0].keys() == {"name", "probability"}
-    assert "secret" not in str(replies["mlkit"]) and "Traceback" not in str(replies["mlkit"])
+    assert "secret" not in str(replies["mlkit"])
+    assert "Traceback" not in str(replies["mlkit"])
 
 
 @pytest.mark.parametrize("server", SERVERS)

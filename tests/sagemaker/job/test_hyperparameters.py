@@ -157,8 +157,8 @@ DIALECTS = {"v2": (v2, True), "v3": (v3, False)}  # name -> (model, strings are 
 
 def to_request(config, quoted):
     """Return the hyperparameters of a request as the SDK would send it."""
-    settings = dict(sagemaker_program='"train.py"', sagemaker_region='"us-east-1"') if quoted else {}
-    return to_hyperparameters(config, quoted) | settings
+    sdk_hyperparameters = dict(sagemaker_program='"train.py"', sagemaker_region='"us-east-1"') if quoted else {}
+    return to_hyperparameters(config, quoted) | sdk_hyperparameters
 
 
 def assert_same_from_all_sources(config, model, request):

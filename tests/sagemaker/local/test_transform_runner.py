@@ -79,7 +79,8 @@ def test_a_server_that_never_starts(local, tmp_path):
     local.transforms.add("sleeps", job)
     TransformRunner(local, "sleeps", startup_timeout=10).run()
     reason = local.transforms.get("sleeps")["FailureReason"]
-    assert reason.startswith("AlgorithmError: /ping did not answer 200 in 10 seconds") and "loading" in reason, reason
+    assert reason.startswith("AlgorithmError: /ping did not answer 200 in 10 seconds"), reason
+    assert "loading" in reason, reason
 
 
 def test_a_file_that_is_too_large_for_a_request(local, tmp_path):
