@@ -9,8 +9,8 @@ checkpoint: in `save`, and before the next step until the moments have been copi
 The columns after the pause:
 
     pause at once  the pause if `save` copies everything, as with compile='step', over the time of torch.save
-    batch          the time of a batch while the thread copies and writes, over that of a batch alone; it is more on a
-                   machine with few cores
+    batch          the time of a batch while the thread copies and writes, over the time of a batch alone; it is more
+                   on a machine with few cores
 
 "first pause" includes the allocation of the memory for the copy. The first row is a model of many small layers, which
 shows the cost per tensor.

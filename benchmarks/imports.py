@@ -1,4 +1,4 @@
-"""Compare the time to import the job's entry point with that of torch alone, in paired fresh processes.
+"""Compare the time to import the job's entry point with the time to import torch alone, in paired fresh processes.
 
 python benchmarks/imports.py [PAIRS]
 """

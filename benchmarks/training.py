@@ -7,14 +7,17 @@
 
 Each measurement is a fresh process. All contestants start from the same weights and train on the same shuffled samples
 for the same epochs, with batches of the same size, with Adam at one learning rate. Adam is torch's fused one if that is
-the library's default (mlkit, huggingface). The columns, each a median of the rounds:
+the library's default (mlkit, huggingface). In the task `bert` texts have different lengths, and whoever can puts
+texts of similar length into a batch: mlkit, fastai and huggingface, each in its own way; the others pad random batches.
+The columns, each a median of the rounds:
 
     samples/s    of the median epoch after the first: from one call of the end-of-epoch hook to the next
     x plain      samples/s over the plain loop's in the same round, with the lowest and the highest of the rounds
     start s      seconds that the first epoch takes more than a later one: set-up and compilation, without imports
     busy         processor seconds per second, without its workers; under 1 per thread the machine has other work
     peak MB      most resident memory during training, with imports and data, without its workers
-    loss         of the trained model in eval mode over the training set; '!' marks 10 % off the median
+    loss         of the trained model in eval mode over the training set; '!' marks 10 % off the median. A batch of
+                 texts of similar length is a less random one, which shows here
 
 With --processes N it prints the scaling instead: the plain loop with torch's DistributedDataParallel, and mlkit, each
 alone and under torchrun with N processes that share the batch. `x alone` is over the same program in one process.
@@ -31,12 +34,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 
+import nets
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset, get_worker_info
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    TensorDataset,
+    default_collate,
+    get_worker_info,
+)
 
 LR = 1e-3
 
@@ -44,16 +58,29 @@ LR = 1e-3
 # Tasks: each returns a function that creates the model, and the data
 
 
-def make_data(dataset, x, y, batch_size, workers=0):
-    """Return the data for a contestant.
+@dataclass
+class Data:
+    """The data for a contestant."""
 
-    x, y: the whole training set as the model receives it, to compute the final loss.
-    """
+    dataset: Dataset
+    # the whole training set as the model receives it, to compute the final loss
+    x: torch.Tensor
+    y: torch.Tensor
+    batch_size: int
+    workers: int = 0
+    collate: Callable = default_collate
+    criterion: type[nn.Module] = nn.CrossEntropyLoss
+    lengths: list[int] | None = None  # of the samples, if they differ
 
-    def loader():
-        return DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=workers)
-
-    return SimpleNamespace(dataset=dataset, x=x, y=y, batch_size=batch_size, workers=workers, loader=loader)
+    def loader(self):
+        """Return a loader of random batches."""
+        return DataLoader(
+            self.dataset,
+            batch_size=self.batch_size,
+            shuffle=True,
+            num_workers=self.workers,
+            collate_fn=self.collate,
+        )
 
 
 def mlp(samples=64_000):
@@ -62,7 +89,7 @@ def mlp(samples=64_000):
 
     x = torch.randn(samples, 10, generator=torch.Generator().manual_seed(0))
     y = (torch.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + x[:, 3:].sum(1) / 3 > 0).long()
-    return lambda: MyCustomModel(10, 50, 2), make_data(TensorDataset(x, y), x, y, 32)
+    return lambda: MyCustomModel(10, 50, 2), Data(TensorDataset(x, y), x, y, 32)
 
 
 def images(samples, strength):
@@ -91,7 +118,7 @@ def conv(samples=8_192):
             nn.Linear(32 * 7 * 7, 10),
         )
 
-    return net, make_data(TensorDataset(x, y), x, y, 256)
+    return net, Data(TensorDataset(x, y), x, y, 256)
 
 
 def prepare(image):
@@ -123,10 +150,61 @@ def workers(samples=16_384):
     def net():
         return nn.Sequential(nn.Linear(28 * 28, 32), nn.ReLU(), nn.Linear(32, 10))
 
-    return net, make_data(PreparedImages(raw, y), x, torch.from_numpy(y), 64, workers=2)
+    return net, Data(PreparedImages(raw, y), x, torch.from_numpy(y), 64, workers=2)
 
 
-TASKS = {"mlp": mlp, "conv": conv, "workers": workers}
+def gpt(samples=512):
+    """A language model of 4 layers, 128 wide, on sequences of 128 tokens, batches of 16: all arithmetic."""
+    rng = np.random.default_rng(0)
+    followers = rng.integers(256, size=(256, 8))  # each token is followed by one of eight
+    tokens = np.empty((samples, 129), dtype=np.int64)
+    tokens[:, 0] = rng.integers(256, size=samples)
+    for i in range(128):
+        tokens[:, i + 1] = followers[tokens[:, i], rng.integers(8, size=samples)]
+    tokens = torch.from_numpy(tokens)
+    x = tokens[:, :-1].contiguous()
+    y = tokens[:, 1:].contiguous()
+    return nets.SmallGPT, Data(TensorDataset(x, y), x, y, 16, criterion=nets.TokenLoss)
+
+
+class Texts(Dataset):
+    """Texts as a tokenizer returns them, not padded, with a class for each."""
+
+    def __init__(self, texts, labels):
+        self.texts = texts
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, i):
+        return dict(input_ids=self.texts[i], labels=self.labels[i])
+
+
+def pad_texts(samples):
+    """Return a batch of texts, padded to the longest of them, and their classes."""
+    texts = [sample["input_ids"] for sample in samples]
+    return pad_sequence(texts, batch_first=True), torch.tensor([sample["labels"] for sample in samples])
+
+
+def bert(samples=3_200):
+    """A classifier of texts of 8 to 128 tokens, half under 27, batches of 16: how much of a batch is padding."""
+    rng = np.random.default_rng(0)
+    lengths = np.exp(rng.normal(np.log(27), 0.6, size=samples)).astype(int).clip(8, 128)
+    frequencies = 1 / np.arange(1, 2048)  # as in a natural language (Zipf's law); 0 is padding
+    opinions = rng.normal(size=2048)  # what a token says about the class
+    tokens = rng.choice(np.arange(1, 2048), size=(samples, 128), p=frequencies / frequencies.sum())
+    tokens = np.where(np.arange(128) < lengths[:, None], tokens, 0)
+    y = (np.where(tokens > 0, opinions[tokens], 0).sum(1) > 0).astype(np.int64)
+    x = torch.from_numpy(tokens)
+    texts = [row[:length] for row, length in zip(x, lengths)]
+    dataset = Texts(texts, y.tolist())
+    return nets.SmallBERT, Data(
+        dataset, x, torch.from_numpy(y), 16, collate=pad_texts, lengths=[int(length) for length in lengths]
+    )
+
+
+TASKS = {"mlp": mlp, "conv": conv, "workers": workers, "gpt": gpt, "bert": bert}
 
 
 # Contestants: each trains the model in place as its users would, and calls `tick` at the end of every epoch
@@ -134,7 +212,7 @@ TASKS = {"mlp": mlp, "conv": conv, "workers": workers}
 
 def plain(model, data, epochs, tick):
     loader = data.loader()
-    criterion = nn.CrossEntropyLoss()
+    criterion = data.criterion()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     for _ in range(epochs):
         running_loss = 0.0
@@ -151,9 +229,13 @@ def plain_ddp(model, data, epochs, tick):
     torch.distributed.init_process_group("gloo")
     sampler = DistributedSampler(data.dataset)
     loader = DataLoader(
-        data.dataset, data.batch_size // torch.distributed.get_world_size(), sampler=sampler, num_workers=data.workers
+        data.dataset,
+        data.batch_size // torch.distributed.get_world_size(),
+        sampler=sampler,
+        num_workers=data.workers,
+        collate_fn=data.collate,
     )
-    criterion = nn.CrossEntropyLoss()
+    criterion = data.criterion()
     model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     for epoch in range(epochs):
@@ -169,11 +251,31 @@ def plain_ddp(model, data, epochs, tick):
     torch.distributed.destroy_process_group()
 
 
+def mlkit_loader(data):
+    """Return the loader as users of mlkit write it: texts of similar length share a batch."""
+    if data.lengths is None:
+        return data.loader()
+    from mlkit.training.lengths import LengthGroupedBatches
+
+    batches = LengthGroupedBatches(data.lengths, data.batch_size)
+    return DataLoader(data.dataset, batch_sampler=batches, collate_fn=data.collate)
+
+
 def mlkit(model, data, epochs, tick, **options):
     from mlkit.training import train_model
 
     every_epoch = SimpleNamespace(after_epoch=lambda trainer: tick())
-    train_model(model, data.loader(), epochs, LR, device="cpu", verbose=False, callbacks=[every_epoch], **options)
+    train_model(
+        model,
+        mlkit_loader(data),
+        epochs,
+        LR,
+        loss_fn=data.criterion(),
+        device="cpu",
+        verbose=False,
+        callbacks=[every_epoch],
+        **options,
+    )
 
 
 def mlkit_compiled(model, data, epochs, tick):
@@ -198,10 +300,11 @@ def lightning(model, data, epochs, tick):
         def __init__(self):
             super().__init__()
             self.model = model
+            self.criterion = data.criterion()
 
         def training_step(self, batch, batch_idx):
             x, y = batch
-            return nn.functional.cross_entropy(self.model(x), y)
+            return self.criterion(self.model(x), y)
 
         def configure_optimizers(self):
             return torch.optim.Adam(self.parameters(), lr=LR)
@@ -220,7 +323,7 @@ def accelerate(model, data, epochs, tick):
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
-    criterion = nn.CrossEntropyLoss()
+    criterion = data.criterion()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     model, optimizer, loader = accelerator.prepare(model, optimizer, data.loader())
     for _ in range(epochs):
@@ -234,14 +337,31 @@ def accelerate(model, data, epochs, tick):
         tick()
 
 
+def fastai_loader(data):
+    """Return fastai's own loader for texts, and torch's for anything else."""
+    if data.lengths is None:
+        return data.loader()
+    from fastai.text.data import SortedDL
+
+    return SortedDL(
+        data.dataset,
+        bs=data.batch_size,
+        shuffle=True,
+        res=data.lengths,
+        num_workers=0,
+        create_batch=data.collate,
+        retain=lambda batch, samples: batch,
+    )
+
+
 def fastai(model, data, epochs, tick):
     from fastai.basics import Callback, DataLoaders, Learner, OptimWrapper, partial
 
-    dls = DataLoaders(data.loader(), [], device="cpu")  # no validation data
+    dls = DataLoaders(fastai_loader(data), [], device="cpu")  # no validation data
     learn = Learner(
         dls,
         model,
-        loss_func=nn.CrossEntropyLoss(),
+        loss_func=data.criterion(),
         opt_func=partial(OptimWrapper, opt=torch.optim.Adam),
         cbs=add_hook(Callback(), "after_epoch", tick),
     )
@@ -255,13 +375,14 @@ def skorch(model, data, epochs, tick):
 
     net = NeuralNetClassifier(
         model,
-        criterion=nn.CrossEntropyLoss,
+        criterion=data.criterion,
         optimizer=torch.optim.Adam,
         lr=LR,
         max_epochs=epochs,
         batch_size=data.batch_size,
         iterator_train__shuffle=True,
         iterator_train__num_workers=data.workers,
+        iterator_train__collate_fn=data.collate,
         train_split=None,
         verbose=0,
         callbacks=[add_hook(Callback(), "on_epoch_end", tick)],
@@ -273,7 +394,7 @@ def ignite(model, data, epochs, tick):
     from ignite.engine import Events, create_supervised_trainer
 
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss())
+    trainer = create_supervised_trainer(model, optimizer, data.criterion())
     trainer.add_event_handler(Events.EPOCH_COMPLETED, tick)
     trainer.run(data.loader(), max_epochs=epochs)
 
@@ -281,11 +402,17 @@ def ignite(model, data, epochs, tick):
 def huggingface(model, data, epochs, tick):
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
+    criterion = data.criterion()
+
     class Classifier(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             x, y = inputs
-            return nn.functional.cross_entropy(model(x), y)
+            return criterion(model(x), y)
 
+    grouping = {}
+    if data.lengths is not None:
+        # The collator makes the model's input of the columns, so they must not be removed.
+        grouping = dict(train_sampling_strategy="group_by_length", remove_unused_columns=False)
     # The default optimizer is a fused AdamW. Without weight decay, also the default, it is equal to Adam.
     args = TrainingArguments(
         "out",
@@ -300,12 +427,13 @@ def huggingface(model, data, epochs, tick):
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **grouping,
     )
     Classifier(
         model,
         args,
         train_dataset=data.dataset,
-        data_collator=torch.utils.data.default_collate,
+        data_collator=data.collate,
         callbacks=[add_hook(TrainerCallback(), "on_epoch_end", tick)],
     ).train()
 
@@ -361,11 +489,9 @@ def measure(name, task, round, threads, quick):
             f"{len(ticks)} of {epochs} epochs ended, torch has {torch.get_num_threads()} threads instead of {threads}"
         )
     model.eval()
+    criterion = data.criterion(reduction="sum")
     with torch.no_grad():
-        losses = [
-            nn.functional.cross_entropy(model(x), y, reduction="sum")
-            for x, y in zip(data.x.split(256), data.y.split(256))
-        ]
+        losses = [criterion(model(x), y) for x, y in zip(data.x.split(256), data.y.split(256))]
     later = [b - a for (a, _), (b, _) in zip(ticks, ticks[1:])]
     first = ticks[0][0] - start
     epoch = statistics.median(later)
@@ -377,7 +503,7 @@ def measure(name, task, round, threads, quick):
         start=first - epoch,
         busy=busy,
         peak=peak / (2**20 if sys.platform == "darwin" else 2**10),
-        loss=sum(losses).item() / len(data.y),
+        loss=sum(losses).item() / data.y.numel(),
     )
 
 

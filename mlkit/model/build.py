@@ -8,7 +8,10 @@ __all__ = ['load_object', 'create_model', 'describe_model', 'build_model']
 # %% ../../nbs/0_model/01_build.ipynb #1d4a1f4b
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import is_dataclass
+from enum import Enum
 from importlib import import_module
 from typing import Any, get_type_hints
 
@@ -99,10 +102,12 @@ def describe_model(
     """
     name = getattr(model, "_import_string", f"{type(model).__module__}:{type(model).__qualname__}")
     if arguments is None:
+        arguments = _adapter_arguments(model)
+    if arguments is None:
         arguments = getattr(model, "_arguments", None)
     if arguments is None:
         arguments = _arguments_from_attributes(model)
-    values = {k: describe_model(v) if isinstance(v, nn.Module) else v for k, v in arguments.items()}
+    values = {k: _describe_argument(v) for k, v in arguments.items()}
     for key, value in values.items():
         try:
             json.dumps(value, allow_nan=False)
@@ -113,6 +118,48 @@ def describe_model(
             ) from None
     return {"model": name, "arguments": values}
 
+# %% ../../nbs/0_model/01_build.ipynb #04ba5eee
+def _describe_argument(value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return describe_model(value)
+    if not inspect.isclass(value) and _is_config_class(type(value)):
+        kind = type(value)
+        return {"config": f"{kind.__module__}:{kind.__qualname__}", "values": _plain(value.to_dict())}
+    return value
+
+
+def _is_config_class(kind: Any) -> bool:
+    """Return whether objects of a class can be written as a dict, and made from one."""
+    if not (inspect.isclass(kind) and callable(getattr(kind, "to_dict", None))):
+        return False
+    return callable(getattr(kind, "from_dict", None)) or is_dataclass(kind)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a config in the types of JSON: enums as their values, sets as sorted lists."""
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, Mapping):
+        return {k.value if isinstance(k, Enum) else k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(_plain, value), key=str)
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _adapter_arguments(model: nn.Module) -> dict[str, Any] | None:
+    """Return what an adapter of PEFT was built from; None for another model."""
+    configs = getattr(model, "peft_config", None)
+    if not (isinstance(configs, Mapping) and callable(getattr(model, "get_base_model", None))):
+        return None
+    if len(configs) != 1:
+        raise TypeError(
+            f"{type(model).__name__} has the adapters {', '.join(configs)}: only a model with one can be described. "
+            "Delete the others, or merge them (merge_and_unload)"
+        )
+    name, config = next(iter(configs.items()))
+    arguments = {"model": model.get_base_model(), "peft_config": config}
+    return arguments if name == "default" else arguments | {"adapter_name": name}
+
 # %% ../../nbs/0_model/01_build.ipynb #101889c8
 def _arguments_from_attributes(model: nn.Module) -> dict[str, Any]:
     """Return the constructor's arguments, read from the attributes of the same names."""
@@ -120,7 +167,8 @@ def _arguments_from_attributes(model: nn.Module) -> dict[str, Any]:
     for p in inspect.signature(type(model)).parameters.values():
         is_variadic = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         value = p.empty if is_variadic else getattr(model, p.name, p.empty)
-        is_required = p.default is p.empty or p.kind == p.VAR_POSITIONAL
+        has_config = any(_is_config_class(type(value)) for value in arguments.values())  # it tells all
+        is_required = p.kind == p.VAR_POSITIONAL and not has_config or p.default is p.empty and not is_variadic
         if isinstance(value, Tensor) or (value is p.empty and is_required):
             raise TypeError(
                 f"cannot tell which {p.name!r} this {type(model).__name__} was built with: pass "
@@ -138,9 +186,24 @@ def build_model(description: dict) -> nn.Module:
     """
     if not _is_description(description):
         raise ValueError(f"expected {{'model': ..., 'arguments': ...}}, got {description!r}")
-    arguments = {k: build_model(v) if _is_description(v) else v for k, v in description["arguments"].items()}
+    arguments = {k: _build_argument(v) for k, v in description["arguments"].items()}
     return create_model(description["model"], **arguments)
 
 
 def _is_description(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"model", "arguments"}
+
+
+def _build_argument(value: Any) -> Any:
+    if _is_description(value):
+        return build_model(value)
+    is_config = isinstance(value, dict) and value.keys() == {"config", "values"}
+    return _build_config(value["config"], value["values"]) if is_config else value
+
+
+def _build_config(name: str, values: dict) -> Any:
+    kind = load_object(name)
+    if not _is_config_class(kind):
+        raise TypeError(f"{name} does not build a config: expected a class with to_dict and from_dict, or a dataclass")
+    values = deepcopy(values)  # a config may keep them, and change them
+    return kind.from_dict(values) if callable(getattr(kind, "from_dict", None)) else kind(**values)

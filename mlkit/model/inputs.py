@@ -6,41 +6,151 @@
 __all__ = ['signature']
 
 # %% ../../nbs/0_model/02_inputs.ipynb #5a3e0003
-from collections.abc import Mapping
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+# %% ../../nbs/0_model/02_inputs.ipynb #58003cdf
+@dataclass(frozen=True)
+class ForwardArguments:
+    """The arguments that a model, or another function, takes."""
+
+    names: frozenset[str]  # that can be passed by keyword
+    required: tuple[str, ...]  # without a default
+    most: float  # how many can be passed by position
+    takes_any_name: bool  # has **kwargs
+    first_type: str  # the annotation of the first one, or ""
+
+    @property
+    def first_is_list(self) -> bool:
+        """Whether the first argument is annotated as a list, a tuple or a sequence."""
+        return bool(re.match(r"(typing\.|collections\.abc\.)?(list|tuple|Sequence|Iterable)\b", self.first_type, re.I))
+
+    @property
+    def first_is_tensor(self) -> bool:
+        """Whether the first argument is annotated as a tensor."""
+        return bool(re.match(r"(torch\.)?Tensor\b", self.first_type))
+
+# %% ../../nbs/0_model/02_inputs.ipynb #a05d6871
+_known_arguments: WeakKeyDictionary[Any, ForwardArguments] = WeakKeyDictionary()
+
+
+def forward_arguments(model: Callable) -> ForwardArguments:
+    """Return the arguments of `model.forward`, or of a function; without a signature, any arguments."""
+    try:
+        return _known_arguments[model]
+    except KeyError:
+        arguments = _known_arguments[model] = _read_arguments(_inner_function(model))
+        return arguments
+    except TypeError:  # the object cannot be a key
+        return _read_arguments(_inner_function(model))
+
+
+def _inner_function(model):
+    """Return the function that takes the arguments, within modules that pass all of them on."""
+    for _ in range(8):
+        inner = getattr(model, "_orig_mod", None)  # of torch.compile
+        if inner is None and callable(getattr(model, "get_base_model", None)):  # of PEFT
+            inner = model.get_base_model()
+        if inner is None and isinstance(model, nn.Module) and _passes_all_on(model.forward):
+            inner = getattr(model, "module", None)  # of DistributedDataParallel, AveragedModel
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    return model.forward if isinstance(model, nn.Module) else model
+
+
+def _passes_all_on(function):
+    parameters = _parameters(function)
+    return {p.kind for p in parameters} == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
+
+def _parameters(function):
+    """Return the parameters of a function; *args and **kwargs for one that does not tell."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return list(inspect.signature(lambda *args, **kwargs: None).parameters.values())
+
+
+def _read_arguments(function):
+    parameters = _parameters(function)
+    kinds = inspect.Parameter
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    first_type = positional[0].annotation if positional else kinds.empty
+    if first_type is kinds.empty:
+        first_type = ""
+    elif not isinstance(first_type, str):
+        first_type = inspect.formatannotation(first_type)
+    return ForwardArguments(
+        names=frozenset(p.name for p in by_name),
+        required=tuple(p.name for p in positional if p.default is p.empty),
+        most=math.inf if any(p.kind == p.VAR_POSITIONAL for p in parameters) else len(positional),
+        takes_any_name=any(p.kind == p.VAR_KEYWORD for p in parameters),
+        first_type=first_type,
+    )
 
 # %% ../../nbs/0_model/02_inputs.ipynb #5a3e0006
 def call_model(model: nn.Module, x: Any) -> Any:
-    """Return `model(**x)` for a mapping, `model(*x)` for a tuple or list, and `model(x)` for anything else."""
+    """Return `model(**x)` for a mapping, `model(*x)` for a tuple or list, and `model(x)` for anything else.
+
+    A mapping, tuple or list that is a single argument of the model is passed whole.
+    """
     if isinstance(x, Tensor):
         return model(x)
     if isinstance(x, Mapping):
-        return model(**x)
-    if isinstance(x, (tuple, list)):
+        return model(x) if is_one_mapping(model, x) else model(**x)
+    if isinstance(x, (tuple, list)) and not is_one_sequence(model, x):
         return model(*x)
     return model(x)
+
+
+def is_one_mapping(model: Callable, x: Mapping) -> bool:
+    """Return whether a model takes `x` as one argument: it has one that is required, and none with a name in `x`."""
+    arguments = forward_arguments(model)
+    if x.keys() <= arguments.names or not arguments.most or len(arguments.required) > 1:
+        return False
+    return not x.keys() & arguments.names and bool(arguments.required or not arguments.takes_any_name)
+
+
+def is_one_sequence(model: Callable, x: tuple | list) -> bool:
+    """Return whether a model takes `x` as one argument: it has no more, or its first one is annotated as a list."""
+    if isinstance(x, PackedSequence):
+        return True
+    arguments = forward_arguments(model)
+    if len(arguments.required) > 1 or arguments.first_is_tensor:
+        return False
+    return len(x) > arguments.most or isinstance(x, list) and arguments.first_is_list
 
 # %% ../../nbs/0_model/02_inputs.ipynb #1666ca46
 def signature(sample: Any) -> Any:
     """Return shapes and dtypes of a sample, ready for JSON.
 
-    A tensor becomes `{"shape": [...], "dtype": "float32"}`. Dicts, lists and tuples keep their nesting; anything else
-    becomes None.
+    A tensor becomes `{"shape": [...], "dtype": "float32"}`. Mappings, lists and tuples keep their nesting; anything
+    else becomes None.
     """
     if isinstance(sample, Tensor):
         return {"shape": list(sample.shape), "dtype": str(sample.dtype).removeprefix("torch.")}
-    if isinstance(sample, dict):
+    if isinstance(sample, Mapping):
         return {k: signature(v) for k, v in sample.items()}
-    if isinstance(sample, (list, tuple)):
+    if isinstance(sample, (list, tuple)) and not isinstance(sample, PackedSequence):
         return [signature(v) for v in sample]
     return None
 
 # %% ../../nbs/0_model/02_inputs.ipynb #5a3e0012
 def zeros_like_signature(signature: Any) -> Any:
-    """Return zeros of the shapes and dtypes in a signature: a tensor, a tuple for a list, or a dict."""
+    """Return zeros of the shapes and dtypes in a signature: a tensor, a tuple for a list, a dict, or None."""
+    if signature is None:
+        return None
     if isinstance(signature, list):
         return tuple(zeros_like_signature(s) for s in signature)
     if signature.keys() == {"shape", "dtype"}:

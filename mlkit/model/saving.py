@@ -33,9 +33,9 @@ def save_model(
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile wraps the module
     description = describe_model(model, arguments)
-    state = model.state_dict()
+    state, extra_state = _split_extra_state(model.state_dict())
     tensors, aliases = _unique_tensors(state)
-    problems = differences(_shapes_without_memory(description), {name: tuple(t.shape) for name, t in state.items()})
+    problems = differences(_shapes_without_memory(description), _shapes(state))
     if problems:
         raise ValueError(f"{json.dumps(description)} would not rebuild this model:\n" + "\n".join(problems))
     if description["model"].startswith("__main__:"):
@@ -53,6 +53,8 @@ def save_model(
         "mlkit": __version__,
         "torch": torch.__version__,
     }
+    if extra_state:
+        description["extra_state"] = extra_state
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
 
@@ -76,6 +78,26 @@ def _unique_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str,
         tensors[name] = t.clone(memory_format=torch.contiguous_format) if is_part else t.contiguous()
     return tensors, aliases
 
+# %% ../../nbs/0_model/03_saving.ipynb #85102664
+def _split_extra_state(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tensors of a state, and what `get_extra_state` has returned. Raises TypeError if that is not JSON."""
+    extra = {k: v for k, v in state.items() if _is_extra_state(k) and not isinstance(v, Tensor)}
+    for name, value in extra.items():
+        try:
+            same = json.loads(json.dumps(value, allow_nan=False)) == value
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise TypeError(
+                f"{name!r} in the state of the model, from get_extra_state, is a {type(value).__name__} that JSON "
+                "cannot hold: return a tensor, or numbers, strings and lists in a dict with names"
+            )
+    return {k: v for k, v in state.items() if k not in extra}, extra
+
+
+def _is_extra_state(name):
+    return name.split(".")[-1] == "_extra_state"
+
 # %% ../../nbs/0_model/03_saving.ipynb #a6b7ab7a
 def _shapes_without_memory(description: dict) -> dict[str, tuple | None]:
     """Return the shapes of the model that a description builds; the random generators are left as they are."""
@@ -89,8 +111,9 @@ def _shapes_without_memory(description: dict) -> dict[str, tuple | None]:
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, tuple | None]:
-    """Return the shape of each tensor; None for a lazy parameter, which has none yet."""
-    return {name: None if nn.parameter.is_lazy(t) else tuple(t.shape) for name, t in state.items()}
+    """Return the shape of each parameter and buffer; None for a lazy parameter, which has none yet."""
+    tensors = {name: t for name, t in state.items() if not _is_extra_state(name)}
+    return {name: None if nn.parameter.is_lazy(t) else tuple(t.shape) for name, t in tensors.items()}
 
 # %% ../../nbs/0_model/03_saving.ipynb #c183de6c
 def differences(model: dict[str, tuple | None], saved: dict[str, tuple]) -> list[str]:
@@ -154,11 +177,11 @@ def load_weights(
     tensors = load_file(path)
     tensors |= {name: tensors[first_name] for name, first_name in description.get("shared", {}).items()}
     state = model.state_dict(keep_vars=True)
-    problems = differences(_shapes(state), {name: tuple(t.shape) for name, t in tensors.items()})
+    problems = differences(_shapes(state), _shapes(tensors))
     if problems:
         raise ValueError(f"the weights in {folder} do not fit this {type(model).__name__}:\n" + "\n".join(problems))
     for name, t in state.items():
-        if t.dtype != tensors[name].dtype:
+        if not _is_extra_state(name) and t.dtype != tensors[name].dtype:
             t.data = t.data.to(tensors[name].dtype)
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors | description.get("extra_state", {}))
     return model

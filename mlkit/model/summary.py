@@ -6,7 +6,7 @@
 __all__ = ['summary']
 
 # %% ../../nbs/0_model/04_summary.ipynb #c2d40864
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def _nbytes(tensors: Iterable[Tensor]) -> int:
 def _format_shapes(output: Any) -> str:
     if isinstance(output, Tensor):
         return str(tuple(output.shape))
-    if isinstance(output, dict):
+    if isinstance(output, Mapping):
         return ", ".join(f"{k} {_format_shapes(v)}" for k, v in output.items())
     if isinstance(output, (tuple, list)):
         return ", ".join(map(_format_shapes, output))

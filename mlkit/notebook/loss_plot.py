@@ -84,7 +84,7 @@ class LossPlot:
     def on_progress(self, trainer):
         self._draw_if_due(trainer)
 
-    def after_epoch(self, trainer):
+    def after_metrics(self, trainer):
         self.curves.add_epoch(trainer.last_metrics)
         self._draw_if_due(trainer)
 

@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 # %% ../../nbs/1_training/11_batch.ipynb #4edfda8c
 def _map_columns(batch: Any, function: Callable) -> Any:
     """Return `batch` with `function` applied to each of its columns."""
     if isinstance(batch, Tensor):
         return function(batch) if batch.ndim else batch
+    if isinstance(batch, PackedSequence):
+        return pack_sequence(function(unpack_sequence(batch)), enforce_sorted=False)
     if not isinstance(batch, (Mapping, list, tuple)):
+        _check_plain(batch)
         return batch
     if not isinstance(batch, Mapping) and not any(isinstance(v, (Tensor, list, tuple, Mapping)) for v in batch):
         return function(batch)
@@ -36,6 +39,20 @@ def _map_values(batch: Mapping | list | tuple, function: Callable) -> Any:
     values = map(function, batch)
     is_namedtuple = hasattr(batch, "_fields")
     return type(batch)(*values) if is_namedtuple else type(batch)(values)
+
+
+def _check_plain(value):
+    """Raise ValueError for an object with tensors of its own, such as a graph, of which nobody knows the samples."""
+    if has_own_move(value):
+        raise ValueError(
+            f"cannot cut or count the samples of a {type(value).__name__}, only those of tensors, lists and packed "
+            "sequences. Several processes need a DataLoader with a map-style dataset, or batches of tensors"
+        )
+
+
+def has_own_move(value: Any) -> bool:
+    """Return whether an object moves itself to a device: it has a method `to`, and is no plain container."""
+    return type(value) not in (tuple, list, dict) and callable(getattr(value, "to", None))
 
 
 def _sample_count(batch: Any) -> int:
@@ -72,58 +89,29 @@ def local_shard(
 
 # %% ../../nbs/1_training/11_batch.ipynb #60a90650
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Return `batch` with all its tensors, at any depth, on `device`."""
+    """Return `batch` with all its tensors, at any depth, on `device`; an object with a method `to` moves itself."""
     if device.type == "cpu":
         return batch
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if has_own_move(batch):
+        moved = batch.to(device)
+        return batch if moved is None else moved
     if isinstance(batch, (Mapping, list, tuple)):
         return _map_values(batch, lambda value: to_device(value, device))
     return batch
 
 # %% ../../nbs/1_training/11_batch.ipynb #39a2dea9
-def batch_size(y: Any) -> int:
-    """Return the first dimension of the first tensor in `y`, or else the length of its first column.
-
-    A tensor without dimensions is one sample. Raises ValueError if `y` has no column.
-    """
-    if isinstance(y, Tensor):
-        return len(y) if y.ndim else 1
-    values = ()
-    if isinstance(y, Mapping):
-        values = y.values()
-    elif isinstance(y, (list, tuple)):
-        values = y
-    first = next(iter(values), None)
-    return batch_size(first) if isinstance(first, Tensor) else _sample_count(y)
-
-# %% ../../nbs/1_training/11_batch.ipynb #c0a1d002
-def ignore_index(loss_fn: Any) -> int | None:
-    """Return the target that a loss ignores, or None if it ignores none."""
-    return -100 if loss_fn in (F.cross_entropy, F.nll_loss) else getattr(loss_fn, "ignore_index", None)
-
-
-def labels(
-    loss_fn: Any,
-    target: Any,
-    samples: int,  # in the batch, or in this process's shard of it
-    weight: Tensor | None = None,  # of each class: (classes,)
-) -> int | Tensor:
-    """Return how many targets a loss does not ignore, or the sum of their weights if `weight` is given.
-
-    For a loss that ignores no target, and for targets that are not classes, this is `samples`. Without samples it is 0.
-    """
-    ignored = ignore_index(loss_fn)
-    if ignored is None or not isinstance(target, Tensor) or target.is_floating_point():
-        return samples
-    valid = target != ignored
-    n = (valid if weight is None else weight[target * valid] * valid).sum()
-    return n if samples else n * 0
-
-
-def loss_denominator(loss_fn: Any, target: Any, samples: int) -> int | Tensor:
-    """Return what the sum over a batch was divided by to get its mean loss; for a loss that is a sum, `samples`."""
-    if getattr(loss_fn, "reduction", "mean") == "sum":
-        return samples
-    weight = getattr(loss_fn, "weight", None)
-    return labels(loss_fn, target, samples, weight if isinstance(weight, Tensor) else None)
+def sample_count(target: Any) -> int:
+    """Return how many samples a target is of, as far as it tells; else 1, so that each batch counts equally."""
+    if isinstance(target, Tensor):
+        return len(target) if target.ndim else 1
+    if isinstance(target, PackedSequence):
+        return int(target.batch_sizes[0])
+    if isinstance(target, Mapping):
+        tensors = [value for value in target.values() if isinstance(value, Tensor)]
+        return sample_count(next(iter(tensors or target.values()), None))
+    if isinstance(target, (list, tuple)):
+        return sample_count(target[0]) if target and isinstance(target[0], Tensor) else len(target)
+    counts = getattr(target, "num_graphs", None), getattr(target, "batch_size", None)
+    return next((n for n in counts if isinstance(n, int)), 1)

@@ -7,6 +7,8 @@ __all__ = []
 
 # %% ../../nbs/1_training/12_batches.ipynb #54ba12db
 import warnings
+import zlib
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -17,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     DistributedSampler,
     IterableDataset,
     RandomSampler,
@@ -33,6 +34,10 @@ from .rng import epoch_seed, isolated_rng, seed_generators
 from .workers import start_workers
 
 # %% ../../nbs/1_training/12_batches.ipynb #7d1f4401
+class ChangedDataError(ValueError):
+    """The rest of an epoch cannot be trained, because its samples are no longer those of the checkpoint."""
+
+
 class Batches(Protocol):
     """A source of batches that the trainer can start at any batch of an epoch."""
 
@@ -61,16 +66,67 @@ class Batches(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the epoch that is started next. Sources whose seeds do not depend on it ignore it."""
 
+    def position(self, batch: int) -> dict | None:
+        """Return how far the epoch is after `batch` batches, as plain data for a checkpoint.
+
+        `samples` is their number over all processes and `order` a checksum of their indices, each None if it is
+        unknown; `batch_size` is None if the loader does not tell. Returns None if nothing of the epoch is known.
+        """
+        return dict(samples=None, order=None, batch_size=_batch_size(self))
+
+    def continue_at(self, position: dict) -> None:
+        """Let the next `start` continue at a position, instead of skipping as many batches.
+
+        Raises `ChangedDataError`, here or when the epoch starts, if the rest of the epoch cannot be found.
+        """
+        saved = position["batch_size"]
+        size = self.position(0)["batch_size"]
+        if saved != size and None not in (saved, size):
+            raise ChangedDataError(
+                f"the batch size was {saved} and is {size}, in the middle of an epoch of a loader that skips whole "
+                "batches"
+            )
+
     @property
     def inexact(self) -> str:
         """The reason why a resumed epoch may differ from an uninterrupted one, or an empty string."""
         return ""
 
+# %% ../../nbs/1_training/12_batches.ipynb #f481f872
+def _batch_size(loader: Any) -> int | None:
+    """Return the batch size of a loader or a source, as far as it tells."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    size = getattr(batch_sampler, "batch_size", None) or getattr(loader, "batch_size", None)
+    return int(size) if isinstance(size, (int, np.integer)) else None
+
+
+def order_checksum(indices: Tensor | Iterable, checksum: int = 0) -> int:
+    """Return a checksum of a sequence of indices, a tensor (samples,) int64 or a list.
+
+    checksum: that of the indices before them.
+    """
+    if isinstance(indices, Tensor):
+        return zlib.crc32(indices.numpy(), checksum)
+    try:
+        content = array("q", indices)
+    except (TypeError, OverflowError):  # indices may be names
+        content = "".join(f"{i!r}\n" for i in indices).encode()
+    return zlib.crc32(content, checksum)
+
+
+def _check_order(position: dict, samples: int, checksum: int) -> None:
+    """Raise `ChangedDataError` if the samples that are skipped are not those that were trained on."""
+    if (samples, checksum) != (position["samples"], position["order"]):
+        raise ChangedDataError(
+            f"the first {position['samples']} samples of the epoch, which are done, do not come out the same: the "
+            "samplers, the batch size of a custom batch sampler, or their random numbers have changed"
+        )
+
 # %% ../../nbs/1_training/12_batches.ipynb #b9c989a7
 class TensorBatches(Batches):
     """The batches of a `DataLoader` over a `TensorDataset`, without collating samples.
 
-    It draws from the random generators exactly as the loader does.
+    It draws from the random generators exactly as the loader does, and reads the loader anew for each epoch.
     """
 
     def __init__(
@@ -83,43 +139,86 @@ class TensorBatches(Batches):
         self.loader = loader
         self.rank = rank
         self.world_size = world_size
-        self.tensors = loader.dataset.tensors
+        self.block_bytes = block_bytes
+        # of this epoch
+        self.order: Tensor | None = None  # (samples,) int64
         self.batch_size = loader.batch_sampler.batch_size
-        self.drop_last = loader.batch_sampler.drop_last
-        self.order: Tensor | None = None  # of this epoch: (samples,) int64
-        sample_bytes = sum(t[:1].numel() * t.element_size() for t in self.tensors)
-        batches = max(block_bytes // max(sample_bytes * self.batch_size, 1), 1)
-        self.block_size = self.batch_size * batches  # samples
+        self.first_batch = 0  # the number of the first batch that is not skipped
+        self.first_sample = 0  # the place of its first sample in the order
+        self.saved_position: dict | None = None  # where the next epoch continues
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def start(self, skip: int = 0, ready: Callable[[], None] = lambda: None) -> Iterator[tuple[Tensor, ...]]:
+    def start(self, skip: int = 0, ready: Callable[[], None] = lambda: None) -> Iterator[list[Tensor]]:
         """Start an epoch without gathering its first `skip` batches."""
         # DataLoader draws the seed of its workers here, even without workers.
         torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
-        self.order = torch.from_numpy(np.fromiter(self.loader.batch_sampler.sampler, np.int64))
+        batch_sampler = self.loader.batch_sampler
+        self.batch_size = batch_sampler.batch_size
+        self.order = torch.from_numpy(np.fromiter(batch_sampler.sampler, np.int64))
+        self.first_batch = skip
+        self.first_sample = self._samples_before(skip)
         ready()
         samples = len(self.order)
-        if self.drop_last:
-            samples -= samples % self.batch_size
-        for first in range(skip * self.batch_size, samples, self.block_size):
-            rows = self.order[first : min(first + self.block_size, samples)]
-            sizes = self.batch_size
-            if self.world_size > 1:
-                shards = [local_shard(b, self.rank, self.world_size)[0] for b in rows.split(self.batch_size)]
-                rows = torch.cat(shards)
-                sizes = [len(shard) for shard in shards]
-            yield from zip(*(t.index_select(0, rows.to(t.device)).split(sizes) for t in self.tensors))
+        if batch_sampler.drop_last:
+            samples -= (samples - self.first_sample) % self.batch_size
+        place = self.first_sample
+        dataset = self.loader.dataset
+        while place < samples:
+            tensors = dataset.tensors
+            versions = [t._version for t in tensors]
+            for batch in self._gather(tensors, place, samples):
+                yield batch
+                place += self.batch_size
+                if dataset.tensors is not tensors or [t._version for t in tensors] != versions:
+                    break  # the dataset has changed: what was gathered is out of date
 
-    def indices(self, batch: int) -> list[int]:
-        return self._batch_order(batch).tolist()
+    def _samples_before(self, skip: int) -> int:
+        """Return how many samples to skip."""
+        position = self.saved_position
+        self.saved_position = None
+        if position is None or position["samples"] is None:
+            return skip * self.batch_size
+        samples = position["samples"]
+        _check_order(position, min(samples, len(self.order)), order_checksum(self.order[:samples]))
+        return samples
+
+    def _gather(self, tensors: tuple[Tensor, ...], place: int, samples: int) -> Iterator[list[Tensor]]:
+        """Return the batches of the next block of samples."""
+        sample_bytes = sum(t[:1].numel() * t.element_size() for t in tensors)
+        batches = max(self.block_bytes // max(sample_bytes * self.batch_size, 1), 1)
+        rows = self.order[place : min(place + batches * self.batch_size, samples)]
+        if rows.min() < 0:
+            rows = torch.where(rows < 0, rows + len(tensors[0]), rows)  # counted from the end
+        sizes = self.batch_size
+        if self.world_size > 1:
+            shards = [local_shard(b, self.rank, self.world_size)[0] for b in rows.split(self.batch_size)]
+            rows = torch.cat(shards)
+            sizes = [len(shard) for shard in shards]
+        return map(list, zip(*(t.index_select(0, rows.to(t.device)).split(sizes) for t in tensors)))
+
+    def indices(self, batch: int) -> list[int] | None:
+        return None if batch < self.first_batch else self._batch_order(batch).tolist()
 
     def share(self, batch: int) -> tuple[int, int]:
         return local_shard(self._batch_order(batch), self.rank, self.world_size)[1:]
 
+    def position(self, batch: int) -> dict | None:
+        if self.order is None:
+            return None
+        samples = min(self._place(batch), len(self.order))
+        return dict(samples=samples, order=order_checksum(self.order[:samples]), batch_size=int(self.batch_size))
+
+    def continue_at(self, position: dict) -> None:
+        self.saved_position = position
+
+    def _place(self, batch: int) -> int:
+        """Return the place in the order at which a batch begins that is not skipped."""
+        return self.first_sample + (batch - self.first_batch) * self.batch_size
+
     def _batch_order(self, batch: int) -> Tensor:
-        return self.order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return self.order[self._place(batch) : self._place(batch + 1)]
 
 # %% ../../nbs/1_training/12_batches.ipynb #1e9de830
 _SAMPLERS = RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler
@@ -128,12 +227,38 @@ _SAMPLERS = RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRando
 def is_plain(loader: Any) -> bool:
     """Return whether `TensorBatches` gives exactly the batches of this loader."""
     return (
-        type(loader) is DataLoader
-        and type(loader.dataset) is TensorDataset
+        _is_map_style(loader)
+        and _is_plain_dataset(loader.dataset)
         and _draws_order_first(loader.batch_sampler)
         and loader.collate_fn is default_collate
         and not loader.num_workers
         and not loader.pin_memory
+        and not loader.timeout  # torch refuses it without workers
+    )
+
+
+def _is_plain_dataset(dataset: Any) -> bool:
+    """Return whether a dataset does nothing but index its tensors."""
+    return (
+        type(dataset) is TensorDataset
+        and vars(dataset).keys() == {"tensors"}
+        and all(
+            type(t) is Tensor
+            and t.layout is torch.strided
+            and not (t.is_nested or t.is_quantized or t.requires_grad or t.is_inference())
+            for t in dataset.tensors
+        )
+    )
+
+
+def _is_map_style(loader: Any) -> bool:
+    """Return whether a loader is torch's own, gives batches in the order of its batch sampler, and has no patch."""
+    return (
+        type(loader) is DataLoader
+        and loader.batch_sampler is not None
+        and not isinstance(loader.dataset, IterableDataset)
+        and (getattr(loader, "in_order", True) or not loader.num_workers)
+        and not any(callable(getattr(DataLoader, name, None)) for name in vars(loader))
     )
 
 
@@ -145,6 +270,26 @@ def _draws_order_first(batch_sampler: Any) -> bool:
     return type(batch_sampler) is BatchSampler and type(batch_sampler.sampler) in _SAMPLERS
 
 # %% ../../nbs/1_training/12_batches.ipynb #8e4341dd
+class _SeededBatch:
+    """The indices of a batch on their way to a worker, where the generators are seeded when they arrive.
+
+    torch unpickles them in the worker just before it loads their samples. So the dataset stays the user's own.
+    """
+
+    def __init__(self, seed: int, indices: Any):
+        self.seed = seed
+        self.indices = indices
+
+    def __reduce__(self):
+        return _seed_for_batch, (self.seed, self.indices)
+
+
+def _seed_for_batch(seed: int, indices: Any) -> Any:
+    """Seed the generators of this process and return `indices`."""
+    seed_generators(seed)
+    return indices
+
+# %% ../../nbs/1_training/12_batches.ipynb #d11d0163
 class _ResumableBatchSampler:
     """A batch sampler that can skip batches, remembers the recent ones, and can put a seed before each."""
 
@@ -154,39 +299,99 @@ class _ResumableBatchSampler:
         self.rank = rank
         self.world_size = world_size
         self.skip = 0
+        self.saved_position: dict | None = None
         self.ready: Callable[[], None] = lambda: None
         self.seed = 0  # of the epoch
-        self.recent: dict[int, list] = {}  # the indices of the last 1000 batches, by number, over all processes
+        # of the last 1000 batches, by number, over all processes
+        self.recent: dict[int, list] = {}  # their indices
+        self.consumed: dict[int, tuple[int, int]] = {}  # how many samples came before, and the checksum of their order
 
-    def prepare(self, skip: int, ready: Callable[[], None], seed: int) -> None:
+    def prepare(self, skip: int, ready: Callable[[], None], seed: int, position: dict | None) -> None:
         """Set what the next epoch begins with."""
         self.skip = skip
         self.ready = ready
         self.seed = seed
+        self.saved_position = position
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator:
         self.recent.clear()
-        if _draws_order_first(self.batch_sampler):
-            batches = _with_order_drawn(self.batch_sampler)
-        else:
-            batches = isolated_rng(self.batch_sampler, self.seed)
-        batches = _advance(batches, self.skip)
+        self.consumed.clear()
+        batches, samples, checksum = self._skip()
         self.ready()
+        self.consumed[self.skip] = samples, checksum
         for i, batch in enumerate(batches, self.skip):
-            self.recent[i] = list(batch)
+            indices = list(batch)
+            samples += len(indices)
+            checksum = order_checksum(indices, checksum)
+            self.recent[i] = indices
             self.recent.pop(i - 1000, None)
+            self.consumed[i + 1] = samples, checksum
+            self.consumed.pop(i - 999, None)
             if self.world_size > 1:
-                batch = local_shard(self.recent[i], self.rank, self.world_size)[0]
-            yield (self.seed + i + self.rank * 10**9, batch) if self.with_seeds else batch
+                batch = local_shard(indices, self.rank, self.world_size)[0]
+            elif isinstance(batch, Iterator):
+                batch = indices
+            yield _SeededBatch(self.seed + i + self.rank * 10**9, batch) if self.with_seeds else batch
+
+    def _skip(self) -> tuple[Iterator, int, int]:
+        """Return the batches of the rest of the epoch, with its order drawn, and what is skipped: see `consumed`.
+
+        Raises `ChangedDataError` if that is not what was trained on.
+        """
+        batch_sampler = self.batch_sampler
+        position = self.saved_position
+        if position and position["samples"] is None:
+            position = None
+        same_size = not position or position["batch_size"] == _batch_size(self)
+        if same_size or type(batch_sampler) is not BatchSampler:
+            if _draws_order_first(batch_sampler):
+                batches = _with_order_drawn(batch_sampler)
+            elif getattr(type(batch_sampler), "draws_order_first", False):
+                batches = iter(batch_sampler)
+            else:
+                batches = isolated_rng(batch_sampler, self.seed)
+            skipped = list(chain.from_iterable(islice(batches, self.skip)))
+            if not self.skip:
+                batches = _draw_first(batches)
+        else:
+            if _draws_order_first(batch_sampler):
+                order = iter(list(batch_sampler.sampler))
+            else:
+                order = isolated_rng(batch_sampler.sampler, self.seed)
+            skipped = list(islice(order, position["samples"]))
+            batches = iter(BatchSampler(order, batch_sampler.batch_size, batch_sampler.drop_last))
+        if position and same_size and self._continues_by_state():
+            return batches, position["samples"], position["order"]
+        samples = len(skipped)
+        checksum = order_checksum(skipped)
+        if position:
+            _check_order(position, samples, checksum)
+        return batches, samples, checksum
+
+    def _continues_by_state(self) -> bool:
+        """Return whether the rest of the order depends on the states of generators alone, which a checkpoint restores.
+
+        A sampler may share its generator with the dataset, whose draws are missing when batches are skipped.
+        """
+        owners = self.batch_sampler, getattr(self.batch_sampler, "sampler", None)
+        has_generator = any(isinstance(getattr(owner, "generator", None), torch.Generator) for owner in owners)
+        return has_generator and not self.with_seeds and not _draws_order_first(self.batch_sampler)
+
+    def position(self, batch: int) -> dict | None:
+        """Return how far the epoch is after `batch` batches, see `Batches.position`."""
+        if batch not in self.consumed:
+            return None
+        samples, checksum = self.consumed[batch]
+        return dict(samples=samples, order=checksum, batch_size=_batch_size(self))
 
 
 def _with_order_drawn(batch_sampler: BatchSampler) -> Iterator:
     """Return the batches of a sampler that draws its order first, with no draw left for later.
 
-    A sampler with a generator of its own draws part of its order later. That would mix with the draws of a dataset
+    A sampler with a custom generator draws part of its order later. That would mix with the draws of a dataset
     that uses the same generator.
     """
     sampler = batch_sampler.sampler
@@ -195,42 +400,16 @@ def _with_order_drawn(batch_sampler: BatchSampler) -> Iterator:
     return iter(batch_sampler)
 
 
-def _advance(batches: Iterator, skip: int) -> Iterator:
-    """Return `batches` without the first `skip`, with their order drawn and nothing beyond it.
-
-    An order is drawn when the first batch is requested. If none is skipped, that batch is put back in front.
-    """
-    if skip:
-        for _ in islice(batches, skip):
-            pass
-        return batches
+def _draw_first(batches: Iterator) -> Iterator:
+    """Return `batches` with their order drawn: it is drawn when the first batch is requested."""
     first = list(islice(batches, 1))
     return chain(first, batches)
 
-# %% ../../nbs/1_training/12_batches.ipynb #a921d150
-class _SeededDataset(Dataset):
-    """A dataset that seeds the generators before each batch, in a worker process."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":
-            raise AttributeError(name)  # while it is unpickled
-        return getattr(self.dataset, name)
-
-    def __getitems__(self, batch: tuple[int, list]) -> list:
-        seed, indices = batch
-        seed_generators(seed)
-        get_items = getattr(self.dataset, "__getitems__", None)
-        return get_items(indices) if get_items else [self.dataset[i] for i in indices]
-
 # %% ../../nbs/1_training/12_batches.ipynb #5a8b9135
-_LOADER_OPTIONS = "num_workers", "collate_fn", "pin_memory", "generator"
-_WORKER_OPTIONS = "timeout", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "persistent_workers"
+_LOADER_OPTIONS = "num_workers", "collate_fn", "pin_memory", "pin_memory_device", "generator", "timeout"
+_WORKER_OPTIONS = "worker_init_fn", "multiprocessing_context", "prefetch_factor", "persistent_workers"
+# what an epoch of torch's own loader depends on
+_ALL_OPTIONS = "dataset", "batch_sampler", "in_order", *_LOADER_OPTIONS, *_WORKER_OPTIONS
 
 
 class LoaderBatches(Batches):
@@ -241,18 +420,28 @@ class LoaderBatches(Batches):
     """
 
     def __init__(self, loader: Iterable, rank: int = 0, world_size: int = 1):
+        self.user_loader = loader
+        self.options = _options(loader)
         self.loader = loader
         self.epoch = 0  # the number of the next one
+        self.saved_position: dict | None = None  # where the next epoch continues
         self.source: _ResumableBatchSampler | None = None  # of a map-style `DataLoader`
         if _is_map_style(loader):
             has_workers = loader.num_workers > 0
             self.source = _ResumableBatchSampler(loader.batch_sampler, has_workers, rank, world_size)
-            options = _LOADER_OPTIONS + _WORKER_OPTIONS if has_workers else _LOADER_OPTIONS
+            names = _LOADER_OPTIONS + _WORKER_OPTIONS if has_workers else _LOADER_OPTIONS
             self.loader = DataLoader(
-                _SeededDataset(loader.dataset) if has_workers else loader.dataset,
+                loader.dataset,
                 batch_sampler=self.source,
-                **{name: getattr(loader, name) for name in options},
+                **{name: getattr(loader, name) for name in names if hasattr(loader, name)},
             )
+
+    def is_up_to_date(self, loader: Any) -> bool:
+        """Return whether these are still the batches of `loader`, none of whose options has changed."""
+        if self.user_loader is not loader or _is_map_style(loader) != (self.source is not None):
+            return False
+        options = _options(loader)
+        return all(options[name] is self.options[name] for name in options)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -266,7 +455,11 @@ class LoaderBatches(Batches):
 
     @property
     def inexact(self) -> str:
-        if self.source is not None or not self._has_persistent_workers() or self.loader._iterator is not None:
+        if self.source is not None:
+            return ""
+        if not getattr(self.loader, "in_order", True) and getattr(self.loader, "num_workers", 0):
+            return "with in_order=False the batches come in the order in which the workers happen to finish"
+        if not self._has_persistent_workers() or self.loader._iterator is not None:
             return ""
         return (
             "the persistent workers of an IterableDataset keep their random generators from epoch to epoch, and new "
@@ -279,18 +472,25 @@ class LoaderBatches(Batches):
     def start(self, skip: int = 0, ready: Callable[[], None] = lambda: None) -> Iterator:
         seed = epoch_seed(self.epoch)
         self.epoch += 1
+        position = self.saved_position
+        self.saved_position = None
         if self._has_persistent_workers() and self.loader._iterator is not None:
             # A loader draws a seed when it starts workers, so that an epoch is the same with new workers and with old.
             torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
         if self.source is not None:
-            self.source.prepare(skip, ready, seed)
+            self.source.prepare(skip, ready, seed, position)
             return start_workers(self.loader)
         if skip:
             loader = type(self.loader).__name__
             warnings.warn(
                 f"a {loader} cannot skip: loading {skip} batches to get to where the run was stopped", stacklevel=2
             )
-        batches = _advance(isolated_rng(start_workers(self.loader), seed), skip)
+        batches = isolated_rng(start_workers(self.loader), seed)
+        if skip:
+            for _ in islice(batches, skip):
+                pass
+        else:
+            batches = _draw_first(batches)
         ready()
         return batches
 
@@ -301,13 +501,20 @@ class LoaderBatches(Batches):
         """Return the protocol's counts for one of the last 1000 batches of a map-style `DataLoader`."""
         return local_shard(self.source.recent[batch], self.source.rank, self.source.world_size)[1:]
 
+    def position(self, batch: int) -> dict | None:
+        if self.source is not None:
+            return self.source.position(batch)
+        return dict(samples=None, order=None, batch_size=_batch_size(self.loader))
 
-def _is_map_style(loader: Any) -> bool:
-    return (
-        type(loader) is DataLoader
-        and loader.batch_sampler is not None
-        and not isinstance(loader.dataset, IterableDataset)
-    )
+    def continue_at(self, position: dict) -> None:
+        if self.source is None:
+            super().continue_at(position)
+        self.saved_position = position
+
+
+def _options(loader: Any) -> dict:
+    """Return the options of torch's own loader, {} for any other."""
+    return {name: getattr(loader, name, None) for name in _ALL_OPTIONS} if type(loader) is DataLoader else {}
 
 # %% ../../nbs/1_training/12_batches.ipynb #254836dd
 class SlicedBatches(Batches):
@@ -333,6 +540,13 @@ class SlicedBatches(Batches):
     def indices(self, batch: int) -> list[int] | None:
         return self.batches.indices(batch)
 
+    def position(self, batch: int) -> dict | None:
+        return self.batches.position(batch) if hasattr(self.batches, "position") else super().position(batch)
+
+    def continue_at(self, position: dict) -> None:
+        if hasattr(self.batches, "continue_at"):
+            self.batches.continue_at(position)
+
     def share(self, batch: int) -> tuple[int, int]:
         """Return the protocol's counts for the batch that was given last, whatever `batch` is."""
         return self.latest_share
@@ -349,19 +563,65 @@ def make_batches(loader: Iterable, rank: int = 0, world_size: int = 1) -> Batche
     """Return the fastest source of batches for a loader, in process `rank` of `world_size`.
 
     A loader that has `start` and `indices` itself is used as it is. Raises ValueError if several processes would cut
-    shards from a loader with a `DistributedSampler`, which does the same.
+    shards from a loader with a `DistributedSampler`, which does the same, or from batches in no fixed order.
     """
     if world_size > 1 and _has_distributed_sampler(loader):
         raise ValueError(
             "the loader has a DistributedSampler, but the trainer itself gives each process its shard of each batch: "
             "pass the loader without it"
         )
+    if world_size > 1 and getattr(loader, "num_workers", 0) and not getattr(loader, "in_order", True):
+        raise ValueError(
+            "the loader has in_order=False, with which each process would cut its shard from another batch: pass "
+            "in_order=True"
+        )
     if is_plain(loader):
         return TensorBatches(loader, rank, world_size)
-    implements_protocol = hasattr(loader, "start") and hasattr(loader, "indices")
-    batches = loader if implements_protocol else LoaderBatches(loader, rank, world_size)
+    batches = loader if implements_protocol(loader) else LoaderBatches(loader, rank, world_size)
     gives_shards = world_size == 1 or getattr(batches, "source", None) is not None
     return batches if gives_shards else SlicedBatches(batches, rank, world_size)
+
+
+def is_up_to_date(batches: Batches, loader: Iterable) -> bool:
+    """Return whether `batches` is still the right source for `loader`.
+
+    A loader may be replaced, or its options changed, between two epochs. Persistent workers are kept until then.
+    """
+    source = batches.batches if isinstance(batches, SlicedBatches) else batches
+    if isinstance(source, TensorBatches):
+        return source.loader is loader and is_plain(loader)
+    if isinstance(source, LoaderBatches):
+        return source.is_up_to_date(loader) and not is_plain(loader)
+    return source is loader
+
+
+def implements_protocol(loader: Any) -> bool:
+    """Return whether a loader is a source of batches itself."""
+    return hasattr(loader, "start") and hasattr(loader, "indices")
+
+
+def position_in_epoch(batches: Any, batch: int) -> dict | None:
+    """Return `batches.position(batch)`; None at the start of an epoch, and for a custom loader without that method."""
+    return batches.position(batch) if batch and hasattr(batches, "position") else None
+
+
+def announce_epoch(loader: Any, epoch: int) -> None:
+    """Call `set_epoch` of a loader, its samplers and its dataset, where they have one; each object once.
+
+    A loader that is a source of batches itself gets the number when the epoch starts.
+    """
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = [
+        None if implements_protocol(loader) else loader,
+        getattr(loader, "dataset", None),
+        getattr(loader, "sampler", None),
+        batch_sampler,
+        getattr(batch_sampler, "sampler", None),
+    ]
+    for owner in {id(owner): owner for owner in owners}.values():
+        set_epoch = getattr(owner, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(epoch)
 
 
 def _has_distributed_sampler(loader: Any) -> bool:

@@ -43,7 +43,7 @@ def _flatten(state: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Return the JSON tree of a part of the state, and add its tensors to `tensors`; `name` is its path."""
     if isinstance(state, Tensor):
         if name in tensors:
-            # The path "a.b" is also that of a key "a.b".
+            # A key "a.b" has the same path as the key "b" of "a".
             name = next(n for i in count(2) if (n := f"{name}~{i}") not in tensors)
         tensors[name] = state.detach() if state.requires_grad else state
         return {"$tensor": name}

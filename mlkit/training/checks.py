@@ -9,7 +9,8 @@ __all__ = []
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..text import did_you_mean
 from .distributed import is_main
+from .unpacking import ModelLoss, main_output
 
 # %% ../../nbs/1_training/50_checks.ipynb #171a6830
 def whole_number(name: str, value: Any, least: int = 0) -> int:
@@ -33,9 +35,9 @@ def whole_number(name: str, value: Any, least: int = 0) -> int:
 
 # %% ../../nbs/1_training/50_checks.ipynb #801002d7
 def check_optimizer(optimizer: Any, replaces_step: bool = False) -> None:
-    """Raise TypeError for what is not an optimizer, and ValueError for one that this loop cannot use.
+    """Raise TypeError if it is not an optimizer, and ValueError if this loop cannot use it.
 
-    replaces_step: whether the trainer has an optimizer_step of its own.
+    replaces_step: whether the trainer has a custom optimizer_step.
     """
     if not hasattr(optimizer, "param_groups"):
         raise TypeError(
@@ -133,14 +135,29 @@ def check_rate(learning_rate: Any, optimizer: torch.optim.Optimizer | Callable |
         )
 
 # %% ../../nbs/1_training/50_checks.ipynb #2538aa42
-def check_model(model: nn.Module, parameters: Iterable[Tensor], device: torch.device) -> None:
-    """Raise ValueError if the optimizer's `parameters` are not the model's, or the model is on another device."""
+def check_model(
+    model: nn.Module,
+    parameters: Iterable[Tensor],  # of the optimizer
+    device: torch.device,
+    loss_fn: Any = None,
+    other_parameters: Iterable[Tensor] = (),  # of other optimizers
+) -> None:
+    """Raise ValueError if the model or the loss is not trained by an optimizer, or the model is on another device."""
+    parameters = list(parameters)
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
     if not any(id(p) in trainable for p in parameters):
         raise ValueError(
             "the optimizer has none of the model's trainable parameters: make it from model.parameters(), after the "
             "model is made"
         )
+    if isinstance(loss_fn, nn.Module):
+        trained = {id(p) for p in (*parameters, *other_parameters)}
+        names = [n for n, p in loss_fn.named_parameters() if p.requires_grad and id(p) not in trained]
+        if names:
+            raise ValueError(
+                f"the loss has parameters that no optimizer trains: {', '.join(names)}. Make the optimizer from "
+                "[*model.parameters(), *loss_fn.parameters()], or freeze them: loss_fn.requires_grad_(False)"
+            )
     for p in model.parameters():
         if p.device.type != device.type:
             raise ValueError(
@@ -148,8 +165,11 @@ def check_model(model: nn.Module, parameters: Iterable[Tensor], device: torch.de
             )
 
 
-def check_loss(loss: Any, prediction: Any, loss_fn: Any) -> None:
-    """Raise ValueError if the first loss is not a scalar that depends on the parameters."""
+def check_loss(loss: Any, prediction: Any, loss_fn: Any, target: Any = None) -> None:
+    """Raise ValueError if the first loss is not a scalar that depends on the parameters.
+
+    The same for a loss that compares a prediction with a target of another size.
+    """
     if not isinstance(loss, Tensor):
         raise ValueError(f"loss_fn gave a {type(loss).__name__}: expected a tensor of one number")
     if loss.ndim:
@@ -160,29 +180,159 @@ def check_loss(loss: Any, prediction: Any, loss_fn: Any) -> None:
             "the model gives one number for a sample, of which cross-entropy is always 0: use "
             "nn.BCEWithLogitsLoss(), or a model with an output for each class"
         )
+    are_tensors = isinstance(prediction, Tensor) and isinstance(target, Tensor)
+    compares_elements = isinstance(loss_fn, _LOSSES_OF_ELEMENTS) or loss_fn in _FUNCTIONS_OF_ELEMENTS
+    if are_tensors and compares_elements and prediction.numel() != target.numel():
+        raise ValueError(
+            f"the prediction has shape {tuple(prediction.shape)}, the target {tuple(target.shape)}: the loss would "
+            "repeat one of them; let the model return what the target holds"
+        )
     if not loss.requires_grad:
         raise ValueError(
             "the loss does not depend on the parameters: is the model under no_grad, or the prediction detached?"
         )
 
+# %% ../../nbs/1_training/50_checks.ipynb #f1a00012
+def check_sample_mean(compute_loss: Callable, prediction: Any, target: Any, loss: Tensor) -> None:
+    """Raise ValueError if a loss is not the mean over the samples of a batch, as far as two parts of the batch show it.
+
+    A loss that cannot be computed for a part of the batch is left alone.
+    """
+    are_tensors = isinstance(prediction, Tensor) and isinstance(target, Tensor) and prediction.ndim and target.ndim
+    if not are_tensors or len(prediction) != len(target) or len(target) < 2:
+        return
+    cut = max(len(target) // 3, 1)
+    parts = []
+    with torch.no_grad(), torch.random.fork_rng():
+        for part in (slice(cut), slice(cut, None)):
+            try:
+                parts.append(float(compute_loss(prediction[part].detach(), target[part])))
+            except (RuntimeError, ValueError, IndexError, TypeError):
+                return
+    mean = (parts[0] * cut + parts[1] * (len(target) - cut)) / len(target)
+    whole = float(loss.detach())
+    tolerance = 1e-3 if prediction.dtype in (torch.float32, torch.float64) else 2e-2
+    if math.isfinite(whole) and not abs(whole - mean) <= tolerance * max(abs(whole), 1e-3):
+        raise ValueError(
+            f"loss_fn is not a mean over the samples: {whole:.6g} for the first batch, {mean:.6g} by its parts. So the "
+            "batches of a step, or the shards of a batch, cannot be combined exactly. Return a pair (loss, count), "
+            "where count is the number of targets that the loss is a mean over; or (loss, 1) to let all count equally"
+        )
+
+# %% ../../nbs/1_training/50_checks.ipynb #90c17e2f
+_LOSSES_OF_ELEMENTS = nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss
+_FUNCTIONS_OF_ELEMENTS = (
+    nn.functional.mse_loss,
+    nn.functional.l1_loss,
+    nn.functional.smooth_l1_loss,
+    nn.functional.huber_loss,
+)
+
 # %% ../../nbs/1_training/50_checks.ipynb #a0a8a141
+# What an error of torch or Python says, and what that means here.
+_HINTS = {
+    r"find_unused_parameters": (
+        "some parameters do not contribute to the loss: pass parallel=lambda m: "
+        "nn.parallel.DistributedDataParallel(m, find_unused_parameters=True)"
+    ),
+    r"Expected more than 1 value per channel when training": (
+        "a batch has one sample, of which a BatchNorm cannot take statistics; often it is the last of an epoch: pass "
+        "drop_last=True to the DataLoader, or choose another batch_size"
+    ),
+    r"DataLoader worker .* exited unexpectedly|Can't pickle|Can't get attribute": (
+        "workers that are started by 'spawn' or 'forkserver' import what they use: define the dataset and its "
+        "functions in a module, not in a notebook or within a function, or use multiprocessing_context='fork'"
+    ),
+    r"got an unexpected keyword argument": (
+        "a dict is passed to the model by its keys, without the target (y, target, label or labels): rename or remove "
+        "the others in a collate_fn, or let forward take **kwargs"
+    ),
+    r"takes .* positional arguments? but .* (was|were) given": (
+        "a batch of (x1, x2, ..., y) is passed to the model as model(x1, x2, ...)"
+    ),
+    r"mixed dtype \(CPU\)": "the input and the model have different dtypes: convert the input, x.float()",
+}
+_DTYPES = [
+    r"must have the same dtype, but got (\S+) and (\S+)",
+    r"to have the same dtype, but got: (\S+) != (\S+)",
+    r"Input type \((.+?)\) and (?:bias|weight) type \((.+?)\)",
+    r"input dtype \((.+?)\) does not match weight dtype \((.+?)\)",
+]
+_DTYPE_NAMES = {
+    "double": "float64",
+    "float": "float32",
+    "half": "float16",
+    "long": "int64",
+    "byte": "uint8",
+    "unsigned char": "uint8",
+}
+
+
 def add_hints(error: Exception, loss_fn: Any, prediction: Any, y: Any) -> None:
     """Add notes to an error of a training or validation step that had this prediction and these targets."""
-    if "find_unused_parameters" in str(error):
+    if is_kernel_fault(error):
         error.add_note(
-            "some parameters do not contribute to the loss: pass parallel=lambda m: "
-            "nn.parallel.DistributedDataParallel(m, find_unused_parameters=True)"
+            "a kernel on the GPU has failed, here or in an earlier line or batch; the process cannot use the GPU any "
+            "more. It is mostly an index out of range: a label outside of the classes, a token outside of the "
+            "embedding. To see the line, run with device='cpu', or with the variable CUDA_LAUNCH_BLOCKING=1"
         )
-    if not isinstance(error, (IndexError, RuntimeError, ValueError)):
-        return
-    if isinstance(y, Tensor) and isinstance(prediction, Tensor) and prediction.ndim > 1:
-        hint = _label_hint(loss_fn, prediction, y)
+        return  # the labels cannot be read any more
+    text = str(error)
+    hints = [hint for pattern, hint in _HINTS.items() if re.search(pattern, text)]
+    hints.append(_dtype_hint(text))
+    output = main_output(prediction, loss_fn)
+    if isinstance(error, (IndexError, RuntimeError, ValueError)) and isinstance(y, Tensor):
+        if isinstance(output, Tensor) and output.ndim > 1:
+            hints.append(_label_hint(loss_fn, output, y))
+    if isinstance(error, TypeError) and re.search(r"argument 'input' .*must be Tensor, not", text):
+        hints.append(_output_hint(prediction))
+    for hint in hints:
         if hint:
             error.add_note(hint)
 
 
+def _dtype_hint(text):
+    """Return what to do about an input of another dtype than the model's weights."""
+    matches = [match for pattern in _DTYPES if (match := re.search(pattern, text))]
+    if not matches:
+        return None
+    names = [name.lower().removeprefix("c10::").removeprefix("torch.") for name in matches[0].groups()]
+    x, weights = (
+        _DTYPE_NAMES.get(name, name.replace("float", "float32") if name == "float" else name) for name in names
+    )
+    if x == "uint8":
+        return f"the input is uint8, the model {weights}: scale it in the dataset or in the model, x.float() / 255"
+    if weights in ("bfloat16", "float16") and x == "float32":
+        return (
+            f"the model is {weights}, the input float32: leave the model in float32 and pass precision="
+            f"'{'bf16' if weights == 'bfloat16' else 'fp16'}', or convert the input, x.to(torch.{weights})"
+        )
+    convert = "x.float()" if weights in ("float32", "bfloat16", "float16") else f"x.to(torch.{weights})"
+    model = ", or the model, model.double()" if x == "float64" else ""
+    return f"the input is {x}, the model {weights}: convert the input in the dataset, {convert}{model}"
+
+
+def _output_hint(prediction):
+    """Return what to do about an output that a loss of torch cannot take."""
+    parts = f" of {', '.join(map(str, prediction))}" if isinstance(prediction, Mapping) else ""
+    if not isinstance(prediction, (Mapping, tuple, list)):
+        return None
+    return (
+        f"the model gives a {type(prediction).__name__}{parts}: pass a loss_fn of (prediction, target) that takes it, "
+        "or loss_fn=ModelLoss() of mlkit.training if the model computes its own loss when it gets the target as well"
+    )
+
+
+_KERNEL_FAULTS = "device-side assert", "illegal memory access", "misaligned address", "unspecified launch failure"
+
+
+def is_kernel_fault(error: BaseException) -> bool:
+    """Return whether a kernel has failed on a GPU, after which the GPU does not answer this process any more."""
+    return isinstance(error, RuntimeError) and any(fault in str(error) for fault in _KERNEL_FAULTS)
+
+
 def _label_hint(loss_fn, prediction, y):
-    classes = prediction.shape[1]
+    classes = prediction.shape[-1 if isinstance(loss_fn, ModelLoss) else 1]
     if isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)) or loss_fn is nn.functional.cross_entropy:
         if y.ndim == prediction.ndim and y.shape[1] == 1:
             unit = "sample" if y.ndim == 2 else "place"

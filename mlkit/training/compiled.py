@@ -213,6 +213,8 @@ def _compile(step, args):
 _FLAGS = {
     "cpp_wrapper": True,  # the loop in C++
     "fallback_random": True,  # the random numbers of eager steps
+    # torch 2.8 fails in a loop whose body has such a scatter, as the backward pass of cross-entropy has
+    "optimize_scatter_upon_const_tensor": False,
     # seconds less at the first compilation
     "cpp.vec_isa_ok": True,
     "cpp_cache_precompile_headers": False,
@@ -357,7 +359,7 @@ class CompiledSteps:
         return pairs, states, args, key, places
 
     def _pad(self, batches):
-        """Return `steps` batches: those that there are, and zeros."""
+        """Return the batches, filled up with zeros to `steps` batches."""
         missing = self.steps - len(batches)
         if not missing:
             return batches.contiguous()
@@ -404,13 +406,13 @@ def _build(self: CompiledSteps, key, pairs, args, places):
         _compare("the loss", loss, expected[0])
         for i, tensor in zip(step.changed, expected[1:]):
             _compare(names[i], values[i], tensor)
-        found = [
+        constant_places = [
             (i, name, value)
             for i, place in enumerate(places)
             for name, value in place.items()
             if any(value is constant for constant in constants)
         ]
-        self.graphs[key] = graph, found, self.get_loss()
+        self.graphs[key] = graph, constant_places, self.get_loss()
     except Exception as error:
         self.reason = _reason(error)
     for place, plain in zip(places, plain_before):
@@ -421,7 +423,7 @@ def _build(self: CompiledSteps, key, pairs, args, places):
 
 @patch
 def _changes(self: CompiledSteps, key):
-    """Return the names that differ between a key and those of the graphs there are."""
+    """Return the names whose values differ between a key and the keys of the compiled graphs."""
     names = {
         str(name) for *_, other in self.graphs for old, new in zip(other, key[-1]) for name, _ in set(old) ^ set(new)
     }
@@ -498,6 +500,13 @@ class CompiledGroups:
     def expect(self, shapes: tuple | None):
         """Set the shapes of a full batch, which a checkpoint has saved."""
         self.shapes = shapes
+
+    def follow(self, loader: Any):
+        """Train on the batches of `loader`, and forget the shapes of a full batch if they are of another size."""
+        self.loader = loader
+        full = self._full_size()
+        if full and self.shapes and self.shapes[0][0] != full:
+            self.shapes = None
 
     def limit(self, steps: float):
         """Let the next group have at most so many batches, so that it ends where a checkpoint is due."""

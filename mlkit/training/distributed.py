@@ -27,9 +27,11 @@ from torch import Tensor, nn
 
 from ..patching import patch
 from ..text import did_you_mean
-from .batch import batch_size, loss_denominator
+from .batch import sample_count
 from .checkpoint import Checkpoints, flatten_state, unflatten_state
+from .counts import LossCounter, PendingCount
 from .stopping import SkipBatch, StopRequest
+from .unpacking import main_output
 
 # %% ../../nbs/1_training/40_distributed.ipynb #c4d54aba
 def rank() -> int:
@@ -312,14 +314,26 @@ class SingleProcess:
 
     def shard_sizes(self, batches: Any, batch: int, target: Any) -> tuple[int, int]:
         """Return how many samples of a batch count in this process, and in all."""
-        samples = batch_size(target)
+        samples = sample_count(target)
         return samples, samples
 
     def weigh_loss(
-        self, loss: Tensor, prediction: Any, target: Any, loss_fn: Callable, batches: Any, epoch: int, batch: int
-    ) -> tuple[Tensor, int]:
-        """Scale a loss so that its mean over the processes is that of the whole batch; return it and all samples."""
-        return loss, batch_size(target)
+        self,
+        loss: Tensor,
+        count: float | Tensor | None,  # what the loss function returned with it
+        counter: LossCounter,
+        prediction: Any,
+        target: Any,
+        batches: Any,
+        epoch: int,
+        batch: int,
+        count_later: bool = False,  # whether the count may be one that is computed later
+    ) -> tuple[Tensor, float | Tensor | PendingCount]:
+        """Scale a loss so that its mean over the processes is that of the whole batch; return it and its count."""
+        if count is not None:
+            return loss, count
+        samples = sample_count(target)
+        return loss, counter.defer(target, samples) if count_later else counter.count(target, samples)
 
     def follow_parameters(self, parameters: list[Tensor]):
         """Take over the main process's values of the parameters that do not belong to the model."""
@@ -451,50 +465,64 @@ class ProcessGroup:
 def weigh_loss(
     self: ProcessGroup,
     loss: Tensor,
+    count: float | Tensor | None,
+    counter: LossCounter,
     prediction: Any,
     target: Any,
-    loss_fn: Callable,
     batches: Any,
     epoch: int,
     batch: int,
-) -> tuple[Tensor, int]:
+    count_later: bool = False,
+) -> tuple[Tensor, float]:
     self.epoch = epoch
     if self.first_whole_epoch is None:
         self.first_whole_epoch = epoch + (batch > 0)
     local, whole = batches.share(batch)
-    exchange = self.labels_ignored or epoch <= self.first_whole_epoch
-    local_denominator, denominator = self.loss_denominators(loss_fn, target, local, whole, exchange)
-    if not local_denominator and isinstance(prediction, Tensor):
-        loss = (prediction * 0).sum()  # also if the mean over nothing is NaN
-    elif local_denominator * self.world_size != denominator:
-        loss = loss * (local_denominator * self.world_size / denominator)
-    return loss, whole
+    if counter.is_sum:
+        local_count, all_counts = int(local > 0), 1
+    else:
+        exchange = self.labels_ignored or epoch <= self.first_whole_epoch
+        local_count, all_counts = self.share_counts(counter, count, target, local, whole, exchange)
+    output = main_output(prediction)
+    if not local_count and isinstance(output, Tensor):
+        loss = (output * 0).sum()  # also if the mean over nothing is NaN
+    elif not local_count:
+        loss = loss.nan_to_num() * 0
+    elif local_count * self.world_size != all_counts:
+        loss = loss * (local_count * self.world_size / all_counts)
+    return loss, whole if counter.is_sum else all_counts
 
 
 @patch
-def loss_denominators(
+def share_counts(
     self: ProcessGroup,
-    loss_fn: Callable,
+    counter: LossCounter,
+    count: float | Tensor | None,  # of this process's shard, if the loss function tells it
     target: Any,
     local: int,  # samples that count in this process
     whole: int,  # and in all
     exchange: bool = True,  # whether to ask the other processes; if not, ignored labels are noticed only
 ) -> tuple[float, float]:
     """Return over how much the loss is a mean, in this process's shard and in the whole batch."""
-    if getattr(loss_fn, "reduction", "mean") == "sum":
-        return int(local > 0), 1
-    counted = loss_denominator(loss_fn, target, local)
+    if count is not None:
+        shared = torch.tensor([float(count) if local else 0.0], dtype=torch.float64, device=_communication_device())
+        local_count = shared.item()
+        dist.all_reduce(shared)
+        return local_count, shared.item()
+    counted = counter.count(target, local)
     if not isinstance(counted, Tensor):
-        return local, whole
-    targets = target.numel() * (local > 0)
-    if getattr(loss_fn, "weight", None) is None and not exchange:
-        self.uncounted_batches = self.uncounted_batches + (counted < targets)  # a tensor, as long as nobody reads it
-        return local, whole
-    totals = torch.stack([counted, torch.full_like(counted, targets)]).to(_communication_device(), torch.float64)
+        return counted, whole * counter.count(target, 1)
+    targets = target[0].numel()  # of a sample
+    if not counter.weighs_classes and not exchange:
+        # a tensor, as long as nobody reads it
+        self.uncounted_batches = self.uncounted_batches + (counted < targets * local)
+        return targets * local, targets * whole
+    totals = torch.stack([counted, torch.full_like(counted, targets * local)])
+    totals = totals.to(_communication_device(), torch.float64)
     dist.all_reduce(totals)
-    all_counted, all_targets = totals.tolist()
-    self.labels_ignored = self.labels_ignored or all_counted < all_targets
-    return counted.item(), all_counted
+    all_counts, all_targets = totals.tolist()
+    self.labels_ignored = self.labels_ignored or all_counts < all_targets
+    return counted.item(), all_counts
 
 # %% ../../nbs/1_training/40_distributed.ipynb #3e113ff2
 @patch
@@ -570,7 +598,7 @@ def note_silent_ranks(
     if silent:
         reason = (
             f"rank {', '.join(map(str, silent))} of {world_size()} does not answer: it was killed (out of memory?), "
-            "ended with an error of its own, or hangs"
+            "failed with an error, or hangs"
         )
     else:
         reason = "all processes answer: the network failed, or one was too slow for the timeout"

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batch import ignore_index, labels, loss_denominator, to_device
-from .batches import LoaderBatches, make_batches
-from .distributed import ProcessGroup, SingleProcess, world_size
+from .batch import to_device
+from .batches import LoaderBatches, is_up_to_date, make_batches
+from .counts import LossCounter, split_loss
+from .distributed import ProcessGroup, SingleProcess, is_main, world_size
 from .state import RandomStates
 from .stopping import RunLimits, StopRequest, next_batches
+from .unpacking import call_on_output, main_output
 from .workers import start_workers
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #251f448a
@@ -66,7 +68,7 @@ def default_metrics(
         return {}
     if prediction.is_complex() or target.is_complex():
         return {}
-    class_accuracy = {"accuracy": partial(accuracy, ignore_index=ignore_index(loss_fn))}
+    class_accuracy = {"accuracy": partial(accuracy, ignore_index=LossCounter(loss_fn).ignore_index)}
     has_classes = (
         prediction.ndim > 1
         and prediction.shape[1] > 1
@@ -107,7 +109,7 @@ def check_metrics(metrics: Any) -> dict[str, Any]:
     metrics = dict(metrics or {})
     for name, metric in metrics.items():
         if name == "loss":
-            raise ValueError("metrics: the name 'loss' is that of the loss itself, valid_loss: choose another")
+            raise ValueError("metrics: the name 'loss' belongs to the loss itself, valid_loss: choose another")
         if isinstance(metric, type):
             kind = metric.__name__
             raise TypeError(f"metrics: {name!r} is the class {kind}, expected an object: pass {kind}(...)")
@@ -132,7 +134,7 @@ def _check_form(name, metric):
 
 
 def numbers(name: str, value: Any) -> dict[str, Any]:
-    """Return the value of a metric as numbers by name; those of a dict are called `name_key`.
+    """Return the value of a metric as numbers by name; a dict's are called `name_key`.
 
     Raises ValueError for an array of several numbers, and for anything else.
     """
@@ -152,7 +154,7 @@ def numbers(name: str, value: Any) -> dict[str, Any]:
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #5b0c1f38
 def seeded_batches(loader: Any, own_rank: int, world: int) -> Any:
-    """Return the batches to use in place of `loader`, see `make_batches`; None if those of the loader are right."""
+    """Return the batches to use in place of `loader`, see `make_batches`; None if the loader's are right."""
     if loader is None:
         return None
     batches = make_batches(loader, own_rank, world)
@@ -174,8 +176,11 @@ class Evaluator:
         random_states: RandomStates | None = None,
     ):
         self.loader = loader
-        self.metrics = check_metrics(metrics)
         self.device = device or torch.device("cpu")
+        self.metrics = check_metrics(metrics)
+        for metric in self.metrics.values():
+            if hasattr(metric, "update") and hasattr(metric, "to"):
+                metric.to(self.device)  # torchmetrics
         self.autocast = autocast or nullcontext()
         self.processes = processes or SingleProcess()
         self.stop_request = stop_request or StopRequest()
@@ -183,10 +188,17 @@ class Evaluator:
         self.batches = seeded_batches(loader, self.processes.rank, self.processes.world_size)
         # of a stopped evaluation, whose workers may take their time to end: kept until `reset`
         self.loader_iterator: Iterator | None = None
+        self.reported_no_loss = False  # of a model that has a loss in training only
         # where an evaluation is, for the message of an error
         self.batch: int | None = None
         self.y = None
         self.prediction = None
+
+    def use_loader(self, loader: Iterable | None):
+        """Evaluate on the batches of this loader from now on."""
+        self.loader = loader
+        self.batches = seeded_batches(loader, self.processes.rank, self.processes.world_size)
+        self.random_states.use_valid_loader(loader)
 
     def reset(self):
         """Forget where the latest evaluation is, and release its workers."""
@@ -201,8 +213,9 @@ class Evaluator:
         model: nn.Module,  # is left in eval mode
         unpack: Callable[[Any], tuple[Any, Any]],  # a batch -> x, y
         predict: Callable[[Any], Any],  # x -> prediction of the model
-        compute_loss: Callable[[Any, Any], Tensor],  # prediction, y -> scalar
-        loss_fn: Any = None,  # tells over what the loss is a mean
+        # prediction, y -> scalar or pair (loss, count); None if the model has a loss in training only
+        compute_loss: Callable[[Any, Any], Any],
+        get_loss_fn: Callable[[], Any] = lambda: None,  # the loss function, which tells over what the loss is a mean
         epoch: int = 0,  # for a loader whose order depends on it
     ) -> dict[str, float] | None:
         """Return `valid_loss`, by default `valid_accuracy`, and `valid_NAME` for each metric.
@@ -211,8 +224,7 @@ class Evaluator:
         """
         model.eval()
         means = _WeightedMeans()
-        sums_loss = getattr(loss_fn, "reduction", "mean") == "sum"
-        weighs_loss = sums_loss or getattr(loss_fn, "weight", None) is not None
+        counter = None
         metrics = self.metrics
         for metric in metrics.values():
             if hasattr(metric, "reset"):
@@ -224,23 +236,33 @@ class Evaluator:
             if self.stop_request.reason:
                 break
             x, self.y = unpack(to_device(batch[0], self.device))
+            loss_fn = get_loss_fn()  # `unpack` may have chosen it by the first batch
+            counter = counter or LossCounter(loss_fn)
             with self.autocast:
                 self.prediction = predict(x)
-                loss = compute_loss(self.prediction, self.y)
+                loss, count = split_loss(compute_loss(self.prediction, self.y))
             local, whole = self.processes.shard_sizes(self.batches, self.batch, self.y)
-            if sums_loss and 0 < local < whole:
+            if loss is not None and counter.is_sum and 0 < local < whole:
                 loss = loss * (whole / local)
-            counted = labels(loss_fn, self.y, local)
-            means.add("loss", loss, loss_denominator(loss_fn, self.y, local) if weighs_loss else counted)
-            metrics = metrics or default_metrics(self.prediction, self.y, loss_fn)
-            target = _reshape_target(self.prediction, self.y)
+            if count is None:
+                count = counter.count(self.y, local)
+            if loss is not None:
+                means.add("loss", loss, count if local else 0)
+            output = main_output(self.prediction, loss_fn)
+            metrics = metrics or default_metrics(output, self.y, loss_fn)
+            if loss is None and not self.reported_no_loss:
+                self.reported_no_loss = _report_no_loss(metrics)
             for name, metric in metrics.items():
                 if not hasattr(metric, "update"):
-                    for n, value in numbers(name, metric(self.prediction, target)).items():
-                        scalar = torch.as_tensor(value, device=self.device).reshape(())
-                        means.add(n, scalar, local if self.metrics else counted)
+                    result = call_on_output(metric, self.prediction, self.y, _reshape_target, loss_fn)
+                    value, count = _split_metric(result)
+                    if count is None:
+                        count = counter.count(self.y, local, weighted=False)
+                    for n, number in numbers(name, value).items():
+                        scalar = torch.as_tensor(number, device=self.device).reshape(())
+                        means.add(n, scalar, count if local else 0)
                 elif local:
-                    metric.update(self.prediction, target)
+                    metric.update(output, _reshape_target(output, self.y))
             self.batch += 1
             self.y = None
             self.prediction = None
@@ -254,6 +276,8 @@ class Evaluator:
         return {f"valid_{name}": value for name, value in (means.compute(self.processes) | self._totals()).items()}
 
     def _start(self, epoch):
+        if self.batches is not None and not is_up_to_date(self.batches, self.loader):
+            self.use_loader(self.loader)
         if self.batches is None:
             batches = start_workers(self.loader)
         else:
@@ -284,6 +308,11 @@ class Evaluator:
             self.random_states.restore(states)
 
 
+def _split_metric(result):
+    """Return the value and the count of what a metric returned, a value or the pair (value, count)."""
+    return result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+
+
 class _WeightedMeans:
     """Scalars of each batch by name, on the device, and how much each of them counts."""
 
@@ -297,6 +326,18 @@ class _WeightedMeans:
 
     def compute(self, processes) -> dict[str, float]:
         return {name: processes.weighted_mean(values, self.weights[name]) for name, values in self.values.items()}
+
+
+def _report_no_loss(metrics) -> bool:
+    """Tell that a model has no loss in evaluation, and return True. Raises ValueError if there is no metric either."""
+    if not metrics:
+        raise ValueError(
+            "the model gives a loss in training only, and there is no metric: a validation has nothing to measure. "
+            "Pass metrics={'name': function of (prediction, target)}"
+        )
+    if is_main():
+        print("The model gives a loss in training only: there is no valid_loss", flush=True)
+    return True
 
 
 def _reshape_target(prediction, target):

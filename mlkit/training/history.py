@@ -9,7 +9,8 @@ __all__ = ['History', 'save_history', 'load_history']
 import json
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,21 @@ class History:
     """The metrics of each epoch, oldest first.
 
     `history['train_loss']` is a list with one value per epoch, `history.epochs[-1]` the dict of the last epoch, and
-    `history.steps` the loss of each batch.
+    `history.steps` the loss of each optimizer step: with accumulated batches, of all of them together. A run that
+    validates within epochs has a row for each validation.
     """
 
-    def __init__(self, epochs: Iterable[dict] = ()):
+    def __init__(
+        self,
+        epochs: Iterable[dict] = (),
+        current_step: Callable[[], int] | None = None,  # returns the optimizer step that is being trained, from 1
+    ):
         self.epochs = list(epochs)
         self.steps = array("d")
         self.stopped: str | None = None  # why the run ended early
+        self.current_step = current_step or (lambda: len(self.steps) + 1)
+        self.values_by_name: dict[str, dict[int, float]] = {}
+        self.unread_values: list[tuple[str, int, Any]] = []  # some are tensors on a device
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -50,13 +59,33 @@ class History:
         rows = [[e.get(name) for name in self.names] for e in self.epochs]
         return Table(self.names or ["epoch"], rows, self.stopped or "")
 
+    @property
+    def recorded(self) -> dict[str, dict[int, float]]:
+        """The recorded values: name -> optimizer step -> value."""
+        self.read_recorded()
+        return self.values_by_name
+
+    def read_recorded(self):
+        """Read the recorded values, all tensors together."""
+        tensors = [value for *_, value in self.unread_values if hasattr(value, "detach")]
+        if tensors:
+            import torch
+
+            numbers = iter(torch.stack([t.double().reshape(()) for t in tensors]).tolist())
+        for name, step, value in self.unread_values:
+            number = next(numbers) if hasattr(value, "detach") else float(value)
+            self.values_by_name.setdefault(name, {})[step] = number
+        self.unread_values.clear()
+
     def to_pandas(self, steps: bool = False) -> Any:
-        """Return a DataFrame of the epochs, or of the batches and their losses if `steps`."""
+        """Return a DataFrame of the epochs or, if `steps`, of the optimizer steps: loss and recorded values of each."""
         import pandas
 
-        if steps:
-            return pandas.DataFrame(dict(batch=range(1, len(self.steps) + 1), loss=self.steps))
-        return pandas.DataFrame(self.epochs)
+        if not steps:
+            return pandas.DataFrame(self.epochs)
+        numbers = range(1, len(self.steps) + 1)
+        recorded = {name: [values.get(n) for n in numbers] for name, values in self.recorded.items()}
+        return pandas.DataFrame(dict(step=numbers, loss=self.steps) | recorded)
 
     def __repr__(self) -> str:
         return repr(self.table)
@@ -64,33 +93,80 @@ class History:
     def _repr_html_(self) -> str:
         return self.table._repr_html_()
 
+# %% ../../nbs/1_training/51_history.ipynb #4c1d7712
+@patch
+def record(
+    self: History,
+    name: str,
+    value: Any,  # a number, or a tensor or array of one number
+    step: int | None = None,  # the optimizer step, from 1; default: the one that is being trained
+):
+    """Keep a number for an optimizer step; a second value for the same step takes the place of the first.
+
+    Raises ValueError if `name` is that of the loss, and TypeError if `value` is not one number.
+    """
+    if name == "loss":
+        raise ValueError("record: the losses are in history.steps, choose another name than 'loss'")
+    if hasattr(value, "numel"):
+        size = value.numel()
+    elif hasattr(value, "size"):
+        size = value.size
+    else:
+        size = 1 if isinstance(value, Real) else 0
+    if size != 1:
+        form = f"of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+        raise TypeError(f"record: {name!r} got a {type(value).__name__} {form}, expected one number")
+    if hasattr(value, "detach"):
+        value = value.detach().clone()  # what comes next may change it in place
+    elif hasattr(value, "item"):
+        value = value.item()
+    self.unread_values.append((name, self.current_step() if step is None else step, value))
+
+
+@patch
+def restore_recorded(self: History, recorded: dict[str, list[float]]):
+    """Replace the recorded values by those of a checkpoint: name -> [step, value, step, value, ...]."""
+    self.unread_values.clear()
+    self.values_by_name = {name: dict(zip(map(int, numbers[::2]), numbers[1::2])) for name, numbers in recorded.items()}
+
 # %% ../../nbs/1_training/51_history.ipynb #8f1c2af2
 @patch
 def plot(self: History, title: str = "") -> Any:
-    """Draw the losses by epoch with the best validation loss marked, and the other validation metrics next to them.
+    """Draw the losses by epoch with the best validation loss marked, the other metrics, and the recorded values.
 
-    Returns a matplotlib Figure, which a notebook shows; its `savefig` writes PNG, SVG or PDF.
+    A run that validates within epochs is drawn by its steps. Returns a matplotlib Figure, which a notebook shows; its
+    `savefig` writes PNG, SVG or PDF.
     """
     from matplotlib.figure import Figure
 
     losses = [name for name in ("train_loss", "valid_loss") if name in self.names]
     metrics = [name for name in self.names if name.startswith("valid_") and name != "valid_loss"]
-    columns = 2 if metrics else 1
-    figure = Figure(figsize=(4.5 * columns, 3.2), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    recorded = self.recorded
+    plots = 1 + bool(metrics) + len(recorded)
+    columns = min(plots, 3)
+    rows = math.ceil(plots / columns)
+    figure = Figure(figsize=(4.5 * columns, 3.2 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[plots:]:
+        unused.remove()
+    x = "step" if "step" in self.names else "epoch"
     best = min(self.epochs, key=_valid_loss, default={})
     plot_losses(
         axes[0],
-        {name: (self["epoch"], self[name]) for name in losses},
-        best={"valid_loss": (best["epoch"], best["valid_loss"])} if best.get("valid_loss") is not None else {},
+        {name: (self[x], self[name]) for name in losses},
+        best={"valid_loss": (best[x], best["valid_loss"])} if best.get("valid_loss") is not None else {},
+        x_label=x,
         y_label="loss",
     )
     if metrics:
         plot_losses(
             axes[1],
-            {name: (self["epoch"], self[name]) for name in metrics},
+            {name: (self[x], self[name]) for name in metrics},
             colors={name: f"C{i}" for i, name in enumerate(metrics, 2)},  # C0 and C1 are the losses
+            x_label=x,
         )
+    for ax, (name, values) in zip(axes[1 + bool(metrics) :], recorded.items()):
+        plot_losses(ax, {name: (list(values), list(values.values()))}, x_label="step")
     figure.suptitle(title)
     return show_as_png(figure)
 

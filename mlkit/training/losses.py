@@ -10,10 +10,13 @@ import math
 import time
 from array import array
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .counts import resolve_counts
 
 # %% ../../nbs/1_training/15_losses.ipynb #ace87a62
 class LossBuffer:
@@ -25,22 +28,27 @@ class LossBuffer:
     ):
         self.processes = processes
         self.unread_losses: list[Tensor] = []
+        self.unread_counts: list = []  # see `resolve_counts`
         self.unread_batches: list[int] = []  # their numbers within the epoch
+        self.unread_steps: list[int] = []  # the optimizer steps that they are part of
         self.values = array("d")  # the losses that were read
-        self.samples = array("q")  # the samples of each batch, also of those not read yet
+        self.counts = array("d")  # over how many targets each is a mean
+        self.reported = 0  # batches that are in a row of metrics
         self.next_read_at = math.inf
 
-    def add(self, loss: Tensor, batch: int, samples: int):
-        """Add the loss of a batch: a scalar on any device."""
+    def add(self, loss: Tensor, count: Any, batch: int, step: int):
+        """Add the loss of a batch, a scalar on any device."""
         self.unread_losses.append(loss)
+        self.unread_counts.append(count)
         self.unread_batches.append(batch)
-        self.samples.append(samples)
+        self.unread_steps.append(step)
 
-    def add_group(self, losses: Tensor, first_batch: int, samples: int):
-        """Add the losses, (batches,), of consecutive batches of `samples` samples each."""
+    def add_group(self, losses: Tensor, counts: list, first_batch: int, first_step: int):
+        """Add the losses, (batches,), of consecutive batches, each an optimizer step."""
         self.unread_losses += losses.unbind()
+        self.unread_counts += counts
         self.unread_batches += range(first_batch, first_batch + len(losses))
-        self.samples.extend([samples] * len(losses))
+        self.unread_steps += range(first_step, first_step + len(losses))
 
     @property
     def due(self) -> bool:
@@ -52,34 +60,79 @@ class LossBuffer:
         self.next_read_at = time.perf_counter() + self.processes.read_interval
 
     def read(self, stop_request: Any) -> list[float]:
-        """Return the unread losses, averaged over the processes; `accept` them next, or `discard` them."""
-        return self.processes.mean_losses(torch.stack(self.unread_losses).double(), stop_request).tolist()
+        """Return the unread losses, averaged over the processes; `accept` them next, or `discard` them.
 
-    def accept(self, values: list[float]):
-        """Add the values that `read` returned to those of the epoch."""
+        The mean over nothing, of a batch in which no target counts, is 0.
+        """
+        values = self.processes.mean_losses(torch.stack(self.unread_losses).double(), stop_request).tolist()
+        self.unread_counts = resolve_counts(self.unread_counts)
+        return [value if count else 0.0 for value, count in zip(values, self.unread_counts)]
+
+    def accept(self, values: list[float], is_sum: bool = False) -> list[float]:
+        """Add the values that `read` returned to those of the epoch, and return the loss of each optimizer step.
+
+        is_sum: whether a loss is a sum over its batch, and so the loss of a step the sum over its batches.
+        """
+        steps = _step_losses(values, self.unread_counts, self.unread_steps, is_sum)
         self.values.extend(values)
+        self.counts.extend(self.unread_counts)
         self.discard()
+        return steps
 
     def discard(self):
         """Forget the unread losses."""
         self.unread_losses.clear()
+        self.unread_counts.clear()
         self.unread_batches.clear()
+        self.unread_steps.clear()
 
     def mean(self) -> float:
-        """Return the mean over the samples of the epoch."""
-        total = math.fsum(loss * n for loss, n in zip(self.values, self.samples))
-        return total / sum(self.samples)
+        """Return the mean over the targets of the epoch, without the batches that are in an earlier row of metrics."""
+        return _mean(self.values[self.reported :], self.counts[self.reported :])
 
-    def take(self) -> tuple[array, array]:
-        """Return the values and the samples of the epoch, and begin a new one."""
-        epoch = self.values, self.samples
-        self.restore((), ())
-        return epoch
+    @property
+    def has_unreported(self) -> bool:
+        """Whether batches were trained that are in no row of metrics."""
+        return bool(self.unread_losses) or len(self.values) > self.reported
 
-    def restore(self, values: Sequence[float], samples: Sequence[int]):
+    def report(self):
+        """Count the batches that were read as part of a row of metrics."""
+        self.reported = len(self.values)
+
+    def take(self) -> dict:
+        """Return the state of the epoch, and begin a new one."""
+        state = self.state_dict()
+        self.values = array("d")
+        self.counts = array("d")
+        self.reported = 0
+        return state
+
+    def state_dict(self) -> dict:
+        """Return the losses that were read, their counts, and how many are in a row of metrics."""
+        return dict(losses=self.values, counts=self.counts, reported=self.reported)
+
+    def load_state_dict(self, state: dict):
         """Continue an epoch whose losses were taken, or saved in a checkpoint."""
-        self.values = array("d", values)
-        self.samples = array("q", samples)
+        self.values = array("d", state["losses"])
+        self.counts = array("d", state["counts"])
+        self.reported = state["reported"]
+
+
+def _mean(values: Sequence[float], counts: Sequence[float]) -> float:
+    total = math.fsum(value * count for value, count in zip(values, counts))
+    return total / (math.fsum(counts) or math.nan)
+
+
+def _step_losses(values, counts, steps, is_sum) -> list[float]:
+    """Return one loss for each optimizer step; `steps` are the steps of the batches, in order."""
+    if len(set(steps)) == len(steps):
+        return values
+    losses = []
+    for _, indices in groupby(range(len(steps)), key=lambda i: steps[i]):
+        batches = list(indices)
+        step_values = [values[i] for i in batches]
+        losses.append(sum(step_values) if is_sum else _mean(step_values, [counts[i] for i in batches]))
+    return losses
 
 # %% ../../nbs/1_training/15_losses.ipynb #9dfc0643
 def has_diverged(

@@ -55,7 +55,7 @@ def epoch_seed(epoch: int) -> int:
 
 # %% ../../nbs/1_training/14_rng.ipynb #b4a70006
 def isolated_rng(items: Iterable, seed: int) -> Iterator:
-    """Yield `items`; all but the first are drawn from generators of their own, seeded with `seed`.
+    """Yield `items`; all but the first are drawn from separate generators, seeded with `seed`.
 
     The first item is drawn from the global generators of Python, NumPy and torch, as without this function.
     """

@@ -188,7 +188,7 @@ class ShardBatches(Batches):
         while groups and skipped_samples >= (group_size := sum(block.samples for block in groups[0])):
             skipped_samples -= group_size
             groups = groups[1:]
-        # Seeds are counted from the end, so that those of the remaining groups do not depend on what is skipped.
+        # Seeds are counted from the end, so that the seeds of the remaining groups do not depend on what is skipped.
         seeded = [(group, seed + len(groups) - i if self.shuffle else None) for i, group in enumerate(groups)]
         return _cut_batches(_read_ahead(seeded), self.batch_size, skipped_samples)
 

@@ -6,22 +6,31 @@
 __all__ = []
 
 # %% ../../nbs/1_training/32_state.ipynb #a74f738e
+import copy
 import dataclasses
 import json
 import math
 import re
+import weakref
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
 from ..model.saving import differences
+from .batches import ChangedDataError, order_checksum
 from .checkpoint import Checkpoints, read_latest
 from .distributed import broadcast_object, is_main, rank, seed_per_rank, to_local_shard, world_size
-from .rng import random_state, set_random_state
+from .rng import random_state, seed_generators, set_random_state
+from .workers import ask_fork
 
 # %% ../../nbs/1_training/32_state.ipynb #9aa4467e
 _KEYS = (
@@ -33,9 +42,12 @@ _KEYS = (
     "batch",
     "step",
     "losses",
-    "sizes",
+    "counts",
+    "reported",
     "history",
     "steps",
+    "recorded",
+    "stateful",
     "random",
 )
 
@@ -52,7 +64,7 @@ def check_state(state: Any, model: nn.Module, optimizer: torch.optim.Optimizer, 
             f"the checkpoint is of another optimizer than this {kind}: of {saved_kind}; name another folder, or use "
             "the same optimizer"
         )
-    _check_shapes("model", model, model.state_dict(), state["model"])
+    _check_shapes("model", model, without_compiler(model).state_dict(), state["model"])
     learned = loss_state(loss_fn)
     saved = state.get("loss")  # which older checkpoints lack, and a callback may set later
     if learned and saved:
@@ -70,6 +82,11 @@ def _check_shapes(name, module, tensors, saved):
 
 def _shapes(tensors):
     return {name: tuple(t.shape) if isinstance(t, Tensor) else () for name, t in tensors.items()}
+
+
+def without_compiler(model: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile(model)` wraps, whose tensors have their own names, or `model` itself."""
+    return getattr(model, "_orig_mod", model)
 
 
 def loss_state(loss_fn: Any) -> dict:
@@ -118,6 +135,76 @@ def config_changes(saved: dict, config: dict) -> str:
         f"{name} {config.get(name)!r}, was {saved.get(name)!r}" for name in names if saved.get(name) != config.get(name)
     )
 
+# %% ../../nbs/1_training/32_state.ipynb #b2d40002
+class StatefulObjects(dict):
+    """Objects that a run saves in its checkpoints, in addition to the model, the optimizer and the callbacks.
+
+    Raises TypeError for an object without `state_dict` and `load_state_dict`.
+    """
+
+    def __init__(self, objects: Mapping[str, Any] | None = None):
+        if not isinstance(objects or {}, Mapping):
+            raise TypeError(f"stateful: expected a dict such as {{'name': object}}, got a {type(objects).__name__}")
+        super().__init__(objects or {})
+        for name, value in self.items():
+            if isinstance(value, type) or not (hasattr(value, "state_dict") and hasattr(value, "load_state_dict")):
+                raise TypeError(
+                    f"stateful: {name!r} is {value!r}, expected an object with state_dict and load_state_dict, such as "
+                    "an optimizer or a module"
+                )
+
+    def parameters(self) -> list[Tensor]:
+        """Return the parameters that the optimizers among the objects train."""
+        groups = [g for value in self.values() for g in getattr(value, "param_groups", ())]
+        return [p for group in groups for p in group["params"]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each object by its name."""
+        return {name: value.state_dict() for name, value in self.items()}
+
+    def load_state_dict(self, states: dict[str, Any]):
+        """Restore the objects. Raises ValueError if `states` has other names than this run."""
+        if states.keys() != self.keys():
+            raise ValueError(
+                f"stateful: the checkpoint has the objects {sorted(states)}, this run has {sorted(self)}: pass "
+                "the same ones, or name another folder"
+            )
+        for name, value in self.items():
+            if isinstance(value, torch.optim.Optimizer):
+                restore_optimizer(value, states[name])
+            else:
+                value.load_state_dict(states[name])
+
+# %% ../../nbs/1_training/32_state.ipynb #b2d40005
+_initial_states: dict[int, tuple[Callable[[], Any], Any]] = {}  # by the callback's id: a reference to it, its state
+
+
+def remember_callbacks(callbacks: Iterable):
+    """Keep the state in which each callback is passed to a trainer for the first time, for `reset_callbacks`."""
+    for callback in callbacks:
+        _remember(callback)
+
+
+def _remember(callback):
+    if hasattr(callback, "reset") or not hasattr(callback, "state_dict") or id(callback) in _initial_states:
+        return
+    key = id(callback)
+    try:
+        reference = weakref.ref(callback, lambda _: _initial_states.pop(key, None))
+    except TypeError:  # a class with slots
+        return
+    with suppress(Exception):  # it may have no state before a run
+        _initial_states[key] = reference, copy.deepcopy(callback.state_dict())
+
+
+def reset_callbacks(callbacks: Iterable):
+    """Let callbacks begin anew."""
+    for callback in callbacks:
+        if hasattr(callback, "reset"):
+            callback.reset()
+        elif id(callback) in _initial_states:
+            callback.load_state_dict(copy.deepcopy(_initial_states[id(callback)][1]))
+
 # %% ../../nbs/1_training/32_state.ipynb #810cd564
 class RandomStates:
     """The random generators of a run: Python's, NumPy's, torch's, and the loaders' own."""
@@ -128,6 +215,16 @@ class RandomStates:
         self.epoch_start: dict | None = None  # the states when the current epoch began
         # of an epoch that was stopped, until it is started again: the states when it began, and when it stopped
         self.stopped_epoch: dict | None = None
+        # of a checkpoint that was restored, until an epoch starts: the loaders' generators, and their states
+        self.restored: tuple[list, list] | None = None
+
+    def use_train_loader(self, loader: Any):
+        """Capture and restore the generators of another loader."""
+        self.train_loader = loader
+
+    def use_valid_loader(self, loader: Any):
+        """Capture and restore the generators of another loader for validation."""
+        self.valid_loader = loader
 
     @property
     def generators(self) -> list[torch.Generator]:
@@ -149,17 +246,40 @@ class RandomStates:
         for generator, state in zip(self.generators, states["loaders"]):
             generator.set_state(state)
 
-    def continue_epoch(self, state: dict):
-        """Let the next epoch start where it was stopped; `state` is that of a checkpoint.
+    def restore_saved(self, states: dict):
+        """Set all generators to the states of a checkpoint, also those that a callback sets before the next epoch."""
+        self.restore(states)
+        self.restored = self.generators, states["loaders"]
 
-        Uses its `epoch_random`, `random` and, with several processes, `ranks`.
+    def _restore_late(self):
+        """Restore the generators that have come since `restore_saved`."""
+        earlier, states = self.restored or ([], [])
+        self.restored = None
+        if len(self.generators) == len(states):
+            for generator, state in zip(self.generators, states):
+                if all(generator is not g for g in earlier):
+                    generator.set_state(state)
+
+    def continue_epoch(self, state: dict):
+        """Let the next epoch start where it was stopped; `state` is the state in a checkpoint.
+
+        Uses its `epoch_random`, `random`, `position` and, with several processes, `ranks`.
         """
         self.stopped_epoch = state
 
-    def continue_here(self):
-        """Let the next epoch start where this one has stopped in this process, unless a checkpoint tells where."""
+    def continue_here(self, position: dict | None = None):
+        """Let the next epoch start where this one has stopped in this process, unless a checkpoint tells where.
+
+        position: see `Batches.position`.
+        """
         if self.stopped_epoch is None:
-            self.stopped_epoch = dict(epoch_random=self.epoch_start, ranks=[self.capture()] * world_size())
+            states = [self.capture()] * world_size()
+            self.stopped_epoch = dict(epoch_random=self.epoch_start, ranks=states, position=position)
+
+    def continue_from_now(self):
+        """Let a stopped epoch continue with the generators as they are now, not as they were when it stopped."""
+        states = self.capture()
+        self.stopped_epoch = self.stopped_epoch | dict(random=states, ranks=[states] * world_size())
 
     def start(self, batches: Any, epoch: int) -> Iterator:
         """Start an epoch of `batches`, in the order that the main process draws. Every process has to call it."""
@@ -168,7 +288,11 @@ class RandomStates:
         return _start(batches, epoch, 0, seed_per_rank)
 
     def start_training(self, batches: Any, epoch: int, batch: int) -> Iterator:
-        """Start an epoch of training, or continue one that was stopped from its batch `batch`."""
+        """Start an epoch of training, or continue one that was stopped from its batch `batch`.
+
+        Raises `ChangedDataError` if that cannot be continued, with the states as they were when it was stopped.
+        """
+        self._restore_late()
         state = self.stopped_epoch
         if state is None:
             self.epoch_start = self.capture()
@@ -177,10 +301,25 @@ class RandomStates:
         self.stopped_epoch = None
         self.epoch_start = state["epoch_random"]
         self.restore(self.epoch_start)
-        return _start(batches, epoch, batch, lambda: self.restore_rank(state))
+        position = state.get("position")  # which older checkpoints lack
+        try:
+            if position and hasattr(batches, "continue_at"):
+                batches.continue_at(position)
+            rest = iter(_start(batches, epoch, batch, lambda: self.restore_rank(state)))
+            first = list(islice(rest, 1))  # its order is drawn, and compared with the checkpoint's, here
+        except ChangedDataError:
+            self.restore_rank(state)
+            raise
+        return chain(first, rest)
+
+    def leave_epoch(self):
+        """Let the next epoch be a whole one, with the states when this one was stopped."""
+        if self.stopped_epoch is not None:
+            self.restore_rank(self.stopped_epoch)
+            self.stopped_epoch = None
 
     def restore_rank(self, state: dict):
-        """Restore the states of this process, or, from another number of processes, those of the main one."""
+        """Restore the states of this process; if the number of processes has changed, the main process's states."""
         ranks = state.get("ranks", [])
         same_processes = len(ranks) == world_size()
         states = ranks[rank()] if same_processes else state["random"]
@@ -197,6 +336,144 @@ def _start(batches, epoch, skip, ready):
     if hasattr(batches, "set_epoch"):
         batches.set_epoch(epoch)
     return batches.start(skip, ready)
+
+# %% ../../nbs/1_training/32_state.ipynb #0acd9231
+def describe_data(loader: Any) -> dict:
+    """Return the length of a loader's dataset and a fingerprint of its content, each None if it is unknown."""
+    dataset = getattr(loader, "dataset", loader if isinstance(loader, (list, tuple)) else None)
+    length = None
+    content = None
+    with suppress(Exception):  # whatever a dataset raises is reported when it is used
+        length = len(dataset)
+    with suppress(Exception):
+        content = _fingerprint(dataset)
+        if content is None and length and getattr(loader, "num_workers", 0):
+            content = _fingerprint_samples(dataset, length)
+    return dict(length=length, content=content)
+
+
+_FINGERPRINTS = "fingerprint", "_fingerprint"  # a dataset's own, and that of a dataset of Hugging Face
+
+
+def _fingerprint(dataset: Any) -> list | None:
+    """Return a kind of fingerprint and its value, without loading a sample; None if that is not possible."""
+    for name in _FINGERPRINTS:
+        value = getattr(dataset, name, None)
+        value = value() if callable(value) else value
+        if isinstance(value, (str, int)):
+            return [name, value]
+    if isinstance(dataset, TensorDataset):
+        return ["tensors", _checksum([_some_rows(t) for t in dataset.tensors])]
+    if isinstance(dataset, Subset):
+        content = _fingerprint(dataset.dataset)
+        return content and [f"part of {content[0]}", _checksum([content[1], order_checksum(dataset.indices)])]
+    if isinstance(dataset, ConcatDataset):
+        contents = [_fingerprint(d) for d in dataset.datasets]
+        return None if None in contents else ["datasets", _checksum(contents)]
+    if isinstance(dataset, (list, tuple, range)):
+        return ["items", _checksum([dataset[i] for i in range(0, len(dataset), len(dataset) // 100 + 1)])]
+    return None
+
+
+def _some_rows(tensor: Tensor, limit: int = 1000, limit_bytes: int = 2**24) -> list:
+    """Return shape and dtype of a tensor, and some evenly spaced rows."""
+    row_bytes = max(tensor[:1].nbytes, 1)
+    step = len(tensor) // max(min(limit, limit_bytes // row_bytes), 1) + 1
+    return [*tensor.shape, tensor[::step]]
+
+
+def _checksum(value: Any, checksum: int = 0) -> int:
+    """Return a checksum of tensors, arrays and plain data at any depth. Raises TypeError for anything else."""
+    if isinstance(value, Tensor):
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return zlib.crc32(content, zlib.crc32(f"{value.dtype} {tuple(value.shape)}".encode(), checksum))
+    if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
+        return zlib.crc32(value.tobytes(), zlib.crc32(f"{value.dtype} {value.shape}".encode(), checksum))
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, (list, tuple)):
+        checksum = zlib.crc32(f"{len(value)}".encode(), checksum)
+        for part in value:
+            checksum = _checksum(part, checksum)
+        return checksum
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return zlib.crc32(repr(value).encode(), checksum)
+    raise TypeError(f"no checksum of a {type(value).__name__}")
+
+
+def _fingerprint_samples(dataset: Any, length: int) -> list | None:
+    """Return a fingerprint of three samples that are loaded in another process, or None if they are not repeatable."""
+    if isinstance(dataset, IterableDataset):
+        return None
+    answer = ask_fork(partial(_checksum_samples, dataset, length))
+    # what the generators give for a seed may change with the version of torch
+    return [f"samples of torch {torch.__version__}", int(answer)] if answer else None
+
+
+def _checksum_samples(dataset: Any, length: int) -> str:
+    checksums = []
+    for _ in range(2):
+        seed_generators(0)
+        checksums.append(_checksum([dataset[i] for i in (0, length // 2, length - 1)]))
+    return str(checksums[0]) if checksums[0] == checksums[1] else ""
+
+# %% ../../nbs/1_training/32_state.ipynb #df8d15fd
+class DataCheck:
+    """Whether the training data is that of the checkpoint that a run continues from."""
+
+    def __init__(self):
+        self.saved: dict | None = None  # of the checkpoint, until an epoch starts
+        self.key: tuple | None = None
+        self.description: dict | None = None  # of the data with this key
+
+    def describe(self, loader: Any) -> dict:
+        """Return `describe_data(loader)`, and keep it as long as the dataset is the same object."""
+        dataset = getattr(loader, "dataset", loader)
+        key = dataset, _tensor_versions(dataset)
+        if self.key is None or self.key[0] is not dataset or self.key[1] != key[1]:
+            self.key = key
+            self.description = describe_data(loader)
+        return self.description
+
+    def expect(self, saved: dict | None):
+        """Set what a checkpoint has as the description of its data; None for older ones."""
+        self.saved = saved
+
+    def compare(self, loader: Any, batch: int):
+        """Compare the data with that of the checkpoint, if there is one.
+
+        Raises `ChangedDataError` if it has changed and the run is in the middle of an epoch, and prints it otherwise.
+        """
+        saved = self.saved
+        self.saved = None
+        changes = data_changes(saved, self.describe(loader)) if saved else ""
+        if not changes:
+            return
+        if batch:
+            raise ChangedDataError(f"the data of the checkpoint, in the middle of an epoch, has changed: {changes}")
+        if is_main():
+            print(f"The training data differs from the checkpoint's: {changes}", flush=True)
+
+
+def data_changes(saved: dict, data: dict) -> str:
+    """Return what differs between two descriptions of data, in words; an empty string if nothing that is known."""
+    if None not in (saved["length"], data["length"]) and saved["length"] != data["length"]:
+        return f"its length is {data['length']}, was {saved['length']}"
+    if saved["content"] and data["content"]:
+        kind, value = saved["content"]
+        if [kind] == data["content"][:1] and value != data["content"][1]:
+            if kind in _FINGERPRINTS:
+                return f"its {kind} is {data['content'][1]}, was {value}"
+            return f"its content is another, of the same length {data['length']}"
+    return ""
+
+
+def _tensor_versions(dataset: Any) -> list:
+    """Return what changes whenever the tensors of a `TensorDataset` are replaced, or changed in place."""
+    if not isinstance(dataset, TensorDataset):
+        return []
+    tensors = [t for t in dataset.tensors if isinstance(t, Tensor)]
+    return [(id(t), None if t.is_inference() else t._version) for t in tensors]
 
 # %% ../../nbs/1_training/32_state.ipynb #57757136
 class Checkpointer:
@@ -284,7 +561,7 @@ class Checkpointer:
 
 def local_shards(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[str, Tensor], Tensor]:
     """Return a function of name and whole tensor of a state: this process's shard of it, if the model is sharded."""
-    model_tensors = model.state_dict()
+    model_tensors = without_compiler(model).state_dict()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def keep(name, tensor):

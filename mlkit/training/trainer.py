@@ -11,9 +11,10 @@ import signal
 import time
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from torch import Tensor, nn
 from ..model.inputs import call_model
 from ..patching import patch
 from ..text import did_you_mean
-from .batch import to_device
-from .batches import make_batches
+from .batch import sample_count, to_device
+from .batches import ChangedDataError, announce_epoch, is_up_to_date, make_batches, position_in_epoch
 from .checkpoint import Checkpoints
 from mlkit.training.checks import (
     add_hints,
@@ -35,11 +36,13 @@ from mlkit.training.checks import (
     check_model,
     check_optimizer,
     check_parts,
+    check_sample_mean,
     explain_bad_loss,
     first_bad_loss,
     whole_number,
 )
 from .compiled import CompiledGroups, CompiledSteps, group_size, why_not_grouped
+from .counts import GradientMean, LossCounter, split_loss, without_nan
 from mlkit.training.distributed import (
     broadcast_object,
     callbacks_on_this_rank,
@@ -53,15 +56,21 @@ from .history import History
 from .losses import LossBuffer, has_diverged
 from mlkit.training.state import (
     Checkpointer,
+    DataCheck,
     RandomStates,
+    StatefulObjects,
     check_state,
     config_changes,
     local_shards,
     loss_state,
     plain_config,
+    remember_callbacks,
+    reset_callbacks,
     restore_optimizer,
+    without_compiler,
 )
 from .stopping import RunLimits, SkipBatch, StopRequest, next_batches
+from .unpacking import ModelLoss, call_on_output, default_loss, unpack_batch
 from .workers import check_workers
 
 _all_ = ["SkipBatch"]
@@ -72,6 +81,7 @@ EVENTS = (
     "after_fit",
     "before_epoch",
     "after_epoch",
+    "after_metrics",
     "before_batch",
     "after_batch",
     "before_loss",
@@ -102,16 +112,22 @@ class TrainerOptions:
     keep: int = 3
     grace: float = 60
     parallel: str | Callable = "ddp"
+    changed_data: str = "refuse"
+    max_steps: int | None = None
+    validate_every: int | None = None
 
     def __post_init__(self):
+        if self.changed_data not in ("refuse", "next_epoch"):
+            raise ValueError(f"changed_data: expected 'refuse' or 'next_epoch', got {self.changed_data!r}")
         if self.precision not in _AUTOCAST_DTYPES:
             raise ValueError(f"precision: {did_you_mean(str(self.precision), _AUTOCAST_DTYPES)}")
         if self.compile not in (False, True, "step"):
             raise ValueError(f"compile: expected False, True or 'step', got {self.compile!r}")
         self._check_count("accumulate")
         self._check_count("keep")
-        if self.save_every is not None:
-            self._check_count("save_every")
+        for name in ("save_every", "max_steps", "validate_every"):
+            if getattr(self, name) is not None:
+                self._check_count(name)
         if self.precision == "fp16" and self.parallel == "fsdp" and world_size() > 1:
             raise ValueError(
                 "precision: 'fp16' is not for parallel='fsdp', each process would scale by itself; use 'bf16'"
@@ -125,6 +141,24 @@ class TrainerOptions:
     @property
     def compiles_steps(self) -> bool:
         return self.compile == "step"
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether a row of metrics may be written in the middle of an epoch."""
+        return self.max_steps is not None or self.validate_every is not None
+
+    def is_complete(self, step: int) -> bool:
+        """Return whether the run has trained all its optimizer steps."""
+        return self.max_steps is not None and step >= self.max_steps
+
+    def steps_until_pause(self, step: int) -> float:
+        """Return how many optimizer steps to train before the next validation or the end; infinity without either."""
+        steps = [math.inf]
+        if self.max_steps is not None:
+            steps.append(max(self.max_steps - step, 1))
+        if self.validate_every is not None:
+            steps.append(self.validate_every - step % self.validate_every)
+        return min(steps)
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         """Return the context in which the model runs."""
@@ -146,10 +180,12 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        # batches of (x, y), (x1, x2, ..., y), or a dict with one of the keys y, target, label, labels
+        # batches of (x, y), (x1, x2, ..., y), or a dict or an object with one of the names y, target, label, labels
         train_loader: Iterable,
         optimizer: torch.optim.Optimizer,
-        loss_fn: Callable[[Any, Any], Tensor],  # (prediction, target) -> scalar, the mean over the batch
+        # (prediction, target) -> scalar, the mean over the batch; default: the model's own if it takes the target, or
+        # cross-entropy
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
         valid_loader: Iterable | None = None,  # such batches, for a validation after each epoch
         device: str | torch.device = "cpu",
         callbacks: Iterable = (),
@@ -165,11 +201,29 @@ class Trainer:
         # with several processes: 'ddp', 'fsdp', or a function of the model that returns the module to train
         parallel: str | Callable = "ddp",
         config: Any = None,  # what the run is made from, a dict or a dataclass: saved in the checkpoints
+        # for a checkpoint in the middle of an epoch whose data has changed since: 'refuse', or 'next_epoch' to go there
+        changed_data: str = "refuse",
+        max_steps: int | None = None,  # optimizer steps after which the run ends, also in the middle of an epoch
+        validate_every: int | None = None,  # optimizer steps between validations, in addition to each epoch's
+        # more objects with state_dict and load_state_dict to save in the checkpoints, by name: a second optimizer, ...
+        stateful: dict[str, Any] | None = None,
     ):
         join_processes()
         check_parts(model, train_loader, valid_loader, loss_fn, metrics)
         check_optimizer(optimizer, replaces_step=type(self).optimizer_step is not Trainer.optimizer_step)
-        options = TrainerOptions(accumulate, precision, compile, checkpoints, save_every, keep, grace, parallel)
+        options = TrainerOptions(
+            accumulate=accumulate,
+            precision=precision,
+            compile=compile,
+            checkpoints=checkpoints,
+            save_every=save_every,
+            keep=keep,
+            grace=grace,
+            parallel=parallel,
+            changed_data=changed_data,
+            max_steps=max_steps,
+            validate_every=validate_every,
+        )
         for loader in (train_loader, valid_loader):
             check_workers(loader, batches_in_use=66 if options.compiles_steps else 2)
         # what is trained, on what
@@ -179,7 +233,6 @@ class Trainer:
         self.loss_fn = loss_fn
         self.device = torch.device(device)
         self.train_loader = train_loader
-        self.valid_loader = valid_loader
         self.config = plain_config(config)
         self.accumulate = options.accumulate
         self.autocast = options.autocast(self.device)
@@ -188,14 +241,17 @@ class Trainer:
         self.processes = current_processes(model, optimizer, options.parallel)
         self.batches = make_batches(train_loader, self.processes.rank, self.processes.world_size)
         self.callbacks = callbacks_on_this_rank(callbacks)
+        remember_callbacks(self.callbacks)
         self.listeners = self.processes.share_skips(_find_listeners(self.callbacks))
         self.stop_request = StopRequest(needs_agreement=self.processes.world_size > 1)
         self.random_states = RandomStates(train_loader, valid_loader)
+        self.data_check = DataCheck()
         self.losses = LossBuffer(self.processes)
+        self.gradient_mean = GradientMean(options.accumulate)
+        self.stateful = StatefulObjects(stateful)
         self.evaluator = Evaluator(
             valid_loader, metrics, self.device, self.autocast, self.processes, self.stop_request, self.random_states
         )
-        self.metrics = self.evaluator.metrics
         self.checkpointer = Checkpointer(
             self.processes.open_checkpoints(checkpoints, options.keep) if checkpoints else None,
             options.save_every,
@@ -207,31 +263,45 @@ class Trainer:
         self.step = 0
         self.first_epoch = 0  # epochs that were complete when the run began
         self.epochs = 0  # epochs at its end
-        self.epoch_started_at = 0.0  # by time.perf_counter
-        self.history = History()
+        self.epoch_started_at = self.row_started_at = 0.0  # by time.perf_counter; a row of metrics
+        self.history = History(current_step=lambda: self.step + 1)
         self.last_metrics: dict[str, float] = {}
         # the current batch
         self.x = None
         self.y = None
         self.prediction = None
         self.loss: Tensor | None = None
+        self.count: Any = None  # over how many targets the loss is a mean, see `LossCounter`
+        self.loss_counter = LossCounter(loss_fn)
         self.accumulated_batches = 0  # since the last optimizer step
+        self.are_unscaled = False  # whether `gradients` has removed the loss scale in this step
         self.parameters: list[Tensor] = []  # of the optimizer
         self.weight_names: list[str] = []  # tensors that have to be finite in a checkpoint
         # of a run that was stopped, or has failed
         self.exception: Exception | None = None
         self.saved_callback_states: list[tuple[Any, dict]] = []
         self.loader_iterator = None
-        self.compiled: CompiledGroups | None = None
-        if options.compiles_steps:
-            self._compile_steps()
-        elif options.compile:
-            model.compile()
+        self.compiled: CompiledGroups | None = self._compile() if options.compile else None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of a validation."""
+        return self.evaluator.metrics
 
     @property
     def checkpoints(self) -> Checkpoints | None:
         """The checkpoints that the run is saved to."""
         return self.checkpointer.checkpoints
+
+    @property
+    def valid_loader(self) -> Iterable | None:
+        """The loader that the model is validated on; a callback may set another."""
+        return self.evaluator.loader
+
+    @valid_loader.setter
+    def valid_loader(self, loader: Iterable | None):
+        check_workers(loader)
+        self.evaluator.use_loader(loader)
 
     def notify(self, event: str):
         """Call the callbacks that listen to an event."""
@@ -259,7 +329,7 @@ def _find_listeners(callbacks: Iterable) -> dict[str, list]:
 # %% ../../nbs/1_training/10_trainer.ipynb #24b0df30
 @patch
 def fit(self: Trainer, epochs: int) -> History:
-    """Train until `epochs` epochs are complete.
+    """Train until `epochs` epochs are complete, or `max_steps` optimizer steps are made.
 
     Continues from the newest checkpoint, if there is one. Ctrl-C and, with checkpoints, SIGTERM end the run after the
     current batch; everything so far is kept, and another `fit` continues. After SIGTERM it raises SystemExit(143).
@@ -270,9 +340,11 @@ def fit(self: Trainer, epochs: int) -> History:
     self.evaluator.reset()
     optimizer_options = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
     if not self.saved_callback_states and not self.checkpoints:
-        self.first_epoch = self.epoch  # a fit after one that was complete is a run of its own
+        self.first_epoch = self.epoch  # a fit after a complete one is a new run
     self.collect_parameters()
-    check_model(self.model, self.parameters, self.device)
+    check_model(self.model, self.parameters, self.device, self.loss_fn, self.stateful.parameters())
+    if not (self.epoch or self.batch or self.step or self.saved_callback_states):
+        reset_callbacks(self.callbacks)
     self.checkpointer.guard(self.optimizer)
     with self.stop_request.on_signals(self.options.grace if self.checkpoints else None):
         try:
@@ -280,8 +352,8 @@ def fit(self: Trainer, epochs: int) -> History:
             self.restore_checkpoint()
             self._continue_callbacks(optimizer_options)
             if self.batch:
-                self.random_states.continue_here()
-            while not self._is_stopping() and self.epoch < self.epochs:
+                self.random_states.continue_here(position_in_epoch(self.batches, self.batch))
+            while not self._is_stopping() and not self._is_complete():
                 self.run_epoch()
             self._finish()
             self.notify("after_fit")
@@ -306,11 +378,19 @@ def run_epoch(self: Trainer):
     if self.stop_request.reason:
         return
     self.collect_parameters()
-    self.epoch_started_at = time.perf_counter()
+    self.epoch_started_at = self.row_started_at = time.perf_counter()
+    if self.batch and self.options.counts_steps and self._report_within_epoch():
+        # the run was stopped when this row was due; the generators have moved on since
+        self.random_states.continue_from_now()
+        if self.options.is_complete(self.step):
+            return
     self.accumulated_batches = 0
+    self.gradient_mean.reset()
     self.losses.schedule_read()
     self.checkpointer.schedule(self.step)
-    batches = iter(self.random_states.start_training(self.batches, self.epoch, self.batch))
+    batches = self._start_batches()
+    if batches is None:
+        return
     batches = RunLimits.current.bound_epoch(batches, self.accumulate)
     self.loader_iterator = batches
     while group := self._next_group(batches):
@@ -330,33 +410,62 @@ def run_epoch(self: Trainer):
 def _next_group(self: Trainer, batches: Iterator) -> list | None:
     """Return the batches to train before the next pause: one, or a group that is compiled; see `next_batches`."""
     # the very first batch is trained alone, so that an error is explained for a batch
-    limit = self.compiled.size if self.compiled and self.step else 1
+    limit = 1
+    if self.compiled and self.step:
+        limit = min(self.compiled.size, self.options.steps_until_pause(self.step))
     return next_batches(batches, self.stop_request, limit)
 
 
 @patch
 def run_batch(self: Trainer, batch: Any):
     """Train a batch, unless a callback skips it."""
+    step = self.step
+    unread = len(self.losses.unread_losses)
     try:
         self.train_batch(batch)
     except SkipBatch as error:
         self.processes.check_skip(error)
+    else:
+        if len(self.losses.unread_losses) == unread:
+            self._record_custom_batch(batch, step)
     self.batch += 1
+
+
+@patch
+def _record_custom_batch(self: Trainer, batch: Any, step: int):
+    """Record the loss of a batch, and count the step, where a subclass has replaced `train_batch`."""
+    if not isinstance(self.loss, Tensor):
+        raise ValueError(f"{type(self).__name__}.train_batch did not set self.loss: set it to the loss of the batch")
+    target = self.y if self.y is not None else batch
+    self.losses.add(self.loss.detach().mean(), sample_count(target), self.batch, step + 1)
+    if self.step == step and not self.accumulated_batches:
+        self.step += 1
+        self.notify("after_step")
 
 
 @patch
 def _pause(self: Trainer) -> bool:
     """Do what is due between two batches; return True if the run stops here."""
-    if self.losses.due:
-        self.read_losses()
     if self.accumulated_batches:
         return False  # their gradients would be lost
+    if self.losses.due:
+        self.read_losses()
+    if self.options.counts_steps:
+        self._report_within_epoch()
+        if self.options.is_complete(self.step) and not self._is_last_batch():
+            return True
     if self.checkpointer.due(self.step):
         self.save_checkpoint()
     if self.stop_request.reason:
         self.read_losses()
         return True
     return False
+
+
+@patch
+def _is_complete(self: Trainer) -> bool:
+    """Return whether all epochs, or all optimizer steps, are trained."""
+    return self.epoch >= self.epochs or self.options.is_complete(self.step)
 
 
 @patch
@@ -376,7 +485,8 @@ def collect_parameters(self: Trainer):
     for p in self.parameters:
         p.grad = None
     self.processes.follow_parameters(self.parameters)
-    self.weight_names = [f"model.{name}" for name, p in self.model.named_parameters() if p.is_floating_point()]
+    model = without_compiler(self.model)
+    self.weight_names = [f"model.{name}" for name, p in model.named_parameters() if p.is_floating_point()]
 
 # %% ../../nbs/1_training/10_trainer.ipynb #a0829b82
 @patch
@@ -393,14 +503,27 @@ def train_step(self: Trainer):
     with self.autocast:
         self.prediction = self.predict(self.x)
         self.notify("before_loss")
-        self.loss = self.compute_loss(self.prediction, self.y)
+        self.loss, count = split_loss(self.compute_loss(self.prediction, self.y))
     self.notify("after_loss")
+    if self.loss_counter.loss_fn is not self.loss_fn:
+        self.loss_counter = LossCounter(self.loss_fn)
     if not self.step:
-        check_loss(self.loss, self.prediction, self.loss_fn)
-    self.loss, samples = self.processes.weigh_loss(
-        self.loss, self.prediction, self.y, self.loss_fn, self.batches, self.epoch, self.batch
+        self._check_first_loss(count)
+    accumulates = self.accumulate > 1
+    self.loss, self.count = self.processes.weigh_loss(
+        self.loss,
+        count,
+        self.loss_counter,
+        self.prediction,
+        self.y,
+        self.batches,
+        self.epoch,
+        self.batch,
+        count_later=not accumulates,
     )
-    self.losses.add(self.loss.detach(), self.batch, samples)
+    if accumulates:
+        self.loss = without_nan(self.loss, self.count)
+    self.losses.add(self.loss.detach(), self.count, self.batch, self.step + 1)
     self.notify("before_backward")
     self.backward()
     self.notify("after_backward")
@@ -411,18 +534,25 @@ def train_step(self: Trainer):
 
 
 @patch
+def _check_first_loss(self: Trainer, count: Any):
+    """Check the loss of the first step, see `check_loss` and `check_sample_mean`."""
+    check_loss(self.loss, self.prediction, self.loss_fn, self.y)
+    combines = self.accumulate > 1 or self.processes.world_size > 1
+    if combines and count is None and not self.loss_counter.is_known:
+        check_sample_mean(self.compute_loss, self.prediction, self.y, self.loss)
+
+
+@patch
 def update(self: Trainer):
     """Make an optimizer step with the gradients of the accumulated batches."""
     self.processes.reduce_gradients(self.parameters)
-    if self.accumulated_batches < self.accumulate:
-        # the last step of an epoch may have fewer batches: `backward` has divided by more than there are
-        for p in self.parameters:
-            if p.grad is not None:
-                p.grad.mul_(self.accumulate / self.accumulated_batches)
+    if self.accumulate > 1:
+        self.gradient_mean.finish(self.parameters)
     self.notify("before_step")
     self.optimizer_step()
     self.step += 1
     self.accumulated_batches = 0
+    self.are_unscaled = False
     self.notify("after_step")
     for p in self.parameters:
         p.grad = None
@@ -431,10 +561,25 @@ def update(self: Trainer):
 @patch
 def backward(self: Trainer):
     """Add the gradients of `loss` to those of the accumulated batches."""
-    loss = self.loss if self.accumulate == 1 else self.loss / self.accumulate
+    loss = self.loss
+    if self.accumulate > 1:
+        targets = self.y.numel() if isinstance(self.y, Tensor) else sample_count(self.y)
+        loss = self.gradient_mean.weigh(loss, self.count, targets, self.loss_counter.is_sum)
     if self.scaler:
         loss = self.scaler.scale(loss)
     loss.backward()
+
+
+@patch
+def gradients(self: Trainer) -> list[Tensor]:
+    """Return the gradients of the parameters that have one, without the loss scale of fp16.
+
+    For callbacks at `before_step`, and for a subclass. The scale is removed once in a step, whoever calls this.
+    """
+    if self.scaler and not self.are_unscaled:
+        self.scaler.unscale_(self.optimizer)
+        self.are_unscaled = True
+    return [p.grad for p in self.parameters if p.grad is not None]
 
 
 @patch
@@ -446,14 +591,54 @@ def optimizer_step(self: Trainer):
     else:
         self.optimizer.step()
 
+# %% ../../nbs/1_training/10_trainer.ipynb #6dd157be
+@patch
+def follow_loader(self: Trainer):
+    """Train on the loader as it is now, and announce the epoch to it."""
+    loader = self.train_loader
+    if not is_up_to_date(self.batches, loader):
+        check_parts(self.model, loader, None, self.loss_fn)
+        check_workers(loader, batches_in_use=66 if self.options.compiles_steps else 2)
+        self.batches = make_batches(loader, self.processes.rank, self.processes.world_size)
+        self.random_states.use_train_loader(loader)
+    if self.compiled:
+        self.compiled.follow(loader)
+    announce_epoch(loader, self.epoch)
+
+
+@patch
+def _start_batches(self: Trainer) -> Iterator | None:
+    """Start the batches of the epoch; None if its rest cannot be trained, and the run continues with the next epoch."""
+    self.follow_loader()
+    try:
+        self.data_check.compare(self.train_loader, self.batch)
+        return iter(self.random_states.start_training(self.batches, self.epoch, self.batch))
+    except ChangedDataError as error:
+        if self.options.changed_data == "refuse":
+            raise ChangedDataError(
+                f"{error}; continue with the data, the batch size and the sampler of the checkpoint, or pass "
+                "changed_data='next_epoch' to leave out the rest of the epoch"
+            ) from None
+        reason = error
+    self.random_states.leave_epoch()
+    self.losses.take()
+    self.epoch += 1
+    self.batch = 0
+    if is_main():
+        print(f"Continuing with epoch {self.epoch + 1}: {reason}", flush=True)
+    return None
+
 # %% ../../nbs/1_training/10_trainer.ipynb #b7c1d2e3
 @patch
 def unpack(self: Trainer, batch: Any) -> tuple[Any, Any]:
     """Return the model's input and the target of a batch.
 
-    The input is a tensor, a tuple for several arguments, or a dict for keyword arguments.
+    The input is a tensor, a tuple for several arguments, a dict for keyword arguments, or an object; see
+    `mlkit.training.unpacking`. At the first batch it is decided which loss to use if none was given.
     """
-    return _unpack_batch(batch)
+    if self.loss_fn is None:
+        self.loss_fn = default_loss(self.model, batch)
+    return unpack_batch(batch, self.model, self.loss_fn)
 
 
 @patch
@@ -466,31 +651,14 @@ def predict(self: Trainer, x: Any) -> Any:
 
 
 @patch
-def compute_loss(self: Trainer, prediction: Any, target: Any) -> Tensor:
-    """Return the loss: a scalar, the mean over the batch."""
-    return self.loss_fn(prediction, fit_target(prediction, target))
+def compute_loss(self: Trainer, prediction: Any, target: Any) -> Any:
+    """Return the loss: a scalar, the mean over the samples, or a pair (loss, count), see `mlkit.training.counts`.
 
-
-_TARGET_KEYS = "y", "target", "label", "labels"
-
-
-def _unpack_batch(batch: Any) -> tuple[Any, Any]:
-    """Return input and target of a tuple or a dict. Raises ValueError for anything else."""
-    if isinstance(batch, Mapping):
-        key = next((k for k in _TARGET_KEYS if k in batch), None)
-        if key is None:
-            raise ValueError(
-                f"a batch has the keys {list(batch)}: which is the target? Name it y, target, label or labels"
-            )
-        return {k: v for k, v in batch.items() if k != key}, batch[key]
-    if isinstance(batch, Tensor):
-        raise ValueError(
-            f"a batch is a tensor of shape {tuple(batch.shape)}: expected (x, y), or a dict with the target as y"
-        )
-    *inputs, target = batch
-    if not inputs:
-        raise ValueError("a batch has one part: expected (x, y); is there no target in the dataset?")
-    return (inputs[0] if len(inputs) == 1 else tuple(inputs)), target
+    Returns None if a model has no loss in evaluation.
+    """
+    if isinstance(self.loss_fn, ModelLoss):
+        return self.loss_fn(prediction, target)
+    return call_on_output(self.loss_fn, prediction, target, fit_target)
 
 # %% ../../nbs/1_training/10_trainer.ipynb #e66c0e6d
 @patch
@@ -500,8 +668,8 @@ def read_losses(self: Trainer):
         values = self.losses.read(self.stop_request)
         if has_diverged(values, self.history.steps, scaled=self.scaler is not None):
             raise FloatingPointError(self._explain_bad_loss(values))
-        self.losses.accept(values)
-        self.history.steps.extend(values)
+        self.history.steps.extend(self.losses.accept(values, self.loss_counter.is_sum))
+        self.history.read_recorded()
     self.losses.schedule_read()
     self.notify("on_progress")
 
@@ -513,7 +681,7 @@ def _explain_bad_loss(self: Trainer, values: list[float]) -> str:
     batch = self.losses.unread_batches[i]
     return explain_bad_loss(
         values[i],
-        step=self.step - (self.batch - batch) // self.accumulate + 1,
+        step=self.losses.unread_steps[i],
         epoch=self.epoch + 1,
         batch=batch + 1,
         samples=self.batches.indices(batch),
@@ -532,25 +700,74 @@ def end_epoch(self: Trainer):
         )
     if self.stop_request.reason and self.valid_loader is not None:
         return
-    metrics = dict(
-        epoch=self.epoch + 1, train_loss=self.losses.mean(), seconds=time.perf_counter() - self.epoch_started_at
-    )
+    metrics = self._training_metrics() if self.losses.has_unreported else None
     batches = self.batch
     losses = self.losses.take()
     self.epoch += 1
     self.batch = 0
-    self.last_metrics = metrics
-    valid_metrics = {} if self.valid_loader is None else self.validate()
-    if valid_metrics is None:  # stopped: the epoch is not complete
+    if metrics and not self._add_metrics(metrics):  # stopped: the epoch is not complete
         self.epoch -= 1
         self.batch = batches
-        self.losses.restore(*losses)
+        self.losses.load_state_dict(losses)
         return
-    self.last_metrics = broadcast_object(metrics | valid_metrics)
-    self.history.epochs.append(self.last_metrics)
     self.notify("after_epoch")
+    if metrics:
+        self.notify("after_metrics")
     if self.checkpoints:
         self.save_checkpoint(score=self.last_metrics.get("valid_loss"))
+
+
+@patch
+def _training_metrics(self: Trainer) -> dict[str, float]:
+    """Return the metrics of the batches since the last row of metrics."""
+    metrics = dict(epoch=self.epoch + 1)
+    if self.options.counts_steps:
+        metrics["step"] = self.step
+    return metrics | dict(train_loss=self.losses.mean(), seconds=time.perf_counter() - self.row_started_at)
+
+
+@patch
+def _add_metrics(self: Trainer, metrics: dict[str, float]) -> bool:
+    """Validate, and add a row of metrics to the history; return False if the run stops first."""
+    self.last_metrics = metrics
+    valid_metrics = {} if self.valid_loader is None else self.validate()
+    if valid_metrics is None:
+        return False
+    self.last_metrics = broadcast_object(metrics | valid_metrics)
+    self.history.epochs.append(self.last_metrics)
+    return True
+
+
+@patch
+def _report_within_epoch(self: Trainer) -> bool:
+    """Add a row of metrics in the middle of an epoch, if that is due; return whether it was added."""
+    validate_every = self.options.validate_every
+    is_due = validate_every and self.step % validate_every == 0 or self.options.is_complete(self.step)
+    if not is_due or not self.losses.has_unreported or self._is_last_batch():  # the row of the epoch follows at once
+        return False
+    self.read_losses()
+    if self.stop_request.reason and self.valid_loader is not None:
+        return False
+    modes = [(module, module.training) for module in self.model.modules()]
+    if not self._add_metrics(self._training_metrics()):
+        return False
+    for module, is_training in modes:
+        module.training = is_training
+    self.losses.report()
+    self.notify("after_metrics")
+    self.row_started_at = time.perf_counter()
+    if self.checkpoints:
+        self.save_checkpoint(score=self.last_metrics.get("valid_loss"))
+    return True
+
+
+@patch
+def _is_last_batch(self: Trainer) -> bool:
+    """Return whether the epoch ends here, as far as the loader knows its length."""
+    try:
+        return self.batch >= len(self.batches)
+    except TypeError:
+        return False
 
 
 @patch
@@ -562,7 +779,7 @@ def validate(self: Trainer) -> dict[str, float] | None:
         with torch.no_grad():
             self.notify("before_validate")
             metrics = self.evaluator.evaluate(
-                self.model, self.unpack, self.predict, self.compute_loss, self.loss_fn, self.epoch
+                self.model, self.unpack, self.predict, self.compute_loss, lambda: self.loss_fn, self.epoch
             )
             self.notify("after_validate")
     finally:
@@ -594,8 +811,9 @@ def _report(self: Trainer, error: Exception):
 def state_dict(self: Trainer) -> dict:
     """Return all that a run needs to continue as if it had never stopped, as tensors and plain data."""
     states = [[type(c).__name__, c.state_dict() if hasattr(c, "state_dict") else None] for c in self.callbacks]
+    losses = self.losses.state_dict()
     return dict(
-        model=self.model.state_dict(),
+        model=without_compiler(self.model).state_dict(),
         loss=loss_state(self.loss_fn),
         optimizer=self.optimizer.state_dict(),
         optimizer_class=type(self.optimizer).__name__,
@@ -604,10 +822,15 @@ def state_dict(self: Trainer) -> dict:
         epoch=self.epoch,
         batch=self.batch,
         step=self.step,
-        losses=_to_tensor(self.losses.values),
-        sizes=_to_tensor(self.losses.samples),
+        losses=_to_tensor(losses["losses"]),
+        counts=_to_tensor(losses["counts"]),
+        reported=losses["reported"],
         history=self.history.epochs,
         steps=_to_tensor(self.history.steps),
+        recorded={name: _to_tensor(array("d", chain(*v.items()))) for name, v in self.history.recorded.items()},
+        stateful=self.stateful.state_dict(),
+        data=self.data_check.describe(self.train_loader),
+        position=position_in_epoch(self.batches, self.batch),
         random=self.random_states.capture(),
         epoch_random=self.random_states.epoch_start if self.batch else None,
         shapes=self.compiled and self.compiled.shapes,
@@ -623,8 +846,9 @@ def _to_tensor(numbers):  # an array.array; forty times as fast as torch.tensor
 def load_state_dict(self: Trainer, state: dict):
     """Continue where `state_dict` was called. Raises ValueError for another model, optimizer or loss."""
     check_state(state, self.model, self.optimizer, self.loss_fn)
+    self.stateful.load_state_dict(state["stateful"])
     restore_optimizer(self.optimizer, state["optimizer"])
-    self.model.load_state_dict(state["model"])
+    without_compiler(self.model).load_state_dict(state["model"])
     if state.get("loss") and loss_state(self.loss_fn):
         self.loss_fn.load_state_dict(state["loss"])
     if self.scaler and state["scaler"]:
@@ -640,14 +864,18 @@ def load_state_dict(self: Trainer, state: dict):
     self.epoch = state["epoch"]
     self.batch = state["batch"]
     self.step = state["step"]
-    self.losses.restore(state["losses"].tolist(), state["sizes"].tolist())
+    self.losses.load_state_dict(
+        dict(losses=state["losses"].tolist(), counts=state["counts"].tolist(), reported=state["reported"])
+    )
     self.history.epochs[:] = state["history"]
     self.history.steps[:] = array("d", state["steps"].tolist())
+    self.history.restore_recorded({name: numbers.tolist() for name, numbers in state["recorded"].items()})
     if self.compiled:
         self.compiled.expect(state.get("shapes"))
     if self.batch:
         self.random_states.continue_epoch(state)
-    self.random_states.restore(state["random"])
+    self.random_states.restore_saved(state["random"])
+    self.data_check.expect(state.get("data"))
 
 # %% ../../nbs/1_training/10_trainer.ipynb #86aca61b
 @patch
@@ -666,20 +894,23 @@ def restore_checkpoint(self: Trainer):
     """Continue from the newest valid checkpoint, if there is one. Every process has to call it."""
     if not self.checkpoints:
         return
+    self.data_check.describe(self.train_loader)  # before there are workers
     state, path = self.checkpointer.read_latest(local_shards(self.model, self.optimizer))
     if state is None:
         return
     self.load_state_dict(state)
     self.checkpointer.continue_from(path, (self.epoch, self.batch))
-    complete = self.epoch >= self.epochs
+    complete = self._is_complete()
     if self.epoch and not complete:
         reason = getattr(self.batches, "inexact", "") or self.evaluator.inexact
         if reason:
-            warnings.warn(f"the next batches may not be bit for bit those that would have come: {reason}", stacklevel=2)
+            warnings.warn(f"the next batches may differ from an uninterrupted run: {reason}", stacklevel=2)
         self.evaluator.start_persistent_workers()
     if not is_main():
         return
-    if complete:
+    if complete and self.epoch < self.epochs:
+        print(f"Nothing to do: {path} has {self.step} steps, max_steps is {self.options.max_steps}", flush=True)
+    elif complete:
         print(f"Nothing to do: {path} has {self.epoch} epochs", flush=True)
     else:
         print(f"Continuing from {path}: epoch {self.epoch + 1}, batch {self.batch + 1}, step {self.step}", flush=True)
@@ -729,8 +960,11 @@ _COMPILED_METHODS = (
 
 
 @patch
-def _compile_steps(self: Trainer):
-    """Prepare to train groups of batches, or print why that is not possible."""
+def _compile(self: Trainer) -> CompiledGroups | None:
+    """Compile what is to be compiled; return groups for whole steps, or None after printing why not."""
+    if not self.options.compiles_steps:
+        self.model.compile()
+        return None
     kind = type(self)
     replaced = [name for name in _COMPILED_METHODS if getattr(kind, name) is not getattr(Trainer, name)]
     reason = why_not_grouped(
@@ -745,8 +979,8 @@ def _compile_steps(self: Trainer):
     reason = reason or steps.reason
     if reason:
         self._train_eagerly(reason)
-    else:
-        self.compiled = CompiledGroups(steps, self.train_loader)
+        return None
+    return CompiledGroups(steps, self.train_loader)
 
 
 @patch
@@ -782,7 +1016,7 @@ def _train_group(self: Trainer, batches: list) -> int:
     if compiled.reason:
         self._train_eagerly(compiled.reason)
     if losses is not None:
-        self._advance(losses, *pairs[len(losses) - 1])
+        self._advance(losses, pairs[: len(losses)])
         return len(losses)
     if listens:  # the callback has prepared this batch
         self.train_step()
@@ -792,13 +1026,15 @@ def _train_group(self: Trainer, batches: list) -> int:
 
 
 @patch
-def _advance(self: Trainer, losses: Tensor, x: Tensor, y: Tensor):
-    """Count the batches of a group, of which `x` and `y` are the last."""
-    self.x = x
-    self.y = y
+def _advance(self: Trainer, losses: Tensor, pairs: list[tuple[Tensor, Tensor]]):
+    """Count the batches of a group; `pairs` are x and y of each."""
+    self.x, self.y = pairs[-1]
     self.prediction = None  # rather than that of another batch
     self.loss = losses[-1]
-    self.losses.add_group(losses, self.batch, len(y))
+    if self.loss_counter.loss_fn is not self.loss_fn:
+        self.loss_counter = LossCounter(self.loss_fn)
+    counts = [self.loss_counter.defer(y, len(y)) for _, y in pairs]
+    self.losses.add_group(losses, counts, self.batch, self.step + 1)
     self.step += len(losses)
     self.notify("after_step")
     self.notify("after_batch")

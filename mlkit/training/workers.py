@@ -11,8 +11,9 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import active_children, resource_tracker
 from multiprocessing.util import Finalize
 from typing import Any
@@ -101,6 +102,33 @@ def _allowed_workers(
 def _megabytes(n: int) -> str:
     return f"{n / 2**20:,.3g} MB"
 
+# %% ../../nbs/1_training/13_workers.ipynb #5e0cfd94
+def ask_fork(function: Callable[[], str], timeout: float = 10) -> str | None:
+    """Return what `function` returns in a fork of this process, where it changes nothing of this one.
+
+    Returns None if it fails or takes longer than `timeout` seconds, and on other systems than Linux.
+    """
+    if sys.platform != "linux":
+        return None
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    child = fork.Process(target=_answer, args=(function, sender), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        return receiver.recv_bytes().decode() if receiver.poll(timeout) else None
+    except EOFError:
+        return None  # an error in the dataset is reported when it is used
+    finally:
+        child.kill()
+        child.join()
+
+
+def _answer(function: Callable[[], str], sender) -> None:
+    torch.set_num_threads(1)  # the threads of the parent do not exist in a fork
+    with suppress(Exception):
+        sender.send_bytes(function().encode())
+
 # %% ../../nbs/1_training/13_workers.ipynb #3c815257
 def _tensor_bytes(value: Any) -> int:
     """Return the size of all tensors in `value`, at any depth."""
@@ -119,27 +147,13 @@ def _batch_bytes(loader: DataLoader, timeout: float = 10) -> int:
     `timeout`: seconds to wait for the first sample.
     """
     size = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size
-    if isinstance(loader.dataset, IterableDataset) or not isinstance(size, int) or sys.platform != "linux":
+    if isinstance(loader.dataset, IterableDataset) or not isinstance(size, int):
         return 0
-    fork = multiprocessing.get_context("fork")
-    receiver, sender = fork.Pipe(duplex=False)
-    child = fork.Process(target=_send_sample_bytes, args=(loader, sender), daemon=True)
-    child.start()
-    sender.close()
-    try:
-        return size * int(receiver.recv_bytes()) if receiver.poll(timeout) else 0
-    except EOFError:
-        return 0  # an error in the dataset is reported when it is used
-    finally:
-        child.kill()
-        child.join()
+    return size * int(ask_fork(partial(_sample_bytes, loader), timeout) or 0)
 
 
-def _send_sample_bytes(loader: DataLoader, sender) -> None:
-    torch.set_num_threads(1)  # the threads of the parent do not exist in a fork
-    with suppress(Exception):
-        sample = loader.collate_fn([loader.dataset[0]])
-        sender.send_bytes(str(_tensor_bytes(sample)).encode())
+def _sample_bytes(loader: DataLoader) -> str:
+    return str(_tensor_bytes(loader.collate_fn([loader.dataset[0]])))
 
 # %% ../../nbs/1_training/13_workers.ipynb #3ba7f851
 def check_workers(

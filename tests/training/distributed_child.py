@@ -2,7 +2,7 @@
 
 distributed_child.py FOLDER OUT DATA [PARALLEL [KILL_STEP KILL_RANK]]
 
-FOLDER is that of the checkpoints, or '-' for none. DATA is 'tensors', 'map', 'dropout' or 'slow'.
+FOLDER is the folder of the checkpoints, or '-' for none. DATA is 'tensors', 'map', 'dropout' or 'slow'.
 """
 
 import os

@@ -91,9 +91,9 @@ def train_both_ways(graphs=1, **kwargs):
 
 
 def sgd_groups(model):
-    first, *rest = model.parameters()
+    first, *others = model.parameters()
     return SGD(
-        [dict(params=[first], weight_decay=0.1, nesterov=True), dict(params=rest, lr=0.02, momentum=0.5)],
+        [dict(params=[first], weight_decay=0.1, nesterov=True), dict(params=others, lr=0.02, momentum=0.5)],
         lr=0.05,
         momentum=0.9,
     )
@@ -114,7 +114,8 @@ def adamw_groups(model):
 def test_trains_as_the_loop_does(make, loader):
     """The model has dropout, the last batch is shorter, and one loader has no batch size."""
     trainer = train_both_ways(make=make, loader=loader)
-    assert trainer.compiled.shapes == ((8, 5), (8,)) and trainer.step == 33
+    assert trainer.compiled.shapes == ((8, 5), (8,))
+    assert trainer.step == 33
 
 
 class ReplaceBatch:
@@ -172,10 +173,10 @@ class RemoveLayer:
 
 def test_a_removed_layer_is_not_trained(capsys):
     trainer = train_both_ways(callbacks=[RemoveLayer], graphs=0)
-    assert not trainer.compiled and len(weights(trainer)) == 5 * 8 + 8 + 8 * 2 + 2
-    assert (
-        capsys.readouterr().out.count("trained one by one: parameters of the optimizer that are not the model's\n") == 1
-    )
+    assert not trainer.compiled
+    assert len(weights(trainer)) == 5 * 8 + 8 + 8 * 2 + 2
+    message = "trained one by one: parameters of the optimizer that are not the model's\n"
+    assert capsys.readouterr().out.count(message) == 1
 
 
 class Smoothed(Trainer):
@@ -185,11 +186,9 @@ class Smoothed(Trainer):
 
 def test_a_trainer_that_overrides_part_of_the_step_is_not_compiled(capsys):
     trainer = train("step", trainer_class=Smoothed)
-    assert (
-        not trainer.compiled
-        and capsys.readouterr().out
-        == "Steps are not compiled, but trained one by one: Smoothed replaces compute_loss\n"
-    )
+    assert not trainer.compiled
+    output = capsys.readouterr().out
+    assert output == "Steps are not compiled, but trained one by one: Smoothed replaces compute_loss\n"
     assert torch.equal(weights(trainer), weights(train(False, trainer_class=Smoothed)))
     assert not torch.allclose(weights(trainer), weights(train(False)))
 
@@ -244,9 +243,12 @@ def test_a_run_stopped_at_a_batch_ends_with_the_same_bits(loader, at, tmp_path):
     with pytest.warns(UserWarning, match="cannot skip") if loader == "iterable" else nullcontext():
         for stop in at:
             stopped = run(stop, tmp_path)
-            assert stopped.history.stopped == "enough" and (stopped.epoch, stopped.batch) == stop
+            assert stopped.history.stopped == "enough"
+            assert (stopped.epoch, stopped.batch) == stop
         again = run((), tmp_path)
-    assert again.compiled and torch.equal(weights(again), weights(whole)) and again.history.steps == whole.history.steps
+    assert again.compiled
+    assert torch.equal(weights(again), weights(whole))
+    assert again.history.steps == whole.history.steps
     assert all(torch.equal(a, b) for a, b in zip(optimizer_tensors(again), optimizer_tensors(whole), strict=True))
 
 
@@ -257,11 +259,9 @@ def test_a_run_stopped_after_an_epoch_ends_with_the_same_bits(tmp_path):
     whole = run(0)
     assert run(1, tmp_path).epoch == 1
     again = run(0, tmp_path)
-    assert (
-        again.compiled.size > 1
-        and torch.equal(weights(again), weights(whole))
-        and again.history.steps == whole.history.steps
-    )
+    assert again.compiled.size > 1
+    assert torch.equal(weights(again), weights(whole))
+    assert again.history.steps == whole.history.steps
 
 
 def test_checkpoints_are_on_time_and_each_continues_to_the_same_bits(tmp_path, monkeypatch):
@@ -273,7 +273,8 @@ def test_checkpoints_are_on_time_and_each_continues_to_the_same_bits(tmp_path, m
     for f in list_checkpoints(tmp_path / "all")[:-1:4]:  # as if the machine had failed just after it
         shutil.copytree(f, tmp_path / f"from {f.name}" / f.name)
         again = train("step", checkpoints=tmp_path / f"from {f.name}", save_every=5)
-        assert torch.equal(weights(again), weights(whole)) and again.history.steps == whole.history.steps, f.name
+        assert torch.equal(weights(again), weights(whole)), f.name
+        assert again.history.steps == whole.history.steps, f.name
 
 
 def test_train_model_compiled_trains_as_it_does_eagerly(tmp_path):

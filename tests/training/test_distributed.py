@@ -20,11 +20,9 @@ child = Path(__file__).parent / "distributed_child.py"
 
 def start(processes, *args, options=(), child=child):
     """Start a program, under torchrun if there are several processes."""
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *options]
-        if processes > 1
-        else []
-    )
+    launcher = []
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *options]
     return subprocess.Popen(
         [sys.executable, *launcher, child, *map(str, args)],
         text=True,
@@ -42,6 +40,12 @@ def train(processes, *args, **kwargs):
     return printed
 
 
+def run_all(run, *arguments):
+    """Return `[run(a, b), ...]` for the values a, b of each list in `arguments`; two calls run at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, *arguments))
+
+
 def check(out, processes, expected, tolerance=1e-6):
     """Assert that every process has the expected weights and history, and all have the same bits."""
     for rank in range(processes):
@@ -53,39 +57,49 @@ def check(out, processes, expected, tolerance=1e-6):
             )
         if rank:
             for name, t in load_file(f"{out}-0").items():
-                assert torch.equal(results[name], t), f"{name} of rank {rank} is not that of rank 0"
+                assert torch.equal(results[name], t), f"{name} of rank {rank} differs from rank 0"
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """Return the weights and history of a single process: {kind of dataset: tensors}."""
     folder = tmp_path_factory.mktemp("alone")
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda kind: train(1, "-", folder / kind, kind), ("tensors", "map")))
-    return {kind: load_file(folder / f"{kind}-0") for kind in ("tensors", "map")}
+
+    def train_alone(kind):
+        train(1, "-", folder / kind, kind)
+        return load_file(folder / f"{kind}-0")
+
+    kinds = ("tensors", "map")
+    return dict(zip(kinds, run_all(train_alone, kinds)))
 
 
 def test_weights_and_history_are_equal_to_those_of_one_process(expected, tmp_path):
-    cases = [("tensors", 4), ("map", 2), ("tensors", 2)]
-    with ThreadPoolExecutor(2) as pool:
-        printed = list(pool.map(lambda case: train(case[1], "-", tmp_path / "-".join(map(str, case)), case[0]), cases))
-    for (kind, processes), out in zip(cases, printed):
-        check(tmp_path / f"{kind}-{processes}", processes, expected[kind])
-        lines = [line.split(",")[0] for line in out.splitlines() if not line.startswith("Tensors in memory")]
+    def train_and_check(kind, processes):
+        out = tmp_path / f"{kind}-{processes}"
+        printed = train(processes, "-", out, kind)
+        check(out, processes, expected[kind])
+        lines = [line.split(",")[0] for line in printed.splitlines() if not line.startswith("Tensors in memory")]
         assert lines == ["callback of rank 0", *(f"Epoch {i}/6" for i in range(1, 7))], "only the main process prints"
+
+    run_all(train_and_check, ("tensors", "map", "tensors"), (4, 2, 2))
 
 
 def test_losses_that_are_not_plain_means(tmp_path):
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda n: train(n, tmp_path / str(n), child=child.parent / "distributed_losses.py"), (1, 3)))
+    def train_losses(processes):
+        train(processes, tmp_path / str(processes), child=child.parent / "distributed_losses.py")
+
+    run_all(train_losses, (1, 3))
     check(tmp_path / "3", 3, load_file(tmp_path / "1-0"))
 
 
 def test_all_processes_skip_a_batch_that_one_skips(tmp_path):
     skip = child.parent / "distributed_skip.py"
     events = "before_batch", "before_loss", "after_loss"
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda n: train(n, tmp_path / str(n), *events, child=skip), (1, 3)))
+
+    def train_skipping(processes):
+        train(processes, tmp_path / str(processes), *events, child=skip)
+
+    run_all(train_skipping, (1, 3))
     check(tmp_path / "3", 3, load_file(tmp_path / "1-0"))
     process = start(2, tmp_path / "late", "before_backward", child=skip)
     errors = process.communicate(timeout=120)[1]
@@ -97,31 +111,28 @@ def test_all_processes_skip_a_batch_that_one_skips(tmp_path):
 
 
 def test_a_run_continues_with_another_number_of_processes_and_sharding(expected, tmp_path):
-    def run_twice(name, first, then):
+    def run_twice(name, first, second):
+        """Train until the child stops at step 7, then continue; each time with (number of processes, sharding)."""
         half = train(first[0], tmp_path / name, tmp_path / f"{name} half", "tensors", first[1])
-        printed = train(then[0], tmp_path / name, tmp_path / f"{name} out", "tensors", then[1])
-        assert "Epoch 2/6" in half and "Epoch 3/6" not in half
-        assert printed.count("Continuing from ") == 1 and "epoch 3, batch 3, step 7" in printed
-        check(tmp_path / f"{name} out", then[0], expected["tensors"], 1e-5 if "fsdp" in (first[1], then[1]) else 1e-6)
+        printed = train(second[0], tmp_path / name, tmp_path / f"{name} out", "tensors", second[1])
+        assert "Epoch 2/6" in half
+        assert "Epoch 3/6" not in half
+        assert printed.count("Continuing from ") == 1
+        assert "epoch 3, batch 3, step 7" in printed
+        tolerance = 1e-5 if "fsdp" in (first[1], second[1]) else 1e-6
+        check(tmp_path / f"{name} out", second[0], expected["tensors"], tolerance)
 
-    with ThreadPoolExecutor(2) as pool:
-        list(
-            pool.map(
-                run_twice,
-                ("sharded then alone", "alone then sharded", "three then two"),
-                ((2, "fsdp"), (1, "ddp"), (3, "ddp")),
-                ((1, "ddp"), (2, "fsdp"), (2, "ddp")),
-            )
-        )
+    names = ("sharded then alone", "alone then sharded", "three then two")
+    first_runs = ((2, "fsdp"), (1, "ddp"), (3, "ddp"))
+    second_runs = ((1, "ddp"), (2, "fsdp"), (2, "ddp"))
+    run_all(run_twice, names, first_runs, second_runs)
 
 
 def test_the_same_number_of_processes_continues_with_the_same_random_numbers(tmp_path):
-    with ThreadPoolExecutor(2) as pool:
-        list(
-            pool.map(
-                lambda out: train(2, tmp_path / f"checkpoints of {out}", tmp_path / out, "dropout"), ("whole", "half")
-            )
-        )
+    def train_dropout(name):
+        train(2, tmp_path / f"checkpoints of {name}", tmp_path / name, "dropout")
+
+    run_all(train_dropout, ("whole", "half"))
     train(2, tmp_path / "checkpoints of half", tmp_path / "out", "dropout")
     check(tmp_path / "out", 2, load_file(tmp_path / "whole-0"), 0)
 
@@ -154,7 +165,8 @@ def test_sigterm_saves_and_ends_all(expected, tmp_path):
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=120)[1]
     assert process.returncode != 0, errors
-    assert not (tmp_path / "out-0").exists() and "does not answer" not in errors
+    assert not (tmp_path / "out-0").exists()
+    assert "does not answer" not in errors
     printed = train(1, tmp_path / "checkpoints", tmp_path / "out", "tensors")
     assert "Continuing from " in printed
     check(tmp_path / "out", 1, expected["tensors"])

@@ -58,7 +58,9 @@ def test_kill_at_any_moment_and_resume(tmp_path, request):
             for folder in folders:
                 folder.mkdir()
             max_kills = (required_kills - kills + 1) // 2
-            kills += sum(pool.map(resume_until_done, folders, [max_kills] * 2, [chains, chains + 1]))
+            seeds = [chains, chains + 1]
+            kills_of_chains = pool.map(resume_until_done, folders, [max_kills] * 2, seeds)
+            kills += sum(kills_of_chains)
             chains += 2
             for folder in folders:
                 weights = load_file(folder / "weights")

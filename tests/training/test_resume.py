@@ -246,9 +246,9 @@ def test_a_batch_sampler_chooses_the_samples():
         callbacks=[RecordInputs()],
     ).fit(1)
     x = torch.cat(inputs)
-    assert (
-        len(x) == 40 and not torch.equal(x, X[:40]) and torch.equal(x.sum(1).sort().values, X[:40].sum(1).sort().values)
-    )
+    assert len(x) == 40
+    assert not torch.equal(x, X[:40])
+    assert torch.equal(x.sum(1).sort().values, X[:40].sum(1).sort().values)
 
 
 def test_damaged_checkpoints_are_skipped_and_replace_no_others(tmp_path):

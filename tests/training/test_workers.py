@@ -54,9 +54,9 @@ def run_child(command, size):
 @needs_small_memory
 def test_torch_alone_dies_of_too_little_memory():
     process = run_child("load", "2m")
-    assert process.returncode and (
-        "Bus error" in process.stderr or "No space left" in process.stderr or "shared memory" in process.stderr
-    ), process.stderr[-2000:]
+    assert process.returncode, process.stderr[-2000:]
+    errors = process.stderr
+    assert "Bus error" in errors or "No space left" in errors or "shared memory" in errors, errors[-2000:]
 
 
 @needs_small_memory
@@ -70,13 +70,15 @@ def test_torch_alone_dies_of_too_little_memory():
 def test_fewer_workers_with_little_memory(size, message):
     process = run_child("train", size)
     assert process.returncode == 0, process.stderr[-2000:]
-    assert message in process.stdout and "loss" in process.stdout, process.stdout
+    assert message in process.stdout, process.stdout
+    assert "loss" in process.stdout, process.stdout
 
 
 @needs_small_memory
 def test_nothing_is_lowered_with_enough_memory():
     process = run_child("train", "100m")
-    assert process.returncode == 0 and "lowered" not in process.stdout, process.stdout + process.stderr[-2000:]
+    assert process.returncode == 0, process.stdout + process.stderr[-2000:]
+    assert "lowered" not in process.stdout, process.stdout + process.stderr[-2000:]
 
 
 def test_a_process_with_workers_ends():
@@ -106,7 +108,7 @@ def test_workers_of_several_processes_survive_the_launchers_sigterm(tmp_path):
             lines.append(line)
             if line == "step 3\n" and len([s for s in lines if s == line]) == 1:
                 job.terminate()  # only once: a second SIGTERM ends the job without a checkpoint
-    assert job.returncode == 143, "".join(lines)
-    assert list((tmp_path / "checkpoints").glob("step-*")) and not (tmp_path / "output" / "failure").exists(), "".join(
-        lines
-    )
+    output = "".join(lines)
+    assert job.returncode == 143, output
+    assert list((tmp_path / "checkpoints").glob("step-*")), output
+    assert not (tmp_path / "output" / "failure").exists(), output

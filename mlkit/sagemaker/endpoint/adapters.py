@@ -68,8 +68,8 @@ def _ray_endpoint(model_dir: str, settings: Any) -> Callable:
 
     server = Server(model_dir, find_code(model_dir), settings)
     server.load()
-    if server.load_error is not None:
-        raise server.load_error
+    if server.failure is not None:
+        raise server.failure
 
     async def app(scope, receive, send):
         if scope["type"] == "http" and scope["method"] == "POST":

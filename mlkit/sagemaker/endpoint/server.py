@@ -27,6 +27,7 @@ from ...patching import patch
 from .batcher import PendingRequest, Predictor, RequestRejected, Settings, settings_from_env
 from .handlers import Handlers, error_reply, find_code, forget_code
 from .metrics import Metrics
+from ...training.checks import is_kernel_fault
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #90526387
 def _no_op() -> None:
@@ -46,7 +47,7 @@ class Server:
         handlers: Handlers | None = None,  # default: the default handlers
         settings: Settings | None = None,
         on_ready: Callable[[], None] = _no_op,  # called when the model is loaded and warm
-        on_failure: Callable[[], None] = _no_op,  # called when the model cannot be loaded
+        on_failure: Callable[[], None] = _no_op,  # called in a thread when the server has to end
         others_ready: Callable[[], bool] = _always_true,  # whether the other workers on the same port are ready
     ):
         self.model_dir = Path(model_dir)
@@ -57,7 +58,8 @@ class Server:
         self.others_ready = others_ready
         self.metrics = Metrics()
         self.predictor: Predictor | None = None  # when the model is loaded
-        self.load_error: BaseException | None = None  # if the model cannot be loaded
+        # why the server cannot answer: the model cannot be loaded, or the GPU does not answer any more
+        self.failure: BaseException | None = None
         self.loop: asyncio.AbstractEventLoop | None = None  # when the server runs
         # Request ids are unique over all servers, and cheap to make.
         self.id_prefix = os.urandom(8).hex()
@@ -80,18 +82,18 @@ class Server:
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Load the model in a thread when the server starts, and close the predictor when it ends."""
         self.loop = asyncio.get_running_loop()
-        if self.predictor is None and self.load_error is None:
+        if self.predictor is None and self.failure is None:
             threading.Thread(target=self.load, name="load", daemon=True).start()
         yield
         if self.predictor is not None:
             self.predictor.close()
 
     def load(self) -> None:
-        """Load the model and warm it up. An error is logged, and kept as `load_error`."""
+        """Load the model and warm it up. An error is logged, and kept as `failure`."""
         try:
             self.handlers.start(self.model_dir)
         except BaseException as e:
-            self.load_error = e
+            self.failure = e
             self.log.error("the model in %s could not be loaded: this server ends", self.model_dir, exc_info=e)
             self.on_failure()
         else:
@@ -121,7 +123,7 @@ class Server:
 
     async def ping(self, request: Request) -> Response:
         """Answer with 200 if the server can take requests, 503 if not yet, 500 if never."""
-        if self.load_error is not None:
+        if self.failure is not None:
             return Response(status_code=500)
         is_ready = self.predictor is not None and self.others_ready()
         return Response(status_code=200 if is_ready else 503)
@@ -158,7 +160,7 @@ async def invocations(self: Server, scope: Mapping, receive: Callable, send: Cal
 async def _invoke(self: Server, headers: Mapping[str, str], receive: Callable) -> tuple[int, Any, dict[str, str]]:
     """Return status, body and headers of the reply, or raise the error of the request."""
     if self.predictor is None:
-        is_loading = self.load_error is None
+        is_loading = self.failure is None
         raise RequestRejected(503, "the model is still being loaded" if is_loading else "the model could not be loaded")
     body = await _read_body(headers, receive, self.settings.max_payload)
     accept = headers.get("accept")
@@ -173,8 +175,13 @@ def _error(self: Server, error: Exception, request_id: str) -> tuple[int, bytes,
     """Log an error of the server or of a handler, and return status, body and headers of the reply."""
     status, stage, body = error_reply(error, request_id)
     self.metrics.errors.labels(stage).inc()
+    cause = error.__cause__ or error
     if status >= 500 and not isinstance(error, RequestRejected):
-        self.log.error("request %s: %s failed", request_id, stage, exc_info=error.__cause__ or error)
+        self.log.error("request %s: %s failed", request_id, stage, exc_info=cause)
+    if is_kernel_fault(cause) and self.failure is None:
+        self.failure = cause
+        self.log.error("a kernel on the GPU has failed, and it does not answer this process any more: this server ends")
+        threading.Thread(target=self.on_failure, name="failure", daemon=True).start()
     headers = {"content-type": "application/json"}
     if status in (429, 503):
         headers["retry-after"] = "1"
@@ -226,15 +233,15 @@ class ServerThread:
         Raises RuntimeError if the port is taken, and the error of loading the model.
         """
         self.thread.start()
-        while not self.uvicorn.started or not (self.server.predictor or self.server.load_error):
+        while not self.uvicorn.started or not (self.server.predictor or self.server.failure):
             if not self.thread.is_alive():
                 raise RuntimeError(f"the server did not start: is port {self.server.settings.port} free?")
             time.sleep(0.005)
         host, port = self.uvicorn.servers[0].sockets[0].getsockname()[:2]
         self.url = f"http://{host}:{port}"
-        if self.server.load_error:
+        if self.server.failure:
             self.stop()
-            raise self.server.load_error
+            raise self.server.failure
         return self
 
     def stop(self) -> None:

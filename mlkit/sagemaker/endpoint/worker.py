@@ -72,7 +72,7 @@ class Worker:
             self.uvicorn.run(sockets=[listener])
         except KeyboardInterrupt:
             pass
-        return int(self.server.load_error is not None)
+        return int(self.server.failure is not None)
 
     def ignore_term(self, *_) -> None:
         """Do nothing: the server has ended."""
@@ -100,7 +100,7 @@ class Worker:
 
 
 def handlers_finder(model_dir: str | Path, handlers: str | Path | None) -> Callable[[], Handlers]:
-    """Return a function that loads the handlers in a file, or those that came with the model if `handlers` is None."""
+    """Return a function that loads the handlers in a file, or the handlers of the model if `handlers` is None."""
     return partial(Handlers.load, handlers) if handlers else partial(find_code, model_dir)
 
 
@@ -124,7 +124,7 @@ def worker_command(
     listener: socket.socket,
     ready_folder: str | Path | None = None,
 ) -> list[str]:
-    """Return the command that calls `run_worker` with these arguments in a process of its own."""
+    """Return the command that calls `run_worker` with these arguments in a separate process."""
     command = [sys.executable, "-m", "mlkit.sagemaker.endpoint.worker"]
     command += [f"--model-dir={model_dir}", f"--settings={json.dumps(asdict(settings))}"]
     command.append(f"--listener={listener.fileno()}")

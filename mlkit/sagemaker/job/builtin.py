@@ -42,7 +42,7 @@ class Config:
     standardize: bool = False  # scale features to mean 0 and deviation 1; the scale is saved with the model
     model: str = "mlkit.model:MyCustomModel"  # import string of the model
     model_args: dict = field(default_factory=dict)  # its arguments; default: input_dim, hidden_dim and output_dim
-    # import string of a loss: a class such as those of torch.nn, or a function of (prediction, target);
+    # import string of a loss: a class such as torch.nn:NLLLoss, or a function of (prediction, target);
     # default: cross-entropy
     loss: str | None = None
     optimizer: str | None = None  # import string of a function of (parameters, lr=) or a class; default: Adam
@@ -57,7 +57,7 @@ def _make_model(
     x: Tensor,  # (samples, ...), the training channel's
     y: Tensor,  # (samples,), classes
 ) -> nn.Module:
-    """Return the model that a config names; sizes that the config leaves open are those of the data.
+    """Return the model that a config names; sizes that the config leaves open are taken from the data.
 
     Raises ValueError if the config does not fit the data.
     """
@@ -119,7 +119,7 @@ class PrintMetrics:
 
     rank_zero_only = True
 
-    def after_epoch(self, trainer):
+    def after_metrics(self, trainer):
         print(metrics_line(trainer.last_metrics), flush=True)
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #06f8626c
@@ -187,7 +187,7 @@ def _save(model: nn.Module, history: History, container: Container, sample: Tens
 def _check_validation(training: TensorDataset, validation: TensorDataset, classes: int | None = None) -> None:
     """Raise ValueError if the samples of the two differ in shape, or the validation labels have further classes.
 
-    classes: the number of the model's classes; default: those of the training labels.
+    classes: the number of the model's classes; default: the number of classes in the training labels.
     """
     x, y = training.tensors
     valid_x, valid_y = validation.tensors

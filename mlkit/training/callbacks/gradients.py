@@ -21,7 +21,9 @@ class ClipGradients:
         self.max_norm = max_norm
         self.norm = None
 
+    def reset(self):
+        self.norm = None
+
     def before_step(self, trainer):
-        if trainer.scaler:
-            trainer.scaler.unscale_(trainer.optimizer)
+        trainer.gradients()  # without the loss scale of fp16
         self.norm = nn.utils.clip_grad_norm_(trainer.parameters, self.max_norm)

@@ -16,7 +16,7 @@ from ..history import json_line
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #da1d28eb
 class _FileLogger:
-    """A callback that appends lines to a file, and removes those of repeated epochs when a run is resumed."""
+    """A callback that appends lines to a file, and removes the lines of repeated epochs when a run is resumed."""
 
     rank_zero_only = True
 
@@ -35,6 +35,9 @@ class _FileLogger:
         with atomic_path(self.path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
+    def reset(self):
+        """Do nothing: a new run adds its lines to a file that is there."""
+
     def state_dict(self) -> dict:
         return dict(lines=len(self._read_lines()))
 
@@ -47,14 +50,14 @@ class _FileLogger:
 class JSONLines(_FileLogger):
     """Append a JSON object for each epoch to a file. NaN and infinity become null."""
 
-    def after_epoch(self, trainer):
+    def after_metrics(self, trainer):
         self._append(json_line(trainer.last_metrics))
 
 
 class CSVLog(_FileLogger):
     """Append a row for each epoch to a file with a header. A new metric becomes a new column."""
 
-    def after_epoch(self, trainer):
+    def after_metrics(self, trainer):
         rows = csv.DictReader(self._read_lines())
         columns = list(rows.fieldnames or ())
         all_columns = list(dict.fromkeys([*columns, *trainer.last_metrics]))
@@ -72,28 +75,35 @@ def _format_csv(columns: list[str], rows: Iterable[dict]) -> str:
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #90e601a7
 class TensorBoard:
-    """Write the metrics of each epoch, and the loss about twice a second, as TensorBoard events."""
+    """Write the metrics of each epoch, recorded values, and the loss about twice a second, as TensorBoard events."""
 
     rank_zero_only = True
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.writer = None
+        self.steps_written = 0  # whose recorded values are in the files
 
     def before_fit(self, trainer):
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(self.folder))
+        self.steps_written = len(trainer.history.steps)
 
     def on_progress(self, trainer):
         losses = trainer.history.steps
         if losses:
             self.writer.add_scalar("loss", losses[-1], len(losses))
+        for name, values in trainer.history.recorded.items():
+            for step in range(self.steps_written + 1, len(losses) + 1):
+                if step in values:
+                    self.writer.add_scalar(name, values[step], step)
+        self.steps_written = len(losses)
 
-    def after_epoch(self, trainer):
+    def after_metrics(self, trainer):
         for name, value in trainer.last_metrics.items():
             if name != "epoch":
-                self.writer.add_scalar(name, value, trainer.epoch)
+                self.writer.add_scalar(name, value, _position(trainer))
 
     def after_fit(self, trainer):
         self.writer.close()
@@ -101,6 +111,11 @@ class TensorBoard:
     def on_exception(self, trainer):
         if self.writer:
             self.writer.close()
+
+
+def _position(trainer) -> int:
+    """Return where a row of metrics stands: the epoch or, in a run that validates within epochs, the step."""
+    return trainer.last_metrics.get("step", trainer.last_metrics["epoch"])
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #0d3c4f75
 class MLflow:
@@ -120,6 +135,9 @@ class MLflow:
         self.run_id: str | None = None
         self.client = None
 
+    def reset(self):
+        self.run_id = None
+
     def before_fit(self, trainer):
         from mlflow import MlflowClient
 
@@ -135,10 +153,10 @@ class MLflow:
         experiment = self.client.get_experiment_by_name(self.experiment)
         return experiment.experiment_id if experiment else self.client.create_experiment(self.experiment)
 
-    def after_epoch(self, trainer):
+    def after_metrics(self, trainer):
         for name, value in trainer.last_metrics.items():
             if name != "epoch":
-                self.client.log_metric(self.run_id, name, value, step=trainer.epoch)
+                self.client.log_metric(self.run_id, name, value, step=_position(trainer))
 
     def after_fit(self, trainer):
         was_killed = trainer.history.stopped in ("Ctrl-C", "SIGTERM")

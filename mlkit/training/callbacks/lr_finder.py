@@ -66,7 +66,7 @@ def _steepest_rate(points: list[tuple[float, float]]) -> float:
 def find_learning_rate(
     model: nn.Module,
     train_loader: Iterable,
-    loss_fn: Callable | None = None,  # default: cross-entropy
+    loss_fn: Callable | None = None,  # default: the model's own loss, or cross-entropy
     *,
     optimizer: Callable = torch.optim.Adam,  # a function of (parameters, lr=) that returns one
     low: float = 1e-6,
@@ -89,7 +89,7 @@ def find_learning_rate(
             model,
             train_loader,
             optimizer(model.parameters(), lr=low),
-            loss_fn or nn.CrossEntropyLoss(),
+            loss_fn,
             device=device,
             callbacks=[sweep],
         ).fit(steps)

@@ -34,12 +34,12 @@ class Progress:
 
     def before_fit(self, trainer):
         self.bar_type = _tqdm_type() if self.out.isatty() else None
-        try:
-            self.batches = len(trainer.batches)
-        except TypeError:
-            self.batches = None
 
     def on_progress(self, trainer):
+        try:
+            self.batches = len(trainer.batches)  # of the loader that the trainer has now
+        except TypeError:
+            self.batches = None
         if not trainer.batch or trainer.batch == self.batches or not trainer.history.steps:
             return
         if self.bar_type is not None:
@@ -76,10 +76,13 @@ class Progress:
             flush=True,
         )
 
-    def after_epoch(self, trainer):
+    def after_metrics(self, trainer):
         self._close_bar()
         metrics = trainer.last_metrics
-        line = f"Epoch {metrics['epoch']}/{trainer.epochs}, Loss: {metrics['train_loss']:.4f}"
+        position = f"Epoch {metrics['epoch']}/{trainer.epochs}"
+        if "step" in metrics:
+            position += f", step {metrics['step']:,}"
+        line = f"{position}, Loss: {metrics['train_loss']:.4f}"
         for name, value in metrics.items():
             if name.startswith("valid_"):
                 line += f", {name.replace('_', ' ').capitalize()}: {value:.4f}"

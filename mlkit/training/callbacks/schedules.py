@@ -24,13 +24,23 @@ from ..trainer import Trainer
 
 # %% ../../../nbs/1_training/7_callbacks/10_schedules.ipynb #b0317d11
 def total_steps(trainer: Trainer) -> int:
-    """Return the number of optimizer steps of the whole run. Raises ValueError if the loader has no length."""
+    """Return the number of optimizer steps of the whole run.
+
+    Raises ValueError if neither the loader's length nor `max_steps` tells it.
+    """
+    max_steps = trainer.options.max_steps
     try:
         batches = len(trainer.batches)
     except TypeError:
-        raise ValueError("the loader has no length, so the schedule cannot know its end: use every='epoch'") from None
+        if max_steps is not None:
+            return max_steps
+        raise ValueError(
+            "the loader has no length, so the schedule cannot know its end: pass max_steps to the trainer, or use "
+            "every='epoch'"
+        ) from None
     epochs = trainer.epochs - trainer.first_epoch
-    return max(epochs * math.ceil(batches / trainer.accumulate), 1)
+    steps = max(epochs * math.ceil(batches / trainer.accumulate), 1)
+    return steps if max_steps is None else min(steps, max_steps)
 
 # %% ../../../nbs/1_training/7_callbacks/10_schedules.ipynb #b830214d
 class Schedule:
@@ -44,18 +54,28 @@ class Schedule:
         self,
         # A scheduler, or a function of (optimizer, number of steps or epochs in the run) that returns one.
         make: LRScheduler | Callable[[torch.optim.Optimizer, int], LRScheduler],
-        every: str = "step",  # or 'epoch'
+        every: str | None = None,  # 'step' or 'epoch'; default: 'step', with a metric 'epoch'
+        metric: str | None = None,  # that ReduceLROnPlateau follows; default: valid_loss, without validation train_loss
     ):
+        every = every or ("step" if metric is None else "epoch")
         if every not in ("step", "epoch"):
             raise ValueError(f"every: {did_you_mean(str(every), ('step', 'epoch'))}")
+        if metric is not None and every == "step":
+            raise ValueError(f"metric: {metric!r} exists after an epoch: use every='epoch'")
         self.make = make
         self.every = every
+        self.metric = metric
         self.scheduler: LRScheduler | None = None
         self.steps = 0  # of the run, in units of `every`
         self.lengths: list[int] = []  # the integers in the scheduler's first state
         if every == "epoch":
             # If nobody listens to steps, many of them may be compiled into one graph.
             self.after_step = None
+
+    def reset(self):
+        self.scheduler = None
+        self.steps = 0
+        self.lengths = []
 
     def before_fit(self, trainer: Trainer):
         is_scheduler = isinstance(self.make, LRScheduler)
@@ -66,19 +86,28 @@ class Schedule:
             raise ValueError("the schedule is of another optimizer than the trainer's: make it from the same one")
         if isinstance(self.scheduler, ReduceLROnPlateau) and self.every == "step":
             raise ValueError("ReduceLROnPlateau needs a metric, which exists after an epoch: use every='epoch'")
+        if self.metric is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
+            kind = type(self.scheduler).__name__
+            raise ValueError(f"metric: {self.metric!r} is for ReduceLROnPlateau, a {kind} follows none: leave it out")
         self.lengths = _integers(self.scheduler.state_dict().values())
 
     def after_step(self, trainer: Trainer):
         self.scheduler.step()
 
-    def after_epoch(self, trainer: Trainer):
-        if self.every != "epoch":
-            return
+    def after_metrics(self, trainer: Trainer):
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            metrics = trainer.last_metrics
-            self.scheduler.step(metrics.get("valid_loss", metrics["train_loss"]))
-        else:
+            self.scheduler.step(self._read_metric(trainer.last_metrics))
+
+    def after_epoch(self, trainer: Trainer):
+        if self.every == "epoch" and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
+
+    def _read_metric(self, metrics):
+        if self.metric is None:
+            return metrics.get("valid_loss", metrics["train_loss"])
+        if self.metric not in metrics:
+            raise ValueError(f"no metric {self.metric!r} after an epoch; {did_you_mean(self.metric, metrics)}")
+        return metrics[self.metric]
 
     def state_dict(self) -> dict:
         return dict(scheduler=self.scheduler.state_dict(), steps=self.steps, lengths=self.lengths)

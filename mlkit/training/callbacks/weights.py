@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...text import did_you_mean
 from ..distributed import to_local_shard
+from ..state import without_compiler
 
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #e0a97b62
 def _check_metric(trainer, name: str) -> None:
@@ -49,11 +50,15 @@ class EarlyStopping:
     def before_fit(self, trainer):
         _check_metric(trainer, self.metric)
 
+    def reset(self):
+        self.best = math.inf
+        self.epochs_since_best = 0
+
     def before_epoch(self, trainer):
         # A resumed run that was ended by this callback has nothing left to do.
         self._stop_if_due(trainer)
 
-    def after_epoch(self, trainer):
+    def after_metrics(self, trainer):
         value = self.sign * _read_metric(trainer, self.metric)
         if value < self.best - self.min_delta:
             self.best = value
@@ -94,6 +99,13 @@ class BestWeights:
         self.validation_models: list[nn.Module] = []  # the trainer's model at the events around validation
         self.last_weights: dict[str, Tensor] | None = None  # of a run that was stopped
 
+    def reset(self):
+        self.best = math.inf
+        self.epoch = None
+        self.weights = None
+        self.validation_models = []
+        self.last_weights = None
+
     def before_fit(self, trainer):
         _check_metric(trainer, self.metric)
         if self.last_weights and trainer.saved_callback_states:
@@ -108,13 +120,13 @@ class BestWeights:
     def after_validate(self, trainer):
         self.validation_models.append(trainer.model)
 
-    def after_epoch(self, trainer):
+    def after_metrics(self, trainer):
         value = self.sign * _read_metric(trainer, self.metric)
         averages = [model for model in self.validation_models if model is not trainer.model]
         self.validation_models = []
         if value < self.best:
             self.best = value
-            self.epoch = trainer.epoch
+            self.epoch = trainer.last_metrics["epoch"]
             is_validated = self.metric.startswith("valid_")
             self.weights = _copy_weights(averages[0] if averages and is_validated else trainer.model)
 
@@ -135,11 +147,12 @@ class BestWeights:
 
 
 def _copy_weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in without_compiler(model).state_dict().items()}
 
 
 def _load_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     """Load whole weights into a model that may be sharded."""
+    model = without_compiler(model)
     current = model.state_dict()
     model.load_state_dict({name: to_local_shard(tensor, current[name]) for name, tensor in weights.items()})
 
@@ -161,6 +174,10 @@ class EMA:
     @property
     def model(self) -> nn.Module:
         return self.average.module
+
+    def reset(self):
+        self.average = None
+        self.replaced_model = None
 
     def before_fit(self, trainer):
         # A second Ctrl-C may have ended the last run in the middle of validation.

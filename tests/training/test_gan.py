@@ -1,0 +1,103 @@
+"""Two optimizers and a trainer that replaces the batch: a GAN that is resumed bit for bit."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from torch.utils.data import DataLoader, TensorDataset
+
+from mlkit.training import Trainer
+
+REAL = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)) + 3
+
+
+class GAN(Trainer):
+    """Train a generator and a discriminator in turns."""
+
+    def train_batch(self, batch):
+        (real,) = batch
+        generator, discriminator = self.model["generator"], self.model["discriminator"]
+        ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)
+        fake = generator(torch.randn(len(real), 4))
+
+        optimizer = self.stateful["discriminator_optimizer"]
+        optimizer.zero_grad()
+        loss = bce(discriminator(real), ones) + bce(discriminator(fake.detach()), zeros)
+        loss.backward()
+        optimizer.step()
+        self.history.record("discriminator loss", loss)
+
+        self.optimizer.zero_grad()
+        self.loss = bce(discriminator(fake), ones)
+        self.loss.backward()
+        self.optimizer.step()
+
+
+class StopAt:
+    def __init__(self, step):
+        self.step = step
+
+    def after_step(self, trainer):
+        if trainer.step == self.step:
+            trainer.stop("enough")
+
+
+def make_gan(stop_at=None, **options):
+    torch.manual_seed(0)
+    model = nn.ModuleDict(
+        dict(
+            generator=nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)),
+            discriminator=nn.Sequential(nn.Linear(2, 8), nn.Dropout(), nn.Linear(8, 1)),
+        )
+    )
+    return GAN(
+        model,
+        DataLoader(TensorDataset(REAL), 4, shuffle=True),
+        torch.optim.Adam(model["generator"].parameters(), lr=0.01),
+        None,
+        callbacks=[StopAt(stop_at)],
+        stateful=dict(discriminator_optimizer=torch.optim.Adam(model["discriminator"].parameters(), lr=0.01)),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("stop_at", [1, 10, 13])
+def test_resume_is_bit_identical(tmp_path, stop_at):
+    whole = make_gan()
+    whole.fit(3)
+    stopped = make_gan(stop_at, checkpoints=tmp_path)
+    assert stopped.fit(3).stopped == "enough"
+    resumed = make_gan(checkpoints=tmp_path)
+    history = resumed.fit(3)
+    assert resumed.step == whole.step == 30
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    assert list(history.steps) == list(whole.history.steps)
+    assert history.recorded == whole.history.recorded
+    assert list(history.recorded["discriminator loss"]) == list(range(1, 31))
+
+
+def test_save_every_counts_the_steps(tmp_path):
+    trainer = make_gan(checkpoints=tmp_path, save_every=3, keep=9)
+    trainer.fit(1)
+    steps = [int(path.stem.split("-")[-1]) for path in tmp_path.iterdir() if path.stem.split("-")[-1].isdigit()]
+    assert {3, 6, 9} <= set(steps) or len(list(tmp_path.iterdir())) >= 4
+
+
+def test_other_objects_are_refused(tmp_path):
+    make_gan(checkpoints=tmp_path).fit(1)
+    trainer = make_gan(checkpoints=tmp_path)
+    trainer.stateful.pop("discriminator_optimizer")
+    with pytest.raises(ValueError, match=r"has the objects \['discriminator_optimizer'\], this run has \[\]"):
+        trainer.fit(2)
+
+
+def test_batch_without_a_loss_is_an_error():
+    class Forgets(Trainer):
+        def train_batch(self, batch):
+            pass
+
+    model = nn.Linear(2, 1)
+    loader = DataLoader(TensorDataset(REAL, REAL[:, :1]), 4)
+    with pytest.raises(ValueError, match="Forgets.train_batch did not set self.loss"):
+        Forgets(model, loader, torch.optim.SGD(model.parameters()), nn.MSELoss()).fit(1)
