@@ -196,16 +196,22 @@ def assert_same_epochs(make, epochs=2):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("dataset", [tensors, Numbers])
-@pytest.mark.parametrize("name, case", CASES)
+@pytest.mark.parametrize(
+    "name, case, dataset",
+    [
+        (name, case, dataset)
+        for name, case in CASES
+        for dataset in (tensors, Numbers)
+        # a new interpreter takes seconds, one dataset is enough
+        if (name, dataset) != ("multiprocessing_context", tensors)
+    ],
+)
 def test_an_argument_is_torchs_own(name, case, dataset):
     def make():
         d = dataset()
         options = dict(dataset=d) | ARGUMENTS[name][case](d)
         return DataLoader(**options)
 
-    if name == "multiprocessing_context" and dataset is tensors:
-        pytest.skip("a new interpreter takes seconds, the other dataset is enough")
     if name != "persistent_workers":
         assert_same_epochs(make, 1 if name == "multiprocessing_context" else 2)
         return
