@@ -337,13 +337,15 @@ def accelerate(model, data, epochs, tick):
         tick()
 
 
-def fastai_loader(data):
-    """Return fastai's own loader for texts, and torch's for anything else."""
+def fastai_loaders(data):
+    """Return the training data, in fastai's own loader if it has texts, and no validation data."""
+    from fastai.basics import DataLoaders
+
     if data.lengths is None:
-        return data.loader()
+        return DataLoaders(data.loader(), [], device="cpu")
     from fastai.text.data import SortedDL
 
-    return SortedDL(
+    loader = SortedDL(
         data.dataset,
         bs=data.batch_size,
         shuffle=True,
@@ -351,15 +353,16 @@ def fastai_loader(data):
         num_workers=0,
         create_batch=data.collate,
         retain=lambda batch, samples: batch,
+        device=torch.device("cpu"),
     )
+    return DataLoaders(loader, [])
 
 
 def fastai(model, data, epochs, tick):
-    from fastai.basics import Callback, DataLoaders, Learner, OptimWrapper, partial
+    from fastai.basics import Callback, Learner, OptimWrapper, partial
 
-    dls = DataLoaders(fastai_loader(data), [], device="cpu")  # no validation data
     learn = Learner(
-        dls,
+        fastai_loaders(data),
         model,
         loss_func=data.criterion(),
         opt_func=partial(OptimWrapper, opt=torch.optim.Adam),

@@ -254,6 +254,7 @@ class StopAt:
 
 def resumed_weights(machine, workers, precision, folder=None, place=None):
     """Train with dropout and noise, up to a stop or to the end, and return the weights."""
+    np.random.seed(2)
     model = make_model(dropout=0.5)
     loader = DataLoader(NoisySamples(), 16, shuffle=True, num_workers=workers)
     train_model(

@@ -7,9 +7,8 @@ __all__ = []
 
 # %% ../../nbs/1_training/18_counts.ipynb #c0a1d103
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +113,7 @@ class LossCounter:
         return self.count(target, samples)
 
 
-@dataclass(frozen=True, slots=True)
-class PendingCount:
+class PendingCount(NamedTuple):
     """The count of a batch, which `resolve_counts` computes."""
 
     counter: LossCounter

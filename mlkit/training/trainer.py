@@ -419,21 +419,25 @@ def _next_group(self: Trainer, batches: Iterator) -> list | None:
 @patch
 def run_batch(self: Trainer, batch: Any):
     """Train a batch, unless a callback skips it."""
-    step = self.step
-    unread = len(self.losses.unread_losses)
     try:
-        self.train_batch(batch)
+        if type(self).train_batch is Trainer.train_batch:
+            self.train_batch(batch)
+        else:
+            self._train_custom_batch(batch)
     except SkipBatch as error:
         self.processes.check_skip(error)
-    else:
-        if len(self.losses.unread_losses) == unread:
-            self._record_custom_batch(batch, step)
     self.batch += 1
 
 
 @patch
-def _record_custom_batch(self: Trainer, batch: Any, step: int):
-    """Record the loss of a batch, and count the step, where a subclass has replaced `train_batch`."""
+def _train_custom_batch(self: Trainer, batch: Any):
+    """Train a batch with a subclass's `train_batch`, and record its loss and its step if that has not done so."""
+    self.loss = None
+    step = self.step
+    unread = len(self.losses.unread_losses)
+    self.train_batch(batch)
+    if len(self.losses.unread_losses) > unread:
+        return
     if not isinstance(self.loss, Tensor):
         raise ValueError(f"{type(self).__name__}.train_batch did not set self.loss: set it to the loss of the batch")
     target = self.y if self.y is not None else batch

@@ -209,7 +209,7 @@ def test_persistent_workers_with_another_state_are_a_warning(tmp_path):
     ):
         with pytest.warns(
             UserWarning,
-            match="may not be bit for bit .*: the persistent workers of an IterableDataset keep",
+            match="may differ from an uninterrupted run: the persistent workers of an IterableDataset keep",
         ):
             train(train_loader, tmp_path / name, valid_loader, [(1, 4)], 2)
 

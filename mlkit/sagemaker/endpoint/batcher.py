@@ -341,11 +341,12 @@ def _run_in_loop(self: Predictor) -> None:
 async def _answer_in_thread(self: Predictor, request: PendingRequest) -> Reply:
     loop = asyncio.get_running_loop()
     request.future = loop.create_future()
+    self.metrics.waiting.inc()
     try:
         self.queue.put_nowait(request)
     except queue.Full:
+        self.metrics.waiting.dec()
         raise self._rejection_of_too_many() from None
-    self.metrics.waiting.set(self.queue.qsize())
     timeout = loop.call_later(self.settings.timeout, request.resolve, None, self._rejection_of_timeout())
     try:
         return await request.future
@@ -357,7 +358,9 @@ async def _answer_in_thread(self: Predictor, request: PendingRequest) -> Reply:
 def _run_thread(self: Predictor) -> None:
     torch.set_num_threads(self.torch_threads)  # torch has a separate number for each thread
     while not (self.is_closed and self.queue.empty()):
-        requests = [request for request in self._next_batch() if request is not None and not request.future.done()]
+        requests = [request for request in self._next_batch() if request is not None]
+        self.metrics.waiting.dec(len(requests))
+        requests = [request for request in requests if not request.future.done()]
         with self.model_lock:
             self._run(requests)
 

@@ -6,13 +6,79 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/30_metrics.ipynb #ffce49f3
+import collections
 import os
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+# %% ../../../nbs/2_sagemaker/2_endpoint/30_metrics.ipynb #f257af5c
+class _Buffer:
+    """Values that are added to a metric later, all at once. Its methods may be called from any thread."""
+
+    limit = 1000  # values; so many are added without waiting for a reader, which takes less than a millisecond
+
+    def __init__(self):
+        self.values = collections.deque()
+
+    def observe(self, value: float) -> None:
+        """Keep a value."""
+        self.values.append(value)
+        if len(self.values) >= self.limit:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add all values to the metric."""
+        values = []
+        with suppress(IndexError):  # the buffer is empty
+            while True:
+                values.append(self.values.popleft())
+        if values:
+            self._add(values)
+
+    def _add(self, values):
+        raise NotImplementedError
+
+
+class _BufferedCounter(_Buffer):
+    """Count how often each value of a label is observed."""
+
+    def __init__(self, counter: Counter):
+        super().__init__()
+        self.counter = counter
+
+    def _add(self, values):
+        for value, n in collections.Counter(values).items():
+            self.counter.labels(value).inc(n)
+
+
+class _BufferedHistogram(_Buffer):
+    """Observe values as a histogram of `prometheus_client` does. `bounds` are the bounds of its buckets, without +Inf.
+
+    The library has no public method that adds several values, so this adds to its protected counts. If a version does
+    not have them, the values are observed one by one.
+    """
+
+    def __init__(self, histogram: Histogram, bounds: Sequence[float]):
+        super().__init__()
+        self.histogram = histogram
+        self.bounds = bounds
+
+    def _add(self, values):
+        buckets = getattr(self.histogram, "_buckets", None)
+        total = getattr(self.histogram, "_sum", None)
+        if buckets is None or total is None:
+            for value in values:
+                self.histogram.observe(value)
+            return
+        for i, n in collections.Counter(bisect_left(self.bounds, value) for value in values).items():
+            buckets[i].inc(n)
+        total.inc(sum(values))
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/30_metrics.ipynb #a46af398
 _SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
@@ -25,7 +91,10 @@ class Metrics:
 
     def __init__(self):
         self.registry = CollectorRegistry()
-        self.replies = Counter("mlkit_replies", "Replies, by HTTP status", ["status"], registry=self.registry)
+        self.has_other_processes = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self.replies = _BufferedCounter(
+            Counter("mlkit_replies", "Replies, by HTTP status", ["status"], registry=self.registry)
+        )
         self.errors = Counter(
             "mlkit_errors", "Errors, by the handler they came from", ["stage"], registry=self.registry
         )
@@ -35,17 +104,15 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
-        self.seconds = Histogram(
-            "mlkit_seconds", "From a request to its reply", buckets=_SECONDS, registry=self.registry
-        )
-        self.batch_size = Histogram(
-            "mlkit_batch_size", "Requests that were predicted together", buckets=_REQUESTS, registry=self.registry
-        )
+        self.seconds = self._new_histogram("mlkit_seconds", "From a request to its reply", _SECONDS)
+        self.batch_size = self._new_histogram("mlkit_batch_size", "Requests that were predicted together", _REQUESTS)
         stage_seconds = Histogram(
             "mlkit_stage_seconds", "In a handler", ["stage"], buckets=_SECONDS, registry=self.registry
         )
-        self.stage_seconds = {stage: stage_seconds.labels(stage) for stage in _STAGES}
-        self._replies_by_status = {}
+        self.stage_seconds = {stage: _BufferedHistogram(stage_seconds.labels(stage), _SECONDS) for stage in _STAGES}
+
+    def _new_histogram(self, name, documentation, bounds):
+        return _BufferedHistogram(Histogram(name, documentation, buckets=bounds, registry=self.registry), bounds)
 
     def observe_stage(self, stage: str, seconds: float, result: Any = None) -> None:
         """Record the time of a handler; a `StageObserver`."""
@@ -53,15 +120,19 @@ class Metrics:
 
     def observe_reply(self, status: int, seconds: float) -> None:
         """Record a reply: its HTTP status, and the time since its request arrived."""
-        if status not in self._replies_by_status:
-            self._replies_by_status[status] = self.replies.labels(status)
-        self._replies_by_status[status].inc()
+        self.replies.observe(status)
         self.seconds.observe(seconds)
+
+    def flush(self) -> None:
+        """Add the values that were observed to the metrics, so that other processes can read them."""
+        for buffer in (self.replies, self.seconds, self.batch_size, *self.stage_seconds.values()):
+            buffer.flush()
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus's text format, summed over all processes in multiprocess mode."""
+        self.flush()
         published = CollectorRegistry()
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        if self.has_other_processes:
             MultiProcessCollector(published)
         else:
             published.register(_WithoutCreationTimes(self.registry))

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ def _always_true() -> bool:
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #25b329dd
 class Server:
     """Serve one model in this process; `app` is an ASGI application."""
+
+    flush_interval = 0.5  # seconds between two flushes of the metrics, if several workers serve
 
     def __init__(
         self,
@@ -84,9 +86,21 @@ class Server:
         self.loop = asyncio.get_running_loop()
         if self.predictor is None and self.failure is None:
             threading.Thread(target=self.load, name="load", daemon=True).start()
+        flushing = asyncio.create_task(self._flush_metrics()) if self.metrics.has_other_processes else None
         yield
+        if flushing is not None:
+            flushing.cancel()
+            with suppress(asyncio.CancelledError):
+                await flushing
         if self.predictor is not None:
             self.predictor.close()
+        self.metrics.flush()
+
+    async def _flush_metrics(self) -> None:
+        """Let the other workers read the metrics of this one, which may be a moment old."""
+        while True:
+            await asyncio.sleep(self.flush_interval)
+            self.metrics.flush()
 
     def load(self) -> None:
         """Load the model and warm it up. An error is logged, and kept as `failure`."""

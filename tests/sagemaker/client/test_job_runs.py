@@ -47,6 +47,24 @@ def test_a_resumed_job_ends_with_the_weights_of_one_that_was_never_stopped(local
     assert submitted == whole.request(local)
 
 
+def test_a_spot_job_that_is_interrupted_twice_ends_with_the_weights_of_one_that_was_not(local):
+    config = dict(epochs=60, batch_size=16, save_every=5)
+    data = {"training": (torch.randn(178, 13), torch.randint(0, 3, (178,)))}
+    whole = TrainingJob(config, channels=data, name="whole").run(local).follow(io.StringIO())
+    job = TrainingJob(config, channels=data, spot=True, name="spot").run(local)
+    for starts in (1, 2):
+        while sum("178 samples" in line for line in job.logs()) < starts or "[metrics] epoch=" not in job.logs()[-1]:
+            time.sleep(0.02)
+        local.interrupt("spot")
+    job.follow(io.StringIO())
+    statuses = [transition["Status"] for transition in job.describe()["SecondaryStatusTransitions"]]
+    assert (job.status, statuses.count("Interrupted")) == ("Completed", 2)
+
+    weights = job.model().state_dict()
+    for name, weight in whole.model().state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+
+
 def test_the_lines_of_several_hosts_name_their_host(local, tmp_path):
     rows = "\n".join(f"{i % 2},{i},{-i}" for i in range(40)) + "\n"
     (tmp_path / "training").mkdir()
