@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/1_training/11_batch.ipynb #97ae34b3
 from collections.abc import Callable, Mapping, MutableMapping
 from copy import copy
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -99,6 +100,11 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return batch if moved is None else moved
     if isinstance(batch, (Mapping, list, tuple)):
         return _map_values(batch, lambda value: to_device(value, device))
+    if is_dataclass(batch) and not isinstance(batch, type):
+        moved = copy(batch)
+        for field in fields(batch):
+            object.__setattr__(moved, field.name, to_device(getattr(batch, field.name), device))  # it may be frozen
+        return moved
     return batch
 
 # %% ../../nbs/1_training/11_batch.ipynb #39a2dea9

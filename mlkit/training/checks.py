@@ -11,6 +11,8 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,13 @@ def check_model(
             )
 
 
+def _explain_sizes(prediction, target):
+    return (
+        f"the prediction has shape {tuple(prediction.shape)}, the target {tuple(target.shape)}: the loss would repeat "
+        "one of them; let the model return what the target holds (an autoencoder takes batches of x alone)"
+    )
+
+
 def check_loss(loss: Any, prediction: Any, loss_fn: Any, target: Any = None) -> None:
     """Raise ValueError if the first loss is not a scalar that depends on the parameters.
 
@@ -183,35 +192,74 @@ def check_loss(loss: Any, prediction: Any, loss_fn: Any, target: Any = None) -> 
     are_tensors = isinstance(prediction, Tensor) and isinstance(target, Tensor)
     compares_elements = isinstance(loss_fn, _LOSSES_OF_ELEMENTS) or loss_fn in _FUNCTIONS_OF_ELEMENTS
     if are_tensors and compares_elements and prediction.numel() != target.numel():
-        raise ValueError(
-            f"the prediction has shape {tuple(prediction.shape)}, the target {tuple(target.shape)}: the loss would "
-            "repeat one of them; let the model return what the target holds"
-        )
+        raise ValueError(_explain_sizes(prediction, target))
     if not loss.requires_grad:
         raise ValueError(
             "the loss does not depend on the parameters: is the model under no_grad, or the prediction detached?"
         )
 
 # %% ../../nbs/1_training/50_checks.ipynb #f1a00012
-def check_sample_mean(compute_loss: Callable, prediction: Any, target: Any, loss: Tensor) -> None:
+def _tensors(value):
+    """Yield the tensors in an output or a target of any form."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_tensors, value.values()))
+    elif isinstance(value, (list, tuple)):
+        yield from chain.from_iterable(map(_tensors, value))
+    elif hasattr(value, "__dict__"):
+        yield from (v for v in vars(value).values() if isinstance(v, Tensor))
+
+
+def _rows(value, part):
+    """Return some samples of an output or a target; a tensor without samples stays whole."""
+    if isinstance(value, Tensor):
+        return value[part].detach() if value.ndim else value.detach()
+    if isinstance(value, Mapping):
+        items = {k: _rows(v, part) for k, v in value.items()}
+        return items if type(value) is dict else type(value)(**items)
+    if isinstance(value, (list, tuple)):
+        items = [_rows(v, part) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if hasattr(value, "__dict__"):
+        rows = copy(value)
+        vars(rows).update({k: _rows(v, part) for k, v in vars(value).items() if isinstance(v, Tensor)})
+        return rows
+    return value
+
+
+def check_sample_mean(
+    compute_loss: Callable,
+    prediction: Any,
+    target: Any,
+    loss: Tensor,
+    buffers: Iterable[Tensor] = (),  # of the loss, which stay as they are
+) -> None:
     """Raise ValueError if a loss is not the mean over the samples of a batch, as far as two parts of the batch show it.
 
     A loss that cannot be computed for a part of the batch is left alone.
     """
-    are_tensors = isinstance(prediction, Tensor) and isinstance(target, Tensor) and prediction.ndim and target.ndim
-    if not are_tensors or len(prediction) != len(target) or len(target) < 2:
+    outputs = list(_tensors(prediction))
+    lengths = {len(t) for t in (*outputs, *_tensors(target)) if t.ndim}
+    samples = max(lengths, default=0)
+    if len(lengths) != 1 or samples < 2:
         return
-    cut = max(len(target) // 3, 1)
+    cut = max(samples // 3, 1)
     parts = []
+    saved = [(buffer, buffer.clone()) for buffer in buffers]
     with torch.no_grad(), torch.random.fork_rng():
         for part in (slice(cut), slice(cut, None)):
             try:
-                parts.append(float(compute_loss(prediction[part].detach(), target[part])))
-            except (RuntimeError, ValueError, IndexError, TypeError):
+                parts.append(float(compute_loss(_rows(prediction, part), _rows(target, part))))
+            except Exception:  # of a function of the user, on a batch that it was not made for
                 return
-    mean = (parts[0] * cut + parts[1] * (len(target) - cut)) / len(target)
+            finally:
+                for buffer, value in saved:
+                    buffer.copy_(value)
+    mean = (parts[0] * cut + parts[1] * (samples - cut)) / samples
     whole = float(loss.detach())
-    tolerance = 1e-3 if prediction.dtype in (torch.float32, torch.float64) else 2e-2
+    is_precise = all(t.dtype in (torch.float32, torch.float64) for t in outputs if t.is_floating_point())
+    tolerance = 1e-3 if is_precise else 2e-2
     if math.isfinite(whole) and not abs(whole - mean) <= tolerance * max(abs(whole), 1e-3):
         raise ValueError(
             f"loss_fn is not a mean over the samples: {whole:.6g} for the first batch, {mean:.6g} by its parts. So the "
@@ -284,8 +332,12 @@ def add_hints(error: Exception, loss_fn: Any, prediction: Any, y: Any) -> None:
     if isinstance(error, (IndexError, RuntimeError, ValueError)) and isinstance(y, Tensor):
         if isinstance(output, Tensor) and output.ndim > 1:
             hints.append(_label_hint(loss_fn, output, y))
-    if isinstance(error, TypeError) and re.search(r"argument 'input' .*must be Tensor, not", text):
-        hints.append(_output_hint(prediction))
+            if "size of tensor a" in text and output.numel() != y.numel():
+                hints.append(_explain_sizes(output, y))
+    if isinstance(error, TypeError) and (match := re.search(r"argument 'input' .*must be Tensor, not (\w+)", text)):
+        hints.append(_input_hint(match[1]) if prediction is None else _output_hint(prediction))
+    if isinstance(error, TypeError) and (match := re.search(r"(\S+)\(\) missing \d+ required positional", text)):
+        hints.append(_missing_hint(match[1], loss_fn))
     for hint in hints:
         if hint:
             error.add_note(hint)
@@ -310,6 +362,32 @@ def _dtype_hint(text):
     convert = "x.float()" if weights in ("float32", "bfloat16", "float16") else f"x.to(torch.{weights})"
     model = ", or the model, model.double()" if x == "float64" else ""
     return f"the input is {x}, the model {weights}: convert the input in the dataset, {convert}{model}"
+
+
+def _input_hint(kind):
+    """Return what to do about a batch that a model was given whole."""
+    if kind in ("list", "tuple"):
+        return "forward has one argument, for which it got several tensors: let it take them all, or stack them"
+    return (
+        f"the model was given the {kind} as it is, for forward has no arguments of the names in it: give both the same "
+        "names"
+    )
+
+
+def _missing_hint(function, loss_fn):
+    """Return what to do about a function that was given too few arguments."""
+    loss_name = getattr(loss_fn, "__qualname__", f"{type(loss_fn).__qualname__}.forward")
+    if function == loss_name:
+        return (
+            "loss_fn is called with the prediction and the target. Of a model that returns several tensors the "
+            "prediction is the tuple: lambda prediction, target: loss(*prediction, target)"
+        )
+    if function.endswith("forward"):
+        return (
+            "the last part of a batch is the target, which a model gets only if it computes its own loss. Without a "
+            "target, pass a loss_fn of (prediction), and the model gets all parts"
+        )
+    return None
 
 
 def _output_hint(prediction):

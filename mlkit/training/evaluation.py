@@ -22,7 +22,7 @@ from .counts import LossCounter, split_loss
 from .distributed import ProcessGroup, SingleProcess, is_main, world_size
 from .state import RandomStates
 from .stopping import RunLimits, StopRequest, next_batches
-from .unpacking import call_on_output, main_output
+from .unpacking import ModelLoss, call_on_output, main_output
 from .workers import start_workers
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #251f448a
@@ -241,6 +241,7 @@ class Evaluator:
             with self.autocast:
                 self.prediction = predict(x)
                 loss, count = split_loss(compute_loss(self.prediction, self.y))
+            metric_count = count if isinstance(loss_fn, ModelLoss) and loss_fn.is_known else None
             local, whole = self.processes.shard_sizes(self.batches, self.batch, self.y)
             if loss is not None and counter.is_sum and 0 < local < whole:
                 loss = loss * (whole / local)
@@ -254,8 +255,10 @@ class Evaluator:
                 self.reported_no_loss = _report_no_loss(metrics)
             for name, metric in metrics.items():
                 if not hasattr(metric, "update"):
-                    result = call_on_output(metric, self.prediction, self.y, _reshape_target, loss_fn)
+                    result = call_on_output(metric, self.prediction, self.y, _reshape_target, loss_fn, True)
                     value, count = _split_metric(result)
+                    if count is None:
+                        count = metric_count
                     if count is None:
                         count = counter.count(self.y, local, weighted=False)
                     for n, number in numbers(name, value).items():

@@ -543,7 +543,10 @@ def _check_first_loss(self: Trainer, count: Any):
     check_loss(self.loss, self.prediction, self.loss_fn, self.y)
     combines = self.accumulate > 1 or self.processes.world_size > 1
     if combines and count is None and not self.loss_counter.is_known:
-        check_sample_mean(self.compute_loss, self.prediction, self.y, self.loss)
+        buffers = self.loss_fn.buffers() if isinstance(self.loss_fn, nn.Module) else ()
+        check_sample_mean(self.compute_loss, self.prediction, self.y, self.loss, buffers)
+    if combines and isinstance(self.loss_fn, ModelLoss):
+        self.loss_fn.warn()
 
 
 @patch

@@ -9,8 +9,9 @@ __all__ = ['ModelLoss']
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import FunctionType
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,17 +25,15 @@ from .batch import sample_count
 
 # %% ../../nbs/1_training/17_unpacking.ipynb #92fc54e4
 def main_output(prediction: Any, loss_fn: Any = None) -> Any:
-    """Return the logits of an output that has them as an attribute, as those of Hugging Face; else the output itself.
+    """Return the logits of an output that has them by this name, as those of Hugging Face; else the output itself.
 
-    With a `ModelLoss` also the item `logits` of a dict, and the first item of a tuple that is not the loss.
+    With a `ModelLoss` also the first item of a tuple that is not the loss.
     """
     if isinstance(prediction, Tensor):
         return prediction
-    logits = getattr(prediction, "logits", None)
-    if logits is None and isinstance(loss_fn, ModelLoss):
-        if isinstance(prediction, Mapping):
-            logits = prediction.get("logits")
-        elif isinstance(prediction, tuple) and _loss_in(prediction) is not None:
+    logits = _item(prediction, "logits")
+    if logits is None and isinstance(loss_fn, ModelLoss) and isinstance(prediction, tuple):
+        if _loss_in(prediction) is not None:
             logits = next((item for item in prediction if not _is_scalar(item)), None)
     return prediction if logits is None else logits
 
@@ -56,9 +55,29 @@ def _loss_in(output):
     if loss is not None:
         return loss
     if isinstance(output, Mapping) and output and all(map(_is_scalar, output.values())):
+        _check_losses(output)
         return sum(output.values())
     scalars = [item for item in output if _is_scalar(item)] if isinstance(output, (tuple, list)) else []
     return scalars[0] if len(scalars) == 1 else None
+
+
+def _is_total(name):
+    return "total" in str(name).lower()
+
+
+def _check_losses(output):
+    """Raise ValueError for a mapping of scalars of which one is no loss to add to the others."""
+    learns = {name: value.requires_grad for name, value in output.items()}
+    others = [
+        name
+        for name in output
+        if _is_total(name) and len(output) > 1 or any(learns.values()) and not learns[name] and "loss" not in str(name)
+    ]
+    if others:
+        raise ValueError(
+            f"the model gave {_describe(output)}, which would be added up, but {', '.join(map(str, others))} does not "
+            "look like one of several losses: let the model return the loss as 'loss'"
+        )
 
 # %% ../../nbs/1_training/17_unpacking.ipynb #ac91bf39
 IGNORED = -100  # the label that torch's cross-entropy leaves out, and the models of Hugging Face with it
@@ -155,6 +174,7 @@ class ModelLoss:
 
     def __init__(self):
         self.means: dict[tuple, _Mean | None] = {}  # by the kind of logits and labels
+        self.is_known = True  # whether it is, over how many targets the latest loss is a mean
         self.warned = False
 
     def __repr__(self) -> str:
@@ -175,6 +195,7 @@ class ModelLoss:
                 "(prediction), or of (prediction, x), or let the model return its own loss, as 'loss' in a dict"
             )
         count = _item(prediction, "count")
+        self.is_known = True
         if not isinstance(count, (int, float, Tensor)):  # a tuple has a method of this name
             count = self._count(loss.detach(), prediction, target)
         return loss, count
@@ -182,21 +203,23 @@ class ModelLoss:
     def _count(self, loss, prediction, target):
         logits = main_output(prediction, self)
         if not (isinstance(logits, Tensor) and isinstance(target, Tensor)):
+            self.is_known = False
             return sample_count(target)
         kind = logits.ndim, target.ndim, target.dtype, torch.is_grad_enabled()
         if kind in self.means:
             mean = self.means[kind]
         else:
             mean, certain = _find_mean(loss, logits, target)
-            if certain:
-                self.means[kind] = mean
-                self._warn(mean, target)
+        self.is_known = mean is not None
+        if kind not in self.means and certain:
+            self.means[kind] = mean
+            if target.ndim > 1 or not target.is_floating_point() and bool((target == IGNORED).any()):
+                self.warn()
         return mean.count(target) if mean else _labelled_count(target)
 
-    def _warn(self, mean, target):
-        """Warn once if it is not known whether the loss is a mean over the samples."""
-        has_ignored_labels = not target.is_floating_point() and bool((target == IGNORED).any())
-        if mean or self.warned or not (has_ignored_labels or target.ndim > 1):
+    def warn(self):
+        """Warn once if it is not known over how many targets the loss is a mean."""
+        if self.is_known or self.warned:
             return
         self.warned = True
         warnings.warn(
@@ -228,6 +251,9 @@ def takes_target(function: Callable) -> bool:
         return True
     if type(function) is FunctionType and function.__code__.co_argcount > 1:  # no need to look at the signature
         return True
+    if type(function) is MethodType and type(function.__func__) is FunctionType:
+        if function.__func__.__code__.co_argcount > 2:  # with its object
+            return True
     return forward_arguments(function).most > 1
 
 
@@ -237,8 +263,12 @@ def call_on_output(
     target: Any,
     fit: Callable[[Any, Any], Any],  # of (prediction, target): returns the target in the shape of the prediction
     loss_fn: Any = None,  # for a metric: see `main_output`
+    is_metric: bool = False,  # a metric gets logits rather than the output that has them, a loss_fn the output
 ) -> Any:
-    """Return `function(prediction, target)`, or `function(prediction)` if it has one argument."""
+    """Return `function(prediction, target)`, or `function(prediction)` if it has one argument.
+
+    Of an output with logits the function gets one of both, and the other if it cannot take that.
+    """
     has_target = takes_target(function)
     if has_target and isinstance(prediction, Tensor):
         return function(prediction, fit(prediction, target))
@@ -247,21 +277,22 @@ def call_on_output(
         return function(output, fit(output, target)) if has_target else function(output)
 
     output = main_output(prediction, loss_fn)
-    if output is prediction or _wants_logits(function):
+    if output is prediction or _is_from_torch(function):
         return call(output)
+    takes_logits = is_metric and hasattr(prediction, "logits") and not isinstance(prediction, tuple)
+    with suppress(TypeError):  # the function cannot be a key
+        takes_logits = _takes_logits.get(function, takes_logits)
+    first, second = (output, prediction) if takes_logits else (prediction, output)
     try:
-        return call(prediction)
+        return call(first)
     except (AttributeError, TypeError, KeyError, IndexError) as error:
         try:
-            result = call(output)
+            result = call(second)
         except Exception:
             raise error from None
-    _takes_logits[function] = True
+    with suppress(TypeError):
+        _takes_logits[function] = not takes_logits
     return result
-
-
-def _wants_logits(function):
-    return _is_from_torch(function) or _takes_logits.get(function, False)
 
 
 def _is_from_torch(function):
@@ -283,11 +314,11 @@ def default_loss(model: nn.Module, batch: Any) -> Callable:
 
 def _computes_loss(model, batch):
     arguments = forward_arguments(model)
-    parts = _named_parts(batch)
+    parts = _named_parts(batch, model)
     if parts is not None:
         name = _target_name(parts)
         is_accepted = isinstance(batch, Mapping) or parts.keys() <= arguments.names
-        return name is None or name in arguments.names and is_accepted
+        return name is None or name in arguments.names and is_accepted or _passes_on(model, arguments, parts)
     if not _is_plain_sequence(batch):
         return _target_attribute(batch) is None
     if len(batch) < 2:
@@ -302,10 +333,23 @@ def _computes_loss(model, batch):
     return required == len(inputs[0]) + 1 or required == 2 != len(inputs[0])  # its parts are arguments, or it is one
 
 
-def _named_parts(batch):
-    """Return a mapping itself, and a named tuple with a target as a dict; None for anything else."""
+def _passes_on(model, arguments, parts):
+    """Return whether a model, whose forward takes only **kwargs, has one module within it that takes all the parts."""
+    children = list(model.children()) if arguments.takes_any_name and not arguments.names else []
+    return len(children) == 1 and parts.keys() <= forward_arguments(children[0]).names
+
+
+def _named_parts(batch, model):
+    """Return a mapping itself, and a named tuple with a target as a dict; None for anything else.
+
+    The same for a dataclass with a target, if the model takes its other fields by their names.
+    """
     if isinstance(batch, Mapping):
         return batch
+    if is_dataclass(batch):
+        parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        target = _target_name(parts)
+        return parts if target and parts.keys() - {target} <= forward_arguments(model).names else None
     return batch._asdict() if _target_name(getattr(batch, "_fields", ())) else None
 
 
@@ -334,9 +378,10 @@ def unpack_batch(batch: Any, model: nn.Module, loss_fn: Callable) -> tuple[Any, 
     Without a target the input takes its place. Raises ValueError if the loss needs a target and there is none.
     """
     own_loss = isinstance(loss_fn, ModelLoss)
-    if type(batch) in (tuple, list) and len(batch) == 2 and isinstance(batch[0], Tensor) and not own_loss:
+    is_pair = type(batch) in (tuple, list) and len(batch) == 2 and isinstance(batch[0], Tensor)
+    if is_pair and not own_loss and takes_target(loss_fn):
         return batch[0], batch[1]
-    parts = _named_parts(batch)
+    parts = _named_parts(batch, model)
     if parts is not None:
         return _unpack_named(parts, batch, model, loss_fn)
     if _is_plain_sequence(batch):
@@ -351,14 +396,23 @@ def _unpack_named(parts, batch, model, loss_fn):
     name = _target_name(parts)
     if name is None:
         _check_no_target(parts, loss_fn)
-        return parts, next(iter(parts.values())) if len(parts) == 1 else parts
+        return _by_name(parts, model), next(iter(parts.values())) if len(parts) == 1 else parts
     if isinstance(loss_fn, ModelLoss):
         return parts, parts[name]
     inputs = {k: v for k, v in parts.items() if k != name}
     if not isinstance(batch, Mapping) and not inputs.keys() <= forward_arguments(model).names:
         inputs = tuple(inputs.values())  # the names of a named tuple need not be those of the model
-        inputs = inputs[0] if len(inputs) == 1 else inputs
-    return inputs, parts[name]
+        return inputs[0] if len(inputs) == 1 else inputs, parts[name]
+    return _by_name(inputs, model), parts[name]
+
+
+def _by_name(inputs, model):
+    """Return inputs by name as they are, or a single one itself if the model takes a tensor and has another name."""
+    if len(inputs) != 1 or inputs.keys() <= forward_arguments(model).names:
+        return inputs
+    while isinstance(model, nn.Sequential) and len(model):
+        model = model[0]
+    return next(iter(inputs.values())) if forward_arguments(model).first_is_tensor else inputs
 
 
 def _unpack_sequence(batch, model, loss_fn):
@@ -369,6 +423,8 @@ def _unpack_sequence(batch, model, loss_fn):
         return _input(batch[0], batch[0], model), batch[0]
     *inputs, target = batch
     if not isinstance(loss_fn, ModelLoss):
+        if not takes_target(loss_fn) and len(forward_arguments(model).required) == len(batch):
+            return tuple(batch), batch  # the views of a contrastive model: there is no target
         return (tuple(inputs) if len(inputs) > 1 else _input(inputs[0], target, model)), target
     if len(inputs) == 1:
         x = _input(inputs[0], target, model, others=1)

@@ -232,6 +232,65 @@ def test_validation_measures_logits(tokenizer):
     assert "valid_accuracy" in by_default.epochs[0] and "valid_loss" in by_default.epochs[0]
 
 
+def test_a_metric_of_a_language_model_counts_by_the_next_labels(tokenizer):
+    case = CASES["GPT-2"]
+
+    def next_token_accuracy(logits, labels):
+        counts = labels[:, 1:] != -100
+        return logits[:, :-1].argmax(-1).eq(labels[:, 1:])[counts].float().mean()
+
+    model = case.model()
+    metrics = {"next": next_token_accuracy}
+    loader = case.loader(tokenizer, 7)
+    history = train_model(model, loader, 3, 1e-2, valid_loader=loader, metrics=metrics, verbose=False)
+    [whole] = case.loader(tokenizer, 40)
+    with torch.no_grad():
+        expected = next_token_accuracy(model.eval()(**whole).logits, whole["labels"]).item()
+    assert expected > 0 and history["valid_next"][2] == pytest.approx(expected, abs=1e-6)
+
+
+class Around(nn.Module):
+    """Passes all that it gets on to the model in it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **batch):
+        return self.model(**batch)
+
+
+def test_a_module_around_a_model_trains_by_its_loss(case, tokenizer):
+    expected = case.model()
+    torch.manual_seed(1)
+    train_plainly(expected, case.loader(tokenizer), 1, 1e-2)
+    model = Around(case.model())
+    torch.manual_seed(1)
+    train_model(model, case.loader(tokenizer), 1, 1e-2, verbose=False)
+    assert_equal_weights(model.model, expected)
+
+
+class Contrast(nn.Module):
+    """Compares each image with each text of a batch, as CLIP does, and returns its own loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, image, text):
+        logits = self.linear(image) @ self.linear(text).T
+        return {"loss": F.cross_entropy(logits, torch.arange(len(logits))), "logits": logits}
+
+
+def test_an_own_loss_of_unknown_count_is_said_where_batches_are_combined():
+    batches = [dict(image=torch.randn(n, 4), text=torch.randn(n, 4)) for n in (4, 4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_model(Contrast(), batches, 1, 1e-3, verbose=False)
+    with pytest.warns(UserWarning, match="it is not known over how many targets the model's own loss is a mean"):
+        train_model(Contrast(), batches, 1, 1e-3, accumulate=2, verbose=False)
+
+
 def test_default_accuracy_is_that_of_the_logits(tokenizer):
     case = CASES["classifier"]
     model = case.model()
