@@ -29,6 +29,7 @@ from .callbacks.progress import Progress
 from .checks import check_parts, check_rate, whole_number
 from .distributed import is_main, join_processes
 from .rng import seed_generators
+from .state import StatefulObjects
 
 # %% ../../nbs/1_training/00_training.ipynb #81c040f8
 def default_device() -> torch.device:
@@ -74,7 +75,8 @@ def train_model(
             part.to(device)
     if not isinstance(optimizer, torch.optim.Optimizer):
         make_optimizer = optimizer or _fast_adam
-        optimizer = make_optimizer(_trained_parameters(model, loss_fn), lr=learning_rate)
+        others = StatefulObjects(options.get("stateful")).parameters()
+        optimizer = make_optimizer(_trained_parameters(model, loss_fn, others), lr=learning_rate)
     if config is None:
         config = dict(epochs=epochs, learning_rate=learning_rate, seed=seed)
     callbacks = list(callbacks)
@@ -107,12 +109,18 @@ def _check_options(trainer: type[Trainer], options: dict) -> None:
             raise TypeError(f"train_model takes no argument {name!r}; {did_you_mean(name, names)}")
 
 
-def _trained_parameters(model: nn.Module, loss_fn: Any) -> Iterable:
-    """Return the parameters of the model, and those that a loss learns."""
+def _trained_parameters(model: nn.Module, loss_fn: Any, others: Iterable = ()) -> Iterable:
+    """Return the parameters of the model, and those that a loss learns, without those that other optimizers train."""
     learned = [p for p in loss_fn.parameters() if p.requires_grad] if isinstance(loss_fn, nn.Module) else []
-    known = {id(p) for p in model.parameters()}
+    known = {id(p) for p in (*model.parameters(), *others)}
     learned = [p for p in learned if id(p) not in known]
-    return [*model.parameters(), *learned] if learned else model.parameters()
+    trained_elsewhere = {id(p) for p in others}
+    if not (learned or trained_elsewhere):
+        return model.parameters()
+    parameters = [p for p in model.parameters() if id(p) not in trained_elsewhere]
+    if not (parameters or learned):
+        raise ValueError("stateful: its optimizers train all parameters: pass one of them as optimizer= instead")
+    return [*parameters, *learned]
 
 
 def _fast_adam(parameters: Iterable, lr: float) -> torch.optim.Adam:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ..text import did_you_mean
+from .counts import LossCounter
 from .distributed import is_main
 from .unpacking import ModelLoss, main_output
 
@@ -99,6 +100,12 @@ def check_callback(callback: Any, events: Iterable[str]) -> None:
             raise TypeError(f"{kind}.{name} is called with the trainer: expected {name}(self, trainer)") from None
         except ValueError:
             pass  # a built-in function without a signature
+    try:
+        inspect.signature(getattr(callback, "reset", list)).bind()
+    except TypeError:
+        raise TypeError(f"{kind}.reset is called before a new run, without an argument: expected reset(self)") from None
+    except ValueError:
+        pass
     if hasattr(callback, "state_dict") != hasattr(callback, "load_state_dict"):
         raise TypeError(
             f"callbacks: {kind} has one of state_dict and load_state_dict: a run can be continued with both, or with "
@@ -233,12 +240,14 @@ def check_sample_mean(
     prediction: Any,
     target: Any,
     loss: Tensor,
+    counter: LossCounter | None = None,  # default: one that counts samples
     buffers: Iterable[Tensor] = (),  # of the loss, which stay as they are
 ) -> None:
-    """Raise ValueError if a loss is not the mean over the samples of a batch, as far as two parts of the batch show it.
+    """Raise ValueError if a loss is not the mean that `counter` counts, as far as two parts of the batch show it.
 
-    A loss that cannot be computed for a part of the batch is left alone.
+    counter: default: over the samples. A loss that cannot be computed for a part of the batch is left alone.
     """
+    counter = counter or LossCounter(None)
     outputs = list(_tensors(prediction))
     lengths = {len(t) for t in (*outputs, *_tensors(target)) if t.ndim}
     samples = max(lengths, default=0)
@@ -246,23 +255,34 @@ def check_sample_mean(
         return
     cut = max(samples // 3, 1)
     parts = []
+    counts = []
     saved = [(buffer, buffer.clone()) for buffer in buffers]
     with torch.no_grad(), torch.random.fork_rng():
         for part in (slice(cut), slice(cut, None)):
             try:
                 parts.append(float(compute_loss(_rows(prediction, part), _rows(target, part))))
+                rows = _rows(target, part)
+                size = len(range(samples)[part])
+                counts.append(1 if counter.is_sum else float(counter.count(rows, size)))
             except Exception:  # of a function of the user, on a batch that it was not made for
                 return
             finally:
                 for buffer, value in saved:
                     buffer.copy_(value)
-    mean = (parts[0] * cut + parts[1] * (samples - cut)) / samples
+    if not sum(counts):
+        return
+    total = sum(part * count for part, count in zip(parts, counts) if count)
+    mean = total if counter.is_sum else total / sum(counts)
     whole = float(loss.detach())
     is_precise = all(t.dtype in (torch.float32, torch.float64) for t in outputs if t.is_floating_point())
     tolerance = 1e-3 if is_precise else 2e-2
     if math.isfinite(whole) and not abs(whole - mean) <= tolerance * max(abs(whole), 1e-3):
+        kind = "a sum over the samples" if counter.is_sum else "a mean over the samples"
+        if counter.counts_classes and not counter.is_sum:
+            kind = "a mean over the labels that it does not ignore"
+            kind += ", by the weights of their classes" if counter.weighs_classes else ""
         raise ValueError(
-            f"loss_fn is not a mean over the samples: {whole:.6g} for the first batch, {mean:.6g} by its parts. So the "
+            f"loss_fn is not {kind}: {whole:.6g} for the first batch, {mean:.6g} by its parts. So the "
             "batches of a step, or the shards of a batch, cannot be combined exactly. Return a pair (loss, count), "
             "where count is the number of targets that the loss is a mean over; or (loss, 1) to let all count equally"
         )

@@ -6,13 +6,16 @@
 __all__ = []
 
 # %% ../../nbs/1_training/18_counts.ipynb #c0a1d103
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .unpacking import IGNORED
 
 # %% ../../nbs/1_training/18_counts.ipynb #c0a1d106
 _CLASS_LOSSES = nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss
@@ -55,9 +58,11 @@ class LossCounter:
         self.is_sum = self._option("reduction") == "sum"
         # of several samples: classes, each of which may be ignored, elements of a tensor, or samples
         self.counts_classes = _is_one_of(self.function, _CLASS_LOSSES) or self._option("ignore_index") is not None
-        # whether it is known over what it is a mean; if not, it is taken for a mean over the samples
-        is_torch_loss = str(getattr(self.function, "__module__", "")).startswith("torch.")
-        self.is_known = is_torch_loss or self.counts_classes or self.is_sum
+        weight = self._option("weight")
+        # then a batch may count nothing, and have a gradient of 0 / 0
+        self.has_zero_weights = self.counts_classes and isinstance(weight, Tensor) and bool((weight == 0).any())
+        # whether it is sure over what it is a mean: a custom loss need not be what its attributes tell
+        self.is_known = str(getattr(self.function, "__module__", "")).startswith("torch.")
         self.counts_elements = _is_one_of(self.function, _ELEMENT_LOSSES) and self._option("reduction") != "batchmean"
 
     def _option(self, name):
@@ -75,13 +80,12 @@ class LossCounter:
     def ignore_index(self) -> int | None:
         """The target that the loss ignores, or None if it ignores none."""
         ignored = self._option("ignore_index")
-        return -100 if ignored is None and self.counts_classes else ignored
+        return IGNORED if ignored is None and self.counts_classes else ignored
 
     def count(
         self,
         target: Any,
         samples: int,  # of the target, that count
-        weighted: bool = True,  # by the weights of the classes, if the loss has some
     ) -> float | Tensor:
         """Return how much a batch counts: a number, or a scalar on the device of the target.
 
@@ -90,17 +94,27 @@ class LossCounter:
         if self.is_sum or not isinstance(target, Tensor) or not target.ndim:
             return samples
         if self.counts_classes and not target.is_floating_point():
-            return self.count_classes(target, weighted) * bool(samples)
+            return self.count_classes(target) * bool(samples)
         if self.counts_classes:  # probabilities: (batch, classes, ...)
             return samples * (target[0].numel() // max(target.shape[1:2].numel(), 1) if len(target) else 0)
         if self.counts_elements:
             return samples * (target[0].numel() if len(target) else 0)
         return samples
 
-    def count_classes(self, target: Tensor, weighted: bool = True, keep: int = 0) -> Tensor:
+    def count_labels(self, target: Any, samples: int) -> float | Tensor:
+        """Return how much a batch counts for a metric: by its labels that are not ignored, else as for the loss."""
+        is_label = (
+            isinstance(target, Tensor) and target.ndim and not (target.is_floating_point() or target.is_complex())
+        )
+        if not is_label:
+            return self.count(target, samples)
+        ignored = IGNORED if self.ignore_index is None else self.ignore_index
+        return (target != ignored).sum() * bool(samples)
+
+    def count_classes(self, target: Tensor, keep: int = 0) -> Tensor:
         """Return the number or weight of the classes that are not ignored, over all but the first `keep` dimensions."""
         valid = target != self.ignore_index
-        weight = self._option("weight") if weighted else None
+        weight = self._option("weight")
         if isinstance(weight, Tensor):
             valid = weight.to(target.device)[target * valid] * valid
         return valid.flatten(keep).sum(-1)
@@ -148,16 +162,35 @@ def split_loss(result: Any) -> tuple[Any, float | Tensor | None]:
     """
     if not isinstance(result, tuple):
         return result, None
-    if len(result) == 2:
-        loss, count = result
-        is_number = isinstance(count, (int, float)) or isinstance(count, Tensor) and count.numel() == 1
-        if is_number and not isinstance(count, bool):
-            return loss, count.detach() if isinstance(count, Tensor) else count
-    kinds = ", ".join(type(value).__name__ for value in result)
+    loss, count = split_pair(result)
+    if count is not None:
+        return loss, count
+    kinds = ", ".join(map(_describe, result))
     raise ValueError(
         f"the loss function returned a tuple ({kinds}): expected the loss, or the pair (loss, count), where count is "
-        "the number of targets that the loss is a mean over"
+        "the number of targets that the loss is a mean over, 0 or more"
     )
+
+
+def split_pair(result: Any) -> tuple[Any, float | Tensor | None]:
+    """Return the value and the count of a pair (value, count), or the result itself and None if it is no such pair."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        return result, None
+    value, count = result
+    if isinstance(count, Tensor) or type(count).__module__ == "numpy":
+        count = torch.as_tensor(count)
+        # what has a gradient is a part of the loss
+        is_count = count.numel() == 1 and not (count.dtype == torch.bool or count.is_complex() or count.requires_grad)
+        return (value, count.reshape(())) if is_count else (result, None)
+    is_count = isinstance(count, Real) and not isinstance(count, bool) and count >= 0
+    return (value, count) if is_count else (result, None)
+
+
+def _describe(value):
+    if isinstance(value, Tensor):
+        dtype = "" if value.is_floating_point() else f" of {value.dtype}"
+        return f"Tensor{dtype}{' with a gradient' if value.requires_grad else ''}"
+    return type(value).__name__ if value is None or isinstance(value, Mapping) else repr(value)[:40]
 
 # %% ../../nbs/1_training/18_counts.ipynb #c0a1d10e
 class GradientMean:
@@ -207,8 +240,18 @@ class GradientMean:
         self.reset()
 
 
-def without_nan(loss: Tensor, count: float | Tensor) -> Tensor:
-    """Return a loss, or 0 where it is a mean over nothing and so is NaN."""
-    if isinstance(count, Tensor):
-        return torch.where(count > 0, loss, torch.zeros_like(loss))
-    return loss if count else torch.zeros_like(loss) + 0 * loss.nan_to_num()
+def without_nan(
+    loss: Tensor,
+    count: float | Tensor,
+    prediction: Any,  # that the loss was computed from: its gradient would be NaN, too
+) -> Tensor:
+    """Return a loss, or 0 with gradients of 0 where it is a mean over nothing and so is NaN."""
+    on_device = isinstance(count, Tensor) and count.device.type != "cpu"  # where reading it would take time
+    if not on_device and count:
+        return loss
+    has_gradient = isinstance(prediction, Tensor) and prediction.requires_grad
+    if not on_device:
+        return (prediction * 0).sum().to(loss.dtype) if has_gradient else 0 * loss.nan_to_num()
+    if has_gradient:
+        prediction.register_hook(lambda gradient: torch.where(count > 0, gradient, 0))
+    return torch.where(count > 0, loss, torch.zeros_like(loss))

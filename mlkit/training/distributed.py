@@ -308,6 +308,10 @@ class SingleProcess:
     def check_skip(self, error: SkipBatch):
         """Raise RuntimeError if the other processes do not know that this batch was skipped."""
 
+    def any_process(self, *flags: Any) -> list[bool]:
+        """Return for each flag whether it is true in any process."""
+        return list(map(bool, flags))
+
     def training_model(self, model: nn.Module, last: bool) -> nn.Module:
         """Return the module to call for a prediction in training; `last`: of the batches before an optimizer step."""
         return model
@@ -391,7 +395,6 @@ class ProcessGroup:
         return SharedCheckpoints(folder, keep)
 
     def any_process(self, *flags: Any) -> list[bool]:
-        """Return for each flag whether it is true in any process."""
         shared = torch.tensor([float(bool(f)) for f in flags], device=_communication_device())
         dist.all_reduce(shared)
         return [f > 0 for f in shared.tolist()]

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from .batch import to_device
 from .batches import LoaderBatches, is_up_to_date, make_batches
-from .counts import LossCounter, split_loss
+from .counts import LossCounter, split_loss, split_pair
 from .distributed import ProcessGroup, SingleProcess, is_main, world_size
 from .state import RandomStates
 from .stopping import RunLimits, StopRequest, next_batches
-from .unpacking import ModelLoss, call_on_output, main_output
+from .unpacking import IGNORED, ModelLoss, call_on_output, main_output
 from .workers import start_workers
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #251f448a
@@ -68,7 +68,9 @@ def default_metrics(
         return {}
     if prediction.is_complex() or target.is_complex():
         return {}
-    class_accuracy = {"accuracy": partial(accuracy, ignore_index=LossCounter(loss_fn).ignore_index)}
+    ignored = LossCounter(loss_fn).ignore_index
+    ignored = IGNORED if ignored is None else ignored  # no class has this number
+    class_accuracy = {"accuracy": partial(accuracy, ignore_index=ignored)}
     has_classes = (
         prediction.ndim > 1
         and prediction.shape[1] > 1
@@ -84,14 +86,11 @@ def default_metrics(
         if _is_one_of(loss_fn, *losses):
             same_size = prediction.numel() == target.numel()
             return {"accuracy": partial(_binary_accuracy, threshold=threshold)} if same_size else {}
-    target_is_class = (
-        has_classes
-        and target.ndim == 1
-        and target.dtype == torch.int64
-        and len(target)
-        and 0 <= int(target.min()) <= int(target.max()) < prediction.shape[1]
-    )
-    return class_accuracy if target_is_class else {}
+    if not (has_classes and target.ndim == 1 and target.dtype == torch.int64 and len(target)):
+        return {}
+    labels = target[target != ignored]
+    are_classes = not len(labels) or 0 <= int(labels.min()) <= int(labels.max()) < prediction.shape[1]
+    return class_accuracy if are_classes else {}
 
 
 def _binary_accuracy(prediction, target, threshold):
@@ -250,20 +249,17 @@ class Evaluator:
             if loss is not None:
                 means.add("loss", loss, count if local else 0)
             output = main_output(self.prediction, loss_fn)
-            metrics = metrics or default_metrics(output, self.y, loss_fn)
+            if not metrics and not self.batch:
+                metrics = default_metrics(output, self.y, loss_fn)
+                if self.processes.any_process(not metrics)[0]:
+                    metrics = {}  # in all processes alike: each sees a shard only
             if loss is None and not self.reported_no_loss:
                 self.reported_no_loss = _report_no_loss(metrics)
+            if metric_count is None:
+                metric_count = counter.count_labels(self.y, local)
             for name, metric in metrics.items():
                 if not hasattr(metric, "update"):
-                    result = call_on_output(metric, self.prediction, self.y, _reshape_target, loss_fn, True)
-                    value, count = _split_metric(result)
-                    if count is None:
-                        count = metric_count
-                    if count is None:
-                        count = counter.count(self.y, local, weighted=False)
-                    for n, number in numbers(name, value).items():
-                        scalar = torch.as_tensor(number, device=self.device).reshape(())
-                        means.add(n, scalar, count if local else 0)
+                    self._measure(means, name, metric, metric_count, local, loss_fn)
                 elif local:
                     metric.update(output, _reshape_target(output, self.y))
             self.batch += 1
@@ -277,6 +273,15 @@ class Evaluator:
                 "valid_loader gave no batch: is the dataset empty? (A generator gives its batches only once.)"
             )
         return {f"valid_{name}": value for name, value in (means.compute(self.processes) | self._totals()).items()}
+
+    def _measure(self, means, name, metric, labels, local, loss_fn):
+        """Add the value of a metric for the current batch; `labels`: how many count, if the metric does not tell."""
+        result = call_on_output(metric, self.prediction, self.y, _reshape_target, loss_fn, True)
+        value, count = split_pair(result)
+        if count is None:
+            count = labels
+        for n, number in numbers(name, value).items():
+            means.add(n, torch.as_tensor(number, device=self.device).reshape(()), count if local else 0)
 
     def _start(self, epoch):
         if self.batches is not None and not is_up_to_date(self.batches, self.loader):
@@ -309,11 +314,6 @@ class Evaluator:
             states = self.random_states.capture()
             start_workers(self.loader)
             self.random_states.restore(states)
-
-
-def _split_metric(result):
-    """Return the value and the count of what a metric returned, a value or the pair (value, count)."""
-    return result if isinstance(result, tuple) and len(result) == 2 else (result, None)
 
 
 class _WeightedMeans:

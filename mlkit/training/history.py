@@ -67,14 +67,19 @@ class History:
 
     def read_recorded(self):
         """Read the recorded values, all tensors together."""
-        tensors = [value for *_, value in self.unread_values if hasattr(value, "detach")]
-        if tensors:
+        numbers = [value for *_, value in self.unread_values]
+        places: dict[Any, list[int]] = {}  # of the tensors, by their device
+        for i, value in enumerate(numbers):
+            if hasattr(value, "detach"):
+                places.setdefault(value.device, []).append(i)
+        for indices in places.values():
             import torch
 
-            numbers = iter(torch.stack([t.double().reshape(()) for t in tensors]).tolist())
-        for name, step, value in self.unread_values:
-            number = next(numbers) if hasattr(value, "detach") else float(value)
-            self.values_by_name.setdefault(name, {})[step] = number
+            read = torch.stack([numbers[i].double().reshape(()) for i in indices]).tolist()
+            for i, number in zip(indices, read):
+                numbers[i] = number
+        for (name, step, _), number in zip(self.unread_values, numbers):
+            self.values_by_name.setdefault(name, {})[step] = float(number)
         self.unread_values.clear()
 
     def to_pandas(self, steps: bool = False) -> Any:
@@ -99,7 +104,8 @@ def record(
     self: History,
     name: str,
     value: Any,  # a number, or a tensor or array of one number
-    step: int | None = None,  # the optimizer step, from 1; default: the one that is being trained
+    # the optimizer step, from 1; default: the one that is being trained, at events such as after_step the last one
+    step: int | None = None,
 ):
     """Keep a number for an optimizer step; a second value for the same step takes the place of the first.
 
@@ -108,7 +114,7 @@ def record(
     if name == "loss":
         raise ValueError("record: the losses are in history.steps, choose another name than 'loss'")
     if hasattr(value, "numel"):
-        size = value.numel()
+        size = 0 if value.is_complex() else value.numel()
     elif hasattr(value, "size"):
         size = value.size
     else:

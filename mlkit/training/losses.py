@@ -79,6 +79,11 @@ class LossBuffer:
         self.discard()
         return steps
 
+    def keep_unread(self, count: int):
+        """Forget the unread losses after the first `count`."""
+        for values in (self.unread_losses, self.unread_counts, self.unread_batches, self.unread_steps):
+            del values[count:]
+
     def discard(self):
         """Forget the unread losses."""
         self.unread_losses.clear()
@@ -131,7 +136,9 @@ def _step_losses(values, counts, steps, is_sum) -> list[float]:
     for _, indices in groupby(range(len(steps)), key=lambda i: steps[i]):
         batches = list(indices)
         step_values = [values[i] for i in batches]
-        losses.append(sum(step_values) if is_sum else _mean(step_values, [counts[i] for i in batches]))
+        step_counts = [counts[i] for i in batches]
+        mean = _mean(step_values, step_counts) if any(step_counts) else 0.0
+        losses.append(sum(step_values) if is_sum else mean)
     return losses
 
 # %% ../../nbs/1_training/15_losses.ipynb #9dfc0643

@@ -176,34 +176,60 @@ class StatefulObjects(dict):
                 value.load_state_dict(states[name])
 
 # %% ../../nbs/1_training/32_state.ipynb #b2d40005
-_initial_states: dict[int, tuple[Callable[[], Any], Any]] = {}  # by the callback's id: a reference to it, its state
+@dataclasses.dataclass(slots=True)
+class _Beginning:
+    """How a callback was when it was first passed to a trainer."""
+
+    callback: Any  # or a weak reference to it, where that is possible
+    state: Any
+    is_used: bool = False  # whether a run has begun with it
+
+
+_beginnings: dict[int, _Beginning] = {}  # by the callback's id
 
 
 def remember_callbacks(callbacks: Iterable):
-    """Keep the state in which each callback is passed to a trainer for the first time, for `reset_callbacks`."""
+    """Keep the state in which each callback is passed to a trainer for the first time, for `begin_callbacks`."""
     for callback in callbacks:
         _remember(callback)
 
 
 def _remember(callback):
-    if hasattr(callback, "reset") or not hasattr(callback, "state_dict") or id(callback) in _initial_states:
+    if hasattr(callback, "reset") or not hasattr(callback, "state_dict") or id(callback) in _beginnings:
         return
     key = id(callback)
     try:
-        reference = weakref.ref(callback, lambda _: _initial_states.pop(key, None))
-    except TypeError:  # a class with slots
-        return
+        reference = weakref.ref(callback, lambda _: _beginnings.pop(key, None))
+    except TypeError:  # of a class with slots, which is kept
+        reference = callback
     with suppress(Exception):  # it may have no state before a run
-        _initial_states[key] = reference, copy.deepcopy(callback.state_dict())
+        _beginnings[key] = _Beginning(reference, copy.deepcopy(callback.state_dict()))
 
 
-def reset_callbacks(callbacks: Iterable):
-    """Let callbacks begin anew."""
+def begin_callbacks(callbacks: Iterable, anew: bool = True):
+    """Let callbacks that were used in another run begin anew, and note that they are used now.
+
+    anew: False for a run that continues. Raises ValueError if the first state of a callback cannot be restored.
+    """
     for callback in callbacks:
-        if hasattr(callback, "reset"):
+        beginning = _beginnings.get(id(callback))
+        if anew and hasattr(callback, "reset"):
             callback.reset()
-        elif id(callback) in _initial_states:
-            callback.load_state_dict(copy.deepcopy(_initial_states[id(callback)][1]))
+        elif anew and beginning and beginning.is_used and beginning.state:  # an empty state restores nothing
+            _restore(callback, copy.deepcopy(beginning.state))
+        if beginning:
+            beginning.is_used = True
+
+
+def _restore(callback, state):
+    try:
+        callback.load_state_dict(state)
+    except Exception as error:
+        kind = type(callback).__name__
+        raise ValueError(
+            f"callbacks: this {kind} was used in another run, and the state it had before cannot be restored: {kind}."
+            f"load_state_dict raised {error!r}. Give it a method reset(self), or pass a new {kind}"
+        ) from error
 
 # %% ../../nbs/1_training/32_state.ipynb #810cd564
 class RandomStates:
@@ -371,12 +397,33 @@ def _fingerprint(dataset: Any) -> list | None:
         contents = [_fingerprint(d) for d in dataset.datasets]
         return None if None in contents else ["datasets", _checksum(contents)]
     if isinstance(dataset, (list, tuple, range)):
-        return ["items", _checksum([dataset[i] for i in range(0, len(dataset), len(dataset) // 100 + 1)])]
-    return None
+        return ["items", _checksum(_some_items(dataset))]
+    return _fingerprint_attributes(dataset)
 
 
-def _some_rows(tensor: Tensor, limit: int = 1000, limit_bytes: int = 2**24) -> list:
-    """Return shape and dtype of a tensor, and some evenly spaced rows."""
+def _some_items(items: Any) -> list:
+    """Return some evenly spaced items of a sequence."""
+    return [items[i] for i in range(0, len(items), len(items) // 100 + 1)]
+
+
+def _fingerprint_attributes(dataset: Any) -> list | None:
+    """Return a fingerprint of a custom dataset's attributes that hold something for each sample; None if none do."""
+    columns = {}
+    length = len(dataset)
+    for name, value in sorted(getattr(dataset, "__dict__", {}).items()):
+        is_array = isinstance(value, (Tensor, np.ndarray))
+        if not is_array and not isinstance(value, (list, tuple)) or is_array and not value.ndim or len(value) != length:
+            continue
+        column = _some_rows(value) if is_array else _some_items(value)
+        if not is_array and any(item is None for item in column):
+            continue  # it is filled while samples are loaded
+        with suppress(TypeError):  # of objects that have no checksum
+            columns[name] = _checksum(column)
+    return [f"attributes {', '.join(columns)}", _checksum(list(columns.values()))] if columns else None
+
+
+def _some_rows(tensor: Tensor | np.ndarray, limit: int = 1000, limit_bytes: int = 2**24) -> list:
+    """Return shape and dtype of a tensor or an array, and some evenly spaced rows."""
     row_bytes = max(tensor[:1].nbytes, 1)
     step = len(tensor) // max(min(limit, limit_bytes // row_bytes), 1) + 1
     return [*tensor.shape, tensor[::step]]

@@ -59,18 +59,18 @@ from mlkit.training.state import (
     DataCheck,
     RandomStates,
     StatefulObjects,
+    begin_callbacks,
     check_state,
     config_changes,
     local_shards,
     loss_state,
     plain_config,
     remember_callbacks,
-    reset_callbacks,
     restore_optimizer,
     without_compiler,
 )
 from .stopping import RunLimits, SkipBatch, StopRequest, next_batches
-from .unpacking import ModelLoss, call_on_output, default_loss, unpack_batch
+from .unpacking import ModelLoss, call_on_output, default_loss, main_output, unpack_batch
 from .workers import check_workers
 
 _all_ = ["SkipBatch"]
@@ -98,6 +98,16 @@ EVENTS = (
 
 # %% ../../nbs/1_training/10_trainer.ipynb #0898fab6
 _AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _Autocast(torch.autocast):
+    """An autocast that knows whether it was used."""
+
+    is_used = False
+
+    def __enter__(self):
+        self.is_used = True
+        return super().__enter__()
 
 
 @dataclass(frozen=True)
@@ -163,7 +173,7 @@ class TrainerOptions:
     def autocast(self, device: torch.device) -> AbstractContextManager:
         """Return the context in which the model runs."""
         dtype = _AUTOCAST_DTYPES[self.precision]
-        return torch.autocast(device.type, dtype) if dtype else nullcontext()
+        return _Autocast(device.type, dtype) if dtype else nullcontext()
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler | None:
         """Return the loss scaler, which only fp16 needs."""
@@ -176,6 +186,10 @@ class Trainer:
     Callbacks are objects with methods named after `EVENTS`, each called with the trainer. They may read and change
     `model`, `optimizer`, `loss_fn` and, during a batch, `x`, `y`, `prediction` and `loss`.
     """
+
+    first_step = 0  # optimizer steps that were made when the run began
+    event: str | None = None  # that callbacks are being called for
+    notified: frozenset[str] = frozenset()  # events that callbacks were called for
 
     def __init__(
         self,
@@ -264,7 +278,7 @@ class Trainer:
         self.first_epoch = 0  # epochs that were complete when the run began
         self.epochs = 0  # epochs at its end
         self.epoch_started_at = self.row_started_at = 0.0  # by time.perf_counter; a row of metrics
-        self.history = History(current_step=lambda: self.step + 1)
+        self.history = History(current_step=lambda: self.recorded_step)
         self.last_metrics: dict[str, float] = {}
         # the current batch
         self.x = None
@@ -306,10 +320,34 @@ class Trainer:
     def notify(self, event: str):
         """Call the callbacks that listen to an event."""
         listeners = self.listeners[event]
-        if listeners:
-            self.checkpointer.wait_for_copy()  # a callback may change anything
-        for listener in listeners:
-            listener(self)
+        if not listeners:
+            return
+        self.checkpointer.wait_for_copy()  # a callback may change anything
+        outer_event = self.event
+        self.event = event
+        self.notified |= {event}
+        try:
+            for listener in listeners:
+                listener(self)
+        except SkipBatch as error:
+            if event not in _BEFORE_BACKWARD:
+                raise ValueError(
+                    f"a SkipBatch was raised in {event}, where it is too late, or no batch is trained: raise it in "
+                    f"{', '.join(_BEFORE_BACKWARD)}. To leave out an optimizer step, set the gradients to None in "
+                    "before_step"
+                ) from error
+            raise
+        finally:
+            self.event = outer_event
+
+    @property
+    def recorded_step(self) -> int:
+        """The optimizer step, from 1, that a value belongs to which is recorded now.
+
+        It is the step that is being trained, and at the events after it the step that was made.
+        """
+        is_made = self.event in _AFTER_STEP or self.event == "after_batch" and not self.accumulated_batches
+        return max(self.step, 1) if is_made else self.step + 1
 
     def stop(self, reason: str):
         """End the run after this batch, or, with several processes, as soon as all of them know.
@@ -317,6 +355,21 @@ class Trainer:
         May be called by a callback, a signal handler or another thread.
         """
         self.stop_request.request(reason)
+
+
+_BEFORE_BACKWARD = "before_batch", "before_loss", "after_loss", "before_backward"
+_BATCH_EVENTS = *_BEFORE_BACKWARD, "after_backward", "before_step", "after_batch"
+_AFTER_STEP = frozenset(
+    (
+        "after_step",
+        "before_validate",
+        "after_validate",
+        "after_metrics",
+        "after_epoch",
+        "after_fit",
+        "on_progress",
+    )
+)
 
 
 def _find_listeners(callbacks: Iterable) -> dict[str, list]:
@@ -341,10 +394,10 @@ def fit(self: Trainer, epochs: int) -> History:
     optimizer_options = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
     if not self.saved_callback_states and not self.checkpoints:
         self.first_epoch = self.epoch  # a fit after a complete one is a new run
+        self.first_step = self.step
     self.collect_parameters()
     check_model(self.model, self.parameters, self.device, self.loss_fn, self.stateful.parameters())
-    if not (self.epoch or self.batch or self.step or self.saved_callback_states):
-        reset_callbacks(self.callbacks)
+    begin_callbacks(self.callbacks, anew=not (self.epoch or self.batch or self.step or self.saved_callback_states))
     self.checkpointer.guard(self.optimizer)
     with self.stop_request.on_signals(self.options.grace if self.checkpoints else None):
         try:
@@ -419,6 +472,7 @@ def _next_group(self: Trainer, batches: Iterator) -> list | None:
 @patch
 def run_batch(self: Trainer, batch: Any):
     """Train a batch, unless a callback skips it."""
+    unread = len(self.losses.unread_losses)
     try:
         if type(self).train_batch is Trainer.train_batch:
             self.train_batch(batch)
@@ -426,6 +480,7 @@ def run_batch(self: Trainer, batch: Any):
             self._train_custom_batch(batch)
     except SkipBatch as error:
         self.processes.check_skip(error)
+        self.losses.keep_unread(unread)
     self.batch += 1
 
 
@@ -443,8 +498,34 @@ def _train_custom_batch(self: Trainer, batch: Any):
     target = self.y if self.y is not None else batch
     self.losses.add(self.loss.detach().mean(), sample_count(target), self.batch, step + 1)
     if self.step == step and not self.accumulated_batches:
+        if not step:
+            self._check_custom_batch()
         self.step += 1
         self.notify("after_step")
+
+
+@patch
+def _check_custom_batch(self: Trainer):
+    """Raise ValueError for an option that a custom `train_batch` does not use; warn of callbacks that it leaves out."""
+    name = f"{type(self).__name__}.train_batch"
+    if self.options.accumulate > 1:
+        raise ValueError(
+            f"accumulate={self.options.accumulate}: {name} makes a step for each batch; leave the option out, or call "
+            "self.backward, count self.accumulated_batches, and call self.update when it reaches self.accumulate"
+        )
+    if not getattr(self.autocast, "is_used", True):
+        raise ValueError(
+            f"precision={self.options.precision!r}: {name} does not use self.autocast; leave the option out, or "
+            "compute the loss in `with self.autocast:`"
+        )
+    missed = [event for event in _BATCH_EVENTS if self.listeners[event] and event not in self.notified]
+    if missed:
+        names = dict.fromkeys(type(c).__name__ for c in self.callbacks for e in missed if callable(getattr(c, e, None)))
+        warnings.warn(
+            f"{name} does not notify {', '.join(missed)}, to which {', '.join(names)} listens: call "
+            f"self.notify({missed[0]!r}) where it belongs",
+            stacklevel=2,
+        )
 
 
 @patch
@@ -513,7 +594,8 @@ def train_step(self: Trainer):
         self.loss_counter = LossCounter(self.loss_fn)
     if not self.step:
         self._check_first_loss(count)
-    accumulates = self.accumulate > 1
+    # whether the count is needed now, because batches are combined, or may have a loss that is a mean over nothing
+    needs_count = self.accumulate > 1 or count is not None or self.loss_counter.has_zero_weights
     self.loss, self.count = self.processes.weigh_loss(
         self.loss,
         count,
@@ -523,10 +605,10 @@ def train_step(self: Trainer):
         self.batches,
         self.epoch,
         self.batch,
-        count_later=not accumulates,
+        count_later=not needs_count,
     )
-    if accumulates:
-        self.loss = without_nan(self.loss, self.count)
+    if needs_count:
+        self.loss = without_nan(self.loss, self.count, main_output(self.prediction, self.loss_fn))
     self.losses.add(self.loss.detach(), self.count, self.batch, self.step + 1)
     self.notify("before_backward")
     self.backward()
@@ -544,7 +626,7 @@ def _check_first_loss(self: Trainer, count: Any):
     combines = self.accumulate > 1 or self.processes.world_size > 1
     if combines and count is None and not self.loss_counter.is_known:
         buffers = self.loss_fn.buffers() if isinstance(self.loss_fn, nn.Module) else ()
-        check_sample_mean(self.compute_loss, self.prediction, self.y, self.loss, buffers)
+        check_sample_mean(self.compute_loss, self.prediction, self.y, self.loss, self.loss_counter, buffers)
     if combines and isinstance(self.loss_fn, ModelLoss):
         self.loss_fn.warn()
 

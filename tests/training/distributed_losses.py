@@ -16,12 +16,23 @@ y[5:8] = 0  # all targets of one of three processes in the second batch
 partly_ignored = torch.where(y == 0, -100, y)
 words = torch.stack([y, torch.full_like(y, -100)], 1)
 weight = torch.tensor([1.0, 5, 0.2]).double()
+
+
+def counted(prediction, target):
+    """Return a loss that ignores labels by itself, and its count."""
+    valid = target != -100
+    return nn.functional.cross_entropy(prediction[valid], target[valid]), valid.sum()
+
+
+# all that the first process sees of the first batch is ignored: no process alone decides on the metrics
+late = torch.where(torch.arange(22) < 3, -100, y)
 losses = {
     "default": (nn.CrossEntropyLoss(), partly_ignored, 3),
     "function": (nn.functional.cross_entropy, partly_ignored, 3),
     "weights": (nn.CrossEntropyLoss(weight), y, 3),
     "ignored": (nn.CrossEntropyLoss(ignore_index=0), y, 3),
     "sum": (nn.CrossEntropyLoss(reduction="sum"), y, 3),
+    "counted": (counted, late, 3),
     "words": (nn.CrossEntropyLoss(weight), words, 6),
 }
 

@@ -6,7 +6,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.utils.data import DataLoader, TensorDataset
 
-from mlkit.training import Trainer
+from mlkit.training import Trainer, train_model
+from mlkit.training.callbacks import ClipGradients
+from mlkit.training.checkpoint import list_checkpoints
 
 REAL = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)) + 3
 
@@ -77,19 +79,11 @@ def test_resume_is_bit_identical(tmp_path, stop_at):
     assert list(history.recorded["discriminator loss"]) == list(range(1, 31))
 
 
-def test_save_every_counts_the_steps(tmp_path, monkeypatch):
-    trainer = make_gan(checkpoints=tmp_path, save_every=3)
-    save = trainer.checkpointer.save
-    steps = []
-
-    def save_and_record(state, *args, **options):
-        steps.append(state["step"])
-        save(state, *args, **options)
-
-    monkeypatch.setattr(trainer.checkpointer, "save", save_and_record)
+def test_save_every_counts_the_steps(tmp_path):
+    trainer = make_gan(checkpoints=tmp_path, save_every=3, keep=9)
+    trainer.listeners["after_step"].append(lambda trainer: trainer.checkpointer.wait())
     trainer.fit(1)
-    assert steps[0] == 3
-    assert steps[-1] == 10
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"step-{n:09}" for n in (3, 6, 9, 10)]
 
 
 def test_other_objects_are_refused(tmp_path):
@@ -109,3 +103,49 @@ def test_batch_without_a_loss_is_an_error():
     loader = DataLoader(TensorDataset(REAL, REAL[:, :1]), 4)
     with pytest.raises(ValueError, match="Forgets.train_batch did not set self.loss"):
         Forgets(model, loader, torch.optim.SGD(model.parameters()), nn.MSELoss()).fit(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(accumulate=2), "accumulate=2: GAN.train_batch makes a step for each batch"),
+        (dict(precision="bf16"), "precision='bf16': GAN.train_batch does not use self.autocast"),
+    ],
+)
+def test_option_that_a_custom_batch_does_not_use_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_gan(**options).fit(1)
+
+
+def test_callback_that_a_custom_batch_leaves_out_is_a_warning():
+    trainer = make_gan()
+    trainer.listeners["before_step"] = [lambda trainer: None]
+    trainer.callbacks.append(ClipGradients(1.0))
+    with pytest.warns(UserWarning, match="GAN.train_batch does not notify before_step, to which ClipGradients listens"):
+        trainer.fit(1)
+
+
+def test_train_model_leaves_parameters_to_the_other_optimizers():
+    trained = []
+
+    def make_optimizer(parameters, lr):
+        trained.extend(parameters)
+        return torch.optim.Adam(trained, lr=lr)
+
+    model = make_gan().model
+    others = torch.optim.Adam(model["discriminator"].parameters(), lr=0.01)
+    train_model(
+        model,
+        DataLoader(TensorDataset(REAL), 4),
+        1,
+        0.01,
+        trainer=GAN,
+        optimizer=make_optimizer,
+        stateful=dict(discriminator_optimizer=others),
+        device="cpu",
+        verbose=False,
+    )
+    assert list(map(id, trained)) == list(map(id, model["generator"].parameters()))
+    with pytest.raises(ValueError, match="stateful: its optimizers train all parameters"):
+        optimizer = torch.optim.Adam(model.parameters())
+        train_model(model, [], 1, 0.01, stateful=dict(a=optimizer), device="cpu", verbose=False)

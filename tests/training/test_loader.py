@@ -671,7 +671,35 @@ class HubDataset(Numbers):
         self._fingerprint = fingerprint
 
 
+class Attributes(Numbers):
+    """A custom dataset that keeps its samples in attributes, and may count what was loaded."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+        self.loaded = []
+        self.cache = [None] * len(self)
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        self.loaded.append(i)
+        self.cache[i] = x + torch.as_tensor(self.values[i])
+        return self.cache[i], y
+
+
 CHANGES = dict(
+    attribute_tensor=(lambda: Attributes(X + 0), lambda: Attributes(X + 1), "its content is another"),
+    attribute_array=(lambda: Attributes(X.numpy()), lambda: Attributes(X.numpy() + 1), "its content is another"),
+    attribute_list=(
+        lambda: Attributes([float(i) for i in range(40)]),
+        lambda: Attributes([float(i + 1) for i in range(40)]),
+        "its content is another",
+    ),
+    attribute_of_a_part=(
+        lambda: Subset(Attributes(X + 0), range(20)),
+        lambda: Subset(Attributes(X + 0), range(1, 21)),
+        "its content is another",
+    ),
     shorter=(tensors, lambda: TensorDataset(X[:30], Y[:30]), "its length is 30, was 40"),
     shorter_map_style=(Numbers, lambda: Numbers(30), "its length is 30, was 40"),
     content=(tensors, lambda: TensorDataset(X + 1, Y), "its content is another, of the same length 40"),

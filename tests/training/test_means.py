@@ -47,6 +47,12 @@ def padded_loss(prediction, target):
     return F.cross_entropy(prediction.movedim(1, -1)[valid], target[valid]), valid.sum()
 
 
+def masked_loss(prediction, target):
+    """Return a loss that is 0 / 0 where nothing counts, with gradients that are NaN."""
+    losses = F.cross_entropy(prediction, target.clamp(0), reduction="none") * (target != -100)
+    return losses.sum() / (target != -100).sum(), (target != -100).sum()
+
+
 CASES = {
     "classes": (nn.Linear(5, CLASSES), classes(), nn.CrossEntropyLoss()),
     "ignored targets": (nn.Linear(5, CLASSES), ignored_classes(), nn.CrossEntropyLoss()),
@@ -54,6 +60,12 @@ CASES = {
     "class weights of a partial": (nn.Linear(5, CLASSES), classes(), partial(F.cross_entropy, weight=WEIGHTS)),
     "words": (Tagger(), words(), nn.CrossEntropyLoss()),
     "words with a loss that counts": (Tagger(), words(), padded_loss),
+    "classes without weight": (
+        nn.Linear(5, CLASSES),
+        torch.tensor([0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 1]),
+        nn.CrossEntropyLoss(torch.tensor([0.0, 1.0, 2.0])),
+    ),
+    "a loss of nothing in some batches": (nn.Linear(5, CLASSES), ignored_classes(), masked_loss),
     "values": (nn.Linear(5, CLASSES), torch.randn(SAMPLES, CLASSES), nn.MSELoss()),
     "a sum": (nn.Linear(5, CLASSES), torch.randn(SAMPLES, CLASSES), nn.MSELoss(reduction="sum")),
     "a custom mean": (
@@ -162,3 +174,72 @@ def test_custom_loss_that_is_no_mean_over_samples_has_to_say_so(loss_fn):
 def test_steps_of_the_history_are_optimizer_steps():
     _, history = weights_after(*CASES["classes"], batch_size=2, accumulate=4)
     assert len(history.steps) == 2
+
+
+def test_steps_in_which_nothing_counts_have_no_loss():
+    target = torch.where(torch.arange(SAMPLES) < 6, -100, classes())
+    weights, history = weights_after(nn.Linear(5, CLASSES), target, nn.CrossEntropyLoss(), 1, accumulate=3)
+    assert history.steps[:2].tolist() == [0, 0]
+    assert min(history.steps[2:]) > 0
+    assert weights.isfinite().all()
+
+
+class Focal(nn.CrossEntropyLoss):
+    """Is no mean by the weights of classes, though it looks like one."""
+
+    def forward(self, prediction, target):
+        losses = F.cross_entropy(prediction, target, weight=self.weight, reduction="none")
+        return ((1 - torch.exp(-losses)) ** 2 * losses).mean()
+
+
+class NoSum(nn.MSELoss):
+    def forward(self, prediction, target):
+        return super().forward(prediction, target) / len(prediction)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "message"),
+    [
+        (Focal(WEIGHTS), "is not a mean over the labels that it does not ignore, by the weights of their classes"),
+        (Focal(reduction="sum"), "is not a sum over the samples"),
+        (NoSum(reduction="sum"), "is not a sum over the samples"),
+    ],
+)
+def test_custom_loss_that_is_not_what_its_class_tells(loss_fn, message):
+    target = torch.randn(SAMPLES, CLASSES) if isinstance(loss_fn, nn.MSELoss) else classes()
+    with pytest.raises(ValueError, match=message):
+        weights_after(nn.Linear(5, CLASSES), target, loss_fn, 5, accumulate=3)
+
+
+def test_second_value_that_is_part_of_the_loss_is_no_count():
+    with pytest.raises(ValueError, match=r"returned a tuple \(Tensor with a gradient, Tensor with a gradient\)"):
+        weights_after(nn.Linear(5, CLASSES), classes(), lambda p, y: (F.cross_entropy(p, y), p.square().mean()), 5)
+
+
+@pytest.mark.parametrize("loss_fn", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum"), padded_loss])
+@pytest.mark.parametrize("metrics", [None, "custom"])
+def test_metrics_are_over_the_labels_that_are_not_ignored(loss_fn, metrics):
+    """Whatever the loss is: one of torch's, a sum, or a function that ignores labels by itself."""
+    torch.manual_seed(0)
+    x, target = torch.randn(SAMPLES, 5), ignored_classes().roll(3)
+    model = nn.Linear(5, CLASSES)
+    valid = target != -100
+    right = (model(x).argmax(1) == target)[valid].float().mean().item()
+    if metrics:
+        metrics = dict(accuracy=lambda p, y: (p.argmax(1) == y)[y != -100].float().mean())
+    loader = DataLoader(TensorDataset(x, target), 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    history = Trainer(model, loader, optimizer, loss_fn, valid_loader=loader, metrics=metrics).fit(1)
+    assert history["valid_accuracy"][0] == pytest.approx(right)
+
+
+def test_pair_of_a_metric_that_is_no_count_is_refused():
+    with pytest.raises(ValueError, match="the metric 'a' gave a tuple"):
+        weights_after(
+            nn.Linear(5, CLASSES),
+            classes(),
+            nn.CrossEntropyLoss(),
+            5,
+            valid_loader=DataLoader(TensorDataset(torch.randn(6, 5), classes()[:6]), 3),
+            metrics=dict(a=lambda p, y: (p.mean(), torch.ones(2))),
+        )

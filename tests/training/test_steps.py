@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from mlkit.training import Trainer, train_model
 from mlkit.training.callbacks import BestWeights, EarlyStopping, JSONLines, Schedule, cosine
+from mlkit.training.trainer import EVENTS, SkipBatch
 
 X = torch.randn(48, 5, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(X, (X.sum(1) > 0).long())
@@ -211,3 +212,80 @@ def test_schedule_knows_its_end_from_max_steps():
 def test_wrong_counts_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected a whole number from 1"):
         make_trainer(**{name: value})
+
+
+BATCHES = list(zip(*(torch.randn(6, 2, n, generator=torch.Generator().manual_seed(n)) for n in (4, 1))))
+
+
+def train_line(batches, callbacks=(), **options):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    return Trainer(
+        model, batches, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), callbacks=callbacks, **options
+    )
+
+
+class RecordAt:
+    """Record the number of complete steps at an event."""
+
+    def __init__(self, event):
+        setattr(self, event, lambda trainer: trainer.history.record("n", trainer.step))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("event", EVENTS)
+def test_recorded_values_belong_to_their_step(event, accumulate):
+    """The first batches of an epoch of six, with one step for each or for two of them."""
+    steps = 6 // accumulate
+    history = train_line(BATCHES, [RecordAt(event)], accumulate=accumulate).fit(1)
+    recorded = history.recorded.get("n", {})
+    assert recorded.keys() <= set(range(1, steps + 1))
+    if event in ("before_batch", "before_loss", "after_loss", "before_backward", "after_backward", "before_step"):
+        assert recorded == {n: n - 1 for n in range(1, steps + 1)}
+    elif event in ("after_step", "after_batch"):
+        assert recorded == {n: n for n in range(1, steps + 1)}
+    elif event in ("after_epoch", "after_metrics", "after_fit"):
+        assert recorded == {steps: steps}
+
+
+class SkipAt:
+    def __init__(self, event):
+        setattr(self, event, self.skip)
+
+    def skip(self, trainer):
+        if trainer.batch == 1:
+            raise SkipBatch
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("event", ["before_batch", "before_loss", "after_loss", "before_backward"])
+def test_skipped_batch_counts_nowhere(event, accumulate):
+    skipping = train_line(BATCHES[:5], [SkipAt(event)], accumulate=accumulate)
+    skipping.fit(1)
+    without = train_line([BATCHES[i] for i in (0, 2, 3, 4)], accumulate=accumulate)
+    without.fit(1)
+    assert skipping.step == without.step == 4 // accumulate
+    assert skipping.history.steps == without.history.steps
+    assert skipping.history["train_loss"] == without.history["train_loss"]
+    for p, q in zip(skipping.model.parameters(), without.model.parameters()):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("event", ["after_backward", "before_step", "after_step", "after_batch"])
+def test_batch_that_is_skipped_too_late_is_an_error(event):
+    """Its gradients would be part of the next step."""
+    with pytest.raises(ValueError, match=f"a SkipBatch was raised in {event}, where it is too late"):
+        train_line(BATCHES, [SkipAt(event)]).fit(1)
+
+
+def test_schedule_of_a_second_fit_ends_at_max_steps():
+    lengths = []
+
+    def make(optimizer, steps):
+        lengths.append(steps)
+        return torch.optim.lr_scheduler.StepLR(optimizer, 1)
+
+    trainer = train_line(BATCHES, [Schedule(make)], max_steps=8)
+    trainer.fit(1)
+    trainer.fit(3)
+    assert lengths == [6, 2]

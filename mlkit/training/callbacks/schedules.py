@@ -33,14 +33,14 @@ def total_steps(trainer: Trainer) -> int:
         batches = len(trainer.batches)
     except TypeError:
         if max_steps is not None:
-            return max_steps
+            return max(max_steps - trainer.first_step, 1)
         raise ValueError(
             "the loader has no length, so the schedule cannot know its end: pass max_steps to the trainer, or use "
             "every='epoch'"
         ) from None
     epochs = trainer.epochs - trainer.first_epoch
     steps = max(epochs * math.ceil(batches / trainer.accumulate), 1)
-    return steps if max_steps is None else min(steps, max_steps)
+    return steps if max_steps is None else max(min(steps, max_steps - trainer.first_step), 1)
 
 # %% ../../../nbs/1_training/7_callbacks/10_schedules.ipynb #b830214d
 class Schedule:
