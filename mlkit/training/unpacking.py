@@ -224,7 +224,7 @@ class ModelLoss:
         self.warned = True
         warnings.warn(
             "it is not known over how many targets the model's own loss is a mean: each batch counts by its samples. "
-            "If that is not right, let the model's output have 'count', or pass a loss_fn that returns (loss, count)",
+            "If that is not right, let the model's output have 'count', or pass a subclass of ModelLoss as loss_fn",
             stacklevel=2,
         )
 
