@@ -78,7 +78,7 @@ def run_pytest(arguments: list[str]) -> OutcomeCounter:
     training = HERE / "training"
     counter = OutcomeCounter()
     for options in (
-        [str(training), "-n", "auto", "--dist", "worksteal"],
+        [str(training), "-n", str(os.cpu_count() or 1), "--dist", "worksteal"],
         [str(HERE), "--ignore", str(training)],
     ):
         failed_before = counter.failed
