@@ -53,7 +53,7 @@ def train_model(
     callbacks: Iterable = (),
     verbose: bool = True,  # print a line for each epoch
     config: Any = None,  # saved in the checkpoints, see `Trainer`; default: epochs, learning_rate and seed
-    trainer: type[Trainer] = Trainer,  # a subclass with steps of its own
+    trainer: type[Trainer] = Trainer,  # a subclass that replaces steps
     **options,  # of the trainer: metrics, accumulate, precision, compile, checkpoints, save_every, max_steps, ...
 ) -> History:
     """Train `model`, print a line for each epoch, and return the history.

@@ -43,10 +43,10 @@ def _map_values(batch: Mapping | list | tuple, function: Callable) -> Any:
 
 
 def _check_plain(value):
-    """Raise ValueError for an object with tensors of its own, such as a graph, of which nobody knows the samples."""
+    """Raise ValueError for an object that holds tensors, such as a graph, and whose samples are unknown."""
     if has_own_move(value):
         raise ValueError(
-            f"cannot cut or count the samples of a {type(value).__name__}, only those of tensors, lists and packed "
+            f"cannot cut or count the samples of a {type(value).__name__}, only of tensors, lists and packed "
             "sequences. Several processes need a DataLoader with a map-style dataset, or batches of tensors"
         )
 

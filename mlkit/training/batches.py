@@ -35,7 +35,7 @@ from .workers import start_workers
 
 # %% ../../nbs/1_training/12_batches.ipynb #7d1f4401
 class ChangedDataError(ValueError):
-    """The rest of an epoch cannot be trained, because its samples are no longer those of the checkpoint."""
+    """The rest of an epoch cannot be trained, because its samples differ from the checkpoint's."""
 
 
 class Batches(Protocol):
@@ -103,7 +103,7 @@ def _batch_size(loader: Any) -> int | None:
 def order_checksum(indices: Tensor | Iterable, checksum: int = 0) -> int:
     """Return a checksum of a sequence of indices, a tensor (samples,) int64 or a list.
 
-    checksum: that of the indices before them.
+    checksum: of the indices before them.
     """
     if isinstance(indices, Tensor):
         return zlib.crc32(indices.numpy(), checksum)

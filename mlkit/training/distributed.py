@@ -333,7 +333,7 @@ class SingleProcess:
         batch: int,
         count_later: bool = False,  # whether the count may be one that is computed later
     ) -> tuple[Tensor, float | Tensor | PendingCount]:
-        """Scale a loss so that its mean over the processes is that of the whole batch; return it and its count."""
+        """Scale a loss so that its mean over the processes is the whole batch's loss; return it and its count."""
         if count is not None:
             return loss, count
         samples = sample_count(target)

@@ -109,7 +109,7 @@ def record(
 ):
     """Keep a number for an optimizer step; a second value for the same step takes the place of the first.
 
-    Raises ValueError if `name` is that of the loss, and TypeError if `value` is not one number.
+    Raises ValueError if `name` is 'loss', and TypeError if `value` is not one number.
     """
     if name == "loss":
         raise ValueError("record: the losses are in history.steps, choose another name than 'loss'")
@@ -131,7 +131,7 @@ def record(
 
 @patch
 def restore_recorded(self: History, recorded: dict[str, list[float]]):
-    """Replace the recorded values by those of a checkpoint: name -> [step, value, step, value, ...]."""
+    """Restore the recorded values from a checkpoint: name -> [step, value, step, value, ...]."""
     self.unread_values.clear()
     self.values_by_name = {name: dict(zip(map(int, numbers[::2]), numbers[1::2])) for name, numbers in recorded.items()}
 

@@ -91,7 +91,7 @@ class LengthGroupedBatches(Sampler):
         return batches
 
     def _window_samples(self) -> int:
-        """Return how many samples are sorted together: those of some batches, in a small dataset a quarter of it."""
+        """Return how many samples are sorted together: up to a quarter of the dataset, at least one batch."""
         samples = len(self.lengths)
         size = self.batch_size or max(int(self.max_tokens / max(self.lengths.mean(), 1)), 1)
         return size * min(self.window, max(samples // (4 * size), 1))

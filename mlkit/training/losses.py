@@ -69,7 +69,7 @@ class LossBuffer:
         return [value if count else 0.0 for value, count in zip(values, self.unread_counts)]
 
     def accept(self, values: list[float], is_sum: bool = False) -> list[float]:
-        """Add the values that `read` returned to those of the epoch, and return the loss of each optimizer step.
+        """Add the values that `read` returned to the epoch, and return the loss of each optimizer step.
 
         is_sum: whether a loss is a sum over its batch, and so the loss of a step the sum over its batches.
         """

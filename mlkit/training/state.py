@@ -378,7 +378,7 @@ def describe_data(loader: Any) -> dict:
     return dict(length=length, content=content)
 
 
-_FINGERPRINTS = "fingerprint", "_fingerprint"  # a dataset's own, and that of a dataset of Hugging Face
+_FINGERPRINTS = "fingerprint", "_fingerprint"  # the attributes of a custom dataset, and of one of Hugging Face
 
 
 def _fingerprint(dataset: Any) -> list | None:
@@ -466,7 +466,7 @@ def _checksum_samples(dataset: Any, length: int) -> str:
 
 # %% ../../nbs/1_training/32_state.ipynb #df8d15fd
 class DataCheck:
-    """Whether the training data is that of the checkpoint that a run continues from."""
+    """Whether the training data is the same as in the checkpoint that a run continues from."""
 
     def __init__(self):
         self.saved: dict | None = None  # of the checkpoint, until an epoch starts
@@ -487,7 +487,7 @@ class DataCheck:
         self.saved = saved
 
     def compare(self, loader: Any, batch: int):
-        """Compare the data with that of the checkpoint, if there is one.
+        """Compare the data with the checkpoint's, if there is one.
 
         Raises `ChangedDataError` if it has changed and the run is in the middle of an epoch, and prints it otherwise.
         """

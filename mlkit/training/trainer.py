@@ -325,7 +325,8 @@ class Trainer:
         self.checkpointer.wait_for_copy()  # a callback may change anything
         outer_event = self.event
         self.event = event
-        self.notified |= {event}
+        if event not in self.notified:
+            self.notified |= {event}
         try:
             for listener in listeners:
                 listener(self)
@@ -649,7 +650,7 @@ def update(self: Trainer):
 
 @patch
 def backward(self: Trainer):
-    """Add the gradients of `loss` to those of the accumulated batches."""
+    """Add the gradients of `loss` to the gradients of the accumulated batches."""
     loss = self.loss
     if self.accumulate > 1:
         targets = self.y.numel() if isinstance(self.y, Tensor) else sample_count(self.y)
@@ -1118,7 +1119,7 @@ def _train_group(self: Trainer, batches: list) -> int:
 def _advance(self: Trainer, losses: Tensor, pairs: list[tuple[Tensor, Tensor]]):
     """Count the batches of a group; `pairs` are x and y of each."""
     self.x, self.y = pairs[-1]
-    self.prediction = None  # rather than that of another batch
+    self.prediction = None  # rather than the prediction for another batch
     self.loss = losses[-1]
     if self.loss_counter.loss_fn is not self.loss_fn:
         self.loss_counter = LossCounter(self.loss_fn)

@@ -25,7 +25,7 @@ from .batch import sample_count
 
 # %% ../../nbs/1_training/17_unpacking.ipynb #92fc54e4
 def main_output(prediction: Any, loss_fn: Any = None) -> Any:
-    """Return the logits of an output that has them by this name, as those of Hugging Face; else the output itself.
+    """Return `logits` of an output that has this name, as in Hugging Face's models; else the output itself.
 
     With a `ModelLoss` also the first item of a tuple that is not the loss.
     """
@@ -401,7 +401,7 @@ def _unpack_named(parts, batch, model, loss_fn):
         return parts, parts[name]
     inputs = {k: v for k, v in parts.items() if k != name}
     if not isinstance(batch, Mapping) and not inputs.keys() <= forward_arguments(model).names:
-        inputs = tuple(inputs.values())  # the names of a named tuple need not be those of the model
+        inputs = tuple(inputs.values())  # the names of a named tuple may differ from the names of the arguments
         return inputs[0] if len(inputs) == 1 else inputs, parts[name]
     return _by_name(inputs, model), parts[name]
 
@@ -433,9 +433,9 @@ def _unpack_sequence(batch, model, loss_fn):
 
 
 def _input(x: Any, target: Any, model: nn.Module, others: int = 0) -> Any:
-    """Return `x` as `call_model` takes it: in a tuple of its own if it is a list of samples, and one argument.
+    """Return `x` as `call_model` takes it: wrapped in a tuple if it is a list of samples and one argument.
 
-    others: further arguments that the model gets, after those of `x`.
+    others: further arguments that the model gets after `x`.
     """
     if not _is_plain_sequence(x):
         return x
