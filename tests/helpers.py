@@ -1,5 +1,6 @@
 """Helpers that several test modules share."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -32,17 +33,20 @@ def missing():
 def environment(name):
     """Return the folder of programs of a virtual environment with the packages in conformance/NAME.txt.
 
-    The environment is created by the first call, and again after the file has changed.
+    The environment is created by the first call, and again after the file has changed. Other processes wait for it.
     """
     requirements = CONFORMANCE / f"{name}.txt"
     digest = hashlib.sha256(requirements.read_text().encode()).hexdigest()[:8]
     folder = REPOSITORY / ".venv-conformance" / f"{name}-{digest}"
-    if not (folder / "done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", requirements], check=True, capture_output=True)
-        (folder / "done").touch()
+    folder.parent.mkdir(exist_ok=True)
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, "-r", requirements], check=True, capture_output=True)
+            (folder / "done").touch()
     return folder / "bin"
 
 

@@ -71,18 +71,28 @@ class OutcomeCounter:
 
 
 def run_pytest(arguments: list[str]) -> OutcomeCounter:
-    """Run the tests of this folder: those of training on all cores, the others, which start servers, one by one.
+    """Run the tests of this folder on all cores. A run that pytest could not finish counts as one failure.
 
-    A run that pytest could not finish counts as one failure.
+    The tests of training are spread one by one; of the others, which share servers and environments, a file at a time.
     """
     training = HERE / "training"
     counter = OutcomeCounter()
     for options in (
-        [str(training), "-n", str(os.cpu_count() or 1), "--dist", "worksteal"],
-        [str(HERE), "--ignore", str(training)],
+        [str(training), "--dist", "worksteal"],
+        [str(HERE), "--ignore", str(training), "--dist", "loadfile"],
     ):
         failed_before = counter.failed
-        options += ["-q", "-rs", "--no-header", "--tb=short", "-p", "no:cacheprovider", *arguments]
+        options += [
+            "-n",
+            str(os.cpu_count() or 1),
+            "-q",
+            "-rs",
+            "--no-header",
+            "--tb=short",
+            "-p",
+            "no:cacheprovider",
+            *arguments,
+        ]
         code = pytest.main(options, plugins=[counter])
         is_known = code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
         if counter.failed == failed_before and not is_known:

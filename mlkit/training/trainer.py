@@ -628,8 +628,8 @@ def _check_first_loss(self: Trainer, count: Any):
     if combines and count is None and not self.loss_counter.is_known:
         buffers = self.loss_fn.buffers() if isinstance(self.loss_fn, nn.Module) else ()
         check_sample_mean(self.compute_loss, self.prediction, self.y, self.loss, self.loss_counter, buffers)
-    if combines and isinstance(self.loss_fn, ModelLoss):
-        self.loss_fn.warn()
+    if combines and isinstance(self.loss_fn, ModelLoss) and torch.isfinite(self.loss):
+        self.loss_fn.require_count()
 
 
 @patch

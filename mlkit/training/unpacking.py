@@ -172,13 +172,19 @@ class ModelLoss:
 
     ignore_index = IGNORED
 
-    def __init__(self):
+    def __init__(
+        self,
+        # over how many targets the loss is a mean: a number, such as 1 to let all batches count equally, or a function
+        # of (output, target); default: told from the loss itself
+        count: float | Callable[[Any, Any], float | Tensor] | None = None,
+    ):
+        self.count = count
         self.means: dict[tuple, _Mean | None] = {}  # by the kind of logits and labels
         self.is_known = True  # whether it is, over how many targets the latest loss is a mean
         self.warned = False
 
     def __repr__(self) -> str:
-        return "ModelLoss()"
+        return "ModelLoss()" if self.count is None else f"ModelLoss(count={self.count!r})"
 
     def __call__(self, prediction: Any, target: Any) -> tuple[Tensor, Any] | None:
         """Return the loss and over how many targets it is a mean; None if a model has no loss in evaluation.
@@ -194,13 +200,15 @@ class ModelLoss:
                 "as (x, y), or by the name y, target, label or labels? If none is needed, pass a loss_fn of "
                 "(prediction), or of (prediction, x), or let the model return its own loss, as 'loss' in a dict"
             )
-        count = _item(prediction, "count")
         self.is_known = True
+        if self.count is not None:
+            return loss, self.count(prediction, target) if callable(self.count) else self.count
+        count = _item(prediction, "count")
         if not isinstance(count, (int, float, Tensor)):  # a tuple has a method of this name
-            count = self._count(loss.detach(), prediction, target)
+            count = self._find_count(loss.detach(), prediction, target)
         return loss, count
 
-    def _count(self, loss, prediction, target):
+    def _find_count(self, loss, prediction, target):
         logits = main_output(prediction, self)
         if not (isinstance(logits, Tensor) and isinstance(target, Tensor)):
             self.is_known = False
@@ -223,10 +231,19 @@ class ModelLoss:
             return
         self.warned = True
         warnings.warn(
-            "it is not known over how many targets the model's own loss is a mean: each batch counts by its samples. "
-            "If that is not right, let the model's output have 'count', or pass a subclass of ModelLoss as loss_fn",
+            "it is not known over how many targets the model's own loss is a mean: each batch counts by its samples in "
+            "the means that are reported. If that is not right, pass loss_fn=ModelLoss(count=...)",
             stacklevel=2,
         )
+
+    def require_count(self):
+        """Raise ValueError if it is not known over how many targets the latest loss, which is finite, is a mean."""
+        if not self.is_known:
+            raise ValueError(
+                "it is not known over how many targets the model's own loss is a mean. So the batches of a step, or "
+                "the shards of a batch, cannot be combined exactly. Pass loss_fn=ModelLoss(count=...): a function of "
+                "(output, target) that returns the number of targets, or 1 to let all batches count equally"
+            )
 
 # %% ../../nbs/1_training/17_unpacking.ipynb #1ad16d34
 def _labelled_count(target):

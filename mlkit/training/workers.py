@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -71,9 +72,22 @@ def start_workers(loader: Iterable) -> Iterator:
     children_before = set(active_children())
     try:
         with _blocked_signals(signal.SIGINT, signal.SIGTERM):
-            return iter(loader)
+            batches = iter(loader)
     finally:
         _registry.add(children_before)
+    if set(getattr(batches, "_workers", ())) - children_before:
+        _keep_queues(batches)
+    return batches
+
+
+def _keep_queues(batches: Iterator) -> None:
+    """Keep the queues to the workers of an iterator until it is deleted, so that it can tell them to end.
+
+    The garbage collector may otherwise close the queues of a reference cycle first. The iterator then waits 5 s for
+    each worker, and 5 s more for one that has SIGTERM blocked.
+    """
+    queues = getattr(batches, "_index_queues", ())
+    weakref.finalize(batches, lambda kept: None, queues).atexit = False
 
 # %% ../../nbs/1_training/13_workers.ipynb #a1f1a607
 def _allowed_workers(

@@ -282,13 +282,35 @@ class Contrast(nn.Module):
         return {"loss": F.cross_entropy(logits, torch.arange(len(logits))), "logits": logits}
 
 
-def test_an_own_loss_of_unknown_count_is_said_where_batches_are_combined():
+def test_an_own_loss_of_unknown_count_is_refused_where_batches_are_combined():
     batches = [dict(image=torch.randn(n, 4), text=torch.randn(n, 4)) for n in (4, 4)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train_model(Contrast(), batches, 1, 1e-3, verbose=False)
-    with pytest.warns(UserWarning, match="it is not known over how many targets the model's own loss is a mean"):
+    with pytest.raises(ValueError, match="it is not known over how many targets the model's own loss is a mean"):
         train_model(Contrast(), batches, 1, 1e-3, accumulate=2, verbose=False)
+
+
+def test_an_own_loss_whose_count_the_user_tells_is_combined():
+    model, expected = Contrast(), Contrast()
+    expected.load_state_dict(model.state_dict())
+    batches = [dict(image=torch.randn(n, 4), text=torch.randn(n, 4)) for n in (4, 3)]
+    train_model(
+        model,
+        batches,
+        1,
+        1e-2,
+        accumulate=2,
+        loss_fn=ModelLoss(count=lambda output, target: len(output["logits"])),
+        optimizer=torch.optim.SGD,
+        verbose=False,
+    )
+    optimizer = torch.optim.SGD(expected.parameters(), 1e-2)
+    for batch in batches:
+        (expected(**batch)["loss"] * len(batch["image"]) / 7).backward()
+    optimizer.step()
+    for ours, theirs in zip(model.parameters(), expected.parameters()):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_default_accuracy_is_that_of_the_logits(tokenizer):
