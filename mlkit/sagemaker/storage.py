@@ -21,29 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from ..files import files_under
 from ..text import bar, human_bytes, live_line
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #c38b9fb7
 def local_root() -> Path:
     """Return the folder of jobs, endpoints and the local S3 on this machine."""
     return Path(os.environ.get("MLKIT_LOCAL") or "~/.mlkit/local").expanduser().resolve()
-
-
-def files_under(folder: Path) -> list[Path]:
-    """List all files in a folder and below, hidden ones too, in name order.
-
-    Links to folders are followed, each folder once.
-    """
-    files = []
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        files += [path for name in names if (path := Path(parent) / name).is_file()]
-    return sorted(files)
 
 
 def copy_or_link(

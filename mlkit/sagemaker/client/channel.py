@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...files import files_under
 from .target import AWSTarget, LocalTarget
-from ..storage import Files, files_under, local_root
+from ..storage import Files, local_root
 
 # %% ../../../nbs/2_sagemaker/5_client/20_channel.ipynb #88177dbf
 def write_channel(

@@ -16,12 +16,13 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mlkit.files import files_under
 from mlkit.patching import patch
 from mlkit.sagemaker.instances import find_instance
 from mlkit.sagemaker.local.host import Host, Outcome, make_hosts, pack_results, run_hosts
 from mlkit.sagemaker.local.logs import MetricReader
 from mlkit.sagemaker.local.store import RecordTable, now
-from mlkit.sagemaker.storage import S3, Files, files_under, open_files
+from mlkit.sagemaker.storage import S3, Files, open_files
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #8ce6576a
 _STATUS_MESSAGES = {
