@@ -18,9 +18,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from ...text import did_you_mean
+from .splitting import split
+
+_all_ = ["split"]
 
 # %% ../../../nbs/1_training/6_data/00_data.ipynb #bcd40d3c
 class Samples(NamedTuple):
@@ -307,24 +310,3 @@ def _data_files(folder: Path) -> list[Path]:
 
 def _is_hidden(path: Path) -> bool:
     return any(part[0] in "._" for part in path.parts)
-
-# %% ../../../nbs/1_training/6_data/00_data.ipynb #60593314
-def split(
-    dataset: Dataset,  # with a length
-    fraction: float = 0.2,  # of the samples for the second part; each part has at least one sample
-    seed: int = 0,
-) -> tuple[Dataset, Dataset]:  # two TensorDatasets for a TensorDataset, else two Subsets
-    """Split `dataset` at random into two parts, for example for training and validation.
-
-    Raises ValueError if `fraction` is not between 0 and 1, or the dataset has fewer than two samples.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction: expected a number between 0 and 1, got {fraction}")
-    if len(dataset) < 2:
-        raise ValueError(f"dataset: cannot split {len(dataset)} samples in two")
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    n = min(max(round(len(dataset) * fraction), 1), len(dataset) - 1)
-    parts = order[n:], order[:n]
-    if type(dataset) is TensorDataset:
-        return tuple(TensorDataset(*(t[part] for t in dataset.tensors)) for part in parts)
-    return tuple(Subset(dataset, part.tolist()) for part in parts)
