@@ -5,8 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/1_training/6_data/10_files.ipynb #377ac8bd
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #5305138b
+import bz2
+import gzip
+import io
+import lzma
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from mlkit.files import files_under
@@ -56,3 +61,26 @@ def partition_values(folder: Path, path: Path) -> dict[str, str]:
     pairs = (part.split("=", 1) for part in path.relative_to(folder).parent.parts if "=" in part.strip("="))
     values = {unquote(name): unquote(value) for name, value in pairs}
     return {name: "" if value == "__HIVE_DEFAULT_PARTITION__" else value for name, value in values.items()}
+
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #8eb28b3e
+_COMPRESSIONS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def plain_suffix(path: Path) -> str:
+    """Return the suffix of a file without that of its compression: ".csv" for "a.csv.gz"."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def open_text(path: Path) -> BinaryIO:
+    """Open a text file for reading its UTF-8 bytes without a byte order mark, decompressed."""
+    f = _COMPRESSIONS.get(path.suffix.lower(), open)(path, "rb")
+    mark = f.read(3)
+    if mark[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        with f:
+            text = (mark + f.read()).decode("utf-16")
+        return io.BytesIO(text.encode())
+    f.seek(3 if mark == b"\xef\xbb\xbf" else 0)
+    return f
