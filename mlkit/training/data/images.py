@@ -485,7 +485,7 @@ def _common_size(folder: Path, sizes: list[tuple[int, int]]) -> tuple[int, int]:
         )
     return size
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #cc010caa
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #2762a77f
 def _read_header(path: Path) -> tuple[tuple[int, int], bool]:
     """Return the size of an image (height, width), and whether it is grey."""
     with _open(path) as image:
@@ -576,17 +576,3 @@ class ImageDataset(Dataset):
                     "a transform only augments; scaling and cropping belong in the model, which the endpoint has, too"
                 )
         return image, self.targets[i]
-
-
-def read_images(
-    folder: str | Path,  # a folder for each class, or images and a table
-    images: Images | None = None,  # of the training data, for validation; default: `Images.fit` of this folder
-    **options: Any,  # of `Images.fit` (size, channels) and of `Images.dataset` (transform, label, max_bytes)
-) -> tuple[Dataset, Images]:
-    """Read a folder of images, and return the dataset and its description."""
-    fit_options = {name: options.pop(name) for name in ("size", "channels") if name in options}
-    if images is None:
-        images = Images.fit(folder, label=options.get("label"), **fit_options)
-    elif fit_options:
-        raise TypeError(f"{', '.join(fit_options)}: the description has that already")
-    return images.dataset(folder, **options), images
