@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['Images']
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #f2d19bdf
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #05e08be9
 import csv
 import io
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +22,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from ... import __version__
 from ...distribution import install_command
 from ...text import did_you_mean
 from .files import data_files, is_data_name
+from .rows import Target
 
 # %% ../../../nbs/1_training/6_data/60_images.ipynb #90365c32
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -243,7 +244,11 @@ def _label_position(path: Path, label: int | str | None, header: list[str] | Non
         raise ValueError(f"{path}: which column is the label? Pass label=, one of {[names[j] for j in others]}")
     return others[0]
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #725876b8
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #dbc29d78
+FORMAT_VERSION = 1
+FILE_NAME = "images.json"
+
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #5258d963
 @dataclass
 class Images:
     """How images become the input of a model, and what its classes are."""
@@ -279,7 +284,7 @@ class Images:
 
     def __post_init__(self):
         self.size = _check_size(self.size)
-        if self.channels not in (1, 3):
+        if isinstance(self.channels, bool) or self.channels not in (1, 3):
             raise ValueError(f"channels: expected 1 (grey) or 3 (RGB), got {self.channels!r}")
         is_list = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
         if not is_list or len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
@@ -361,71 +366,67 @@ class Images:
 
     def answers(
         self,
-        prediction: Any,  # logits (images, classes)
+        prediction: Any,  # logits (images, classes), or probabilities
     ) -> list[dict]:
         """Return the most likely class of each image, and the probabilities of all, ready for JSON."""
-        logits = torch.as_tensor(prediction).detach().cpu().double()
-        if logits.ndim != 2 or logits.shape[1] != len(self.classes):
-            raise ValueError(f"expected logits (images, {len(self.classes)}), got shape {tuple(logits.shape)}")
-        answers = []
-        for row in logits.softmax(1).tolist():
-            best = max(range(len(row)), key=row.__getitem__)
-            probabilities = dict(zip(self.classes, row))
-            answers.append({"label": self.classes[best], "probability": row[best], "probabilities": probabilities})
-        return answers
+        return Target("classes", ["label"], self.classes).answers(prediction)
 
     def example(self) -> bytes:
         """Return the content of a PNG file that fits, to try an endpoint with: a gradient from black to white."""
         height, width = self.size
         ramp = np.linspace(0, 255, width).astype(np.uint8)
+        image = _pillow().fromarray(np.tile(ramp, (height, 1))).convert("L" if self.channels == 1 else "RGB")
         buffer = io.BytesIO()
-        _pillow().fromarray(np.tile(ramp, (height, 1))).convert("L" if self.channels == 1 else "RGB").save(
-            buffer, "PNG"
-        )
+        image.save(buffer, "PNG")
         return buffer.getvalue()
 
-    def to_json(self) -> str:
-        """Return the description as text."""
-        content = {"version": 1, "size": list(self.size), "channels": self.channels, "classes": self.classes}
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    def to_json(self) -> dict:
+        """Return the description, ready for JSON."""
+        return {
+            "format": FORMAT_VERSION,
+            "mlkit": __version__,
+            "size": list(self.size),
+            "channels": self.channels,
+            "classes": self.classes,
+        }
 
     @classmethod
-    def from_json(cls, text: str) -> "Images":
-        """Read a description. Raises ValueError if it is damaged or of another version."""
-        try:
-            content = json.loads(text)
-        except ValueError as e:
-            raise ValueError(f"not JSON: {e}") from None
-        if not isinstance(content, dict) or content.get("version") != 1:
+    def from_json(cls, description: Any) -> "Images":
+        """Return the `Images` of a description. Raises ValueError if it is damaged, or of another version."""
+        if not isinstance(description, dict) or "channels" not in description:
+            raise ValueError("not a description of images: expected an object with 'channels'")
+        version = description.get("format")
+        if version != FORMAT_VERSION:
             raise ValueError(
-                "not a description of images of version 1: "
-                f"{content.get('version') if isinstance(content, dict) else content!r}"
+                f"the description has format {version!r}, expected {FORMAT_VERSION}: it was written by mlkit "
+                f"{description.get('mlkit')}, this is {__version__}"
             )
-        names = {"version", "size", "channels", "classes"}
-        if content.keys() != names:
-            raise ValueError(f"expected {', '.join(sorted(names))}, got {', '.join(sorted(content))}")
-        return cls(content["size"], content["channels"], content["classes"])
+        return cls(description.get("size"), description["channels"], description.get("classes"))
 
     def save(self, folder: str | Path) -> Path:
-        """Write `images.json` in a folder, and return its path."""
-        path = Path(folder) / "images.json"
-        path.write_text(self.to_json(), encoding="utf-8")
+        """Write the description as `images.json` in a folder, and return the file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / FILE_NAME
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
         return path
 
     @classmethod
     def load(cls, folder: str | Path) -> "Images":
-        """Read `images.json` in a folder. Raises ValueError if it is damaged."""
-        path = Path(folder) / "images.json"
+        """Read the description in a folder, or in a file. Raises ValueError, with the file, if it is damaged."""
+        path = Path(folder)
+        path = path / FILE_NAME if path.is_dir() else path
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as e:
             raise ValueError(f"{path}: {e}") from None
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #b25aeee6
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #52db0946
 def _check_size(size: Any) -> tuple[int, int]:
     sides = [size, size] if isinstance(size, (int, np.integer)) else size
     is_pair = isinstance(sides, (list, tuple)) and len(sides) == 2
-    if not is_pair or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
+    if not is_pair or not all(isinstance(side, (int, np.integer)) and side > 0 and side is not True for side in sides):
         raise ValueError(f"size: expected a height and a width in pixels, got {size!r}")
     if sides[0] * sides[1] > MAX_PIXELS:
         raise ValueError(f"size: expected at most {MAX_PIXELS:,} pixels, got {size!r}")
@@ -485,7 +486,7 @@ def _common_size(folder: Path, sizes: list[tuple[int, int]]) -> tuple[int, int]:
         )
     return size
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #2762a77f
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #1739435f
 def _read_header(path: Path) -> tuple[tuple[int, int], bool]:
     """Return the size of an image (height, width), and whether it is grey."""
     with _open(path) as image:
