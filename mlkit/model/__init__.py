@@ -64,3 +64,30 @@ class Standardized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Standardize `x: (batch, *shape)` float and return the output of the inner model."""
         return self.model((x - self.mean) / self.std)
+
+# %% ../../nbs/0_model/00_model.ipynb #80ab01a3
+class ScaledOutput(nn.Module):
+    """Return the output of `module` times `std` plus `mean`; both statistics are buffers, saved with the weights."""
+
+    def __init__(
+        self,
+        module: nn.Module,  # returns `(batch, outputs)`
+        outputs: int,
+    ):
+        super().__init__()
+        self.module = module  # by this name it is known that the arguments are those of the module
+        self.outputs = outputs
+        self.register_buffer("mean", torch.zeros(outputs))
+        self.register_buffer("std", torch.ones(outputs))
+
+    @torch.no_grad()
+    def fit(self, y: Tensor) -> "ScaledOutput":
+        """Set the statistics from targets `y: (samples,)` or `(samples, outputs)`."""
+        std, mean = torch.std_mean(y.double().reshape(len(y), -1), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, 1.0))
+        return self
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        """Return `(batch, outputs)` for the arguments of the module."""
+        return self.module(*args, **kwargs) * self.std + self.mean

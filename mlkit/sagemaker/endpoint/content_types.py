@@ -37,6 +37,12 @@ BUILT_IN_TYPES = (
     ContentType(
         "application/x-safetensors", "safetensors", aliases=("application/safetensors",), suffixes=(".safetensors",)
     ),
+    ContentType(
+        "application/x-parquet",
+        "Parquet",
+        aliases=("application/vnd.apache.parquet", "application/parquet"),
+        suffixes=(".parquet",),
+    ),
     ContentType("text/plain", suffixes=(".txt",)),
     ContentType("application/octet-stream", aliases=("application/x-octet-stream",)),
     ContentType("image/*", "images"),  # decodes every type of image, also those that have no entry
