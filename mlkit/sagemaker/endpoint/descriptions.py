@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #1a07575c
+# %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #a3618bc1
 import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from .codecs import RequestError, codec_name, decode, encode, encode_forms
 
@@ -33,7 +33,7 @@ def load_description(model_dir: str | Path) -> Any:
         return Images.load(folder)
     return None
 
-# %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #4d049598
+# %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #f68a268a
 def read_input(
     data: bytes | str,
     content_type: str | None,  # None is application/json
@@ -44,32 +44,37 @@ def read_input(
     Raises RequestError: with status 415 or 400 if the body cannot be decoded, and with status 422 if it does not fit
     the description.
     """
+    kind = codec_name(content_type)
     try:
-        if not is_table(description) or codec_name(content_type) in _TABLE_TYPES:
-            return description.read(data, content_type)
-        value = decode(data, content_type)
-        if isinstance(value, Mapping) and len(value) == 1:  # NPZ and safetensors name even a single array
-            only = next(iter(value.values()))
-            value = only if getattr(only, "ndim", 0) == 2 else value
-        return description.encode(value)
+        if is_table(description) and description.reads(kind):
+            return description.encode(description.read(data, content_type))
+        if not is_table(description) and kind in ("image/*", "application/octet-stream"):
+            return description.encode(data)
+        return description.encode(_unwrap(decode(data, content_type)))
     except RequestError:
         raise
     except ModuleNotFoundError as e:
         raise RequestError(415, str(e)) from None
     except (ValueError, TypeError) as e:
-        if codec_name(content_type) != "text/csv":
+        if kind in ("application/json", "application/jsonlines"):
             decode(data, content_type)  # raises if the body is malformed
         raise RequestError(422, str(e)) from None
 
 
-_TABLE_TYPES = ("application/json", "application/jsonlines", "text/csv", "application/x-parquet", "application/x-npy")
+def _unwrap(value: Any) -> Any:
+    """Return the one array in a dict: in NPZ and safetensors even a single one has a name, and JSON may have one."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        only = next(iter(value.values()))
+        if getattr(only, "ndim", 0) > 1 or isinstance(only, list):
+            return only
+    return value
 
 
 def is_table(description: Any) -> bool:
     """Return whether a description is that of a table."""
     return hasattr(description, "align")
 
-# %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #fbaf59f3
+# %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #8328a6ad
 _ARRAY_TYPES = ("application/x-npy", "application/x-npz", "application/x-safetensors")
 
 
@@ -85,23 +90,28 @@ def encode_answers(
 
     def form(content_type):
         if content_type in _ARRAY_TYPES:
-            return description.probabilities(prediction)
-        answers = description.answers(prediction)
+            return torch.tensor(list(map(_answer_numbers, answers)))
         return list(map(_csv_cells, answers)) if content_type == "text/csv" else answers
 
+    answers = description.answers(prediction)
     return encode_forms(form, accept)
+
+
+def _answer_numbers(answer: Any) -> Any:
+    """Return the probabilities in the answer for one row, or its number or numbers."""
+    if not isinstance(answer, Mapping):
+        return answer
+    return list(answer.get("probabilities", answer).values())
 
 
 def _csv_cells(answer: Any) -> list:
     """Return the answer for one row as the cells of a line."""
-    if not isinstance(answer, Mapping):
-        return [answer]
-    if "probabilities" not in answer:
-        return list(answer.values())
-    label = [answer["label"]] if "label" in answer else []
-    return [*label, *answer["probabilities"].values()]
+    numbers = _answer_numbers(answer)
+    if not isinstance(numbers, list):
+        return [numbers]
+    return [answer["label"], *numbers] if "label" in answer and "probabilities" in answer else numbers
 
-# %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #b410b105
+# %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #da81af3c
 def example_request(
     description: Any,  # a `Rows`, or an `Images`
     content_type: str | None = None,  # default: application/json, for images image/png
@@ -111,7 +121,10 @@ def example_request(
     Raises RequestError with status 406 if the content type cannot hold it.
     """
     if not is_table(description):
-        return description.example_request(content_type)
+        kind = codec_name(content_type or "image/png")
+        if kind in ("image/*", "application/octet-stream"):
+            return description.example(), content_type or "image/png"
+        return encode(description.encode(description.example()), content_type)
     records = description.example()
     kind = codec_name(content_type)
     if kind == "text/csv":
