@@ -89,7 +89,8 @@ def decode_image(
 def _pixels(image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("its pixels are fractions, expected whole numbers of 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -97,7 +98,9 @@ def _pixels(image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarr
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     array = np.array(image)
