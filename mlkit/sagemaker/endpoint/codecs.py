@@ -506,18 +506,14 @@ def _encode_bytes(prediction):
 
 def _decode_image(body, parameters):
     """Return a uint8 tensor (3, height, width), RGB."""
+    from mlkit.training.data.images import ImageTooLarge, decode_image
+
     try:
-        from PIL import Image, UnidentifiedImageError
+        return torch.from_numpy(decode_image(body))
     except ModuleNotFoundError:
         raise RequestError(415, "cannot read images: the package pillow is not installed on the server") from None
-    try:
-        with Image.open(io.BytesIO(body)) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except Image.DecompressionBombError as e:
+    except ImageTooLarge as e:
         raise RequestError(413, str(e)) from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as e:
-        # Pillow's message ends with the address of the BytesIO
-        raise ValueError(str(e).partition(" <")[0]) from None
 
 
 _register("text/plain", read_text, _encode_text)

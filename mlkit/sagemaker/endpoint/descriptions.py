@@ -48,8 +48,8 @@ def read_input(
     try:
         if is_table(description) and description.reads(kind):
             return description.encode(description.read(data, content_type))
-        if not is_table(description) and kind in ("image/*", "application/octet-stream"):
-            return description.encode(data)
+        if not is_table(description) and kind in _IMAGE_TYPES:
+            return _read_image(data, content_type, description)
         return description.encode(_unwrap(decode(data, content_type)))
     except RequestError:
         raise
@@ -59,6 +59,21 @@ def read_input(
         if kind in ("application/json", "application/jsonlines"):
             decode(data, content_type)  # raises if the body is malformed
         raise RequestError(422, str(e)) from None
+
+
+_IMAGE_TYPES = ("image/*", "application/octet-stream")
+
+
+def _read_image(data: bytes, content_type: str, images: Any) -> torch.Tensor:
+    """Return the image in a body as a batch of one."""
+    from mlkit.training.data.images import ImageTooLarge
+
+    try:
+        return images.encode(data)
+    except ImageTooLarge as e:
+        raise RequestError(413, str(e)) from None
+    except ValueError as e:
+        raise RequestError(400, f"the body is not {content_type}: {e}") from None
 
 
 def _unwrap(value: Any) -> Any:
@@ -122,7 +137,7 @@ def example_request(
     """
     if not is_table(description):
         kind = codec_name(content_type or "image/png")
-        if kind in ("image/*", "application/octet-stream"):
+        if kind in _IMAGE_TYPES:
             return description.example(), content_type or "image/png"
         return encode(description.encode(description.example()), content_type)
     records = description.example()
