@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/1_training/6_data/31_json_lines.ipynb #9c8ca33d
+# %% ../../../nbs/1_training/6_data/31_json_lines.ipynb #d7fb3e1b
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlkit.training.data.files import open_text
+from mlkit.training.data.files import NoRowsError, open_text
 from mlkit.training.data.frame import Frame
 
-# %% ../../../nbs/1_training/6_data/31_json_lines.ipynb #b4fa6453
+# %% ../../../nbs/1_training/6_data/31_json_lines.ipynb #67012254
 def read_json(
     path: Path,
     text_columns: Collection[str] = (),  # stay text
@@ -30,7 +30,7 @@ def read_json(
         lines.append(line)
         _append(columns, record, len(lines))
     if not columns:
-        raise ValueError(f"{path}: the file has no records")
+        raise NoRowsError(f"{path}: the file has no records")
 
     def where(row: int) -> str:
         return f"{path}, {lines[row]}"
