@@ -53,7 +53,11 @@ def data_files(
         raise FileNotFoundError(f"no data files in {folder}: expected at least {expected}{others}")
     return files
 
-# %% ../../../nbs/1_training/6_data/10_files.ipynb #d2b8c6cf
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #ce38823d
+class NoRowsError(ValueError):
+    """A file has no rows."""
+
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #56b7107f
 def partition_values(folder: Path, path: Path) -> dict[str, str]:
     """Return the columns that the folders between `folder` and a file name, as text, "" where missing."""
     if path == folder:
@@ -62,7 +66,7 @@ def partition_values(folder: Path, path: Path) -> dict[str, str]:
     values = {unquote(name): unquote(value) for name, value in pairs}
     return {name: "" if value == "__HIVE_DEFAULT_PARTITION__" else value for name, value in values.items()}
 
-# %% ../../../nbs/1_training/6_data/10_files.ipynb #8eb28b3e
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #39ca67fe
 _COMPRESSIONS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
