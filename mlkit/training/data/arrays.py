@@ -109,7 +109,11 @@ def _first_not_finite(x: Tensor, block: int = 4096) -> int | None:
     if not x.is_floating_point():
         return None
     for start in range(0, len(x), block):
-        is_finite = torch.isfinite(x[start : start + block]).flatten(1).all(1) if x.ndim > 1 else torch.isfinite(x[start : start + block])
+        is_finite = (
+            torch.isfinite(x[start : start + block]).flatten(1).all(1)
+            if x.ndim > 1
+            else torch.isfinite(x[start : start + block])
+        )
         if not is_finite.all():
             return start + torch.nonzero(~is_finite)[0].item()
     return None

@@ -46,15 +46,30 @@ _ELSEWHERE = {
     (".tar", ".tgz"): "archives are read by webdataset if they hold samples, and by Python's tarfile",
     (".zip", ".7z"): "archives are unpacked by Python's zipfile: put the files themselves into the channel",
     (".xlsx", ".xls", ".ods"): "spreadsheets are read by pandas.read_excel with openpyxl: save the sheet as CSV",
-    (".pkl", ".pickle", ".joblib", ".pt", ".pth"): "a pickle can run any code when it is loaded: load it with pickle or "
+    (
+        ".pkl",
+        ".pickle",
+        ".joblib",
+        ".pt",
+        ".pth",
+    ): "a pickle can run any code when it is loaded: load it with pickle or "
     "torch.load where you trust it, and save arrays as NPZ or safetensors, tables as Parquet",
     (".avro",): "Avro files are read by fastavro",
     (".orc",): "ORC files are read by pyarrow.orc",
     (".mat",): "MATLAB files are read by scipy.io.loadmat",
     (".arff",): "ARFF files are read by scipy.io.arff.loadarff",
     (".libsvm", ".svmlight", ".svm"): "sparse files are read by sklearn.datasets.load_svmlight_file",
-    (".sas7bdat", ".xpt", ".dta", ".sav"): "files of SAS, Stata and SPSS are read by pandas.read_sas, read_stata, read_spss",
-    (".zst", ".lz4", ".snappy"): "this compression is undone by the package of its name: gzip, bz2 and xz are read here",
+    (
+        ".sas7bdat",
+        ".xpt",
+        ".dta",
+        ".sav",
+    ): "files of SAS, Stata and SPSS are read by pandas.read_sas, read_stata, read_spss",
+    (
+        ".zst",
+        ".lz4",
+        ".snappy",
+    ): "this compression is undone by the package of its name: gzip, bz2 and xz are read here",
     (".wav", ".mp3", ".flac"): "sound is read by torchaudio or soundfile",
     (".mp4", ".avi", ".mov"): "video is read by torchcodec",
     (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"): "images are read by read_images of "
@@ -284,10 +299,12 @@ def _finite_numbers(frame: Frame, name: str, missing: float | None, is_label: bo
     elif value == "missing":
         remedy = "correct it, or pass missing=0.0 to fill missing features with 0"
     else:
-        remedy = "correct it, or drop the row" if np.isinf(column[row]) else "float32 does not hold it: scale the column"
+        remedy = (
+            "correct it, or drop the row" if np.isinf(column[row]) else "float32 does not hold it: scale the column"
+        )
     raise ValueError(f"{frame.where(row)}, {_column_name(frame, name)}: the {what} is {value}; {remedy}")
 
-# %% ../../../nbs/1_training/6_data/40_channel.ipynb #57c33bc6
+# %% ../../../nbs/1_training/6_data/40_channel.ipynb #a0792c7a
 def read_channel(
     folder: str | Path,  # the channel, read with its subfolders; or a single file
     label: int | str = 0,  # the target: a column's position or header, or an array's name in NPZ and safetensors
@@ -299,8 +316,8 @@ def read_channel(
     """Read every file in `folder` as one dataset: tables, or arrays in NPY, NPZ and safetensors.
 
     Targets are int64 if all of them are whole numbers, else float32. Text labels of arrays are numbered in the order of
-    `classes`, which the dataset has as an attribute. Raises ValueError with file, row and column of the first mistake in
-    a file, and FileNotFoundError if there is no file.
+    `classes`, which the dataset has as an attribute. Raises ValueError with file, row and column of the first mistake,
+    and FileNotFoundError if there is no file.
     """
     folder = Path(folder)
     if rows is not None:
@@ -326,7 +343,7 @@ def _read_npy_table(path: Path, label: int | str, missing: float | None) -> Samp
     table = expect_numbers(f"{path}", load_numpy(path))
     if table.ndim != 2:
         raise ValueError(
-            f"{path}: expected a table, got shape {table.shape}; inputs of any shape come in pairs, as x_0.npy and y_0.npy"
+            f"{path}: expected a table, got shape {table.shape}; inputs of any shape come in pairs, x_0.npy and y_0.npy"
         )
     frame = Frame.of(table.astype(np.float64), where=lambda row: f"{path}, row {row}")
     return _samples_of_frame(frame, path, label, missing)
@@ -341,7 +358,9 @@ def _join(parts: list[Samples], classes: Sequence[str] | None) -> TensorDataset:
                 f"{part.path}: samples of shape {_describe(part)}, but in {first.path} they are {_describe(first)}"
             )
         if len(part.inputs) > 1 and list(part.inputs) != list(first.inputs):
-            raise ValueError(f"{part.path}: the inputs are {list(part.inputs)}, but in {first.path} {list(first.inputs)}")
+            raise ValueError(
+                f"{part.path}: the inputs are {list(part.inputs)}, but in {first.path} {list(first.inputs)}"
+            )
         if isinstance(part.target, np.ndarray) != isinstance(first.target, np.ndarray):
             raise ValueError(f"labels are text in one of {part.path} and {first.path}, and numbers in the other")
     inputs = [_concat([list(part.inputs.values())[i] for part in parts]) for i in range(len(first.inputs))]
