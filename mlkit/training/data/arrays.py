@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/1_training/6_data/33_arrays.ipynb #d3487fbf
+# %% ../../../nbs/1_training/6_data/33_arrays.ipynb #1be5a19f
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
