@@ -28,7 +28,7 @@ from ...text import did_you_mean
 from .files import data_files, is_data_name
 from .rows import Target
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #90365c32
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #98b81630
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # Of Pillow. Its other formats are rare, and some start another program.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -72,7 +72,7 @@ def _reason(error: Exception) -> str:
         return f"not an image in a known format ({', '.join(_FORMATS)}), or damaged at its beginning"
     return f"damaged: {str(error).partition(' <')[0] or type(error).__name__}"
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #43023a45
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #36076c35
 def decode_image(
     source: Path | bytes,  # a file, or its content
     channels: int = 3,  # 1 for grey, 3 for RGB
@@ -111,7 +111,7 @@ def _to_8_bits(array: np.ndarray) -> np.ndarray:
         raise ValueError(f"its pixels go from {values.min()} to {values.max()}, expected 8 or 16 bits")
     return ((values * 255 + 32767) // 65535).astype(np.uint8)
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #ad57422e
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #20ae45e8
 _TABLE_SUFFIXES = (".csv", ".tsv", ".lst")
 
 
@@ -168,7 +168,7 @@ def _some(items: Iterable) -> str:
     items = list(map(str, items))
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #588afab1
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #27727b91
 def _from_table(path: Path, files: list[Path], label: int | str | None) -> tuple[list[Path], list[str]]:
     """Return the images that the rows of a table name, and their classes."""
     rows = _table_rows(path)
@@ -244,11 +244,11 @@ def _label_position(path: Path, label: int | str | None, header: list[str] | Non
         raise ValueError(f"{path}: which column is the label? Pass label=, one of {[names[j] for j in others]}")
     return others[0]
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #dbc29d78
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #dabf8d56
 FORMAT_VERSION = 1
 FILE_NAME = "images.json"
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #5258d963
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #54052364
 @dataclass
 class Images:
     """How images become the input of a model, and what its classes are."""
@@ -422,7 +422,7 @@ class Images:
         except ValueError as e:
             raise ValueError(f"{path}: {e}") from None
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #52db0946
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #8085d4da
 def _check_size(size: Any) -> tuple[int, int]:
     sides = [size, size] if isinstance(size, (int, np.integer)) else size
     is_pair = isinstance(sides, (list, tuple)) and len(sides) == 2
@@ -486,7 +486,7 @@ def _common_size(folder: Path, sizes: list[tuple[int, int]]) -> tuple[int, int]:
         )
     return size
 
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #1739435f
+# %% ../../../nbs/1_training/6_data/60_images.ipynb #1505d0e0
 def _read_header(path: Path) -> tuple[tuple[int, int], bool]:
     """Return the size of an image (height, width), and whether it is grey."""
     with _open(path) as image:

@@ -18,7 +18,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from ...text import did_you_mean
 
-# %% ../../../nbs/1_training/6_data/70_split.ipynb #fd31dc98
+# %% ../../../nbs/1_training/6_data/70_split.ipynb #a9441b9d
 def split(
     dataset: Any,  # with a length: a Dataset, a list, an array, a DataFrame or another table
     fraction: float = 0.2,  # of the samples for the second part; each part has at least one sample
@@ -59,7 +59,7 @@ def split(
         _warn_of_missing_classes(dataset, parts, used)
     return tuple(_take(dataset, part) for part in parts)
 
-# %% ../../../nbs/1_training/6_data/70_split.ipynb #c6b968d0
+# %% ../../../nbs/1_training/6_data/70_split.ipynb #5e107b9e
 def _take(dataset: Any, part: Tensor) -> Any:
     """Return some of the samples, or of the rows of a table, in this order."""
     if type(dataset) is TensorDataset:
@@ -89,7 +89,7 @@ def _column(dataset: Any, option: str, values: str | Sequence) -> Sequence:
         raise ValueError(f"{option}={values!r}: no such column; {did_you_mean(values, names)}")
     return names[values] if isinstance(names, dict) else dataset[values]
 
-# %% ../../../nbs/1_training/6_data/70_split.ipynb #1c593353
+# %% ../../../nbs/1_training/6_data/70_split.ipynb #f4b1272c
 def _codes(option: str, values: Sequence, n: int) -> np.ndarray:
     """Return the number of each sample's class or group, counted in the order of the first appearance."""
     plain = _plain(option, values, n)
@@ -120,7 +120,7 @@ def _plain(option: str, values: Sequence, n: int) -> np.ndarray:
         raise ValueError(f"{option}: {len(array)} values for {n} samples")
     return array
 
-# %% ../../../nbs/1_training/6_data/70_split.ipynb #1c22e47e
+# %% ../../../nbs/1_training/6_data/70_split.ipynb #d91943e1
 def _target(dataset: Any) -> Tensor | None:
     """Return the classes (samples,) of a dataset: the last tensor, or `targets`, if it has whole numbers; else None."""
     if isinstance(dataset, TensorDataset):
@@ -155,7 +155,7 @@ def _warn_of_missing_classes(dataset: Any, parts: tuple[Tensor, Tensor], used: l
                 stacklevel=3,
             )
 
-# %% ../../../nbs/1_training/6_data/70_split.ipynb #7025f0ca
+# %% ../../../nbs/1_training/6_data/70_split.ipynb #96f836cc
 def _strata(dataset: Any, stratify: bool | str | Sequence) -> Sequence:
     """Return the class of each sample."""
     if stratify is not True:
@@ -194,7 +194,7 @@ def _split_strata(codes: np.ndarray, size: int, fraction: float, generator: torc
     is_second = torch.from_numpy(place_in_class < sizes[codes])
     return order[~is_second], order[is_second]
 
-# %% ../../../nbs/1_training/6_data/70_split.ipynb #d831554a
+# %% ../../../nbs/1_training/6_data/70_split.ipynb #8013253e
 def _split_groups(codes: np.ndarray, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return the samples of the two parts, in a random order; each has at least one group."""
     counts = np.bincount(codes)
@@ -212,7 +212,7 @@ def _split_groups(codes: np.ndarray, size: int, generator: torch.Generator) -> t
     is_second = torch.from_numpy(is_second_group[codes])[order]
     return order[~is_second], order[is_second]
 
-# %% ../../../nbs/1_training/6_data/70_split.ipynb #2b43977f
+# %% ../../../nbs/1_training/6_data/70_split.ipynb #3b0834e2
 def _moments(values: Sequence, n: int) -> np.ndarray:
     """Return the rank of each sample's time: numbers, dates, or text that begins with year, month and day."""
     array = _plain("time", values, n)
