@@ -21,7 +21,7 @@ from ..endpoint.handlers import HandlerError, HandlerFailure, Handlers, find_cod
 _SAMPLE_HINT = "pass a request: sample= of deploy or check_bundle, --sample of the mlkit command"
 
 
-def try_bundle(report: ChildReport, sample: Path | None, content_type: str) -> None:
+def try_bundle(report: ChildReport, sample: Path | None, content_type: str | None) -> None:
     """Start the handlers of the folder that `report` is about, and answer one request; report what fails.
 
     sample: a file with the body of the request; default: an example of the data that the model was trained on, if a
@@ -41,12 +41,12 @@ def try_bundle(report: ChildReport, sample: Path | None, content_type: str) -> N
         _try_request(report, handlers, sample, content_type)
 
 
-def _try_request(report: ChildReport, handlers: Handlers, sample: Path | None, content_type: str) -> None:
+def _try_request(report: ChildReport, handlers: Handlers, sample: Path | None, content_type: str | None) -> None:
     try:
-        body = _request_body(report, handlers, sample, content_type)
-        if body is None:
+        request = _make_request(report, handlers, sample, content_type)
+        if request is None:
             return
-        reply = handlers.respond(body, content_type)
+        reply = handlers.respond(*request)
         content = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
         print(f"{reply.content_type}: {content[:200]!r}")
     except Exception as e:
@@ -62,18 +62,20 @@ def _try_request(report: ChildReport, handlers: Handlers, sample: Path | None, c
         _add_error(report, e, f"an endpoint would answer with {getattr(e, 'status', 500)}")
 
 
-def _request_body(report: ChildReport, handlers: Handlers, sample: Path | None, content_type: str) -> bytes | None:
-    """Return the body of the request to try; None, with a note, if nothing is known of the model's input."""
+def _make_request(
+    report: ChildReport, handlers: Handlers, sample: Path | None, content_type: str | None
+) -> tuple[bytes, str | None] | None:
+    """Return body and content type of the request to try; None if nothing is known of the input, which is noted."""
     if sample:
         report.begin("a sample")
-        return sample.read_bytes()
+        return sample.read_bytes(), content_type
     if handlers.description is None and handlers.signature is None:
         report.add_note("no sample was tried: the model was saved without one", _SAMPLE_HINT)
         return None
     report.begin(f"{_default_sample(handlers)} as a sample")
     if handlers.description is not None:
-        return example_request(handlers.description, content_type)[0]
-    return encode(zeros_like_signature(handlers.signature), content_type)[0]
+        return example_request(handlers.description, content_type)
+    return encode(zeros_like_signature(handlers.signature), content_type)
 
 
 def _default_sample(handlers: Handlers) -> str:
@@ -87,7 +89,7 @@ def _add_error(report: ChildReport, error: Exception, consequence: str) -> None:
         report.add_error(error.__cause__ or error, consequence)
 
 
-def main(report_file: str, source: str, sample: str | None, content_type: str) -> None:
+def main(report_file: str, source: str, sample: str | None, content_type: str | None) -> None:
     """Run a trial with the arguments of a `CleanProcess`."""
     report = ChildReport(report_file, source)
     try_bundle(report, Path(sample) if sample else None, content_type)

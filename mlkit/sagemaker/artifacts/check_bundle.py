@@ -56,12 +56,14 @@ def check_bundle(
     # the body of a request, a Path of a file that has it, or a value that is encoded as one;
     # default: an example of the training data, or zeros of the model's saved signature
     sample: Any = None,
-    content_type: str | None = None,  # of the sample; default: by the suffix of a Path, else application/json
+    # of the request; default: by the suffix of a Path, image/png for an example of images, else application/json
+    content_type: str | None = None,
     seconds: float = 300,  # then it is stopped
 ) -> Report:
     """Find what would go wrong behind an endpoint: layout, requirements, imports, loading, warm-up, and one request."""
     started_at = time.monotonic()
-    content_type = content_type or (isinstance(sample, Path) and content_type_of(sample)) or "application/json"
+    if sample is not None and content_type is None:
+        content_type = (content_type_of(sample) if isinstance(sample, Path) else None) or "application/json"
     report = Report(list(find_foreign_mlkit()))
     with tempfile.TemporaryDirectory(prefix="mlkit-check-", ignore_cleanup_errors=True) as temporary:
         process = CleanProcess(Path(temporary).resolve(), seconds)
@@ -80,7 +82,7 @@ def check_bundle(
     return report
 
 
-def _run_trial(report: Report, process: CleanProcess, sample: Any, content_type: str):
+def _run_trial(report: Report, process: CleanProcess, sample: Any, content_type: str | None):
     """Read the code of an unpacked bundle; if it is Python, try the bundle in the process."""
     code = process.source / "code"
     if code.is_dir():

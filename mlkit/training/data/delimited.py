@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #92cc3717
+# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #1374b6bf
 import csv
 import io
 import re
@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mlkit.training.data.files import open_text, plain_suffix
+from mlkit.training.data.files import NoRowsError, open_text, plain_suffix
 from mlkit.training.data.frame import EXACT_LIMIT, MISSING, Frame, Texts, copy_arrow, settle, to_number
 
-# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #ec7bc7aa
+# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #c396caff
 _DELIMITERS = ",;\t|"
 _SAMPLE_BYTES = 2**16
 _SAMPLE_ROWS = 100
@@ -61,7 +61,7 @@ class _Sample:
                 content += more
             is_whole = not f.read(1)
         if not content.strip():
-            raise ValueError(f"{path}: the file is empty")
+            raise NoRowsError(f"{path}: the file is empty")
         if b"\0" in content:
             raise ValueError(f"{path}: not text, although its name says so")
         if not is_whole:
@@ -119,7 +119,7 @@ def _is_header(path: Path, rows: list[list[str]], header: bool | None, delimiter
     looks_like_others = any(cell in map(str.strip, column) for cell, column in zip(first, zip(*below)))
     return len(set(first)) == len(first) and not MISSING.intersection(first) and not looks_like_others
 
-# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #ab2e55d3
+# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #db51031d
 @dataclass(frozen=True)
 class Dialect:
     """How a file of delimited text is written."""
@@ -148,7 +148,7 @@ class Dialect:
             names = _column_names(path, rows.pop(0))
             header_lines = numbered[0][0]
             if not rows:
-                raise ValueError(f"{path}: a header and no rows")
+                raise NoRowsError(f"{path}: a header and no rows")
         return cls(path, delimiter, delimiter != "," and _proves_comma(rows), names, header_lines, rows)
 
     @property

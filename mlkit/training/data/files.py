@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from mlkit.files import files_under
 from mlkit.text import did_you_mean
 
-# %% ../../../nbs/1_training/6_data/10_files.ipynb #3c9e4b3e
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #30539a20
 _DESKTOP_FILES = ("thumbs.db", "desktop.ini")
 _PLACEHOLDER_SUFFIX = "_$folder$"  # of the empty objects that Hadoop's tools write in place of folders
 _NOTE_SUFFIXES = ("", ".md", ".rst", ".txt", ".html")
@@ -31,7 +31,7 @@ def is_data_name(
     path = PurePosixPath(name)
     is_hidden = any(part[0] == "." or part[0] == "_" and "=" not in part for part in path.parts)
     is_folder = not name or name.endswith(("/", _PLACEHOLDER_SUFFIX))
-    is_note = path.stem.lower() == "readme" and path.suffix.lower() in _NOTE_SUFFIXES
+    is_note = path.stem.lower() in ("readme", "license", "licence") and path.suffix.lower() in _NOTE_SUFFIXES
     return size > 0 and not (is_hidden or is_folder or is_note or path.name.lower() in _DESKTOP_FILES)
 
 # %% ../../../nbs/1_training/6_data/10_files.ipynb #14df741b
@@ -53,7 +53,11 @@ def data_files(
         raise FileNotFoundError(f"no data files in {folder}: expected at least {expected}{others}")
     return files
 
-# %% ../../../nbs/1_training/6_data/10_files.ipynb #d2b8c6cf
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #ce38823d
+class NoRowsError(ValueError):
+    """A file has no rows."""
+
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #56b7107f
 def partition_values(folder: Path, path: Path) -> dict[str, str]:
     """Return the columns that the folders between `folder` and a file name, as text, "" where missing."""
     if path == folder:
@@ -62,7 +66,7 @@ def partition_values(folder: Path, path: Path) -> dict[str, str]:
     values = {unquote(name): unquote(value) for name, value in pairs}
     return {name: "" if value == "__HIVE_DEFAULT_PARTITION__" else value for name, value in values.items()}
 
-# %% ../../../nbs/1_training/6_data/10_files.ipynb #8eb28b3e
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #39ca67fe
 _COMPRESSIONS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
