@@ -36,7 +36,7 @@ from .hyperparameters import read_value
 from .objects import as_folder
 from ...text import did_you_mean
 from ...training import train_model
-from ...training.data import read_channel
+from ...training.data import read_channel, read_table
 from ...training.data.files import data_files
 from ...training.data.frame import Frame
 from ...training.data.images import Images, is_image_folder
@@ -63,11 +63,12 @@ class Config:
     # columns of a table that are to be read otherwise than by their values: number, category, date or boolean, as
     # zip=category,size=number
     kinds: dict[str, str] = field(default_factory=dict)
-    # height and width of images, as 48,64, or one number for squares; default: the size that most of them have
-    image_size: list[int] = field(default_factory=list)
     # a rows.json in the source folder, which describes the table; default: the description is fitted on the training
     # data
     rows: str | None = None
+    header: bool | None = None  # whether tables begin with names; default: decided by their first rows
+    # height and width of images, as 48,64, or one number for squares; default: the size that most of them have
+    size: list[int] = field(default_factory=list)
     # scale numbers to mean 0 and deviation 1; the scale is saved with the model; default: in a table that has more
     # than plain numbers
     standardize: bool | None = None
@@ -167,8 +168,6 @@ def read_data(config: Config, container: Container) -> JobData:
     folders = {role: as_folder(container.channel(name), Path(copies.name) / role) for role, name in roles.items()}
     if is_image_folder(folders["training"]):
         data = _read_images(config, folders)
-    elif config.image_size:
-        raise ValueError("--image_size is for images, and the training channel has none: leave it out")
     elif all(file.suffix.lower() in _ARRAY_SUFFIXES for file in data_files(folders["training"])):
         data = _read_arrays(config, folders)
     else:
@@ -177,27 +176,22 @@ def read_data(config: Config, container: Container) -> JobData:
     return data
 
 
-def read_table(folder, text_columns=(), header=None):  # TEMPORARY
-    from mlkit.training.data.delimited import read_delimited
-
-    return Frame.concat([read_delimited(f, text_columns, header) for f in data_files(folder)])
-
-
 _ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #756812b7
 def _read_tables(config: Config, folders: dict[str, Path]) -> JobData:
+    _refuse_flags(config, "a table", "size")
     with _remedies_as_flags():
         if config.rows:
             rows = _load_rows(config)
-            frame = read_table(folders["training"], text_columns=rows.text_columns)
+            frame = read_table(folders["training"], rows.text_columns, config.header)
         else:
             text_columns = {name for name, kind in config.kinds.items() if kind == "category"}
-            frame = read_table(folders["training"], text_columns=text_columns)
+            frame = read_table(folders["training"], text_columns, config.header)
             rows = _fit_rows(config, frame)
         datasets = {"training": rows.dataset(frame)}
         for role in folders.keys() - datasets.keys():
-            datasets[role] = rows.dataset(read_table(folders[role], text_columns=rows.text_columns))
+            datasets[role] = rows.dataset(read_table(folders[role], rows.text_columns, config.header))
     return JobData(**datasets, task=rows.target.task, output_dim=rows.output_dim, description=rows)
 
 
@@ -244,17 +238,22 @@ def _remedies_as_flags() -> Iterator[None]:
         raise ValueError(_to_flags(str(e))) from None
 
 
-_ARGUMENT = re.compile(
-    r"\b(task|label|drop|kinds|scale|standardize|size)=(\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|'[^']*'|\"[^\"]*\"|\w+)"
-)
+_NAMES = "task|label|drop|kinds|header|size|scale"
+_ARGUMENT = re.compile(rf"\b({_NAMES})=(\[[^\]]*\]|\([^)]*\)|\{{[^}}]*\}}|'[^']*'|\"[^\"]*\"|\w+|(?=[,)]))")
 
 
 def _to_flags(message: str) -> str:
+    message = message.replace(
+        "correct it, or pass missing=0.0 to fill missing features with 0", "correct it, or drop the row"
+    )
     return _ARGUMENT.sub(_to_flag, message)
 
 
 def _to_flag(match: re.Match) -> str:
     name, text = match.groups()
+    flag = f"--{'standardize' if name == 'scale' else name}"
+    if not text:
+        return flag
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -265,16 +264,16 @@ def _to_flag(match: re.Match) -> str:
         value = ",".join(map(str, value))
     elif isinstance(value, bool):
         value = str(value).lower()
-    return f"--{_FLAGS.get(name, name)} {shlex.quote(str(value))}"
-
-
-_FLAGS = {"scale": "standardize", "size": "image_size"}  # of arguments with another name
+    return f"{flag} {shlex.quote(str(value))}"
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #213ae5ca
 def _read_arrays(config: Config, folders: dict[str, Path]) -> JobData:
-    _refuse_flags(config, "arrays", "rows", "drop", "kinds")
-    datasets = {role: _read_dataset(folder, config) for role, folder in folders.items()}
-    training = datasets.pop("training")
+    _refuse_flags(config, "arrays", "rows", "drop", "kinds", "header", "size")
+    with _remedies_as_flags():
+        training = _read_dataset(folders["training"], config)
+        classes = getattr(training, "classes", None)
+        others = folders.keys() - {"training"}
+        datasets = {role: _read_dataset(folders[role], config, classes) for role in others}
     y = training.tensors[-1]
     task = config.task or ("regression" if y.is_floating_point() else "classes")
     for role, dataset in datasets.items():
@@ -288,27 +287,31 @@ def _read_arrays(config: Config, folders: dict[str, Path]) -> JobData:
 
 
 def _refuse_flags(config: Config, data: str, *names: str) -> None:
-    """Raise ValueError for a setting that is for the columns of a table, if the training data is something else."""
+    """Raise ValueError for a setting that is for data of another kind than the training channel has."""
     for name in names:
-        if getattr(config, name):
-            raise ValueError(
-                f"--{name} is for the columns of a table, and the training channel has {data}: leave it out"
-            )
-    if isinstance(config.label, list):
+        if getattr(config, name) not in (None, [], {}):
+            kind = "images" if name == "size" else "a table"
+            raise ValueError(f"--{name} is for {kind}, and the training channel has {data}: leave it out")
+    if isinstance(config.label, list) and data != "a table":
         labels = ",".join(map(str, config.label))
-        raise ValueError(
-            f"--label {labels}: several labels are columns of a table, and the training channel has {data}"
-        )
+        raise ValueError(f"--label {labels}: several labels are columns of a table, and the channel has {data}")
 
 
-def _read_dataset(folder: Path, config: Config) -> TensorDataset:
-    """Return the arrays of a channel, with the target in the type that the task needs."""
-    *inputs, y = read_channel(folder, config.label).tensors
+def _read_dataset(folder: Path, config: Config, classes: Sequence[str] | None = None) -> TensorDataset:
+    """Return the arrays of a channel, with the target in the type that the task needs.
+
+    classes: the order of labels that are text.
+    """
+    dataset = read_channel(folder, config.label, classes=classes)
+    if hasattr(dataset, "classes") and classes is None:
+        print(f"the outputs of the model stand for {', '.join(dataset.classes)}, in this order", flush=True)
+    *inputs, y = dataset.tensors
     if config.task in ("regression", "multi-label"):
         y = y.float()
     elif config.task == "classes" and y.is_floating_point():
         raise ValueError(f"--task classes: the labels are not whole numbers (the first is {y.flatten()[0].item():g})")
-    return TensorDataset(*inputs, y)
+    dataset.tensors = (*inputs, y)
+    return dataset
 
 
 def _check_same(training: TensorDataset, other: TensorDataset, role: str, classes: int | None = None) -> None:
@@ -338,20 +341,20 @@ def _join(shapes: Sequence[tuple]) -> str:
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #21b77f73
 def _read_images(config: Config, folders: dict[str, Path]) -> JobData:
-    _refuse_flags(config, "images", "rows", "drop", "kinds")
+    _refuse_flags(config, "images", "rows", "drop", "kinds", "header")
     if config.task not in (None, "classes"):
         raise ValueError(f"--task {config.task}: the label of an image is its class; leave --task out")
     if config.standardize:
         raise ValueError(
             "--standardize is for numbers, and the training channel has images, which the model scales itself"
         )
-    size = config.image_size * (2 if len(config.image_size) == 1 else 1) or None
-    if size and (len(size) != 2 or min(size) < 1):
-        sides = ",".join(map(str, config.image_size))
-        raise ValueError(f"--image_size {sides}: expected a height and a width in pixels, or one number for squares")
+    if config.size and (len(config.size) > 2 or min(config.size) < 1):
+        sides = ",".join(map(str, config.size))
+        raise ValueError(f"--size {sides}: expected a height and a width in pixels, or one number for squares")
     label = config.label or None  # 0: the default
     with _remedies_as_flags():
-        images = Images.fit(folders["training"], size=size, label=label)
+        size = config.size[0] if len(config.size) == 1 else config.size or None
+        images = Images.fit(folders["training"], size, label=label)
         datasets = {role: images.dataset(folder, label=label) for role, folder in folders.items()}
     return JobData(**datasets, task="classes", output_dim=len(images.classes), description=images)
 

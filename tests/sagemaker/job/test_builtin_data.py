@@ -121,6 +121,7 @@ MISTAKES = [  # the columns, the config, what the message has
     ("age income", dict(label="incom"), "no column 'incom' for the label; did you mean 'income'?"),
     ("age income", dict(label="income", drop=["agee"]), "did you mean 'age'?"),
     ("age income", dict(label="income", kinds={"age": "categry"}), "did you mean 'category'?"),
+    ("age income", dict(label="income", size=[8, 8]), "--size is for images, and the training channel has a table"),
     ("age income", dict(label="income", input_dim=3), "pass --input_dim 1, or leave it out"),
     ("age income", dict(label="income", output_dim=3), "needs 2 classes: pass --output_dim 2, or leave it out"),
     ("age job income", dict(label="income", input_dim=2), "--input_dim is for plain numbers"),
@@ -200,7 +201,8 @@ def test_arrays(run):
     _, out = run({"train": npz(x=x, y=np.arange(40) % 3 + 1)})
     assert "the smallest label is 1: the first 1 outputs of the model stand for no class" in out
     for config, message in (
-        (dict(kinds={"a": "number"}), "--kinds is for the columns of a table, and the training channel has arrays"),
+        (dict(kinds={"a": "number"}), "--kinds is for a table, and the training channel has arrays"),
+        (dict(size=[8]), "--size is for images, and the training channel has arrays"),
         (dict(label="a,b"), "no array 'a,b'"),
         (dict(label=["a", "b"]), "--label a,b: several labels are columns of a table"),
         (dict(task="classes"), "--task classes: the labels are not whole numbers"),
@@ -218,12 +220,15 @@ def test_images(run):
     handlers.start(container.model_dir)
     (answer,) = json.loads(handlers.respond(picture, "image/png").body)
     assert list(answer["probabilities"]) == ["cat", "dog"]
+    container, _ = run({"train": files}, size=[4, 5])
+    assert json.loads((container.model_dir / "images.json").read_text())["size"] == [4, 5]
     assert type(handlers.model).__name__ == "ImageModel"
     for config, message in (
-        (dict(kinds={"a": "number"}), "--kinds is for the columns of a table, and the training channel has images"),
+        (dict(kinds={"a": "number"}), "--kinds is for a table, and the training channel has images"),
+        (dict(header=False), "--header is for a table, and the training channel has images"),
         (dict(task="regression"), "--task regression: the label of an image is its class"),
         (dict(input_dim=3), "--input_dim is for plain numbers, and the data has images"),
-        (dict(image_size=[1, 2, 3]), "--image_size 1,2,3: expected a height and a width"),
+        (dict(size=[1, 2, 3]), "--size 1,2,3: expected a height and a width"),
         (dict(output_dim=3), "needs 2 classes: pass --output_dim 2"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -231,15 +236,15 @@ def test_images(run):
 
 
 def test_the_size_of_images_is_not_that_of_a_table(run):
-    with pytest.raises(ValueError, match="--image_size is for images, and the training channel has none"):
-        run({"train": "1,2\n0,3\n"}, image_size=[8])
+    with pytest.raises(ValueError, match="--size is for images, and the training channel has a table"):
+        run({"train": "1,2\n0,3\n"}, size=[8])
 
 
 def test_images_of_several_sizes(run):
     files = {f"{name}/{size}.png": Images(size, 1, ["a", "b"]).example() for name in "ab" for size in (8, 12, 20)}
-    with pytest.raises(ValueError, match=r"the images have 3 sizes, .* for example the medians, --image_size 12,12"):
+    with pytest.raises(ValueError, match=r"the images have 3 sizes, .* for example the medians, --size 12,12"):
         run({"training": files})
-    container, out = run({"training": files}, image_size=[16], hidden_dim=8)
+    container, out = run({"training": files}, size=[16], hidden_dim=8)
     assert "Images of 16 by 16 pixels, grey; 2 classes: a, b" in out
     model = load_model(container.model_dir)
     assert (model.channels, model.width, model.depth) == (1, 8, 3)
@@ -253,6 +258,24 @@ def test_images_with_a_table(run):
         run({"training": files | {"labels.csv": table}})
     container, out = run({"training": files | {"labels.csv": table}}, label="kind")
     assert "2 classes: cat, dog" in out
+
+
+def test_messages_of_the_readers_name_flags(run):
+    counted = "0,1,2\n" + csv_text(columns("grade age rate"), header=False)
+    with pytest.raises(ValueError, match="pass --header true to skip it, or --header false if it is data"):
+        run({"train": counted})
+    run({"train": counted}, header=True)
+    table = BytesIO()
+    np.save(table, np.array([[0, 1.5], [1, np.nan]]))
+    with pytest.raises(ValueError, match="correct it, or drop the row"):
+        run({"training": {"table.npy": table.getvalue()}})
+
+
+def test_text_labels_of_arrays(run):
+    x = np.zeros((6, 3), "float32")
+    channels = {"train": npz(x=x, y=np.array(["b", "a", "c"] * 2)), "val": npz(x=x, y=np.array(["c", "a"] * 3))}
+    _, out = run(channels)
+    assert "the outputs of the model stand for a, b, c, in this order" in out
 
 
 def test_the_help_of_the_program_names_the_flags():
