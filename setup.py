@@ -17,7 +17,7 @@ def listed(key):
 
 extras = {
     name: listed(f"{name}_requirements")
-    for name in ("serve", "jobs", "sagemaker", "notebook", "demo", "images", "check", "loggers")
+    for name in ("serve", "jobs", "sagemaker", "notebook", "demo", "data", "images", "check", "loggers")
 }
 extras["studio"] = sorted({r for name in ("serve", "sagemaker", "notebook") for r in extras[name]})
 extras["demo"] = sorted({r for name in ("demo", "serve", "jobs", "check") for r in extras[name]})
