@@ -128,7 +128,8 @@ class Speller:
 
     def csv(self, rows, names=None):
         out = io.StringIO()
-        quoting = self.random.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+        is_single = len(rows[0]) == 1  # a blank line is no row, so a blank cell alone on its line needs quotes
+        quoting = csv.QUOTE_ALL if is_single else self.random.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
         writer = csv.writer(out, quoting=quoting, lineterminator=self.random.choice(["\n", "\r\n"]))
         writer.writerows([names, *rows] if names else rows)
         return out.getvalue()

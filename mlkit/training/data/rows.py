@@ -827,7 +827,7 @@ class Rows:
             frozenset(labels),
             frozenset(self.names) - set(used) - set(labels),
             frozenset(column.name for column in self.columns if column.missing),
-            frozenset(self.text_columns),
+            frozenset(self._text_names()),
             has_names,
         )
         self._numbers = [column for column in self.columns if not isinstance(column, CategoryColumn)]
@@ -891,7 +891,14 @@ class Rows:
 
     @property
     def text_columns(self) -> set[str]:
-        """The names of the columns that a reader must leave as text, so that "007" is not 7."""
+        """The columns that a reader of files must leave as text, so that "007" is not 7.
+
+        They are names, and all positions: in a file without names, a reader cannot know which column is which.
+        """
+        names = self._text_names()
+        return names | set(map(str, range(len(self.names)))) if names else names
+
+    def _text_names(self) -> set[str]:
         names = {c.name for c in self.columns if isinstance(c, CategoryColumn) and not c.from_numbers}
         if self.target and self.target.task == "classes" and not self.target.from_numbers:
             names |= set(self.target.columns)
@@ -929,7 +936,7 @@ class Rows:
             return data
         if isinstance(data, Sequence) and data and isinstance(data[0], Mapping):
             return frame_of_records(data, self.layout, "row {}".format)
-        return Frame.of(data, text_columns=self.text_columns)
+        return Frame.of(data, text_columns=self.text_columns)  # positions, too, for rows without names
 
     def encode(self, data: Any) -> Tensor | tuple[Tensor, Tensor]:
         """Return the inputs of the model: float32 (rows, numbers), int64 (rows, categories), or a tuple of both.
