@@ -9,6 +9,7 @@ __all__ = ['Config', 'PrintMetrics', 'train', 'main']
 import ast
 import inspect
 import json
+import os
 import re
 import shlex
 import tempfile
@@ -49,7 +50,7 @@ from ...training.unpacking import ModelLoss, default_loss
 @dataclass
 class Config:
     input_dim: int | None = None  # features of a sample; default: as many as the data has
-    hidden_dim: int = 50  # width of the hidden layer
+    hidden_dim: int = 50  # width of the hidden layer; for images the channels of the first convolution
     output_dim: int | None = None  # number of classes or outputs; default: as many as the labels have
     epochs: int = 10  # passes over the training data
     learning_rate: float = 1e-3  # step size of Adam
@@ -66,9 +67,8 @@ class Config:
     # data
     rows: str | None = None
     header: bool | None = None  # whether tables begin with names; default: decided by their first rows
-    size: list[int] = field(
-        default_factory=list
-    )  # height and width of images; default: the size that most of them have
+    # height and width of images, as 48,64, or one number for squares; default: the size that most of them have
+    size: list[int] = field(default_factory=list)
     # scale numbers to mean 0 and deviation 1; the scale is saved with the model; default: in a table that has more
     # than plain numbers
     standardize: bool | None = None
@@ -348,6 +348,9 @@ def _read_images(config: Config, folders: dict[str, Path]) -> JobData:
         raise ValueError(
             "--standardize is for numbers, and the training channel has images, which the model scales itself"
         )
+    if config.size and (len(config.size) > 2 or min(config.size) < 1):
+        sides = ",".join(map(str, config.size))
+        raise ValueError(f"--size {sides}: expected a height and a width in pixels, or one number for squares")
     label = config.label or None  # 0: the default
     with _remedies_as_flags():
         size = config.size[0] if len(config.size) == 1 else config.size or None
@@ -364,7 +367,8 @@ def _make_model(config: Config, data: JobData) -> nn.Module:
     is_default = config.model == Config.model and not config.model_args
     if is_default and isinstance(data.description, Images):
         _check_dimensions(config, data)
-        return ImageModel(data.description.channels, data.output_dim)
+        depth = min(max(min(data.description.size).bit_length() - 2, 1), 6)  # 8 pixels are halved twice, 64 five times
+        return ImageModel(data.description.channels, data.output_dim, config.hidden_dim, depth)
     if is_default and (data.has_categories or data.task == "regression"):
         _check_dimensions(config, data)
         model = TabularModel(**_tabular_arguments(data), hidden_dim=config.hidden_dim)
@@ -513,8 +517,8 @@ class PrintMetrics:
 class TestEvaluation:
     """Measure the model on further data when the training has ended. A callback."""
 
-    def __init__(self, dataset: TensorDataset, metrics: dict[str, Callable] | None):
-        self.loader = DataLoader(dataset, batch_size=1024)
+    def __init__(self, loader: DataLoader, metrics: dict[str, Callable] | None):
+        self.loader = loader
         self.metrics = metrics
         self.values: dict[str, float] = {}  # by name; empty if the training was stopped
 
@@ -550,17 +554,17 @@ def train(config: Config, container: Container) -> History:
         optimizer = _check_callable("optimizer", config.optimizer, load_object(config.optimizer))
     loss = _make_loss(config, model, data)
     metrics = _make_metrics(loss)
-    test = None if data.test is None else TestEvaluation(data.test, metrics)
+    test = None if data.test is None else TestEvaluation(_evaluation_loader(config, data, data.test), metrics)
     try:
         history = train_model(
             model,
-            DataLoader(data.training, config.batch_size, shuffle=True),
+            DataLoader(data.training, config.batch_size, shuffle=True, num_workers=_workers(data.training)),
             config.epochs,
             config.learning_rate,
             optimizer=optimizer,
             loss_fn=loss,
             metrics=None if data.validation is None else metrics,
-            valid_loader=None if data.validation is None else DataLoader(data.validation, batch_size=1024),
+            valid_loader=None if data.validation is None else _evaluation_loader(config, data, data.validation),
             verbose=False,
             callbacks=[PrintMetrics(), *map(_load_callback, config.callbacks), *([test] if test else [])],
             config=config,
@@ -574,6 +578,18 @@ def train(config: Config, container: Container) -> History:
         save_model(model, container.model_dir, sample=data.sample, rows=data.description)
         _save_results(history, test.values if test else {}, container)
     return history
+
+
+def _workers(dataset: Dataset) -> int:
+    """Return how many processes read a dataset: none if it is in memory, else one for each core."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return 0 if isinstance(dataset, TensorDataset) else max((os.cpu_count() or 1) // processes, 1)
+
+
+def _evaluation_loader(config: Config, data: JobData, dataset: Dataset) -> DataLoader:
+    """Return a loader of large batches; of images, whose layers take far more memory, of the batches of training."""
+    batch_size = config.batch_size if isinstance(data.description, Images) else 1024
+    return DataLoader(dataset, batch_size, num_workers=_workers(dataset))
 
 
 def _checkpoint_options(config: Config, container: Container) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def decode_image(
 def _pixels(image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("its pixels are fractions, expected whole numbers of 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -97,7 +98,9 @@ def _pixels(image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarr
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     array = np.array(image)
@@ -241,7 +244,8 @@ def _label_position(path: Path, label: int | str | None, header: list[str] | Non
         return 1
     if len(others) != 1:
         names = header or list(range(width))
-        raise ValueError(f"{path}: which column is the label? Pass label=, one of {[names[j] for j in others]}")
+        columns = ", ".join(str(names[j]) for j in others)
+        raise ValueError(f"{path}: which column is the label, {columns}? Pass for example label={names[others[-1]]!r}")
     return others[0]
 
 # %% ../../../nbs/1_training/6_data/60_images.ipynb #dabf8d56
@@ -459,7 +463,7 @@ def _check_not_numbers(folder: Path, classes: list[str], images: int) -> None:
     if len(classes) > max(50, images // 2):
         raise ValueError(
             f"{folder}: {len(classes)} different labels for {images} images, such as {_some(classes)}: "
-            "is that the column of the class (label=)?"
+            "is that the column of the class?"
         )
     try:
         numbers = [float(name) for name in classes]
@@ -481,8 +485,8 @@ def _common_size(folder: Path, sizes: list[tuple[int, int]]) -> tuple[int, int]:
         widths = sorted(width for _, width in sizes)
         raise ValueError(
             f"{folder}: the images have {len(counts)} sizes, heights from {heights[0]} to {heights[-1]}, widths from "
-            f"{widths[0]} to {widths[-1]}: pass size=, for example size=({heights[len(sizes) // 2]}, "
-            f"{widths[len(sizes) // 2]}), which are the medians"
+            f"{widths[0]} to {widths[-1]}: pass a height and a width, for example the medians, "
+            f"size=({heights[len(sizes) // 2]}, {widths[len(sizes) // 2]})"
         )
     return size
 

@@ -228,10 +228,36 @@ def test_images(run):
         (dict(header=False), "--header is for a table, and the training channel has images"),
         (dict(task="regression"), "--task regression: the label of an image is its class"),
         (dict(input_dim=3), "--input_dim is for plain numbers, and the data has images"),
+        (dict(size=[1, 2, 3]), "--size 1,2,3: expected a height and a width"),
         (dict(output_dim=3), "needs 2 classes: pass --output_dim 2"),
     ):
         with pytest.raises(ValueError, match=message):
             run({"train": files}, **config)
+
+
+def test_the_size_of_images_is_not_that_of_a_table(run):
+    with pytest.raises(ValueError, match="--size is for images, and the training channel has a table"):
+        run({"train": "1,2\n0,3\n"}, size=[8])
+
+
+def test_images_of_several_sizes(run):
+    files = {f"{name}/{size}.png": Images(size, 1, ["a", "b"]).example() for name in "ab" for size in (8, 12, 20)}
+    with pytest.raises(ValueError, match=r"the images have 3 sizes, .* for example the medians, --size 12,12"):
+        run({"training": files})
+    container, out = run({"training": files}, size=[16], hidden_dim=8)
+    assert "Images of 16 by 16 pixels, grey; 2 classes: a, b" in out
+    model = load_model(container.model_dir)
+    assert (model.channels, model.width, model.depth) == (1, 8, 3)
+
+
+def test_images_with_a_table(run):
+    picture = Images((6, 8), 1, ["cat", "dog"]).example()
+    files = {f"images/{i}.png": picture for i in range(6)}
+    table = "file,day,kind\n" + "".join(f"{i}.png,monday,{('cat', 'dog')[i % 2]}\n" for i in range(6))
+    with pytest.raises(ValueError, match="which column is the label, day, kind[?] Pass for example --label kind"):
+        run({"training": files | {"labels.csv": table}})
+    container, out = run({"training": files | {"labels.csv": table}}, label="kind")
+    assert "2 classes: cat, dog" in out
 
 
 def test_messages_of_the_readers_name_flags(run):
