@@ -229,7 +229,7 @@ def _label_column(place: Path, label: int | str, names: list[str], has_names: bo
         )
     return label % width
 
-# %% ../../../nbs/1_training/6_data/40_channel.ipynb #38d99def
+# %% ../../../nbs/1_training/6_data/40_channel.ipynb #d32ec4ff
 def _column_name(frame: Frame, name: str) -> str:
     return f"column {name!r}" if frame.has_names else f"column {name}"
 
@@ -261,7 +261,13 @@ def _not_a_number(frame: Frame, name: str, row: int, value: str) -> ValueError:
     return ValueError(f"{frame.where(row)}, {_column_name(frame, name)}: expected a number, got {value!r}{remedy}")
 
 
-def _samples_of_frame(frame: Frame, path: Path, label: int | str, missing: float | None) -> Samples:
+def samples_of_frame(
+    frame: Frame,
+    path: Path,
+    label: int | str,
+    missing: float | None = None,  # replaces missing features
+    can_fill: bool = True,  # whether the caller's own caller can pass `missing`
+) -> Samples:
     """Split a table into features and labels. Raises ValueError for the first value that is missing or infinite."""
     names = frame.names
     if len(names) < 2:
@@ -274,16 +280,18 @@ def _samples_of_frame(frame: Frame, path: Path, label: int | str, missing: float
     features = [name for name in names if name != label_name]
     x = np.empty((len(frame), len(features)), np.float32)
     for j, name in enumerate(features):
-        x[:, j] = _finite_numbers(frame, name, missing)
+        x[:, j] = _finite_numbers(frame, name, missing, can_fill)
         del frame.columns[name]  # its memory is free for the next one
-    y = _finite_numbers(frame, label_name, None, is_label=True)
+    y = _finite_numbers(frame, label_name, None, can_fill=False, is_label=True)
     return Samples(path, {"x": torch.from_numpy(x)}, torch.from_numpy(np.array(y)))
 
 
 _LARGEST = np.finfo(np.float32).max
 
 
-def _finite_numbers(frame: Frame, name: str, missing: float | None, is_label: bool = False) -> np.ndarray:
+def _finite_numbers(
+    frame: Frame, name: str, missing: float | None, can_fill: bool, is_label: bool = False
+) -> np.ndarray:
     """Return a column of numbers that float32 holds, `missing` in place of NaN."""
     column = _numbers_of(frame, name)
     if missing is not None:
@@ -296,6 +304,8 @@ def _finite_numbers(frame: Frame, name: str, missing: float | None, is_label: bo
     value = "missing" if np.isnan(column[row]) else f"{column[row]:g}"
     if is_label:
         remedy = "drop the row"
+    elif value == "missing" and not can_fill:
+        remedy = "fill it, or drop the row"
     elif value == "missing":
         remedy = "correct it, or pass missing=0.0 to fill missing features with 0"
     else:
@@ -304,7 +314,7 @@ def _finite_numbers(frame: Frame, name: str, missing: float | None, is_label: bo
         )
     raise ValueError(f"{frame.where(row)}, {_column_name(frame, name)}: the {what} is {value}; {remedy}")
 
-# %% ../../../nbs/1_training/6_data/40_channel.ipynb #a0792c7a
+# %% ../../../nbs/1_training/6_data/40_channel.ipynb #87cb55c9
 def read_channel(
     folder: str | Path,  # the channel, read with its subfolders; or a single file
     label: int | str = 0,  # the target: a column's position or header, or an array's name in NPZ and safetensors
@@ -330,7 +340,7 @@ def read_channel(
     paired = {f for pair in pairs for f in pair.values()}
     parts = [read_pair(pair) for pair in pairs]
     if tables:
-        parts.append(_samples_of_frame(_read_frame(folder, tables, frozenset(), header), tables[0], label, missing))
+        parts.append(samples_of_frame(_read_frame(folder, tables, frozenset(), header), tables[0], label, missing))
     for f in files:
         if kinds[f][0] == ".npy" and f not in paired:
             parts.append(_read_npy_table(f, label, missing))
@@ -346,7 +356,7 @@ def _read_npy_table(path: Path, label: int | str, missing: float | None) -> Samp
             f"{path}: expected a table, got shape {table.shape}; inputs of any shape come in pairs, x_0.npy and y_0.npy"
         )
     frame = Frame.of(table.astype(np.float64), where=lambda row: f"{path}, row {row}")
-    return _samples_of_frame(frame, path, label, missing)
+    return samples_of_frame(frame, path, label, missing)
 
 
 def _join(parts: list[Samples], classes: Sequence[str] | None) -> TensorDataset:

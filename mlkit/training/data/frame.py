@@ -66,17 +66,17 @@ class Texts:
         return cls.from_codes(np.array(codes, np.int32), list(positions))
 
     @classmethod
-    def from_codes(cls, codes: np.ndarray, values: Sequence[str | None]) -> "Texts":
+    def from_codes(cls, codes: np.ndarray, values: list[str | None]) -> "Texts":
         """Make a column of codes, -1 where missing, and of texts that may have blanks, be missing or be repeated."""
-        positions: dict[str, int] = {}
-        new_codes = np.full(len(values) + 1, -1, np.int32)  # the last one is for the code -1
-        for i, text in enumerate(values):
-            text = None if text is None else text.strip()
-            if text is not None and text not in MISSING:
-                new_codes[i] = positions.setdefault(text, len(positions))
-        is_same = len(positions) == len(values)
-        codes = codes.astype(np.int32, copy=False) if is_same else new_codes[codes]
-        return cls(codes, list(positions))
+        stripped = [None if text is None else text.strip() for text in values]
+        stripped = [None if text in MISSING else text for text in stripped]
+        positions = dict.fromkeys(stripped)
+        positions.pop(None, None)
+        if len(positions) == len(values):
+            return cls(codes.astype(np.int32, copy=False), stripped)
+        positions = {text: i for i, text in enumerate(positions)}
+        new_codes = [-1 if text is None else positions[text] for text in stripped]
+        return cls(np.array([*new_codes, -1], np.int32)[codes], list(positions))  # the last one is for the code -1
 
     def __len__(self) -> int:
         return len(self.codes)

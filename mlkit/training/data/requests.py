@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,18 @@ class TableLayout:
     text_columns: frozenset[str] = frozenset()  # stay text, also where each text is a number
     has_names: bool = True  # False: the names are positions
 
-    @property
+    @cached_property
     def features(self) -> list[str]:
         """The names of the columns that the model uses."""
         return [name for name in self.names if name not in self.labels and name not in self.dropped]
+
+    @cached_property
+    def _known_names(self) -> frozenset[str]:
+        return frozenset(self.names)
+
+    @cached_property
+    def _required_names(self) -> frozenset[str]:
+        return frozenset(self.features)
 
     def names_of_width(self, width: int) -> list[str] | None:
         """Return the names of rows without names, by their number of columns; None if no rows have so many."""
@@ -68,6 +76,8 @@ class TableLayout:
                     f"{frame.where(0)}: {len(frame.columns)} columns without names: {self.expected_widths()}"
                 )
             frame = frame.rename(names)
+        if list(frame.columns) == self.features:
+            return frame
         self.check_names(frame.columns, frame.where)
         labels = [name for name in self.names if name in self.labels and name in frame.columns]
         return frame.select(self.features + labels)
@@ -80,8 +90,10 @@ class TableLayout:
         optional: Collection[str] = (),
     ) -> None:
         """Raise ValueError if names are unknown or missing; missing names in `optional` are accepted."""
+        if self._required_names <= set(names) <= self._known_names:
+            return
         for name in names:
-            if name not in self.names:
+            if name not in self._known_names:
                 raise ValueError(f"{where(row)}: no column {name!r} in training; {did_you_mean(str(name), self.names)}")
         missing = [name for name in self.features if name not in names and name not in optional]
         if missing:
@@ -168,7 +180,7 @@ def _read_csv(body: bytes | str, parameters: Mapping[str, str], layout: TableLay
         raise ValueError("the body has no rows")
     names = None
     if _is_header(cells[0], parameters.get("header", ""), layout):
-        names = [cell.strip() for cell in cells.pop(0)]
+        names = _header_names(cells.pop(0))
         layout.check_names(names, lambda i: f"row {lines[i]}")
         lines.pop(0)
         if not cells:
@@ -176,13 +188,20 @@ def _read_csv(body: bytes | str, parameters: Mapping[str, str], layout: TableLay
     return _frame_of_rows(cells, names, layout, lambda i: f"row {lines[i]}", Frame.from_cells)
 
 
+def _header_names(cells: Sequence[str]) -> list[str]:
+    """Return the names in a header, as training reads them; pandas writes an empty one above its index."""
+    return [cell.strip() or f"unnamed {i}" for i, cell in enumerate(cells)]
+
+
 def _is_header(cells: Sequence[str], parameter: str, layout: TableLayout) -> bool:
     if parameter.lower() in ("present", "absent"):
         return parameter.lower() == "present"
-    cells = [cell.strip() for cell in cells]
-    if not layout.has_names or all(to_number(cell) is not None for cell in cells):
+    names = _header_names(cells)
+    if all(to_number(cell) is not None for cell in names):
+        if layout.has_names and len(names) > 2 and names == layout.names_of_width(len(names)):
+            raise ValueError("row 1 may be a header or numbers: send text/csv; header=present, or header=absent")
         return False
-    return 2 * sum(cell in layout.names for cell in cells) >= len(cells)
+    return layout.has_names and 2 * sum(name in layout.names for name in names) >= len(names)
 
 
 def _frame_of_rows(
@@ -290,8 +309,8 @@ def frame_of_records(records: Sequence[Any], layout: TableLayout, where: Callabl
         if record.keys() != checked:
             layout.check_names(record, where, i, layout.optional)
             checked = record.keys()
-    names = [name for name in layout.names if name not in layout.labels or any(name in record for record in records)]
-    columns = {name: [record.get(name) for record in records] for name in names if name not in layout.dropped}
+    labels = [name for name in layout.names if name in layout.labels and any(name in record for record in records)]
+    columns = {name: [record.get(name) for record in records] for name in layout.features + labels}
     return Frame.of(columns, text_columns=layout.text_columns, where=where)
 
 

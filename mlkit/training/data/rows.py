@@ -603,33 +603,24 @@ class Target:
         Outputs for classes are logits, or probabilities if each row of them sums to 1. A single output for two classes
         is the logit of the second; outputs for several labels are logits.
         """
-        outputs = torch.as_tensor(prediction).detach().cpu().double()
-        if outputs.ndim == 1:
-            outputs = outputs[:, None]
-        is_binary = self.task == "classes" and len(self.classes) == 2 and outputs.shape[1:] == (1,)
-        if outputs.ndim != 2 or outputs.shape[1] != self.output_dim and not is_binary:
-            expected = f"{self.output_dim} {'classes' if self.task == 'classes' else 'outputs'}"
-            raise ValueError(
-                f"the model predicts {tuple(outputs.shape)}: expected (rows, {self.output_dim}) for {expected}"
-            )
-        bad_rows = torch.nonzero(~torch.isfinite(outputs).all(1))
-        if len(bad_rows):
-            raise ValueError(f"row {bad_rows[0].item()}: the prediction of the model is not finite")
+        outputs = prediction.tolist() if hasattr(prediction, "tolist") else list(prediction)
+        outputs = [row if isinstance(row, (list, tuple)) else [row] for row in outputs]
+        is_binary = self.task == "classes" and len(self.classes) == 2 and all(len(row) == 1 for row in outputs)
+        for i, row in enumerate(outputs):
+            if len(row) != self.output_dim and not is_binary or isinstance(row[0], list):
+                expected = f"{self.output_dim} {'classes' if self.task == 'classes' else 'outputs'}"
+                raise ValueError(f"the model predicts {_describe_outputs(row)} for row {i}: expected {expected}")
+            if not all(map(math.isfinite, row)):
+                raise ValueError(f"row {i}: the prediction of the model is not finite")
         if self.task == "regression":
-            values = outputs.tolist()
-            return (
-                [row[0] for row in values]
-                if len(self.columns) == 1
-                else [dict(zip(self.columns, row)) for row in values]
-            )
+            return [row[0] if len(row) == 1 else dict(zip(self.columns, row)) for row in outputs]
         if self.task == "multi-label":
-            return [self._labels(row) for row in outputs.sigmoid().tolist()]
+            return [self._labels([_sigmoid(value) for value in row]) for row in outputs]
         if is_binary:
-            second = outputs.sigmoid()
-            outputs = torch.cat([1 - second, second], 1)
-        elif not _are_probabilities(outputs):
-            outputs = outputs.softmax(1)
-        return [self._class(row) for row in outputs.tolist()]
+            outputs = [[_sigmoid(-value), _sigmoid(value)] for (value,) in outputs]
+        elif not all(map(_are_probabilities, outputs)):
+            outputs = list(map(_softmax, outputs))
+        return list(map(self._class, outputs))
 
     def _class(self, probabilities: list[float]) -> dict:
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
@@ -651,9 +642,23 @@ class Target:
         return f"mean {self.mean[0]:.4g}, std {self.std[0]:.4g}"
 
 
-def _are_probabilities(outputs: Tensor) -> bool:
-    sums_to_one = bool(((outputs.sum(1) - 1).abs() < 1e-5).all())
-    return sums_to_one and outputs.shape[1] > 1 and bool((outputs >= 0).all())
+def _are_probabilities(values: Sequence[float]) -> bool:
+    return abs(math.fsum(values) - 1) < 1e-5 and min(values) >= 0
+
+
+def _softmax(values: Sequence[float]) -> list[float]:
+    largest = max(values)
+    powers = [math.exp(value - largest) for value in values]
+    total = math.fsum(powers)
+    return [power / total for power in powers]
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value >= 0 else 1 - 1 / (1 + math.exp(value))
+
+
+def _describe_outputs(row: Sequence) -> str:
+    return "several dimensions" if row and isinstance(row[0], list) else f"{len(row)} numbers"
 
 # %% ../../../nbs/1_training/6_data/50_rows.ipynb #c80a202a
 KINDS = ("number", "category", "date", "date ymd", "date dmy", "date mdy", "boolean")
@@ -822,7 +827,7 @@ class Rows:
             frozenset(labels),
             frozenset(self.names) - set(used) - set(labels),
             frozenset(column.name for column in self.columns if column.missing),
-            frozenset(self.text_columns),
+            frozenset(self._text_names()),
             has_names,
         )
         self._numbers = [column for column in self.columns if not isinstance(column, CategoryColumn)]
@@ -886,7 +891,14 @@ class Rows:
 
     @property
     def text_columns(self) -> set[str]:
-        """The names of the columns that a reader must leave as text, so that "007" is not 7."""
+        """The columns that a reader of files must leave as text, so that "007" is not 7.
+
+        They are names, and all positions: in a file without names, a reader cannot know which column is which.
+        """
+        names = self._text_names()
+        return names | set(map(str, range(len(self.names)))) if names else names
+
+    def _text_names(self) -> set[str]:
         names = {c.name for c in self.columns if isinstance(c, CategoryColumn) and not c.from_numbers}
         if self.target and self.target.task == "classes" and not self.target.from_numbers:
             names |= set(self.target.columns)
@@ -924,7 +936,7 @@ class Rows:
             return data
         if isinstance(data, Sequence) and data and isinstance(data[0], Mapping):
             return frame_of_records(data, self.layout, "row {}".format)
-        return Frame.of(data, text_columns=self.text_columns)
+        return Frame.of(data, text_columns=self.text_columns)  # positions, too, for rows without names
 
     def encode(self, data: Any) -> Tensor | tuple[Tensor, Tensor]:
         """Return the inputs of the model: float32 (rows, numbers), int64 (rows, categories), or a tuple of both.
