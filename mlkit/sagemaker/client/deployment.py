@@ -55,4 +55,6 @@ def deploy(
         report = check_bundle(bundle, sample, content_type)
         if not report.ok:
             raise ValueError(f"{bundle} would not work behind an endpoint:\n{report}")
+        for note in report.findings:
+            print(note, file=out or sys.stdout, flush=True)
     return Endpoint.create(bundle, target, name, wait, out, **options)

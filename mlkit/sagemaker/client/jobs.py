@@ -615,6 +615,8 @@ def deploy(
             report = check_bundle(bundle, sample, content_type)
             if not report.ok:
                 raise ValueError(f"{self.name} would not work behind an endpoint:\n{report}")
+            for note in report.findings:
+                print(note, file=options.get("out") or sys.stdout, flush=True)
         return Endpoint.create(bundle, target or self.target, **options)
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #a9184fd2
