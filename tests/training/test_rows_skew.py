@@ -46,6 +46,7 @@ VALUES = {
     "word": (st.sampled_from(WORDS) | st.text(CHARACTERS, max_size=5), "category", True),
     "zip": (st.from_regex(r"[0-9]{1,4}", fullmatch=True), "category", True),
     "code": (st.integers(0, 5) | st.sampled_from([0.5, 2.0, 1e22, -0.0]), "category", True),
+    "id": (st.integers(2**53 - 2, 2**53 + 6), "category", True),
     "day": (st.dates(datetime.date(1700, 1, 1), datetime.date(2200, 1, 1)), "date ymd", False),
     "day first": (st.dates(datetime.date(1700, 1, 1), datetime.date(2200, 1, 1)), "date dmy", True),
     "time": (st.datetimes(datetime.datetime(1700, 1, 1), datetime.datetime(2200, 1, 1)), "date ymd", False),
@@ -273,7 +274,8 @@ def check(folder, table, fit_form, form, scale, seed, counts):
         counts["requests"] += 1
     if expected == "refused" or not has_names:
         return
-    assert bits(rows.encode(endpoint.table().to_pandas())) == expected
+    if "id" not in kinds:  # pandas rounds large integers to float64 if one is missing
+        assert bits(rows.encode(endpoint.table().to_pandas())) == expected
     whole = rows.encode(endpoint.table())
     whole = whole if isinstance(whole, tuple) else (whole,)
     for i, record in enumerate(endpoint.records()):

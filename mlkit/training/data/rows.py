@@ -537,6 +537,7 @@ class Target:
     task: str  # see TASKS
     columns: list[str]  # one, or several for "multi-label" and for a regression with several outputs
     classes: list[str] = field(default_factory=list)
+    outputs: str = "logits"  # what the model predicts for classes and labels: "logits" or "probabilities"
     from_numbers: bool = False  # each class was read as a number
     mean: list[float] = field(default_factory=list)  # of each output of a regression
     std: list[float] = field(default_factory=list)
@@ -547,6 +548,8 @@ class Target:
             raise ValueError(f"unknown task {self.task!r}; {did_you_mean(self.task, TASKS)}")
         if not self.columns or len(set(self.columns)) < len(self.columns):
             raise ValueError(f"target: expected one or several different columns, got {self.columns}")
+        if self.outputs not in ("logits", "probabilities"):
+            raise ValueError(f"target: expected outputs 'logits' or 'probabilities', got {self.outputs!r}")
         if self.task == "classes" and len(self.columns) > 1:
             raise ValueError(f"task 'classes' takes one label, got {self.columns}")
         if self.task == "regression" and not len(self.mean) == len(self.std) == len(self.columns):
@@ -600,13 +603,13 @@ class Target:
     def answers(self, prediction: Any) -> list:
         """Return an answer for each row, ready for JSON. `prediction`: (rows, outputs) or (rows,).
 
-        Outputs for classes are logits, or probabilities if each row of them sums to 1. A single output for two classes
-        is the logit of the second; outputs for several labels are logits.
+        A single output for two classes is about the second. Raises ValueError for another number of outputs, for one
+        that is not finite, and for probabilities in place of the logits that cross-entropy takes.
         """
         outputs = prediction.tolist() if hasattr(prediction, "tolist") else list(prediction)
         outputs = [row if isinstance(row, (list, tuple)) else [row] for row in outputs]
-        is_binary = self.task == "classes" and len(self.classes) == 2 and all(len(row) == 1 for row in outputs)
         for i, row in enumerate(outputs):
+            is_binary = self.task == "classes" and self.output_dim == 2 and len(row) == 1
             if len(row) != self.output_dim and not is_binary or isinstance(row[0], list):
                 expected = f"{self.output_dim} {'classes' if self.task == 'classes' else 'outputs'}"
                 raise ValueError(f"the model predicts {_describe_outputs(row)} for row {i}: expected {expected}")
@@ -614,13 +617,23 @@ class Target:
                 raise ValueError(f"row {i}: the prediction of the model is not finite")
         if self.task == "regression":
             return [row[0] if len(row) == 1 else dict(zip(self.columns, row)) for row in outputs]
+        answer = self._class if self.task == "classes" else self._labels
+        return [answer(row) for row in self._probabilities(outputs)]
+
+    def _probabilities(self, outputs: list[list[float]]) -> list[list[float]]:
+        """Return the probability of each class or label."""
+        is_logits = self.outputs == "logits"
         if self.task == "multi-label":
-            return [self._labels([_sigmoid(value) for value in row]) for row in outputs]
-        if is_binary:
-            outputs = [[_sigmoid(-value), _sigmoid(value)] for (value,) in outputs]
-        elif not all(map(_are_probabilities, outputs)):
-            outputs = list(map(_softmax, outputs))
-        return list(map(self._class, outputs))
+            return [[_sigmoid(value) for value in row] for row in outputs] if is_logits else outputs
+        if outputs and len(outputs[0]) < self.output_dim:
+            seconds = [_sigmoid(row[0]) if is_logits else row[0] for row in outputs]
+            return [[1 - second, second] for second in seconds]
+        if is_logits and len(outputs) > 2 and all(map(_are_probabilities, outputs)):
+            raise ValueError(
+                "the model predicts probabilities, as after softmax, but logits were expected: save the model without "
+                "the softmax, or set target.outputs = 'probabilities' before the description is saved"
+            )
+        return list(map(_softmax, outputs)) if is_logits else outputs
 
     def _class(self, probabilities: list[float]) -> dict:
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
@@ -654,7 +667,8 @@ def _softmax(values: Sequence[float]) -> list[float]:
 
 
 def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value)) if value >= 0 else 1 - 1 / (1 + math.exp(value))
+    power = math.exp(-abs(value))
+    return (1 if value >= 0 else power) / (1 + power)
 
 
 def _describe_outputs(row: Sequence) -> str:
@@ -733,7 +747,7 @@ def fit_target(frame: Frame, names: list[str], task: str | None) -> Target:
         column = CategoryColumn.fit(names[0], frame[names[0]], frame.where)
         if len(column.values) == 1:
             raise ValueError(f"the label {names[0]!r} is {column.values[0]!r} in each row: there is nothing to learn")
-        target = Target(task, names, column.values, column.from_numbers)
+        target = Target(task, names, column.values, from_numbers=column.from_numbers)
     else:
         columns = [NumberColumn.fit(name, frame[name], frame.where) for name in names]
         for column in columns:
