@@ -72,8 +72,8 @@ _ELSEWHERE = {
     ): "this compression is undone by the package of its name: gzip, bz2 and xz are read here",
     (".wav", ".mp3", ".flac"): "sound is read by torchaudio or soundfile",
     (".mp4", ".avi", ".mov"): "video is read by torchcodec",
-    (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"): "images are read by read_images of "
-    "mlkit.training.data",
+    (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"): "images are read by Images.fit and "
+    "Images.dataset of mlkit.training.data",
 }
 
 

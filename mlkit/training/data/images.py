@@ -36,7 +36,11 @@ MAX_PIXELS = 2**26
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
-class ImageTooLarge(ValueError):
+class UnsupportedImage(ValueError):
+    """An image that is whole, but is not read."""
+
+
+class ImageTooLarge(UnsupportedImage):
     """An image with more than MAX_PIXELS pixels."""
 
 
@@ -80,10 +84,17 @@ def decode_image(
 ) -> np.ndarray:  # (channels, height, width) uint8
     """Return the pixels of an image. Raises ValueError if it is damaged, and ImageTooLarge."""
     with _open(source) as image:
-        try:
-            return _pixels(image, channels, size)
-        except Exception as e:  # noqa: BLE001 -- a damaged file raises anything
-            raise ValueError(_reason(e)) from None
+        return pixels_of(image, channels, size)
+
+
+def pixels_of(image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+    """Return the pixels of an image of Pillow; see `decode_image`."""
+    try:
+        return _pixels(image, channels, size)
+    except UnsupportedImage:
+        raise
+    except Exception as e:  # noqa: BLE001 -- a damaged file raises anything
+        raise ValueError(_reason(e)) from None
 
 
 def _pixels(image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarray:
@@ -92,7 +103,7 @@ def _pixels(image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarr
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise ValueError("its pixels are fractions, expected whole numbers of 8 or 16 bits")
+        raise UnsupportedImage("its pixels are fractions, expected whole numbers of 8 or 16 bits")
     if image.mode.startswith("I"):
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     if image.has_transparency_data:
@@ -111,7 +122,7 @@ def _to_8_bits(array: np.ndarray) -> np.ndarray:
     """Return pixels of 16 bits in 8, to the nearest number."""
     values = array.astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"its pixels go from {values.min()} to {values.max()}, expected 8 or 16 bits")
+        raise UnsupportedImage(f"its pixels go from {values.min()} to {values.max()}, expected 8 or 16 bits")
     return ((values * 255 + 32767) // 65535).astype(np.uint8)
 
 # %% ../../../nbs/1_training/6_data/60_images.ipynb #20ae45e8
@@ -120,7 +131,12 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".lst")
 
 def is_image_folder(folder: str | Path) -> bool:
     """Return whether a folder has an image in it or below; it is listed only until the first one."""
-    for parent, _, names in os.walk(folder, followlinks=True):
+    visited = set()  # links may lead in a circle
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real_path = os.path.realpath(parent)
+        if real_path in visited:
+            folders.clear()
+        visited.add(real_path)
         place = Path(parent).relative_to(folder)
         for name in names:
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and is_data_name((place / name).as_posix(), 1):
@@ -345,7 +361,7 @@ class Images:
             except ValueError as e:
                 raise type(e)(f"{data}: {e}") from None
         if hasattr(data, "getbands"):  # an image of Pillow
-            return torch.from_numpy(_pixels(data, self.channels, self.size))[None]
+            return torch.from_numpy(pixels_of(data, self.channels, self.size))[None]
         if isinstance(data, (list, tuple)) and data and not isinstance(data[0], (list, int, float)):
             return torch.cat([self.encode(item) for item in data])
         return self._from_array(data)
@@ -447,6 +463,9 @@ def _sorted_classes(folder: Path, names: list[str]) -> list[str]:
         classes.sort(key=lambda name: (int(name), name))
     folders = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._"}
     if set(names) <= folders:
+        for hidden in folder.glob("_*/"):
+            if is_image_folder(hidden):
+                raise ValueError(f"{hidden}: a folder with an underscore before its name is passed over; rename it")
         if {name.lower() for name in classes} <= _CHANNEL_NAMES:
             raise ValueError(f"{folder} has the folders {_some(classes)}, which are no classes: pass one of them")
         empty = sorted(folders - set(names))

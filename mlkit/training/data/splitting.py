@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from ...text import did_you_mean
+from .frame import Frame
 
 # %% ../../../nbs/1_training/6_data/70_split.ipynb #a9441b9d
 def split(
@@ -70,8 +71,9 @@ def _take(dataset: Any, part: Tensor) -> Any:
         return dataset[part.to(dataset.device)]
     if isinstance(dataset, np.ndarray):
         return dataset[part.numpy()]
-    take = getattr(dataset, "take", None)  # of pyarrow, and of a Frame
-    return take(part.numpy()) if callable(take) else Subset(dataset, part.tolist())
+    if isinstance(dataset, Frame) or type(dataset).__module__.startswith("pyarrow."):
+        return dataset.take(part.numpy())
+    return Subset(dataset, part.tolist())
 
 
 def _column(dataset: Any, option: str, values: str | Sequence) -> Sequence:
@@ -123,6 +125,9 @@ def _plain(option: str, values: Sequence, n: int) -> np.ndarray:
 # %% ../../../nbs/1_training/6_data/70_split.ipynb #d91943e1
 def _target(dataset: Any) -> Tensor | None:
     """Return the classes (samples,) of a dataset: the last tensor, or `targets`, if it has whole numbers; else None."""
+    if isinstance(dataset, Subset):
+        target = _target(dataset.dataset)
+        return None if target is None else target[torch.as_tensor(dataset.indices)]
     if isinstance(dataset, TensorDataset):
         target = dataset.tensors[-1] if len(dataset.tensors) > 1 else None
     else:
