@@ -14,7 +14,7 @@ from mlkit.distribution import install_command
 from mlkit.training.data.files import NoRowsError
 from mlkit.training.data.frame import Frame
 
-# %% ../../../nbs/1_training/6_data/32_columnar.ipynb #0b0278a7
+# %% ../../../nbs/1_training/6_data/32_columnar.ipynb #f5204b65
 def read_columnar(
     path: Path,
     text_columns: Collection[str] = (),  # stay text
@@ -70,6 +70,8 @@ def frame_of_table(table: Any, path: Path, text_columns: Collection[str] = (), f
     def where(row: int) -> str:
         return f"{path}, row {first_row + row}"
 
+    import pyarrow as pa
+
     names = table.column_names
     arrow_columns = table.columns
     del table  # each column's memory is released when it is converted
@@ -82,6 +84,8 @@ def frame_of_table(table: Any, path: Path, text_columns: Collection[str] = (), f
                 columns[part_name] = Frame.of({part_name: column}, text_columns=text_columns, where=where)[part_name]
             except ValueError as e:
                 raise ValueError(f"{path}, {e}") from None
+        del column
+        pa.default_memory_pool().release_unused()
     return Frame(columns, where=where)
 
 
@@ -91,7 +95,6 @@ def _spread(name: str, column: Any, path: Path) -> Iterator[tuple[str, Any]]:
     Raises ValueError if the lists differ in length.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     types = pa.types
     if types.is_binary(column.type) or types.is_large_binary(column.type):
@@ -102,6 +105,8 @@ def _spread(name: str, column: Any, path: Path) -> Iterator[tuple[str, Any]]:
     if not (types.is_list(column.type) or types.is_large_list(column.type) or types.is_fixed_size_list(column.type)):
         yield name, column
         return
+    import pyarrow.compute as pc  # which takes a while
+
     lengths = pc.unique(pc.list_value_length(column).drop_null()).to_pylist()
     if len(lengths) > 1:
         raise ValueError(

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #1374b6bf
+# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #2ff60b41
 import csv
 import io
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -119,7 +119,7 @@ def _is_header(path: Path, rows: list[list[str]], header: bool | None, delimiter
     looks_like_others = any(cell in map(str.strip, column) for cell, column in zip(first, zip(*below)))
     return len(set(first)) == len(first) and not MISSING.intersection(first) and not looks_like_others
 
-# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #db51031d
+# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #2d393020
 @dataclass(frozen=True)
 class Dialect:
     """How a file of delimited text is written."""
@@ -170,6 +170,11 @@ class Dialect:
         """Return whether a column has no other text than numbers in the sample."""
         cells = (cells[column].strip() for cells in self.sample if len(cells) == self.width)
         return all(cell in MISSING or self._is_number(cell) for cell in cells)
+
+    def text_guess(self, text_columns: Collection[str]) -> set[str]:
+        """Return the columns that are in `text_columns`, or have other text than numbers in the sample."""
+        names = enumerate(self.column_names)
+        return {name for i, name in names if name in text_columns or not self.is_numeric(i)}
 
     def _is_number(self, cell: str) -> bool:
         return _is_number(cell, self.delimiter if self.has_decimal_comma else ",")
@@ -227,13 +232,13 @@ def _line_of_bad_byte(path: Path) -> int:
                 return number
     return 0
 
-# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #f23ac5ad
+# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #5d9e23c3
 def _read_with_arrow(dialect: Dialect, text_columns: Collection[str]) -> Frame:
     """Read a file with pyarrow. Raises ModuleNotFoundError if it is not installed."""
     import pyarrow as pa
 
     names = dialect.column_names
-    text = {name for i, name in enumerate(names) if name in text_columns or not dialect.is_numeric(i)}
+    text = dialect.text_guess(text_columns)
     block_size = 2**20
     while True:
         try:
@@ -278,6 +283,8 @@ def _read_arrow_table(dialect: Dialect, text: Collection[str], block_size: int) 
 
 def _columns_of_arrow(table: Any, text: Collection[str]) -> dict[str, Any]:
     """Return the columns of a table, float64 as arrays; None in place of one whose numbers need a second look."""
+    import pyarrow as pa
+
     arrow_columns = dict(zip(table.column_names, table.columns))
     del table  # each column's memory is released when it is converted
     columns = {}
@@ -286,13 +293,14 @@ def _columns_of_arrow(table: Any, text: Collection[str]) -> dict[str, Any]:
         if name not in text:
             nulls = column.null_count
             column = copy_arrow(column, np.nan)
-            is_large = max(np.fmax.reduce(column), -np.fmin.reduce(column)) >= EXACT_LIMIT
+            is_large = max(np.fmax.reduce(column), -np.fmin.reduce(column)) >= EXACT_LIMIT  # which pass over NaN
             if is_large or np.count_nonzero(np.isnan(column)) != nulls:
                 column = None
         columns[name] = column
+        pa.default_memory_pool().release_unused()
     return columns
 
-# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #c57ec4ee
+# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #390a94df
 _MISSING_WORDS = b"|".join(re.escape(spelling.encode()) for spelling in sorted(MISSING) if spelling)
 _PART_BYTES = 2**22
 
@@ -300,17 +308,55 @@ _PART_BYTES = 2**22
 def _read_with_numpy(dialect: Dialect, text_columns: Collection[str]) -> Frame:
     """Read a file with NumPy if it has nothing but numbers, else with the csv module."""
     names = dialect.column_names
-    if not text_columns and not dialect.has_decimal_comma and all(map(dialect.is_numeric, range(dialect.width))):
+    if not dialect.has_decimal_comma and not dialect.text_guess(text_columns):
         numbers = _load_numbers(dialect)
         if numbers is not None:
             return Frame(dict(zip(names, numbers.T)), where=dialect.where)
-    rows = dialect.rows()
-    parts = []
-    while part := [cells for _, cells in islice(rows, 10_000)]:
-        parts.append(Frame.from_cells(part, names, text_columns=names))
-    columns = Frame.concat(parts).columns
-    settled = {name: column if name in text_columns else settle(column) for name, column in columns.items()}
+    text = dialect.text_guess(text_columns)
+    while True:
+        parts = list(_read_cells(dialect, text))
+        doubtful = {name for name, column in parts[-1].items() if column is None}
+        if not doubtful:
+            break
+        text |= doubtful
+    columns = Frame.concat(list(map(Frame, parts))).columns
+    settled = {
+        name: settle(column) if isinstance(column, Texts) and name not in text_columns else column
+        for name, column in columns.items()
+    }
     return Frame(settled, where=dialect.where)
+
+
+def _read_cells(dialect: Dialect, text: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield the columns of some thousand rows at a time: those in `text` as text, and the others as numbers.
+
+    The last part has None in place of a column that is to be read as text.
+    """
+    rows = dialect.rows()
+    while part := [cells for _, cells in islice(rows, 10_000)]:
+        columns = dict(zip(dialect.column_names, zip(*part)))
+        converted = {name: Texts.of(c) if name in text else _numbers_of_cells(c) for name, c in columns.items()}
+        yield converted
+        if any(column is None for column in converted.values()):
+            return
+
+
+def _numbers_of_cells(cells: Sequence[str]) -> np.ndarray | None:
+    """Return cells as float64, NaN where missing, or None if that needs a second look."""
+    present = [cell for cell in cells if cell not in MISSING]
+    if "".join(present).encode().translate(None, b"0123456789+-.eE \t"):
+        return None
+    try:
+        numbers = np.array(list(map(float, present)), np.float64)
+    except ValueError:
+        return None
+    if (np.abs(numbers) >= EXACT_LIMIT).any():
+        return None
+    if len(present) == len(cells):
+        return numbers
+    column = np.full(len(cells), np.nan)
+    column[[cell not in MISSING for cell in cells]] = numbers
+    return column
 
 
 def _load_numbers(dialect: Dialect) -> np.ndarray | None:

@@ -98,9 +98,10 @@ class Texts:
 
     def used(self) -> "Texts":
         """Return the column without values that no row has, in the order in which the rows have them."""
-        codes, first_rows = np.unique(self.codes, return_index=True)
-        codes = codes[np.argsort(first_rows)]
-        codes = codes[codes >= 0]
+        first_rows = np.full(len(self.values) + 1, len(self))  # the last one is for the code -1
+        first_rows[self.codes[::-1]] = np.arange(len(self) - 1, -1, -1)  # of several rows the last assignment remains
+        codes = np.argsort(first_rows[:-1], kind="stable")
+        codes = codes[first_rows[codes] < len(self)]
         if np.array_equal(codes, np.arange(len(self.values))):
             return self
         new_codes = np.full(len(self.values) + 1, -1, np.int32)
@@ -526,20 +527,24 @@ def _from_pandas(series: Any) -> np.ndarray | Texts:
         raise _ValueProblem(str(e), row) from None
 
 
+_FLOAT_NAMES = {"halffloat": "float16", "float": "float32", "double": "float64"}  # of Arrow and NumPy
+
+
 def copy_arrow(column: Any, missing: float | None = None) -> np.ndarray:
     """Return Arrow's numbers as an array, `missing` in place of nulls.
 
     Arrow's own `to_numpy` does the same, but imports pandas if it is installed, which takes half a second.
     """
-    chunks = getattr(column, "chunks", [column])
-    dtype = np.dtype(column.type.to_pandas_dtype())
+    dtype = np.dtype(_FLOAT_NAMES.get(str(column.type), str(column.type)))
     result = np.empty(len(column), dtype)
     start = 0
-    for chunk in filter(len, chunks):
+    for chunk in filter(len, getattr(column, "chunks", [column])):
+        bits, values = chunk.buffers()
+        part = result[start : start + len(chunk)]
+        part[:] = np.frombuffer(values, dtype, len(chunk), chunk.offset * dtype.itemsize)
         if chunk.null_count:
-            chunk = chunk.fill_null(missing)
-        values = np.frombuffer(chunk.buffers()[1], dtype, len(chunk), chunk.offset * dtype.itemsize)
-        result[start : start + len(chunk)] = values
+            is_valid = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
+            part[is_valid[chunk.offset : chunk.offset + len(chunk)] == 0] = missing
         start += len(chunk)
     return result
 
@@ -575,7 +580,7 @@ def _from_arrow(column: Any) -> np.ndarray | Texts:
         missing = copy_arrow(column.is_null().cast(pa.int8())).astype(bool)
         return _scatter(_from_array(copy_arrow(column.drop_null())), missing)
     if types.is_floating(kind) or types.is_decimal(kind):
-        return copy_arrow(column.cast(pa.float64()), math.nan)
+        return copy_arrow(column if kind == pa.float64() else column.cast(pa.float64()), math.nan)
     if types.is_timestamp(kind) or types.is_date(kind):
         zone = kind.tz if types.is_timestamp(kind) else None
         moments = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
