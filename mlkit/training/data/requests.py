@@ -94,7 +94,8 @@ class TableLayout:
             return
         for name in names:
             if name not in self._known_names:
-                raise ValueError(f"{where(row)}: no column {name!r} in training; {did_you_mean(str(name), self.names)}")
+                hint = did_you_mean(str(name), self.names)
+                raise ValueError(f"{where(row)}: no column {str(name)[:60]!r} in training; {hint}")
         missing = [name for name in self.features if name not in names and name not in optional]
         if missing:
             others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -113,7 +114,9 @@ _ALIASES = {
     "application/parquet": "application/vnd.apache.parquet",
     "application/x-parquet": "application/vnd.apache.parquet",
 }
-MAX_PARQUET_CELLS = 20_000_000  # of a request; a file of a few bytes can declare any number of rows
+# Limits of a request in Parquet, of which a few bytes can declare any number of rows.
+MAX_PARQUET_CELLS = 20_000_000
+MAX_PARQUET_BYTES = 2**30  # uncompressed
 
 
 @lru_cache(100)
@@ -344,6 +347,11 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
         raise ValueError("expected bytes, got text")
     try:
         file = pq.ParquetFile(pa.BufferReader(body))
+        texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+        file = pq.ParquetFile(pa.BufferReader(body), read_dictionary=texts)  # a text that is repeated takes little
+        size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        if size > MAX_PARQUET_BYTES:
+            raise ValueError(f"{size:,} bytes uncompressed: expected at most {MAX_PARQUET_BYTES:,}; send fewer rows")
         cells = file.metadata.num_rows * max(file.metadata.num_columns, 1)
         if cells > MAX_PARQUET_CELLS:
             raise ValueError(
@@ -360,7 +368,7 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
 def _read_npy(body: bytes | str, parameters: Mapping[str, str], layout: TableLayout) -> Frame:
     try:
         array = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, OSError, EOFError, TypeError) as e:
+    except (ValueError, OSError, EOFError, TypeError, MemoryError) as e:
         raise ValueError(f"not an NPY file: {e}") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or not array.size:
         raise ValueError("expected one array (rows, columns)")
