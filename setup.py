@@ -17,11 +17,11 @@ def listed(key):
 
 extras = {
     name: listed(f"{name}_requirements")
-    for name in ("serve", "jobs", "sagemaker", "notebook", "demo", "check", "loggers")
+    for name in ("serve", "jobs", "sagemaker", "notebook", "demo", "data", "images", "check", "loggers")
 }
 extras["studio"] = sorted({r for name in ("serve", "sagemaker", "notebook") for r in extras[name]})
 extras["demo"] = sorted({r for name in ("demo", "serve", "jobs", "check") for r in extras[name]})
-extras["dev"] = extras["studio"] + extras["demo"] + extras["loggers"] + listed("dev_requirements")
+extras["dev"] = extras["studio"] + extras["demo"] + extras["images"] + extras["loggers"] + listed("dev_requirements")
 
 setup(
     name=cfg["distribution"],

@@ -167,6 +167,23 @@ _TARGET = click.option(
 )
 
 
+_SAMPLE = click.option(
+    "--sample", help="File with the body of a request to try; default: an example of the training data, or zeros."
+)
+_CONTENT_TYPE = click.option("--content-type", help="Content type of the sample; default: by the suffix of the file.")
+
+
+def _sample_file(sample: str | None, content_type: str | None) -> Path | None:
+    """Return the file of a sample. Raises FileNotFoundError if it does not exist."""
+    if sample is None:
+        if content_type:
+            raise click.UsageError("--content-type is that of a sample: pass --sample FILE as well")
+        return None
+    if not Path(sample).is_file():
+        raise FileNotFoundError(f"--sample {sample}: there is no such file")
+    return Path(sample)
+
+
 def _session(target: str) -> Any:
     """Return what `TrainingJob.run` and the like take as their target: None for this machine, or a boto3 session."""
     return None if target == "local" else import_module("boto3").Session()
@@ -180,7 +197,7 @@ def _target_flag(target: str) -> str:
 _NEXT_STEPS = """What next:
   python -m mlkit.sagemaker_entry --help  every setting of the built-in job
   nbs/0_model/00_model.ipynb              the layers, to read and to run: model, training, SageMaker, notebook
-  your own table                          mlkit run --channel training=FOLDER, with CSV files (label first) in it
+  your own table                          mlkit run --channel train=FOLDER -- --label COLUMN
   your own handlers                       mlkit bundle MODEL --handlers FILE, then mlkit deploy model.tar.gz"""
 
 
@@ -229,7 +246,17 @@ def demo(folder: str | None) -> dict:
 @click.option("--entry", help="Program in the folder; default: train.py, or mlkit's built-in training.")
 @click.option("--data", help="Folder with a folder for each channel; default: SOURCE/data or data.")
 @click.option("--seconds", type=float, default=120, show_default=True, help="Time limit for one step of training.")
-def check(source: str, entry: str | None, data: str | None, seconds: float, hyperparameters: list[str]) -> dict:
+@_SAMPLE
+@_CONTENT_TYPE
+def check(
+    source: str,
+    entry: str | None,
+    data: str | None,
+    seconds: float,
+    sample: str | None,
+    content_type: str | None,
+    hyperparameters: list[str],
+) -> dict:
     """Try on this machine, in seconds, what would fail in a job: imports, requirements, hyperparameters, one step of
     training, and whether the model loads and predicts.
 
@@ -239,7 +266,9 @@ def check(source: str, entry: str | None, data: str | None, seconds: float, hype
     print(f"Checking {Path(source).resolve()} in a clean process", flush=True)
     if Path(source).is_file() and not source.endswith(".py"):
         check_bundle = _import("artifacts.check_bundle", "serve").check_bundle
-        return _show_report(check_bundle(source, seconds=seconds))
+        return _show_report(check_bundle(source, _sample_file(sample, content_type), content_type, seconds))
+    if sample or content_type:
+        raise click.UsageError("--sample and --content-type are of a request, for a model.tar.gz only")
     check_job = _import("artifacts.check_job").check
     return _show_report(check_job(source, entry, hyperparameters, data, seconds))
 
@@ -281,8 +310,8 @@ def serve(model_dir: str, handlers: str | None, port: int | None, host: str | No
 @click.option("--requirements", help="Requirements file for the endpoint.")
 @click.option("--out", default="model.tar.gz", show_default=True)
 @click.option("--include", multiple=True, help="Another file or folder next to the handlers; repeat for several.")
-@click.option("--sample", help="File with the body of a request to try; default: zeros.")
-@click.option("--content-type", default="application/json", show_default=True, help="Content type of the sample.")
+@_SAMPLE
+@_CONTENT_TYPE
 def bundle(
     model: str,
     handlers: str | None,
@@ -290,7 +319,7 @@ def bundle(
     out: str,
     include: Sequence[str],
     sample: str | None,
-    content_type: str,
+    content_type: str | None,
 ) -> dict:
     """Write one archive for mlkit's own server and AWS's TorchServe and Ray Serve containers, and try it in a clean
     process.
@@ -299,10 +328,10 @@ def bundle(
     """
     build_bundle = _import("artifacts.bundle", "serve").build_bundle
     check_bundle = _import("artifacts.check_bundle", "serve").check_bundle
-    body = None if sample is None else Path(sample).read_bytes()
+    sample_file = _sample_file(sample, content_type)
     archive = build_bundle(model, handlers, requirements, out, include=include)
     print(archive, "\n\nChecking it in a clean process", sep="", flush=True)
-    report = check_bundle(archive, body, content_type)
+    report = check_bundle(archive, sample_file, content_type)
     return {"path": str(archive.path), "sha256": archive.digest} | _show_report(report)
 
 
@@ -364,7 +393,7 @@ def run(
 def _job_config(arguments: list[str], source: str | None) -> Any:
     """Return the hyperparameters: the config of the built-in training, or a dict of text for another program."""
     module = _import("job.hyperparameters")
-    if source:
+    if source and (not Path(source).is_dir() or any(Path(source).rglob("*.py"))):
         return module.argv_to_hyperparameters(arguments)
     if not arguments:
         return None
@@ -451,7 +480,17 @@ def list_jobs(contains: str | None, status: str | None, most: int, endpoints: bo
 @click.option("--name", help="Name of the endpoint; an endpoint that exists is updated.")
 @_TARGET
 @click.option("--detach", is_flag=True, help="Return when the request has been accepted.")
-def deploy(bundle: str, name: str | None, target: str, detach: bool, **options) -> dict:
+@_SAMPLE
+@_CONTENT_TYPE
+def deploy(
+    bundle: str,
+    name: str | None,
+    target: str,
+    detach: bool,
+    sample: str | None,
+    content_type: str | None,
+    **options,
+) -> dict:
     """Start an endpoint, or update it without losing a request, and show it until it is in service.
 
     BUNDLE is a model.tar.gz, or its S3 URI.
@@ -459,9 +498,13 @@ def deploy(bundle: str, name: str | None, target: str, detach: bool, **options) 
     Endpoint = _import("client.endpoints").Endpoint
     session = _session(target)
     options = {key: value for key, value in options.items() if value is not None}
+    sample_file = _sample_file(sample, content_type)
     if name and _endpoint_exists(name, session):
+        if sample_file:
+            _check_before_update(bundle, sample_file, content_type)
         endpoint = Endpoint.attach(name, session).update(bundle, wait=False, **options)
     else:
+        options |= dict(sample=sample_file, content_type=content_type)
         endpoint = _import("client.deployment").deploy(bundle, session, name, wait=False, **options)
     if not detach:
         flag = _target_flag(target)
@@ -471,6 +514,14 @@ def deploy(bundle: str, name: str | None, target: str, detach: bool, **options) 
             raise click.exceptions.Exit(INTERRUPTED)
     print(f"send a request: mlkit invoke {endpoint.name} FILE; end it: mlkit delete {endpoint.name}")
     return {"name": endpoint.name, "status": endpoint.status}
+
+
+def _check_before_update(bundle: str, sample: Path, content_type: str | None) -> None:
+    if bundle.startswith("s3://"):
+        raise ValueError(f"--sample: {bundle} is in S3, and only a bundle on this machine is checked")
+    report = _import("artifacts.check_bundle", "serve").check_bundle(bundle, sample, content_type)
+    if not report.ok:
+        raise ValueError(f"{bundle} would not work behind an endpoint:\n{report}")
 
 
 def _endpoint_exists(name: str, session: Any) -> bool:

@@ -129,7 +129,7 @@ def test_classes_are_whole():
 # The page of each layer on which its names are listed.
 LAYER_PAGES = {
     "model": ["0_model/00_model"],
-    "training": ["1_training/00_training", "1_training/7_callbacks/00_callbacks"],
+    "training": ["1_training/00_training", "1_training/6_data/00_data", "1_training/7_callbacks/00_callbacks"],
     "sagemaker": ["2_sagemaker/000_overview"],
     "notebook": ["3_notebook/00_notebook"],
 }

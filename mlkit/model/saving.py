@@ -25,6 +25,7 @@ def save_model(
     folder: str | Path,  # created if it does not exist
     sample: Any = None,  # an input of the model; only its shapes and dtypes are written
     arguments: dict | None = None,  # see `describe_model`
+    rows: Any = None,  # what the input means, as `Rows`: its `save(folder)` writes it next to the model
 ) -> Path:
     """Write `model` as `model.safetensors` and `model.json` for `load_model`, and return the folder.
 
@@ -44,8 +45,12 @@ def save_model(
             "to a module (in an nbdev notebook, an exported cell) to use it in a job or an endpoint.",
             stacklevel=2,
         )
+    if rows is not None and not callable(getattr(rows, "save", None)):
+        raise TypeError(f"rows: expected a description with a method save(folder), got a {type(rows).__name__}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if rows is not None:
+        rows.save(folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     description |= {
         "sample": None if sample is None else signature(sample),

@@ -54,6 +54,7 @@ class Playground:
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
         self.signature = endpoint.signature  # None if the model was saved without a sample
+        self.description = endpoint.description  # of the data; None if the model was saved without
         self.answer = None  # body and content type
         self.error = None
         self.latency = None  # seconds of the last request
@@ -64,6 +65,8 @@ class Playground:
         suggestions = {"value": self.content_types[0], "options": self.content_types}
         self.content_type = widgets.Combobox(description="Content-Type", **suggestions, **shape)
         self.accept = widgets.Combobox(description="Accept", **suggestions, **shape)
+        if self.description is not None:
+            self.content_type.value = _descriptions().example_request(self.description)[1]
         self.body = widgets.Textarea(
             layout=widgets.Layout(width="100%", height="110px"), placeholder="the body of the request"
         )
@@ -85,19 +88,24 @@ class Playground:
     @property
     def expected_input(self) -> str:
         """What the endpoint expects, as text."""
+        if self.description is not None:
+            return f"expects {_descriptions().describe_input(self.description)}"
         if self.signature is None:
             return "the model was saved without a sample: write the body yourself"
         return f"expects {_format_signature(self.signature)}"
 
     def write_example(self):
-        """Write an example in the chosen content type into the body, if the signature and the type are known."""
+        """Write an example in the chosen content type into the body, if the input and the type are known."""
         self.binary_example = None
-        if self.signature is None:
+        if self.description is None and self.signature is None:
             return
         try:
-            codecs = import_module("mlkit.sagemaker.endpoint.codecs")
-            sample = import_module("mlkit.model.inputs").zeros_like_signature(self.signature)
-            body, _ = codecs.encode(sample, self.content_type.value)
+            if self.description is not None:
+                body, _ = _descriptions().example_request(self.description, self.content_type.value)
+            else:
+                codecs = import_module("mlkit.sagemaker.endpoint.codecs")
+                sample = import_module("mlkit.model.inputs").zeros_like_signature(self.signature)
+                body, _ = codecs.encode(sample, self.content_type.value)
         except Exception:
             return  # a content type that only the user's handlers know
         if _is_text(self.content_type.value) and len(body) < self.max_example_bytes:
@@ -107,7 +115,8 @@ class Playground:
             self.body.value = self._binary_example_text()
 
     def _binary_example_text(self):
-        return f"zeros of the signature, {human_bytes(len(self.binary_example))}"
+        what = "zeros of the signature" if self.description is None else "an example of the training data"
+        return f"{what}, {human_bytes(len(self.binary_example))}"
 
     @property
     def request(self) -> bytes:
@@ -175,6 +184,10 @@ class Playground:
             print(repr(self))
             return
         show_widget(self.widget, repr(self))
+
+
+def _descriptions():
+    return import_module("mlkit.sagemaker.endpoint.descriptions")
 
 
 def _is_text(content_type):

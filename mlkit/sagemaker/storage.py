@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #1999f23e
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -21,29 +22,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from ..files import files_under
 from ..text import bar, human_bytes, live_line
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #c38b9fb7
 def local_root() -> Path:
     """Return the folder of jobs, endpoints and the local S3 on this machine."""
     return Path(os.environ.get("MLKIT_LOCAL") or "~/.mlkit/local").expanduser().resolve()
-
-
-def files_under(folder: Path) -> list[Path]:
-    """List all files in a folder and below, hidden ones too, in name order.
-
-    Links to folders are followed, each folder once.
-    """
-    files = []
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        files += [path for name in names if (path := Path(parent) / name).is_file()]
-    return sorted(files)
 
 
 def copy_or_link(
@@ -65,6 +50,22 @@ def copy_or_link(
             shutil.copy(path, copy)
         else:
             copy.symlink_to(path.resolve())
+
+# %% ../../nbs/2_sagemaker/01_storage.ipynb #a0e71013
+MANIFEST_SUFFIX = ".manifest"
+
+
+def read_manifest(uri: str, content: bytes) -> tuple[str, list[str]]:
+    """Return the prefix and the names in the manifest at `uri`. Raises ValueError if it is not one."""
+    try:
+        first, *names = json.loads(content)
+        prefix = first["prefix"]
+        is_manifest = prefix.startswith("s3://") and names and all(isinstance(name, str) and name for name in names)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        is_manifest = False
+    if not is_manifest:
+        raise ValueError(f'{uri}: expected a JSON list, [{{"prefix": "s3://bucket/folder/"}}, "name", ...]')
+    return prefix, names
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #a0e71003
 class Storage(ABC):
@@ -295,6 +296,26 @@ def _tqdm_bar(name: str, total: int, out: TextIO) -> Any:
         return None
     return tqdm(desc=name, total=total, unit="B", unit_scale=True, unit_divisor=1024, file=out, leave=False, delay=0.1)
 
+# %% ../../nbs/2_sagemaker/01_storage.ipynb #a0e71016
+def stage_manifest(storage: Storage, uri: str, folder: Path, shard: int = 0, shards: int = 1) -> Path:
+    """Copy the objects that the manifest at `uri` lists into a folder and return it; see `Storage.stage`."""
+    with storage.open(uri) as f:
+        prefix, names = read_manifest(uri, f.read())
+    folder.mkdir(parents=True)
+    for name in names[shard::shards]:
+        path = path_inside(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        storage.fetch(prefix + name, path)
+    return folder
+
+
+def path_inside(folder: Path, key: str) -> Path:
+    """Return the path of a key in a folder. Raises ValueError if it is outside: anyone may have chosen the key."""
+    path = (folder / key).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"the key {key!r} leads out of its folder")
+    return path
+
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #4ca18b4e
 class S3(Storage):
     """Store objects in S3, through a boto3 client."""
@@ -321,7 +342,7 @@ class S3(Storage):
             raise FileNotFoundError(f"no S3 objects found under {uri}")
         folder.mkdir(parents=True)
         for key in keys[shard::shards]:
-            self.fetch(base + key, _path_inside(folder, key))
+            self.fetch(base + key, path_inside(folder, key))
         return folder
 
     def measure(self, uri: str) -> tuple[int, int] | None:
@@ -350,7 +371,7 @@ class S3(Storage):
     def get(self, uri: str, folder: Path) -> None:
         base = f"{uri.rstrip('/')}/"
         for key, _ in list(self.under(base)):
-            self.fetch(base + key, _path_inside(folder, key))
+            self.fetch(base + key, path_inside(folder, key))
 
     def fetch(self, uri: str, path: Path) -> None:
         bucket, key = split_uri(uri)
@@ -407,14 +428,6 @@ class S3(Storage):
             return True
         bucket, key = split_uri(uri)
         return digest == self.client.head_object(Bucket=bucket, Key=key)["Metadata"].get("md5")
-
-
-def _path_inside(folder: Path, key: str) -> Path:
-    """Return the path of a key in a folder. Raises ValueError if it is outside: anyone may have chosen the key."""
-    path = (folder / key).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"the key {key!r} leads out of its folder")
-    return path
 
 
 def _md5(path: Path) -> str:

@@ -6,10 +6,12 @@
 __all__ = ['open_shard', 'ShardBatches']
 
 # %% ../../nbs/1_training/61_shards.ipynb #86526ae1
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,49 +19,73 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .batches import Batches
+from .data.channel import samples_of_frame
+from .data.columnar import frame_of_table, import_arrow
+from .data.files import data_files
 
 # %% ../../nbs/1_training/61_shards.ipynb #31cbbb1b
 def open_shard(
-    path: Path,  # .npy or .safetensors
-    label: int = 0,  # the target's column in an NPY table
+    path: Path,  # .npy, .safetensors or .parquet
+    label: int | str = 0,  # the target's column in a table: its position, or in Parquet its name
     target: torch.dtype = torch.int64,  # the target's dtype there: int64 for classes, torch.float32 for a regression
 ) -> tuple[int, Callable[[int, int], tuple[Tensor, Tensor]]]:  # number of samples, and a function read(start, stop)
     """Map a file into memory, and return a function that reads `x` and `y` of a range of its samples.
 
-    Raises ValueError if the file cannot be mapped; reading raises ValueError for a label that is not a class.
+    Raises ValueError if the file cannot be mapped; reading raises ValueError for a label that is not a class, and for a
+    value that is missing or infinite.
     """
     if path.suffix == ".npy":
         return _open_npy(path, label, target)
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
-    raise ValueError(f"{path}: only .npy and .safetensors files can be read in parts")
+    if path.suffix == ".parquet":
+        shard = _ParquetShard(path, label, target)
+        return shard.samples, shard
+    raise ValueError(f"{path}: only .npy, .safetensors and .parquet files can be read in parts")
 
 # %% ../../nbs/1_training/61_shards.ipynb #effa23a5
-def _open_npy(path: Path, label: int, target: torch.dtype) -> tuple[int, Callable]:
+def _open_npy(path: Path, label: int | str, target: torch.dtype) -> tuple[int, Callable]:
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
         raise ValueError(f"{path}: not a plain array ({e})") from None
-    if table.ndim != 2 or table.dtype.kind not in "biuf" or not -table.shape[1] <= label < table.shape[1]:
+    is_table = table.ndim == 2 and table.dtype.kind in "biuf"
+    if not is_table or isinstance(label, str) or not -table.shape[1] <= label < table.shape[1]:
         raise ValueError(
-            f"{path}: expected a table of numbers with a column {label}, got {table.dtype} of shape {table.shape}"
+            f"{path}: expected a table of numbers with a column {label!r}, got {table.dtype} of shape {table.shape}"
         )
     is_feature = np.arange(table.shape[1]) != label % table.shape[1]
 
     def read(start, stop):
         rows = np.array(table[start:stop])
-        y = torch.from_numpy(rows[:, label].astype(np.float64))
-        is_bad = ~torch.isfinite(y)
-        if not target.is_floating_point:
-            is_bad |= y != y.round()
-        if is_bad.any():
-            i = torch.nonzero(is_bad)[0].item()
-            raise ValueError(
-                f"{path}, row {start + i}: the label is {y[i].item():g}; for a regression pass target=torch.float32"
-            )
-        return torch.from_numpy(rows[:, is_feature].astype(np.float32)), y.to(target)
+        y = _to_target(path, start, torch.from_numpy(rows[:, label].astype(np.float64)), target)
+        return _expect_finite(path, start, torch.from_numpy(rows[:, is_feature].astype(np.float32))), y
 
     return len(table), read
+
+
+def _to_target(path: Path, start: int, y: Tensor, target: torch.dtype) -> Tensor:
+    """Return labels as `target`. Raises ValueError for the first that is no class, counted from `start`."""
+    is_bad = ~torch.isfinite(y)
+    if not target.is_floating_point:
+        is_bad |= y != y.round()
+    if is_bad.any():
+        i = torch.nonzero(is_bad)[0].item()
+        raise ValueError(
+            f"{path}, row {start + i}: the label is {y[i].item():g}; for a regression pass target=torch.float32"
+        )
+    return y.to(target)
+
+
+def _expect_finite(path: Path, start: int, x: Tensor) -> Tensor:
+    """Return samples. Raises ValueError for the first with a value that is missing or infinite."""
+    if x.is_floating_point():
+        is_bad = ~torch.isfinite(x)
+        if is_bad.any():
+            row, *column = torch.nonzero(is_bad)[0].tolist()
+            place = f"feature {column[0]}" if len(column) == 1 else "a value"
+            raise ValueError(f"{path}, row {start + row}: {place} is missing or infinite; drop the row")
+    return x
 
 # %% ../../nbs/1_training/61_shards.ipynb #f7bbf48b
 def _open_safetensors(path: Path) -> tuple[int, Callable]:
@@ -72,7 +98,42 @@ def _open_safetensors(path: Path) -> tuple[int, Callable]:
     samples = x.get_shape()[0]
     if y.get_shape()[0] != samples:
         raise ValueError(f"{path}: x has {samples} samples, y has {y.get_shape()[0]}")
-    return samples, lambda start, stop: (x[start:stop], y[start:stop])
+    return samples, lambda start, stop: (_expect_finite(path, start, x[start:stop]), y[start:stop])
+
+# %% ../../nbs/1_training/61_shards.ipynb #85db82f9
+class _ParquetShard:
+    """Read ranges of the rows of a Parquet table of numbers."""
+
+    def __init__(self, path: Path, label: int | str, target: torch.dtype):
+        pa = import_arrow(path)
+        import pyarrow.parquet as pq
+
+        self.path = path
+        self.label = label
+        self.target = target
+        try:
+            self.file = pq.ParquetFile(path)
+            first_rows = pa.Table.from_batches(self.file.iter_batches(1), self.file.schema_arrow).slice(0, 1)
+        except (pa.ArrowException, OSError) as e:
+            raise ValueError(f"{path}: not a Parquet file ({e})") from None
+        metadata = self.file.metadata
+        rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        self.starts = np.cumsum([0, *rows]).tolist()  # of the row groups, and the number of rows
+        self.samples = self.starts[-1]
+        self.no_samples = tuple(part[:0] for part in self._convert(first_rows, 0))
+
+    def __call__(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        if start == stop:
+            return self.no_samples
+        first = bisect_right(self.starts, start) - 1
+        last = bisect_left(self.starts, stop)
+        table = self.file.read_row_groups(range(first, last))
+        return self._convert(table.slice(start - self.starts[first], stop - start), start)
+
+    def _convert(self, table: Any, start: int) -> tuple[Tensor, Tensor]:
+        frame = frame_of_table(table, self.path, first_row=start)
+        samples = samples_of_frame(frame, self.path, self.label, can_fill=False)
+        return samples.inputs["x"], _to_target(self.path, start, samples.target, self.target)
 
 # %% ../../nbs/1_training/61_shards.ipynb #8a4c3303
 class _Block(NamedTuple):
@@ -136,12 +197,12 @@ class ShardBatches(Batches):
 
     def __init__(
         self,
-        folder: str | Path,  # .npy and .safetensors files, which are one dataset in the order of their names
+        folder: str | Path,  # .npy, .safetensors and .parquet files: one dataset in the order of their names
         batch_size: int = 32,
-        label: int = 0,  # the target's column in NPY tables
+        label: int | str = 0,  # the target's column in tables: its position, or in Parquet its name
         target: torch.dtype = torch.int64,  # the target's dtype there
         shuffle: bool = True,
-        block: int = 1024,  # neighbouring samples that are read together
+        block: int = 1024,  # neighbouring samples that are read together; of Parquet a row group
         mix: int = 64,  # blocks that are in memory at a time and mixed; twice as many while the next are read
         generator: torch.Generator | None = None,  # draws the order; default: torch's global one
     ):
@@ -150,11 +211,10 @@ class ShardBatches(Batches):
                 raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.block = block
         self.mix = mix
         self.generator = generator
-        files = sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.name[0] not in "._")
-        if not files:
-            raise FileNotFoundError(f"no shards in {folder}: expected .npy or .safetensors files")
+        files = data_files(folder, "one .npy, .safetensors or .parquet file")
         shards = [open_shard(f, label, target) for f in files]
         expected_shapes = _sample_shapes(shards[0][1])
         self.blocks: list[_Block] = []
@@ -162,7 +222,8 @@ class ShardBatches(Batches):
             shapes = _sample_shapes(read)
             if shapes != expected_shapes:
                 raise ValueError(f"{f}: samples of {shapes}, but in {files[0]} they are of {expected_shapes}")
-            self.blocks += [_Block(read, start, min(start + block, samples)) for start in range(0, samples, block)]
+            starts = read.starts if isinstance(read, _ParquetShard) else [*range(0, samples, block), samples]
+            self.blocks += [_Block(read, start, stop) for start, stop in pairwise(starts)]
         self.samples = sum(block.samples for block in self.blocks)
 
     def __len__(self) -> int:
@@ -183,7 +244,7 @@ class ShardBatches(Batches):
         order = range(len(self.blocks))
         if self.shuffle:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed)).tolist()
-        groups = [[self.blocks[i] for i in order[first : first + self.mix]] for first in range(0, len(order), self.mix)]
+        groups = list(self._groups(self.blocks[i] for i in order))
         skipped_samples = skip * self.batch_size
         while groups and skipped_samples >= (group_size := sum(block.samples for block in groups[0])):
             skipped_samples -= group_size
@@ -191,6 +252,21 @@ class ShardBatches(Batches):
         # Seeds are counted from the end, so that the seeds of the remaining groups do not depend on what is skipped.
         seeded = [(group, seed + len(groups) - i if self.shuffle else None) for i, group in enumerate(groups)]
         return _cut_batches(_read_ahead(seeded), self.batch_size, skipped_samples)
+
+    def _groups(self, blocks: Iterable[_Block]) -> Iterator[list[_Block]]:
+        """Yield the blocks that are in memory together: `mix` of them, where a long one counts as several."""
+        group: list[_Block] = []
+        size = 0
+        for block in blocks:
+            weight = -(-block.samples // self.block)
+            if group and size + weight > self.mix:
+                yield group
+                group = []
+                size = 0
+            group.append(block)
+            size += weight
+        if group:
+            yield group
 
 
 def _sample_shapes(read: Callable) -> str:

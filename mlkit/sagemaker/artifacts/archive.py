@@ -22,6 +22,10 @@ class BundleError(ValueError):
     """A bundle that cannot be built, or an archive that must not be unpacked."""
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/20_archive.ipynb #f0dc0b99
+# The small files that tell what a model takes: first in an archive, so that a reader need not read the weights.
+DESCRIPTIONS = ("model.json", "rows.json", "images.json")
+
+
 def write_archive(
     contents: Mapping[str, bytes | Path],  # the bytes of each member, or a file that has them
     out: Path,  # missing folders above it are created
@@ -34,7 +38,7 @@ def write_archive(
         gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
-        for name in sorted(contents):
+        for name in sorted(contents, key=lambda name: (name not in DESCRIPTIONS, name)):
             content = contents[name]
             info = tarfile.TarInfo(name)  # time, owner and mode keep their defaults, whatever a file has
             info.size = len(content) if isinstance(content, bytes) else content.stat().st_size

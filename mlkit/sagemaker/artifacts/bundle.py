@@ -160,7 +160,7 @@ applications:
 """
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #6d907abb
-def _requirements_text(requirements: str | Path | Iterable[str]) -> str:
+def _requirements_text(requirements: str | Path | Iterable[str], has_images: bool = False) -> str:
     """Return the text of requirements.txt, from a file or from lines."""
     if isinstance(requirements, (str, Path)):
         path = Path(requirements)
@@ -168,8 +168,10 @@ def _requirements_text(requirements: str | Path | Iterable[str]) -> str:
             raise BundleError(f"there is no {path}: expected a requirements file, or a list of requirements")
         requirements = path.read_text(encoding="utf-8-sig").splitlines()
     lines = [line.rstrip() for line in requirements]
-    if not any(re.match(r"safetensors\b", line) for line in lines):
-        lines.append("safetensors>=0.4")
+    for needed in ["safetensors>=0.4", *["pillow>=10.1"] * has_images]:
+        name = needed.partition(">")[0]
+        if not any(re.match(rf"{name}\b", line, re.I) for line in lines):
+            lines.append(needed)
     return "\n".join(lines) + "\n"
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #90bff95e
@@ -242,7 +244,7 @@ def _collect(model, handlers, requirements, sample, include, folder) -> dict[str
         | {f"code/{name}": path for name, path in package_files().items()}
         | {
             "code/inference.py": _inference_program(handlers_name).encode(),
-            "code/requirements.txt": _requirements_text(requirements).encode(),
+            "code/requirements.txt": _requirements_text(requirements, "images.json" in model_files).encode(),
             "deployment.py": _DEPLOYMENT.encode(),
             "config.yaml": _CONFIG.encode(),
         }

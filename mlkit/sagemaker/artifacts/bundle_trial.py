@@ -14,47 +14,82 @@ from ...model.inputs import zeros_like_signature
 from .clean_process import ChildReport
 from .findings import Finding
 from ..endpoint.codecs import encode
-from ..endpoint.handlers import HandlerError, HandlerFailure, find_code
+from ..endpoint.descriptions import example_request
+from ..endpoint.handlers import HandlerError, HandlerFailure, Handlers, find_code
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/51_bundle_trial.ipynb #cac46bdf
-def try_bundle(report: ChildReport, sample: Path | None, content_type: str) -> None:
+_SAMPLE_HINT = "pass a request: sample= of deploy or check_bundle, --sample of the mlkit command"
+
+
+def try_bundle(report: ChildReport, sample: Path | None, content_type: str | None) -> None:
     """Start the handlers of the folder that `report` is about, and answer one request; report what fails.
 
-    sample: a file with the body of the request; default: zeros of the signature that the model was saved with.
+    sample: a file with the body of the request; default: an example of the data that the model was trained on, if a
+    description of them was saved with it, else zeros of the signature.
     """
-    is_ready = False
+    handlers = None
     try:
         report.begin("handlers")
         handlers = find_code(report.source, {})
         report.begin("model and warm-up")
         handlers.start(report.source)
-        is_ready = True
-        if sample:
-            report.begin("a sample")
-            body = sample.read_bytes()
-        elif handlers.signature is not None:
-            report.begin("zeros as a sample")
-            body = encode(zeros_like_signature(handlers.signature), "application/json")[0]
-        else:
-            message = "no sample was tried: the model was saved without one"
-            report.add_note(message, "pass one: check_bundle(path, sample=b'...')")
-            return
-        reply = handlers.respond(body, content_type)
-        content = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
-        print(f"{reply.content_type}: {content[:200]!r}")
     except HandlerError as e:
         report.add(Finding(str(e), "correct it: no endpoint comes into service with that"))
     except Exception as e:
-        consequence = "no endpoint would come into service"
-        if is_ready:
-            consequence = f"an endpoint would answer with {getattr(e, 'status', 500)}"
-        if isinstance(e, HandlerFailure) and not e.__cause__:
-            report.add(Finding(f"{e.stage} {e}", consequence))
-        else:
-            report.add_error(e.__cause__ or e, consequence)
+        _add_error(report, e, "no endpoint would come into service")
+    else:
+        _try_request(report, handlers, sample, content_type)
 
 
-def main(report_file: str, source: str, sample: str | None, content_type: str) -> None:
+def _try_request(report: ChildReport, handlers: Handlers, sample: Path | None, content_type: str | None) -> None:
+    try:
+        request = _make_request(report, handlers, sample, content_type)
+        if request is None:
+            return
+        reply = handlers.respond(*request)
+        content = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
+        print(f"{reply.content_type}: {content[:200]!r}")
+    except Exception as e:
+        reader = next((name for name in ("input_fn", "transform_fn") if name in handlers.functions), None)
+        if sample is None and reader:
+            cause = e.__cause__ or e
+            message = (
+                f"no request was tried to its end: only the author of {reader} knows what it reads, and "
+                f"{_default_sample(handlers)} gave {type(cause).__name__}: {cause}"
+            )
+            report.add_note(message, _SAMPLE_HINT)
+            return
+        _add_error(report, e, f"an endpoint would answer with {getattr(e, 'status', 500)}")
+
+
+def _make_request(
+    report: ChildReport, handlers: Handlers, sample: Path | None, content_type: str | None
+) -> tuple[bytes, str | None] | None:
+    """Return body and content type of the request to try; None if nothing is known of the input, which is noted."""
+    if sample:
+        report.begin("a sample")
+        return sample.read_bytes(), content_type
+    if handlers.description is None and handlers.signature is None:
+        report.add_note("no sample was tried: the model was saved without one", _SAMPLE_HINT)
+        return None
+    report.begin(f"{_default_sample(handlers)} as a sample")
+    if handlers.description is not None:
+        return example_request(handlers.description, content_type)
+    return encode(zeros_like_signature(handlers.signature), content_type)
+
+
+def _default_sample(handlers: Handlers) -> str:
+    return "zeros" if handlers.description is None else "an example of the training data"
+
+
+def _add_error(report: ChildReport, error: Exception, consequence: str) -> None:
+    if isinstance(error, HandlerFailure) and not error.__cause__:
+        report.add(Finding(f"{error.stage} {error}", consequence))
+    else:
+        report.add_error(error.__cause__ or error, consequence)
+
+
+def main(report_file: str, source: str, sample: str | None, content_type: str | None) -> None:
     """Run a trial with the arguments of a `CleanProcess`."""
     report = ChildReport(report_file, source)
     try_bundle(report, Path(sample) if sample else None, content_type)

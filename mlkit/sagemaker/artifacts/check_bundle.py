@@ -19,6 +19,7 @@ from .findings import Finding, Report
 from .imports import find_syntax_errors
 from .requirements import find_foreign_mlkit, find_unmet_requirements
 from ..endpoint.codecs import encode
+from ..endpoint.content_types import content_type_of
 from ...text import human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/52_check_bundle.ipynb #1d15be14
@@ -52,13 +53,17 @@ def _check_layout(folder: Path) -> Iterator[Finding]:
 # %% ../../../nbs/2_sagemaker/3_artifacts/52_check_bundle.ipynb #0f1acbbf
 def check_bundle(
     path: str | Path,  # an archive; also one that mlkit did not build
-    # the body of a request, or a value that is encoded as one; default: zeros of the model's saved signature
+    # the body of a request, a Path of a file that has it, or a value that is encoded as one;
+    # default: an example of the training data, or zeros of the model's saved signature
     sample: Any = None,
-    content_type: str = "application/json",
+    # of the request; default: by the suffix of a Path, image/png for an example of images, else application/json
+    content_type: str | None = None,
     seconds: float = 300,  # then it is stopped
 ) -> Report:
     """Find what would go wrong behind an endpoint: layout, requirements, imports, loading, warm-up, and one request."""
     started_at = time.monotonic()
+    if sample is not None and content_type is None:
+        content_type = (content_type_of(sample) if isinstance(sample, Path) else None) or "application/json"
     report = Report(list(find_foreign_mlkit()))
     with tempfile.TemporaryDirectory(prefix="mlkit-check-", ignore_cleanup_errors=True) as temporary:
         process = CleanProcess(Path(temporary).resolve(), seconds)
@@ -77,7 +82,7 @@ def check_bundle(
     return report
 
 
-def _run_trial(report: Report, process: CleanProcess, sample: Any, content_type: str):
+def _run_trial(report: Report, process: CleanProcess, sample: Any, content_type: str | None):
     """Read the code of an unpacked bundle; if it is Python, try the bundle in the process."""
     code = process.source / "code"
     if code.is_dir():
@@ -100,7 +105,9 @@ def _run_trial(report: Report, process: CleanProcess, sample: Any, content_type:
 
 
 def _encode_sample(sample: Any, content_type: str) -> bytes:
-    """Return the body of a request with a sample; bytes and text are a body already."""
+    """Return the body of a request with a sample; bytes, text and files are a body already."""
+    if isinstance(sample, Path):
+        return sample.read_bytes()
     if isinstance(sample, str):
         return sample.encode()
     return sample if isinstance(sample, bytes) else encode(sample, content_type)[0]

@@ -93,7 +93,8 @@ def _find_data(source: Path, data: str | Path | None) -> Path | None:
     """Return the folder with the channels; None if none was named and none is in its usual place."""
     if data is None:
         candidates = (source / "data", Path("data"))
-        return next((folder.resolve() for folder in candidates if (folder / "training").is_dir()), None)
+        names = ("training", "train")
+        return next((f.resolve() for f in candidates if any((f / name).is_dir() for name in names)), None)
     if not Path(data).is_dir():
         raise FileNotFoundError(f"no folder {data}")
     if not any(path.is_dir() for path in Path(data).iterdir()):

@@ -22,6 +22,7 @@ from .clean_process import ChildReport
 from .findings import Finding
 from .imports import find_missing_modules, find_syntax_errors, local_files, within
 from ..endpoint.defaults import default_predict_fn
+from ..endpoint.descriptions import encode_answers, example_request, load_description, read_input
 from ..job import builtin
 from ..job.container import Container
 from ..job.entry import entry_parameters, replace_runner
@@ -156,9 +157,13 @@ class JobTrial:
                 self.report.add(config_finding(e, kind, self.source))
                 return 1
             self.try_request(arguments[name])
+        if not self.entry:
+            for message in builtin.unread_channels(container.channels):
+                self.report.add_note(message, "rename the channel, or leave it out")
         if self.last_stage == "config":
             self.report.add_note(
-                "no data: no step was tried", "pass the folder that has the folder training: mlkit check --data DIR"
+                "no data: no step was tried",
+                "pass the folder that has the folder train or training: mlkit check --data DIR",
             )
             if not self.entry:
                 self.try_import_strings(arguments["config"])
@@ -200,7 +205,7 @@ class JobTrial:
                 self.report.add_error(e)
 
     def try_model(self, model_dir: Path):
-        """Report a saved model that cannot be loaded, or that fails on zeros."""
+        """Report a saved model that cannot be loaded, or that fails on an example of the data, or else on zeros."""
         if not self.limits.runs:
             message = "it ran to its end without mlkit's Trainer: how long it takes in a job is not known"
             self.report.add_note(message, "nothing to do")
@@ -218,12 +223,18 @@ class JobTrial:
         try:
             self.report.begin("load")
             model = load_model(model_dir)
-            if description["sample"] is None:
+            data = load_description(model_dir)
+            if data is None and description["sample"] is None:
                 message = "the model was saved without a sample: no prediction was tried"
                 self.report.add_note(message, "save_model(model, folder, sample=x[:1])")
                 return
             self.report.begin("predict")
-            default_predict_fn(zeros_like_signature(description["sample"]), model)
+            if data is None:
+                default_predict_fn(zeros_like_signature(description["sample"]), model)
+                return
+            body, content_type = example_request(data)
+            prediction = default_predict_fn(read_input(body, content_type, data), model)
+            encode_answers(prediction, None, data)
         except Exception as e:
             self.report.add_error(e)
 

@@ -92,6 +92,8 @@ def _read_folder(folder: Path, entry: str | None) -> Source:
     if entry and entry not in files:
         raise SourceError(f"there is no {entry} in {folder}; {did_you_mean(entry, modules)}")
     programs = [name for name in modules if "/" not in name]
+    if not entry and not modules and "rows.json" in files:
+        return Source(files)  # the built-in training, which gets the description of a table by --rows
     if not entry and "train.py" in files:
         entry = "train.py"
     elif not entry and len(programs) == 1:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...files import files_under
 from .target import AWSTarget, LocalTarget
-from ..storage import Files, files_under, local_root
+from ..storage import MANIFEST_SUFFIX, Files, local_root
 
 # %% ../../../nbs/2_sagemaker/5_client/20_channel.ipynb #88177dbf
 def write_channel(
@@ -159,6 +160,7 @@ class Channel:
 
 def input_data_config(name: str, uri: str, mode: str = "File") -> dict:
     """Return the entry of a channel in a request's InputDataConfig; each host gets the whole channel."""
-    source = dict(S3DataType="S3Prefix", S3Uri=uri, S3DataDistributionType="FullyReplicated")
+    kind = "ManifestFile" if uri.endswith(MANIFEST_SUFFIX) else "S3Prefix"
+    source = dict(S3DataType=kind, S3Uri=uri, S3DataDistributionType="FullyReplicated")
     entry = dict(ChannelName=name, DataSource=dict(S3DataSource=source))
     return entry if mode == "File" else entry | {"InputMode": mode}

@@ -23,7 +23,10 @@ def deploy(
     target: Any = None,  # a LocalSageMaker or a boto3 session; default: this machine
     name: str | None = None,
     wait: bool = True,  # until it answers
-    check: bool | None = None,  # try the bundle here first; default: if it goes to SageMaker, or comes from a job
+    # try the bundle here first; default: if it goes to SageMaker, comes from a job, or there is a sample
+    check: bool | None = None,
+    sample: Any = None,  # the request that the check tries, see `check_bundle`; default: one made from the model
+    content_type: str | None = None,  # of the sample
     out: TextIO | None = None,  # gets what is shown; default: stdout
     **options,  # the fields of `Machines`; None is the default
 ) -> Endpoint:
@@ -33,15 +36,25 @@ def deploy(
     the endpoint does not come into service.
     """
     options = {name: value for name, value in options.items() if value is not None}
-    make_options(Machines, options, "deploy", "bundle", "target", "name", "wait", "check")
+    make_options(Machines, options, "deploy", "bundle", "target", "name", "wait", "check", "sample", "content_type")
+    if sample is not None and check is False:
+        raise ValueError("sample: only the check tries it, so leave out check=False")
     if isinstance(bundle, TrainingJob):
-        return bundle.deploy(target=target, name=name, wait=wait, out=out, check=check is not False, **options)
+        options |= dict(name=name, wait=wait, out=out)
+        check = check is not False
+        return bundle.deploy(target=target, check=check, sample=sample, content_type=content_type, **options)
     target = make_target(target, options.get("role"), options.get("bucket"))
+    is_remote = str(bundle).startswith("s3://")
+    if sample is not None and is_remote:
+        raise ValueError(f"sample: {bundle} is in S3, and only a bundle on this machine is checked")
     if check is None:
-        check = isinstance(target, AWSTarget)
-    if check and not str(bundle).startswith("s3://"):
+        check = isinstance(target, AWSTarget) or sample is not None
+    if check and not is_remote:
         print(f"Checking {Path(bundle).name} in a clean process", file=out or sys.stdout, flush=True)
-        report = import_module("mlkit.sagemaker.artifacts.check_bundle").check_bundle(bundle)
+        check_bundle = import_module("mlkit.sagemaker.artifacts.check_bundle").check_bundle
+        report = check_bundle(bundle, sample, content_type)
         if not report.ok:
             raise ValueError(f"{bundle} would not work behind an endpoint:\n{report}")
+        for note in report.findings:
+            print(note, file=out or sys.stdout, flush=True)
     return Endpoint.create(bundle, target, name, wait, out, **options)

@@ -13,6 +13,7 @@ import re
 import secrets
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -24,6 +25,7 @@ from typing import Any, TextIO
 from botocore.exceptions import ClientError
 
 from ...patching import patch
+from ..artifacts.archive import DESCRIPTIONS
 from mlkit.sagemaker.client.options import (
     make_options,
     option,
@@ -282,17 +284,32 @@ class Endpoint:
 
     @property
     def signature(self) -> Any:
-        """Shapes and dtypes of an input as the model was saved with; None if it was saved without.
+        """Shapes and dtypes of an input as the model was saved with; None if it was saved without."""
+        model = self._described.get("model.json")
+        return None if model is None else json.loads(model).get("sample")
 
-        Only the beginning of the bundle is read.
-        """
+    @property
+    def description(self) -> Any:
+        """The description of the data that was saved with the model: a `Rows`, an `Images`, or None."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in self._described.items():
+                (Path(folder) / name).write_bytes(content)
+            return import_module("mlkit.sagemaker.endpoint.descriptions").load_description(folder)
+
+    @property
+    def _described(self) -> dict[str, bytes]:
+        """The files that describe the model's input, by name. Only the beginning of the bundle is read."""
         model = self.target.client.describe_model(ModelName=self._variant()["ModelName"])
         uri = model["PrimaryContainer"]["ModelDataUrl"]
+        files = {}
         with closing(self.target.files.open(uri)) as f, tarfile.open(fileobj=f, mode="r|gz") as archive:
             for member in archive:
-                if member.name.removeprefix("./") == "model.json" and member.isfile() and member.size < 2**20:
-                    return json.load(archive.extractfile(member)).get("sample")
-        return None
+                name = member.name.removeprefix("./")
+                if name in DESCRIPTIONS and member.isfile() and member.size < 2**26:
+                    files[name] = archive.extractfile(member).read()
+                elif "model.json" in files and member.size > 2**20:
+                    break  # what describes a model comes before its weights
+        return files
 
     def logs(self) -> list[str]:
         """Return all lines of the containers' logs so far."""
@@ -411,7 +428,11 @@ def delete(self: Endpoint) -> None:
     self._configs.delete(*sorted(names))
 
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #cd08ddaf
-def to_body(x: Any, content_type: str | None = None) -> tuple[bytes, str]:  # the body and its content type
+def to_body(
+    x: Any,
+    content_type: str | None = None,
+    header: bool = False,  # whether a DataFrame is written with the names of its columns
+) -> tuple[bytes, str]:  # the body and its content type
     """Write an input as the body of a request; a file (a Path) has the content type of its suffix."""
     if isinstance(x, Path):
         return x.read_bytes(), content_type or content_type_of(x) or "application/octet-stream"
@@ -421,7 +442,7 @@ def to_body(x: Any, content_type: str | None = None) -> tuple[bytes, str]:  # th
         return x.encode(), content_type
     if hasattr(x, "to_csv"):
         if content_type in (None, "text/csv"):
-            return x.to_csv(index=False, header=False).encode(), "text/csv"
+            return x.to_csv(index=False, header=header).encode(), "text/csv"
         x = x.to_numpy()
     default = "text/plain" if isinstance(x, str) else "application/json"
     body, encoded_type = import_module("mlkit.sagemaker.endpoint.codecs").encode(x, content_type or default)
@@ -451,7 +472,7 @@ def ask(
     **arguments,  # further ones of boto3's operation
 ) -> dict:
     """Send an input and return the answer as boto3 returns it. Raises InvocationFailed if it is an error."""
-    body, content_type = to_body(x, content_type)
+    body, content_type = to_body(x, content_type, hasattr(x, "to_csv") and self._takes_names())
     if accept:
         arguments["Accept"] = accept
     runtime = self.target.runtime
@@ -460,6 +481,15 @@ def ask(
     except runtime.exceptions.ModelError as e:
         status = e.response.get("OriginalStatusCode", 500)
         raise InvocationFailed(self.name, status, e.response.get("OriginalMessage") or str(e)) from None
+
+
+@patch
+def _takes_names(self: Endpoint) -> bool:
+    """Return whether the model was saved with the names of its columns; False if that cannot be read."""
+    try:
+        return bool(getattr(self.description, "has_names", False))
+    except (ClientError, OSError):  # a client may invoke an endpoint without a right to read its model
+        return False
 
 
 @patch

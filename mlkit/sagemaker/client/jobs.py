@@ -149,7 +149,10 @@ class JobOptions:
     )
     metrics: Sequence = option(
         "names as metrics_line prints them, or dicts of Name and Regex",
-        default=("epoch", "train_loss", "valid_loss", "train_accuracy", "valid_accuracy"),
+        default=(
+            *("epoch", "train_loss", "valid_loss", "train_accuracy", "valid_accuracy", "valid_mae"),
+            *("test_loss", "test_accuracy", "test_mae"),
+        ),
         request="AlgorithmSpecification.MetricDefinitions",
         value=_metrics_value,
         trainer="metric_definitions",
@@ -591,12 +594,16 @@ def deploy(
     target: Any = None,  # default: where the job ran
     include: Sequence = (),  # further files and folders for the bundle
     check: bool = True,  # try the bundle in a clean process first
+    sample: Any = None,  # the request that the check tries, see `check_bundle`; default: one made from the model
+    content_type: str | None = None,  # of the sample
     **options,  # of `Endpoint.create`
 ) -> Any:  # an Endpoint
     """Bundle the job's model with handlers and put it behind an endpoint.
 
     Raises ValueError, before anything is sent, if the check finds that the bundle cannot work.
     """
+    if sample is not None and not check:
+        raise ValueError("sample: only the check tries it, so leave out check=False")
     from mlkit.sagemaker.artifacts.bundle import build_bundle
     from mlkit.sagemaker.artifacts.check_bundle import check_bundle
     from mlkit.sagemaker.client.endpoints import Endpoint
@@ -605,9 +612,11 @@ def deploy(
         model = self.fetch(Path(folder) / "model")
         bundle = build_bundle(model, handlers, requirements, Path(folder) / "model.tar.gz", include=include)
         if check:
-            report = check_bundle(bundle)
+            report = check_bundle(bundle, sample, content_type)
             if not report.ok:
                 raise ValueError(f"{self.name} would not work behind an endpoint:\n{report}")
+            for note in report.findings:
+                print(note, file=options.get("out") or sys.stdout, flush=True)
         return Endpoint.create(bundle, target or self.target, **options)
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #a9184fd2

@@ -37,11 +37,22 @@ BUILT_IN_TYPES = (
     ContentType(
         "application/x-safetensors", "safetensors", aliases=("application/safetensors",), suffixes=(".safetensors",)
     ),
+    ContentType(
+        "application/x-parquet",
+        "Parquet",
+        aliases=("application/vnd.apache.parquet", "application/parquet"),
+        suffixes=(".parquet",),
+    ),
     ContentType("text/plain", suffixes=(".txt",)),
     ContentType("application/octet-stream", aliases=("application/x-octet-stream",)),
-    ContentType("image/*", "images"),  # decodes every type of image, also those that have no entry
+    # Decodes every type of image, also those that have no entry. The alias is that of SageMaker's own algorithms.
+    ContentType("image/*", "images", aliases=("application/x-image",)),
     ContentType("image/png", suffixes=(".png",)),
     ContentType("image/jpeg", suffixes=(".jpg", ".jpeg")),
+    ContentType("image/webp", suffixes=(".webp",)),
+    ContentType("image/gif", suffixes=(".gif",)),
+    ContentType("image/bmp", suffixes=(".bmp",)),
+    ContentType("image/tiff", suffixes=(".tif", ".tiff")),
 )
 
 _content_types = {entry.name: entry for entry in BUILT_IN_TYPES}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...model.inputs import call_model
 from ...model.saving import load_model
 from .codecs import RequestError, decode, encode
+from .descriptions import encode_answers, read_input
 from ...training.batch import to_device
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #0a3183a7
@@ -52,11 +53,14 @@ def default_input_fn(
     data: bytes | str,
     content_type: str,
     signature: Any = None,  # of the sample that the model was saved with; see `mlkit.model.saving.signature`
+    rows: Any = None,  # the description of the data: a `Rows` or an `Images`
 ) -> Any:
     """Decode a body to a tensor (batch, ...), or to a tuple or dict of tensors if the model has several inputs.
 
-    Raises RequestError if the body cannot be decoded, or if it does not fit the signature.
+    Raises RequestError if the body cannot be decoded, or if it does not fit the description or the signature.
     """
+    if rows is not None:
+        return read_input(data, content_type, rows)
     value = decode(data, content_type)
     if isinstance(value, dict) and not _names_inputs(value, signature):
         key = next((k for k in ("inputs", "instances") if k in value), None)
@@ -182,6 +186,10 @@ def _device_of(model):
     return _CPU
 
 
-def default_output_fn(prediction: Any, accept: str) -> tuple[bytes, str]:
+def default_output_fn(
+    prediction: Any,
+    accept: str,
+    rows: Any = None,  # the description of the data: a `Rows` or an `Images`; the answer is then in its words
+) -> tuple[bytes, str]:
     """Encode a prediction, and return the body and its content type; see `encode` for its errors."""
-    return encode(prediction, accept)
+    return encode(prediction, accept) if rows is None else encode_answers(prediction, accept, rows)

@@ -35,6 +35,7 @@ from mlkit.sagemaker.endpoint.defaults import (
     default_output_fn,
     default_predict_fn,
 )
+from .descriptions import load_description
 from ...text import Table
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #76798149
@@ -57,7 +58,7 @@ HANDLER_SPECS = {
     # runs before the first request
     "model_warmup_fn": HandlerSpec(("model_dir", "model"), "predicts zeros, if input_fn and predict_fn are defaults"),
     # returns the input of predict_fn
-    "input_fn": HandlerSpec(("data", "content_type"), f"decodes {_READABLE} to tensors that fit the model"),
+    "input_fn": HandlerSpec(("data", "content_type"), f"makes tensors that fit the model of {_READABLE}"),
     # returns the prediction
     "predict_fn": HandlerSpec(("data", "model"), "calls the model, in inference mode"),
     # returns the body of the reply, or (body, content type)
@@ -229,6 +230,7 @@ class Handlers:
     name: str = ""  # of the module or class that defines them
     model: Any = None  # None before `start`
     signature: Any = None  # of the sample that the model was saved with
+    description: Any = None  # of the data, as saved with the model: a `Rows`, an `Images`, or None
     model_dir: str = ""
 
     def __post_init__(self):
@@ -314,10 +316,9 @@ def start(self: Handlers, model_dir: str | Path, on_stage: StageObserver | None 
         return result
 
     self.model_dir = str(model_dir)
-    description = Path(model_dir) / "model.json"
-    self.signature = (
-        json.loads(description.read_text(encoding="utf-8")).get("sample") if description.is_file() else None
-    )
+    model_file = Path(model_dir) / "model.json"
+    self.signature = json.loads(model_file.read_text(encoding="utf-8")).get("sample") if model_file.is_file() else None
+    self.description = load_description(model_dir)
     if "pre_model_fn" in self.functions:
         run("pre_model_fn", self.model_dir)
     self.model = run("model_fn", self.model_dir)
@@ -347,13 +348,17 @@ def call(self: Handlers, name: str, *args, context: Context | None = None) -> An
 @patch
 def _call_default(self: Handlers, name: str, *args) -> Any:
     if name == "input_fn":
-        return default_input_fn(*args, self.signature)
+        return default_input_fn(*args, self.signature, self.description)
+    if name == "output_fn":
+        # A custom predict_fn may return anything, such as probabilities in place of logits.
+        description = None if "predict_fn" in self.functions else self.description
+        return default_output_fn(*args, description)
     if name == "model_warmup_fn":
         return self._warm_up(*args)
     return _DEFAULT_FUNCTIONS[name](*args)
 
 
-_DEFAULT_FUNCTIONS = {"model_fn": default_model_fn, "predict_fn": default_predict_fn, "output_fn": default_output_fn}
+_DEFAULT_FUNCTIONS = {"model_fn": default_model_fn, "predict_fn": default_predict_fn}
 
 
 def _wait_for(awaitable: Awaitable) -> Any:
@@ -423,6 +428,7 @@ class Exchange:
     handlers: Handlers
     data: bytes | str  # text for JSON and CSV
     content_type: str  # without its parameters
+    content_type_header: str  # as it was sent
     accept: str  # the header
     preferred_type: str  # the content type that the header prefers
     context: Context
@@ -430,7 +436,9 @@ class Exchange:
 
     def read(self) -> Any:
         """Return the input of the model."""
-        return self._run("input_fn", self.data, self.content_type)
+        # AWS's containers pass the content type alone to a custom handler; the default one can use its parameters
+        is_custom = "input_fn" in self.handlers.functions
+        return self._run("input_fn", self.data, self.content_type if is_custom else self.content_type_header)
 
     def predict(self, x: Any) -> Any:
         """Return the prediction for an input, which may be the joined inputs of several requests."""
@@ -551,6 +559,7 @@ def receive(
         self,
         _read_request_text(body, parameters) if kind in _TEXT_TYPES else body,
         kind,
+        content_type or kind,
         accept or "*/*",
         preferred_type(accept),
         Context(lower_headers, {"model_dir": self.model_dir}),

@@ -6,44 +6,76 @@
 __all__ = ['Config', 'PrintMetrics', 'train', 'main']
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #a7154977
+import ast
 import inspect
+import json
+import os
+import re
+import shlex
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ...model import Standardized
 from ...model.build import create_model, load_object
+from ...model.image import ImageModel
 from ...model.saving import save_model
+from ...model.tabular import TabularModel
 from .container import Container, metrics_line
 from .entry import run_job
+from .hyperparameters import read_value
 from .objects import as_folder
+from ...text import did_you_mean
 from ...training import train_model
-from ...training.data import read_channel
+from ...training.data import read_channel, read_table
+from ...training.data.files import data_files
+from ...training.data.frame import Frame
+from ...training.data.images import Images, is_image_folder
+from ...training.data.rows import NumberColumn, Rows
 from ...training.distributed import is_main
+from ...training.evaluation import Evaluator
 from ...training.history import History, save_history
+from ...training.unpacking import ModelLoss, default_loss
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #3aabe13b
 @dataclass
 class Config:
     input_dim: int | None = None  # features of a sample; default: as many as the data has
-    hidden_dim: int = 50  # width of the hidden layer
-    output_dim: int | None = None  # number of classes; default: as many as the labels have
+    hidden_dim: int = 50  # width of the hidden layer; for images the channels of the first convolution
+    output_dim: int | None = None  # number of classes or outputs; default: as many as the labels have
     epochs: int = 10  # passes over the training data
     learning_rate: float = 1e-3  # step size of Adam
     batch_size: int = 32  # samples in a step
     seed: int = 0  # of the initial weights and of the order of the samples
-    label: int | str = 0  # column of the label: its position or its header
-    standardize: bool = False  # scale features to mean 0 and deviation 1; the scale is saved with the model
+    label: int | str | list[int | str] = 0  # column of the label: its position or its header; several as a,b
+    # what the label is; default: by its values
+    task: Literal["classes", "regression", "multi-label"] | None = None
+    drop: list[str] = field(default_factory=list)  # columns of a table that are left out, as id,name
+    # columns of a table that are to be read otherwise than by their values: number, category, date or boolean, as
+    # zip=category,size=number
+    kinds: dict[str, str] = field(default_factory=dict)
+    # a rows.json in the source folder, which describes the table; default: the description is fitted on the training
+    # data
+    rows: str | None = None
+    header: bool | None = None  # whether tables begin with names; default: decided by their first rows
+    # height and width of images, as 48,64, or one number for squares; default: the size that most of them have
+    size: list[int] = field(default_factory=list)
+    # scale numbers to mean 0 and deviation 1; the scale is saved with the model; default: in a table that has more
+    # than plain numbers
+    standardize: bool | None = None
     model: str = "mlkit.model:MyCustomModel"  # import string of the model
     model_args: dict = field(default_factory=dict)  # its arguments; default: input_dim, hidden_dim and output_dim
     # import string of a loss: a class such as torch.nn:NLLLoss, or a function of (prediction, target);
-    # default: cross-entropy
+    # default: cross-entropy, for a regression the mean squared error
     loss: str | None = None
     optimizer: str | None = None  # import string of a function of (parameters, lr=) or a class; default: Adam
     # import strings of callbacks, or of classes and functions that make one
@@ -51,55 +83,414 @@ class Config:
     save_every: int | None = None  # optimizer steps between checkpoints; default: only one after each epoch
     processes: int | None = None  # on each host; default: one for each GPU, or one
 
+    def __post_init__(self):
+        if isinstance(self.label, str) and re.fullmatch(r"\s*\[.*\]\s*", self.label):
+            self.label = read_value(self.label, list[int | str])
+        if isinstance(self.label, list) and len(self.label) == 1:
+            self.label = self.label[0]
+
+# %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #7814af04
+_ROLES = {
+    "training": ("training", "train"),
+    "validation": ("validation", "val", "valid", "eval"),
+    "test": ("test",),
+}
+
+
+def find_roles(channels: Iterable[str]) -> dict[str, str]:
+    """Return the name of the training, the validation and the test channel, of those that there are.
+
+    Raises ValueError if two channels have the same role.
+    """
+    roles = {}
+    for channel in channels:
+        role = next((role for role, names in _ROLES.items() if channel.lower() in names), None)
+        if role in roles:
+            raise ValueError(
+                f"the channels {roles[role]!r} and {channel!r} both have {role} data: leave one of them out"
+            )
+        if role:
+            roles[role] = channel
+    return roles
+
+
+def unread_channels(channels: Iterable[str]) -> list[str]:
+    """Return a message for each channel that the training does not read."""
+    names = [name for names in _ROLES.values() for name in names]
+    unread = [c for c in channels if c.lower() not in names and c != "code" and not c.startswith("sm_")]
+    return [f"the channel {channel!r} is not read; {did_you_mean(channel, names)}" for channel in unread]
+
+# %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #e8a0b1e5
+@dataclass
+class JobData:
+    """What the channels of a job hold."""
+
+    training: Dataset  # of the inputs of the model, and last the target
+    task: str  # "classes", "regression" or "multi-label"
+    output_dim: int  # how many numbers the model predicts: classes, or outputs
+    validation: Dataset | None = None
+    test: Dataset | None = None
+    description: Rows | Images | None = None
+    copies: tempfile.TemporaryDirectory | None = None  # of channels in S3; it lives as long as images may be read
+
+    @cached_property
+    def first(self) -> tuple[Tensor, ...]:
+        """The first training sample, as a batch of one."""
+        return tuple(torch.as_tensor(part)[None] for part in self.training[0])
+
+    @property
+    def sample(self) -> Any:
+        """An input of the model, as `save_model` takes it."""
+        inputs = self.first[:-1]
+        return inputs[0] if len(inputs) == 1 else inputs
+
+    @property
+    def shapes(self) -> str:
+        """The shapes of the inputs of one sample."""
+        return " and ".join(str(tuple(x.shape[1:])) for x in self.first[:-1])
+
+    @property
+    def has_categories(self) -> bool:
+        """Whether the inputs are those of a table with categories."""
+        return isinstance(self.description, Rows) and bool(self.description.embedding_sizes())
+
+
+def read_data(config: Config, container: Container) -> JobData:
+    """Read the channels of a container.
+
+    Raises FileNotFoundError without a training channel, and ValueError, with file, row and column, for data that does
+    not fit the config or the training data.
+    """
+    roles = find_roles(container.channels)
+    if "training" not in roles:
+        container.channel("training")  # raises
+    copies = tempfile.TemporaryDirectory()
+    folders = {role: as_folder(container.channel(name), Path(copies.name) / role) for role, name in roles.items()}
+    if is_image_folder(folders["training"]):
+        data = _read_images(config, folders)
+    elif all(file.suffix.lower() in _ARRAY_SUFFIXES for file in data_files(folders["training"])):
+        data = _read_arrays(config, folders)
+    else:
+        data = _read_tables(config, folders)
+    data.copies = copies
+    return data
+
+
+_ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
+
+# %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #756812b7
+def _read_tables(config: Config, folders: dict[str, Path]) -> JobData:
+    _refuse_flags(config, "a table", "size")
+    with _remedies_as_flags():
+        if config.rows:
+            rows = _load_rows(config)
+            frame = read_table(folders["training"], rows.text_columns, config.header)
+        else:
+            text_columns = {name for name, kind in config.kinds.items() if kind == "category"}
+            frame = read_table(folders["training"], text_columns, config.header)
+            rows = _fit_rows(config, frame)
+        datasets = {"training": rows.dataset(frame)}
+        for role in folders.keys() - datasets.keys():
+            datasets[role] = rows.dataset(read_table(folders[role], rows.text_columns, config.header))
+    return JobData(**datasets, task=rows.target.task, output_dim=rows.output_dim, description=rows)
+
+
+def _fit_rows(config: Config, frame: Frame) -> Rows:
+    """Describe a table. Plain numbers are left as they are: a model of them takes them without a description, too."""
+    label = _label_columns(config.label, frame)
+    rows = Rows.fit(frame, label, config.task, config.kinds, config.drop, scale=config.standardize is not False)
+    if not all(isinstance(column, NumberColumn) and not column.missing for column in rows.columns):
+        return rows
+    columns = [replace(column, mean=0.0, std=1.0) for column in rows.columns]
+    return Rows(columns, rows.target, rows.names, rows.has_names)
+
+
+def _label_columns(label: int | str | list, frame: Frame) -> int | str | list:
+    """Return the label, or the labels that a text separates by commas."""
+    if isinstance(label, str) and label not in frame.columns and "," in label:
+        return [part.strip() for part in label.split(",")]
+    return label
+
+
+def _load_rows(config: Config) -> Rows:
+    """Return the description in a file. Raises ValueError for other settings of the same."""
+    settings = {
+        "--task": config.task,
+        "--drop": config.drop,
+        "--kinds": config.kinds,
+        "--label": config.label != 0,
+        "--standardize": config.standardize is not None,
+    }
+    for flag in (flag for flag, value in settings.items() if value):
+        raise ValueError(f"{flag}: {config.rows} has that already; leave {flag} out, or change the file")
+    path = Path(config.rows)
+    if not path.is_file():
+        raise FileNotFoundError(f"--rows {path}: there is no such file in {Path.cwd()}; Rows.save(folder) writes one")
+    return Rows.load(path)
+
+# %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #a0f3d915
+@contextmanager
+def _remedies_as_flags() -> Iterator[None]:
+    """Turn the arguments of Python in the message of a ValueError into the flags of the job."""
+    try:
+        yield
+    except ValueError as e:
+        raise ValueError(_to_flags(str(e))) from None
+
+
+_NAMES = "task|label|drop|kinds|header|size|scale"
+_ARGUMENT = re.compile(rf"\b({_NAMES})=(\[[^\]]*\]|\([^)]*\)|\{{[^}}]*\}}|'[^']*'|\"[^\"]*\"|\w+|(?=[,)]))")
+
+
+def _to_flags(message: str) -> str:
+    message = message.replace(
+        "correct it, or pass missing=0.0 to fill missing features with 0", "correct it, or drop the row"
+    )
+    return _ARGUMENT.sub(_to_flag, message)
+
+
+def _to_flag(match: re.Match) -> str:
+    name, text = match.groups()
+    flag = f"--{'standardize' if name == 'scale' else name}"
+    if not text:
+        return flag
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(value, dict):
+        value = ",".join(f"{key}={item}" for key, item in value.items())
+    elif isinstance(value, (list, tuple)):
+        value = ",".join(map(str, value))
+    elif isinstance(value, bool):
+        value = str(value).lower()
+    return f"{flag} {shlex.quote(str(value))}"
+
+# %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #213ae5ca
+def _read_arrays(config: Config, folders: dict[str, Path]) -> JobData:
+    _refuse_flags(config, "arrays", "rows", "drop", "kinds", "header", "size")
+    with _remedies_as_flags():
+        training = _read_dataset(folders["training"], config)
+        classes = getattr(training, "classes", None)
+        others = folders.keys() - {"training"}
+        datasets = {role: _read_dataset(folders[role], config, classes) for role in others}
+    y = training.tensors[-1]
+    task = config.task or ("regression" if y.is_floating_point() else "classes")
+    for role, dataset in datasets.items():
+        _check_same(training, dataset, role, config.output_dim)
+    output_dim = int(y.max()) + 1 if task == "classes" else y.shape[1] if y.ndim == 2 else 1
+    if task == "classes" and y.min() > 0:
+        print(
+            f"the smallest label is {y.min()}: the first {y.min()} outputs of the model stand for no class", flush=True
+        )
+    return JobData(training, task, output_dim, **datasets)
+
+
+def _refuse_flags(config: Config, data: str, *names: str) -> None:
+    """Raise ValueError for a setting that is for data of another kind than the training channel has."""
+    for name in names:
+        if getattr(config, name) not in (None, [], {}):
+            kind = "images" if name == "size" else "a table"
+            raise ValueError(f"--{name} is for {kind}, and the training channel has {data}: leave it out")
+    if isinstance(config.label, list) and data != "a table":
+        labels = ",".join(map(str, config.label))
+        raise ValueError(f"--label {labels}: several labels are columns of a table, and the channel has {data}")
+
+
+def _read_dataset(folder: Path, config: Config, classes: Sequence[str] | None = None) -> TensorDataset:
+    """Return the arrays of a channel, with the target in the type that the task needs.
+
+    classes: the order of labels that are text.
+    """
+    dataset = read_channel(folder, config.label, classes=classes)
+    if hasattr(dataset, "classes") and classes is None:
+        print(f"the outputs of the model stand for {', '.join(dataset.classes)}, in this order", flush=True)
+    *inputs, y = dataset.tensors
+    if config.task in ("regression", "multi-label"):
+        y = y.float()
+    elif config.task == "classes" and y.is_floating_point():
+        raise ValueError(f"--task classes: the labels are not whole numbers (the first is {y.flatten()[0].item():g})")
+    dataset.tensors = (*inputs, y)
+    return dataset
+
+
+def _check_same(training: TensorDataset, other: TensorDataset, role: str, classes: int | None = None) -> None:
+    """Raise ValueError if the samples of the two differ in shape, or the labels of the other have further classes.
+
+    classes: the number of the model's classes; default: the number of classes in the training labels.
+    """
+    shapes, other_shapes = ([tuple(x.shape[1:]) for x in data.tensors[:-1]] for data in (training, other))
+    if shapes != other_shapes:
+        raise ValueError(f"the {role} samples have shape {_join(other_shapes)}, the training samples {_join(shapes)}")
+    y, other_y = training.tensors[-1], other.tensors[-1]
+    if y.is_floating_point():
+        return
+    if other_y.is_floating_point():
+        raise ValueError(
+            f"the training labels are classes, the {role} labels are not (the first is {other_y[0].item():g})"
+        )
+    if other_y.max() >= max(classes or 0, y.max() + 1):
+        raise ValueError(
+            f"the {role} labels go up to {other_y.max()}, the training labels only to {y.max()}: does the training "
+            "data lack a class?"
+        )
+
+
+def _join(shapes: Sequence[tuple]) -> str:
+    return ", ".join(map(str, shapes))
+
+# %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #21b77f73
+def _read_images(config: Config, folders: dict[str, Path]) -> JobData:
+    _refuse_flags(config, "images", "rows", "drop", "kinds", "header")
+    if config.task not in (None, "classes"):
+        raise ValueError(f"--task {config.task}: the label of an image is its class; leave --task out")
+    if config.standardize:
+        raise ValueError(
+            "--standardize is for numbers, and the training channel has images, which the model scales itself"
+        )
+    if config.size and (len(config.size) > 2 or min(config.size) < 1):
+        sides = ",".join(map(str, config.size))
+        raise ValueError(f"--size {sides}: expected a height and a width in pixels, or one number for squares")
+    label = config.label or None  # 0: the default
+    with _remedies_as_flags():
+        size = config.size[0] if len(config.size) == 1 else config.size or None
+        images = Images.fit(folders["training"], size, label=label)
+        datasets = {role: images.dataset(folder, label=label) for role, folder in folders.items()}
+    return JobData(**datasets, task="classes", output_dim=len(images.classes), description=images)
+
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #c3b2d118
-def _make_model(
-    config: Config,
-    x: Tensor,  # (samples, ...), the training channel's
-    y: Tensor,  # (samples,), classes
-) -> nn.Module:
+def _make_model(config: Config, data: JobData) -> nn.Module:
     """Return the model that a config names; sizes that the config leaves open are taken from the data.
 
     Raises ValueError if the config does not fit the data.
     """
-    model = create_model(config.model, **(config.model_args or _dimensions(config, x, y)))
-    return Standardized(model, list(x.shape[1:])).fit(x) if config.standardize else model
+    is_default = config.model == Config.model and not config.model_args
+    if is_default and isinstance(data.description, Images):
+        _check_dimensions(config, data)
+        depth = min(max(min(data.description.size).bit_length() - 2, 1), 6)  # 8 pixels are halved twice, 64 five times
+        return ImageModel(data.description.channels, data.output_dim, config.hidden_dim, depth)
+    if is_default and (data.has_categories or data.task == "regression"):
+        _check_dimensions(config, data)
+        model = TabularModel(**_tabular_arguments(data), hidden_dim=config.hidden_dim)
+    else:
+        model = create_model(config.model, **(config.model_args or _dimensions(config, data)))
+    if not (config.standardize and _is_unscaled(data)):
+        return model
+    x = data.training.tensors[0]
+    return Standardized(model, list(x.shape[1:])).fit(x)
 
 
-def _dimensions(config: Config, x: Tensor, y: Tensor) -> dict[str, int]:
-    if x.ndim != 2:
+def _is_unscaled(data: JobData) -> bool:
+    """Return whether the model gets numbers as the channel has them."""
+    if data.description is None:
+        return True
+    columns = data.description.columns
+    return all(isinstance(c, NumberColumn) and not c.missing and (c.mean, c.std) == (0, 1) for c in columns)
+
+
+def _tabular_arguments(data: JobData) -> dict[str, Any]:
+    if data.description is not None:
+        return data.description.model_arguments()
+    std, mean = torch.std_mean(data.training.tensors[-1].double().reshape(len(data.training), -1), 0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
+    return {
+        "numbers": data.first[0].shape[1],
+        "embedding_sizes": [],
+        "output_dim": data.output_dim,
+        "output_mean": mean.tolist(),
+        "output_std": std.tolist(),
+    }
+
+
+def _dimensions(config: Config, data: JobData) -> dict[str, int]:
+    _check_dimensions(config, data)
+    return dict(
+        input_dim=data.first[0].shape[1],
+        hidden_dim=config.hidden_dim,
+        output_dim=config.output_dim or data.output_dim,
+    )
+
+
+def _check_dimensions(config: Config, data: JobData) -> None:
+    """Raise ValueError if the dimensions of the default model do not fit the data."""
+    is_image = isinstance(data.description, Images)
+    if is_image or data.has_categories:
+        kind = "images" if is_image else "categories"
+        if config.input_dim is not None:
+            raise ValueError(f"--input_dim is for plain numbers, and the data has {kind}: leave it out")
+        if config.model != Config.model:
+            raise ValueError(
+                f"the samples have the shapes {data.shapes}: pass the arguments of the model, --model_args"
+            )
+    else:
+        _check_features(config, data)
+    if config.output_dim in (None, data.output_dim):
+        return
+    y = "labels" if data.description is None else f"label {config.label!r}"
+    if data.description is not None or data.task != "classes":
+        what = "classes" if data.task == "classes" else f"output{'s' * (data.output_dim > 1)}"
         raise ValueError(
-            f"the samples have shape {tuple(x.shape[1:])}, expected rows of features: for other shapes pass --model "
-            "and --model_args"
+            f"--output_dim is {config.output_dim}, but the {y} needs {data.output_dim} {what}: pass --output_dim "
+            f"{data.output_dim}, or leave it out"
         )
-    if y.is_floating_point():
+    if config.output_dim < data.output_dim:
         raise ValueError(
-            f"the labels are not whole numbers (the first is {y[0].item():g}): expected classes from 0 on. Is "
-            f"{config.label!r} the label column (--label)?"
+            f"--output_dim is {config.output_dim}, but the labels go up to {data.output_dim - 1}: pass --output_dim "
+            f"{data.output_dim}, or leave it out"
         )
-    features = x.shape[1]
-    classes = int(y.max()) + 1
+
+
+def _check_features(config: Config, data: JobData) -> None:
+    if len(data.first) != 2 or data.first[0].ndim != 2:
+        raise ValueError(
+            f"the samples have shape {data.shapes}, expected rows of features: for other shapes pass --model and "
+            "--model_args"
+        )
+    features = data.first[0].shape[1]
     if config.input_dim not in (None, features):
         raise ValueError(
             f"--input_dim is {config.input_dim}, but the data has {features} features next to the label column "
             f"{config.label!r}: pass --input_dim {features}, or leave it out"
         )
-    if int(y.min()) < 0:
+    smallest = 0 if data.description is not None or data.task != "classes" else int(data.training.tensors[-1].min())
+    if smallest < 0:
         raise ValueError(
-            f"the smallest label is {int(y.min())}: expected classes from 0 on. Is {config.label!r} the label column "
-            "(--label)?"
+            f"the smallest label is {smallest}: expected classes from 0 on, or --task regression. Is {config.label!r} "
+            "the label column (--label)?"
         )
-    if config.output_dim is not None and config.output_dim < classes:
-        raise ValueError(
-            f"--output_dim is {config.output_dim}, but the labels go up to {classes - 1}: pass --output_dim "
-            f"{classes}, or leave it out"
-        )
-    return dict(input_dim=features, hidden_dim=config.hidden_dim, output_dim=config.output_dim or classes)
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #2543de07
 def _load_loss(name: str) -> Callable:
     """Return the loss of an import string: an instance of a class, or the function itself."""
     loss = load_object(name)
     return _check_callable("loss", name, loss() if isinstance(loss, type) else loss)
+
+
+def _make_loss(config: Config, model: nn.Module, data: JobData) -> Callable | None:
+    """Return the loss that a config names, else the one of the task; None is `train_model`'s default."""
+    if config.loss:
+        loss = _load_loss(config.loss)
+        if data.description is not None and (isinstance(loss, nn.BCELoss) or loss is F.binary_cross_entropy):
+            raise ValueError(
+                f"--loss {config.loss} is of probabilities, and the answers of an endpoint are made of logits: pass "
+                "--loss torch.nn:BCEWithLogitsLoss, or leave it out for several labels"
+            )
+        return loss
+    computes_loss = isinstance(default_loss(model, data.first), ModelLoss)
+    if data.task == "classes" or computes_loss:
+        return None
+    return nn.MSELoss() if data.task == "regression" else nn.BCEWithLogitsLoss()
+
+
+def _mean_absolute_error(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).abs().mean()
+
+
+def _make_metrics(loss: Callable | None) -> dict[str, Callable] | None:
+    """Return the mean absolute error if a loss is one of numbers; None is `train_model`'s default."""
+    of_numbers = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+    functions = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+    return {"mae": _mean_absolute_error} if isinstance(loss, of_numbers) or loss in functions else None
 
 
 def _load_callback(name: str) -> Any:
@@ -122,6 +513,25 @@ class PrintMetrics:
     def after_metrics(self, trainer):
         print(metrics_line(trainer.last_metrics), flush=True)
 
+# %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #8df60ccf
+class TestEvaluation:
+    """Measure the model on further data when the training has ended. A callback."""
+
+    def __init__(self, loader: DataLoader, metrics: dict[str, Callable] | None):
+        self.loader = loader
+        self.metrics = metrics
+        self.values: dict[str, float] = {}  # by name; empty if the training was stopped
+
+    def after_fit(self, trainer):
+        evaluator = Evaluator(
+            self.loader, self.metrics, trainer.device, trainer.autocast, trainer.processes, trainer.stop_request
+        )
+        values = evaluator.evaluate(
+            trainer.model, trainer.unpack, trainer.predict, trainer.compute_loss, lambda: trainer.loss_fn
+        )
+        if values is not None:
+            self.values = {f"test_{name.removeprefix('valid_')}": value for name, value in values.items()}
+
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #06f8626c
 def train(config: Config, container: Container) -> History:
     """Train a model on a container's channels, save it in `model_dir` and its history in `output_data_dir`.
@@ -129,45 +539,57 @@ def train(config: Config, container: Container) -> History:
     Raises FileNotFoundError without a training channel, and ValueError if config, training data and validation data do
     not fit each other.
     """
-    training = _read_dataset(container.channel("training"), config.label)
-    validation = None
-    if "validation" in container.channels:
-        validation = _read_dataset(container.channel("validation"), config.label)
-        _check_validation(training, validation, config.output_dim)
-    x, y = training.tensors
+    if is_main():
+        for message in unread_channels(container.channels):
+            print(message, flush=True)
+    data = read_data(config, container)
+    if data.description is not None and is_main():
+        print(repr(data.description), flush=True)
     torch.manual_seed(config.seed)
-    model = _make_model(config, x, y)
+    model = _make_model(config, data)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{len(x)} samples of shape {tuple(x.shape[1:])}, {parameters:,} parameters", flush=True)
+    print(f"{len(data.training)} samples of shape {data.shapes}, {parameters:,} parameters", flush=True)
     optimizer = None
     if config.optimizer:
         optimizer = _check_callable("optimizer", config.optimizer, load_object(config.optimizer))
+    loss = _make_loss(config, model, data)
+    metrics = _make_metrics(loss)
+    test = None if data.test is None else TestEvaluation(_evaluation_loader(config, data, data.test), metrics)
     try:
         history = train_model(
             model,
-            DataLoader(training, config.batch_size, shuffle=True),
+            DataLoader(data.training, config.batch_size, shuffle=True, num_workers=_workers(data.training)),
             config.epochs,
             config.learning_rate,
             optimizer=optimizer,
-            loss_fn=_load_loss(config.loss) if config.loss else None,
-            valid_loader=None if validation is None else DataLoader(validation, batch_size=1024),
+            loss_fn=loss,
+            metrics=None if data.validation is None else metrics,
+            valid_loader=None if data.validation is None else _evaluation_loader(config, data, data.validation),
             verbose=False,
-            callbacks=[PrintMetrics(), *map(_load_callback, config.callbacks)],
+            callbacks=[PrintMetrics(), *map(_load_callback, config.callbacks), *([test] if test else [])],
             config=config,
             **_checkpoint_options(config, container),
         )
     except SystemExit:  # after SIGTERM, when the checkpoint is written
         if is_main():
-            save_model(model, container.model_dir, sample=x[:1])
+            save_model(model, container.model_dir, sample=data.sample, rows=data.description)
         raise
     if is_main():
-        _save(model, history, container, x[:1])
+        save_model(model, container.model_dir, sample=data.sample, rows=data.description)
+        _save_results(history, test.values if test else {}, container)
     return history
 
 
-def _read_dataset(channel: Path | str, label: int | str) -> TensorDataset:
-    with tempfile.TemporaryDirectory() as copy:
-        return read_channel(as_folder(channel, Path(copy)), label)
+def _workers(dataset: Dataset) -> int:
+    """Return how many processes read a dataset: none if it is in memory, else one for each core."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return 0 if isinstance(dataset, TensorDataset) else max((os.cpu_count() or 1) // processes, 1)
+
+
+def _evaluation_loader(config: Config, data: JobData, dataset: Dataset) -> DataLoader:
+    """Return a loader of large batches; of images, whose layers take far more memory, of the batches of training."""
+    batch_size = config.batch_size if isinstance(data.description, Images) else 1024
+    return DataLoader(dataset, batch_size, num_workers=_workers(dataset))
 
 
 def _checkpoint_options(config: Config, container: Container) -> dict[str, Any]:
@@ -177,35 +599,14 @@ def _checkpoint_options(config: Config, container: Container) -> dict[str, Any]:
     return dict(checkpoints=container.checkpoint_dir, save_every=config.save_every, grace=90)
 
 
-def _save(model: nn.Module, history: History, container: Container, sample: Tensor) -> None:
-    save_model(model, container.model_dir, sample=sample)
+def _save_results(history: History, test_values: dict[str, float], container: Container) -> None:
+    """Write the history and the values of the test channel, and print those as metrics."""
     container.output_data_dir.mkdir(parents=True, exist_ok=True)
     save_history(history, container.output_data_dir / "history.jsonl")
+    if test_values:
+        print(metrics_line(test_values), flush=True)
+        (container.output_data_dir / "test.json").write_text(json.dumps(test_values) + "\n", encoding="utf-8")
     print(f"saved the model in {container.model_dir}", flush=True)
-
-
-def _check_validation(training: TensorDataset, validation: TensorDataset, classes: int | None = None) -> None:
-    """Raise ValueError if the samples of the two differ in shape, or the validation labels have further classes.
-
-    classes: the number of the model's classes; default: the number of classes in the training labels.
-    """
-    x, y = training.tensors
-    valid_x, valid_y = validation.tensors
-    if x.shape[1:] != valid_x.shape[1:]:
-        raise ValueError(
-            f"the validation samples have shape {tuple(valid_x.shape[1:])}, the training samples {tuple(x.shape[1:])}"
-        )
-    if y.is_floating_point():
-        return
-    if valid_y.is_floating_point():
-        raise ValueError(
-            f"the training labels are classes, the validation labels are not (the first is {valid_y[0].item():g})"
-        )
-    if valid_y.max() >= max(classes or 0, y.max() + 1):
-        raise ValueError(
-            f"the validation labels go up to {valid_y.max()}, the training labels only to {y.max()}: does the training "
-            "data lack a class?"
-        )
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #52760a09
 def main(
@@ -217,8 +618,9 @@ def main(
         argv,
         prog="python -m mlkit.sagemaker_entry",
         description=(
-            'Train a model on the channel "training", validate it on the channel "validation" if the job has one, and '
-            "save it in SM_MODEL_DIR. SageMaker passes hyperparameters as these options."
+            'Train a model on the channel "training" or "train", validate it on the channel "validation", "val", '
+            '"valid" or "eval", measure it at the end on the channel "test", and save it in SM_MODEL_DIR. SageMaker '
+            "passes hyperparameters as these options."
         ),
     )
 

@@ -17,22 +17,21 @@ from typing import Any, BinaryIO
 
 from torch.utils.data import Dataset
 
+from ..storage import MANIFEST_SUFFIX, path_inside, read_manifest
+from ...training.data.files import data_files, is_data_name
+
 # %% ../../../nbs/2_sagemaker/1_job/40_objects.ipynb #b039da4b
 def _read_bytes(name: str, file: BinaryIO) -> tuple[str, bytes]:
     return name, file.read()
 
 
 class _FolderObjects(Dataset):
-    """Give a sample for each file under a folder, in name order, without hidden files."""
+    """Give a sample for each data file under a folder, in name order."""
 
     def __init__(self, folder: Path, transform: Callable[[str, BinaryIO], Any] = _read_bytes):
         self.folder = folder
         self.transform = transform
-        self.names = sorted(
-            path.relative_to(folder).as_posix()
-            for path in folder.rglob("*")
-            if path.is_file() and not path.name.startswith(".")
-        )
+        self.names = [path.relative_to(folder).as_posix() for path in data_files(folder)]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -42,27 +41,49 @@ class _FolderObjects(Dataset):
             return self.transform(self.names[i], f)
 
 
+class _S3Objects(Dataset):
+    """Give a sample for each data file in s3torchconnector's dataset of open files."""
+
+    def __init__(self, objects: Dataset, key_prefix: str, transform: Callable[[str, BinaryIO], Any], has_sizes: bool):
+        self.objects = objects
+        self.prefix_length = len(key_prefix)
+        self.transform = transform
+        self.indices = [i for i in range(len(objects)) if self._is_data(objects[i], has_sizes)]
+
+    def _is_data(self, file: BinaryIO, has_size: bool) -> bool:
+        """Return whether an object is data. Its size is in the listing, if there was one."""
+        size = file.seek(0, os.SEEK_END) if has_size else 1
+        return is_data_name(file.key[self.prefix_length :], size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> Any:
+        file = self.objects[self.indices[i]]
+        return self.transform(file.key[self.prefix_length :], file)
+
+
 def open_objects(
-    channel: str | Path,  # a folder or s3://bucket/prefix, as in `container.channels`
+    channel: str | Path,  # a folder; or s3://bucket/prefix as in `container.channels`, or a manifest in S3
     # (name of the file, open file) -> sample; default: (name, content). Workers need a function of a module
     transform: Callable[[str, BinaryIO], Any] = _read_bytes,
     environ: Mapping[str, str] | None = None,  # has AWS_REGION and AWS_ENDPOINT_URL; default: os.environ
 ) -> Dataset:
-    """Return a map-style dataset with a sample for each file of a channel, in the order of the names.
+    """Return a map-style dataset with a sample for each data file of a channel, in the order of the names.
 
-    Raises FileNotFoundError if the channel has no files.
+    Hidden and empty files are passed over, and what tools leave next to data, as `mlkit.training.data.files` says.
+    Raises FileNotFoundError if the channel has no files, and ValueError if a manifest is not one.
     """
-    if str(channel).startswith("s3://"):
-        objects = _open_s3_objects(str(channel), transform, os.environ if environ is None else environ)
-    else:
-        objects = _FolderObjects(Path(channel), transform)
+    if not str(channel).startswith("s3://"):
+        return _FolderObjects(Path(channel), transform)
+    objects = _open_s3_objects(str(channel), transform, os.environ if environ is None else environ)
     if not len(objects):
         raise FileNotFoundError(f"no files under {channel}")
     return objects
 
 
 def _open_s3_objects(uri: str, transform: Callable, environ: Mapping[str, str]) -> Dataset:
-    """Return s3torchconnector's dataset, which reads many objects at once in a DataLoader with workers."""
+    """Return a dataset on s3torchconnector's, which reads many objects at once in a DataLoader with workers."""
     try:
         s3 = import_module("s3torchconnector")
     except ModuleNotFoundError as e:
@@ -71,24 +92,30 @@ def _open_s3_objects(uri: str, transform: Callable, environ: Mapping[str, str]) 
             'input_mode="File" to the job',
             name=e.name,
         ) from None
-    base = f"{uri.rstrip('/')}/"
-    key_prefix = base.split("/", 3)[3]
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
-    return s3.S3MapDataset.from_prefix(
-        base,
+    options = dict(
         region=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1",
         endpoint=endpoint,
-        transform=partial(_transform_s3_object, len(key_prefix), transform),
         s3client_config=s3.S3ClientConfig(force_path_style=bool(endpoint)),
     )
+    if uri.endswith(MANIFEST_SUFFIX):
+        prefix, names = read_manifest(uri, s3.S3MapDataset.from_objects([uri], **options)[0].read())
+        objects = s3.S3MapDataset.from_objects([prefix + name for name in names], **options)
+        return _S3Objects(objects, _key(prefix), transform, has_sizes=False)
+    base = f"{uri.rstrip('/')}/"
+    objects = s3.S3MapDataset.from_prefix(base, **options)
+    if not len(objects):  # the URI is an object, or the beginning of several keys
+        objects = s3.S3MapDataset.from_prefix(uri, **options)
+        base = f"{uri.rpartition('/')[0]}/"
+    return _S3Objects(objects, _key(base), transform, has_sizes=True)
 
 
-def _transform_s3_object(prefix_length: int, transform: Callable, reader: Any) -> Any:
-    return transform(reader.key[prefix_length:], reader)
+def _key(uri: str) -> str:
+    return uri.split("/", 3)[3]
 
 # %% ../../../nbs/2_sagemaker/1_job/40_objects.ipynb #10e7dec9
 def as_folder(
-    channel: str | Path,  # a folder, or s3://bucket/prefix
+    channel: str | Path,  # a folder; or s3://bucket/prefix, or a manifest in S3
     destination: Path,  # gets the files of an S3 URI
     threads: int = 16,
 ) -> Path:
@@ -105,11 +132,7 @@ def as_folder(
 
 
 def _write_object(folder: Path, name: str, file: BinaryIO) -> None:
-    if not name or name.endswith("/"):  # an empty object, which S3's console shows as a folder
-        return
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
-        raise ValueError(f"the key {name!r} leads out of its folder")
+    path = path_inside(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as f:
         shutil.copyfileobj(file, f, 2**20)

@@ -14,14 +14,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+from mlkit.files import files_under
 from mlkit.patching import patch
 from mlkit.sagemaker.instances import find_instance
 from mlkit.sagemaker.local.host import Host, Outcome, make_hosts, pack_results, run_hosts
 from mlkit.sagemaker.local.logs import MetricReader
 from mlkit.sagemaker.local.store import RecordTable, now
-from mlkit.sagemaker.storage import S3, Files, files_under, open_files
+from mlkit.sagemaker.storage import S3, Files, open_files, stage_manifest
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #8ce6576a
 _STATUS_MESSAGES = {
@@ -202,10 +204,11 @@ def _download_channel(self: JobRunner, channel: dict) -> Path | list[Path]:
     """Return the folder of a channel, or one for each host if they share its files."""
     source = channel["DataSource"]["S3DataSource"]
     folder = self.folder / "staged" / channel["ChannelName"]
+    stage = partial(stage_manifest, self.files) if source["S3DataType"] == "ManifestFile" else self.files.stage
     if source.get("S3DataDistributionType") != "ShardedByS3Key":
-        return self.files.stage(source["S3Uri"], folder)
+        return stage(source["S3Uri"], folder)
     n_hosts = self.request["ResourceConfig"]["InstanceCount"]
-    return [self.files.stage(source["S3Uri"], folder / f"algo-{i + 1}", i, n_hosts) for i in range(n_hosts)]
+    return [stage(source["S3Uri"], folder / f"algo-{i + 1}", i, n_hosts) for i in range(n_hosts)]
 
 
 def _instance_limits(request: Mapping) -> dict[str, int]:

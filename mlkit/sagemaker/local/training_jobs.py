@@ -124,8 +124,8 @@ def _unsupported_feature(request: Mapping) -> str | None:
         source = channel["DataSource"].get("S3DataSource")
         if not source:
             return f"channel {name!r} has no S3DataSource: expected one"
-        if source["S3DataType"] != "S3Prefix":
-            return f"channel {name!r} has the S3DataType {source['S3DataType']}: expected S3Prefix"
+        if source["S3DataType"] not in ("S3Prefix", "ManifestFile"):
+            return f"channel {name!r} has the S3DataType {source['S3DataType']}: expected S3Prefix or ManifestFile"
         if channel.get("InputMode", algorithm.get("TrainingInputMode", "File")) == "Pipe":
             return f"channel {name!r} has the mode Pipe: expected File or FastFile"
     if "InstanceCount" not in request["ResourceConfig"]:
