@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from functools import cached_property, lru_cache
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -360,6 +361,7 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
         names = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
         layout.check_names(names, lambda i: "the body")
         table = file.read([name for name in names if name not in layout.dropped])
+        table.validate(full=True)
     except (pa.ArrowException, OSError) as e:
         raise ValueError(f"not a Parquet file: {e}") from None
     return Frame.of(table, text_columns=layout.text_columns, where=_line_name)
@@ -368,7 +370,7 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
 def _read_npy(body: bytes | str, parameters: Mapping[str, str], layout: TableLayout) -> Frame:
     try:
         array = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, OSError, EOFError, TypeError, MemoryError) as e:
+    except (ValueError, OSError, EOFError, TypeError, MemoryError, SyntaxError, TokenError) as e:
         raise ValueError(f"not an NPY file: {e}") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or not array.size:
         raise ValueError("expected one array (rows, columns)")
