@@ -171,6 +171,7 @@ class Frame:
         if module == "pandas" and hasattr(data, "columns"):
             columns = ((str(name), data.iloc[:, i]) for i, name in enumerate(data.columns))
             rows = len(data)
+            has_names = list(data.columns) != list(range(len(data.columns)))
         elif module == "pyarrow" and hasattr(data, "column_names"):
             columns = zip(data.column_names, data.columns)
             rows = len(data)
