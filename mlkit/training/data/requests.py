@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from functools import cached_property, lru_cache
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class TableLayout:
         return [name for name in self.names if name not in self.labels and name not in self.dropped]
 
     @cached_property
-    def _known_names(self) -> frozenset[str]:
+    def _all_names(self) -> frozenset[str]:
         return frozenset(self.names)
 
     @cached_property
@@ -90,10 +91,10 @@ class TableLayout:
         optional: Collection[str] = (),
     ) -> None:
         """Raise ValueError if names are unknown or missing; missing names in `optional` are accepted."""
-        if self._required_names <= set(names) <= self._known_names:
+        if self._required_names <= set(names) <= self._all_names:
             return
         for name in names:
-            if name not in self._known_names:
+            if name not in self._all_names:
                 hint = did_you_mean(str(name), self.names)
                 raise ValueError(f"{where(row)}: no column {str(name)[:60]!r} in training; {hint}")
         missing = [name for name in self.features if name not in names and name not in optional]
@@ -305,13 +306,13 @@ def _frame_of_dict(value: dict, layout: TableLayout) -> Frame:
 
 def frame_of_records(records: Sequence[Any], layout: TableLayout, where: Callable[[int], str]) -> Frame:
     """Make a frame of dicts. Raises ValueError if one has other names than `layout`."""
-    checked = None
+    valid_keys = None
     for i, record in enumerate(records):
         if not isinstance(record, Mapping):
             raise ValueError(f"{where(i)}: expected a record as in {where(0)}, got {_describe(record)}")
-        if record.keys() != checked:
+        if record.keys() != valid_keys:
             layout.check_names(record, where, i, layout.optional)
-            checked = record.keys()
+            valid_keys = record.keys()
     labels = [name for name in layout.names if name in layout.labels and any(name in record for record in records)]
     columns = {name: [record.get(name) for record in records] for name in layout.features + labels}
     return Frame.of(columns, text_columns=layout.text_columns, where=where)
@@ -360,6 +361,7 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
         names = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
         layout.check_names(names, lambda i: "the body")
         table = file.read([name for name in names if name not in layout.dropped])
+        table.validate(full=True)
     except (pa.ArrowException, OSError) as e:
         raise ValueError(f"not a Parquet file: {e}") from None
     return Frame.of(table, text_columns=layout.text_columns, where=_line_name)
@@ -368,7 +370,7 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
 def _read_npy(body: bytes | str, parameters: Mapping[str, str], layout: TableLayout) -> Frame:
     try:
         array = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, OSError, EOFError, TypeError, MemoryError) as e:
+    except (ValueError, OSError, EOFError, TypeError, MemoryError, SyntaxError, TokenError) as e:
         raise ValueError(f"not an NPY file: {e}") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or not array.size:
         raise ValueError("expected one array (rows, columns)")
