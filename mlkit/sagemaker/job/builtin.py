@@ -199,10 +199,14 @@ def _fit_rows(config: Config, frame: Frame) -> Rows:
     """Describe a table. Plain numbers are left as they are: a model of them takes them without a description, too."""
     label = _label_columns(config.label, frame)
     rows = Rows.fit(frame, label, config.task, config.kinds, config.drop, scale=config.standardize is not False)
-    if not all(isinstance(column, NumberColumn) and not column.missing for column in rows.columns):
-        return rows
-    columns = [replace(column, mean=0.0, std=1.0) for column in rows.columns]
-    return Rows(columns, rows.target, rows.names, rows.has_names)
+    columns = rows.columns
+    if all(isinstance(column, NumberColumn) and not column.missing for column in columns):
+        columns = [replace(column, mean=0.0, std=1.0) for column in columns]
+    target = rows.target
+    loss = _load_loss(config.loss) if config.loss else None
+    if isinstance(loss, nn.BCELoss) or loss is F.binary_cross_entropy:  # they take probabilities
+        target = replace(target, outputs="probabilities")
+    return Rows(columns, target, rows.names, rows.has_names)
 
 
 def _label_columns(label: int | str | list, frame: Frame) -> int | str | list:
@@ -469,13 +473,7 @@ def _load_loss(name: str) -> Callable:
 def _make_loss(config: Config, model: nn.Module, data: JobData) -> Callable | None:
     """Return the loss that a config names, else the one of the task; None is `train_model`'s default."""
     if config.loss:
-        loss = _load_loss(config.loss)
-        if data.description is not None and (isinstance(loss, nn.BCELoss) or loss is F.binary_cross_entropy):
-            raise ValueError(
-                f"--loss {config.loss} is of probabilities, and the answers of an endpoint are made of logits: pass "
-                "--loss torch.nn:BCEWithLogitsLoss, or leave it out for several labels"
-            )
-        return loss
+        return _load_loss(config.loss)
     computes_loss = isinstance(default_loss(model, data.first), ModelLoss)
     if data.task == "classes" or computes_loss:
         return None

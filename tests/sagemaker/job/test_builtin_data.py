@@ -127,7 +127,6 @@ MISTAKES = [  # the columns, the config, what the message has
     ("age job income", dict(label="income", input_dim=2), "--input_dim is for plain numbers"),
     ("age job income", dict(label="income", model="torch.nn:Linear"), "pass the arguments of the model, --model_args"),
     ("age income", dict(label="income", task="regression"), "expected a number, got 'low'"),
-    ("sport music age", dict(label="sport,music", loss="torch.nn:BCELoss"), "--loss torch.nn:BCEWithLogitsLoss"),
     ("age income", dict(label="income", rows="rows.json"), "--label: rows.json has that already"),
     ("age income", dict(rows="nowhere.json"), "--rows nowhere.json: there is no such file"),
     ("weight income", dict(label="weight"), "the label is missing"),
@@ -258,6 +257,23 @@ def test_images_with_a_table(run):
         run({"training": files | {"labels.csv": table}})
     container, out = run({"training": files | {"labels.csv": table}}, label="kind")
     assert "2 classes: cat, dog" in out
+
+
+def test_a_model_that_ends_with_probabilities(run, tmp_path, monkeypatch):
+    (tmp_path / "sigmoids.py").write_text(
+        "from torch import nn\n\n\nclass Sigmoids(nn.Module):\n"
+        "    def __init__(self, outputs):\n        super().__init__()\n        self.outputs = outputs\n"
+        "        self.layer = nn.Linear(1, outputs)\n\n"
+        "    def forward(self, x):\n        return self.layer(x * 0.01).sigmoid()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = dict(model="sigmoids:Sigmoids", model_args={"outputs": 2}, loss="torch.nn:BCELoss", label="sport,music")
+    container, _ = run({"train": csv_text(columns("age sport music"))}, **options)
+    handlers = Handlers()
+    handlers.start(container.model_dir)
+    (answer,) = json.loads(handlers.respond(b"[[30]]").body)
+    expected = load_model(container.model_dir)(torch.tensor([[30.0]]))[0].tolist()
+    assert list(answer["probabilities"].values()) == pytest.approx(expected)
 
 
 def test_messages_of_the_readers_name_flags(run):
