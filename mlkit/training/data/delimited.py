@@ -163,8 +163,10 @@ class Dialect:
 
     @cached_property
     def has_quotes(self) -> bool:
-        """Whether there is a quote anywhere in the file, so that a line may end inside a cell."""
+        """Whether there is a quote below the header: then a line may end inside a cell, and reading takes longer."""
         with open_text(self.path) as f:
+            for _ in range(self.header_lines):
+                f.readline()
             return any(b'"' in part for part in iter(partial(f.read, 2**20), b""))
 
     def is_numeric(self, column: int) -> bool:
