@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from email.message import Message
 from functools import lru_cache
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from .content_types import BUILT_IN_TYPES, ContentType, add_content_type, find_content_type
 from ...text import did_you_mean
+from ...training.data.arrays import unpack_numpy
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #c90fdc1d
 class RequestError(ValueError):
@@ -387,15 +387,15 @@ def _encode_csv(prediction):
 _register("text/csv", _decode_csv, _encode_csv)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #a1abe625
+MAX_NPZ_BYTES = 2**30  # of the arrays in memory
+
+
 def _decode_numpy(body, parameters):
     """Return the tensor of an NPY body, or the tensors of an NPZ body by name."""
-    try:
-        content = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as e:
-        raise ValueError(e) from None
+    content = unpack_numpy(io.BytesIO(body), MAX_NPZ_BYTES)
     if isinstance(content, np.ndarray):
         return _to_tensor(content)
-    return {name: _to_tensor(content[name]) for name in content.files}
+    return {name: _to_tensor(array) for name, array in content.items()}
 
 
 def _to_tensor(array):

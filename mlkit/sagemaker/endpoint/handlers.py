@@ -58,7 +58,7 @@ HANDLER_SPECS = {
     # runs before the first request
     "model_warmup_fn": HandlerSpec(("model_dir", "model"), "predicts zeros, if input_fn and predict_fn are defaults"),
     # returns the input of predict_fn
-    "input_fn": HandlerSpec(("data", "content_type"), f"makes tensors that fit the model of {_READABLE}"),
+    "input_fn": HandlerSpec(("data", "content_type"), f"decodes {_READABLE} to tensors that fit the model"),
     # returns the prediction
     "predict_fn": HandlerSpec(("data", "model"), "calls the model, in inference mode"),
     # returns the body of the reply, or (body, content type)

@@ -7,9 +7,12 @@ __all__ = []
 
 # %% ../../../nbs/1_training/6_data/33_arrays.ipynb #1be5a19f
 import re
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from tokenize import TokenError
+from typing import BinaryIO, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -29,12 +32,50 @@ class Samples(NamedTuple):
     target: Tensor | np.ndarray  # (samples, ...), or (samples,) texts of classes
 
 
+# What damaged NPY and NPZ files make NumPy and zipfile raise, apart from ValueError.
+_DAMAGES = (
+    OSError,
+    EOFError,
+    BadZipFile,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TokenError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+
+
+def unpack_numpy(
+    file: Path | BinaryIO,
+    max_bytes: int | None = None,  # of the arrays in an NPZ file, unpacked; default: any number
+) -> np.ndarray | dict[str, np.ndarray]:
+    """Return the array in an NPY file, or the arrays in an NPZ file by name; refuse pickled objects.
+
+    Raises ValueError if the file is damaged.
+    """
+    try:
+        content = np.load(file, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content:
+            size = sum(info.file_size for info in content.zip.infolist())
+            if max_bytes is not None and size > max_bytes:
+                raise ValueError(f"unpacked it has {size:,} bytes, expected at most {max_bytes:,}")
+            return dict(content)
+    except _DAMAGES as e:
+        raise ValueError(str(e) or type(e).__name__) from None
+
+
 def load_numpy(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """Return the array in an NPY file, or the arrays in an NPZ file by name; refuse pickled objects."""
     try:
-        content = np.load(path, allow_pickle=False)
-        return content if isinstance(content, np.ndarray) else dict(content)
-    except (ValueError, OSError, EOFError, BadZipFile) as e:
+        return unpack_numpy(path)
+    except ValueError as e:
         raise ValueError(f"{path}: not plain arrays ({e})") from None
 
 
