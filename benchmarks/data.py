@@ -3,10 +3,10 @@
     python benchmarks/data.py [--rows 200000] [--columns 20] [--rounds 5] [--folder DIR]
 
 Each reader runs in a process of its own, in turn with the others, and makes the same tensors of the same file: x
-float32 and y int64. The table is of medians. "time" is without imports. "memory" is the peak of the process while it
-reads, above its memory before, when torch and the reader's library have been imported; "peak" is that of the whole
-process. The ratios are to the peers in the same rows. "gap.csv" has one empty cell, in the middle; "mixed" files have
-columns of text, and are read as a table of the reader's own kind.
+float32 and y int64. The table is of medians. "time" is without imports, and "cpu" that of all threads. "memory" is the
+peak of the process while it reads, above its memory before, when torch and the reader's library have been imported;
+"peak" is that of the whole process. The ratios are to the peers in the same rows. "gap.csv" has one empty cell, in the
+middle; "mixed" files have columns of text, and are read as a table of the reader's own kind.
 """
 
 import argparse
@@ -123,10 +123,12 @@ def measure_here(reader, path):
     peak_before = memory("VmHWM")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     started_at = time.perf_counter()
+    cpu_before = time.process_time()
     result = read(path)
     seconds = time.perf_counter() - started_at
+    cpu = time.process_time() - cpu_before
     peak = memory("VmHWM")
-    print(json.dumps(dict(seconds=seconds, memory=peak - before, peak=max(peak, peak_before))), flush=True)
+    print(json.dumps(dict(seconds=seconds, cpu=cpu, memory=peak - before, peak=max(peak, peak_before))), flush=True)
     return result
 
 
@@ -152,8 +154,10 @@ def main():
         folder = args.folder or Path(temporary)
         write_files(folder, args.rows, args.columns)
         print(f"{args.rows:,} rows, {args.columns} columns, medians of {args.rounds}")
-        ratios = f"{'time / pandas, pyarrow':>26}{'memory / pandas, pyarrow':>26}"
-        print(f"{'file':<16}{'reader':<24}{'time':>9}{'memory':>10}{'peak':>10}{ratios}")
+        print("ratios to pandas and pyarrow: of time, of cpu, of memory")
+        print(
+            f"{'file':<16}{'reader':<24}{'time':>9}{'cpu':>9}{'memory':>9}{'peak':>9}{'time':>15}{'cpu':>15}{'memory':>15}"
+        )
         for name in FILES:
             report(name, compare(folder / name, args.rounds))
 
@@ -166,19 +170,19 @@ def compare(path, rounds):
         for name in readers:
             runs[name].append(measure(name, path))
     return {
-        name: {key: statistics.median(run[key] for run in measurements) for key in ("seconds", "memory", "peak")}
+        name: {key: statistics.median(run[key] for run in measurements) for key in ("seconds", "cpu", "memory", "peak")}
         for name, measurements in runs.items()
     }
 
 
 def report(name, medians):
     for reader, result in medians.items():
-        ratios = [[result[key] / medians[peer][key] for peer in ("pandas", "pyarrow")] for key in ("seconds", "memory")]
-        columns = "".join(f"{a:15.2f}{b:11.2f}" for a, b in ratios)
-        print(
-            f"{name:<16}{reader:<24}{result['seconds']:8.3f}s{result['memory']:7.0f}MiB{result['peak']:7.0f}MiB{columns}",
-            flush=True,
-        )
+        ratios = [
+            [result[key] / medians[peer][key] for peer in ("pandas", "pyarrow")] for key in ("seconds", "cpu", "memory")
+        ]
+        columns = "".join(f"{a:9.2f}{b:6.2f}" for a, b in ratios)
+        numbers = f"{result['seconds']:8.3f}s{result['cpu']:8.3f}s{result['memory']:6.0f}MiB{result['peak']:6.0f}MiB"
+        print(f"{name:<16}{reader:<24}{numbers}{columns}", flush=True)
 
 
 if __name__ == "__main__":

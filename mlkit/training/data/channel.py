@@ -6,7 +6,9 @@
 __all__ = ['read_table', 'read_channel']
 
 # %% ../../../nbs/1_training/6_data/40_channel.ipynb #57e0cd95
+import zlib
 from collections.abc import Collection, Sequence
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +151,14 @@ def _read_parts(folder: Path, files: list[Path], text_columns: frozenset[str], h
 
 def _read_file(path: Path, text_columns: Collection[str], header: bool | None) -> Frame:
     kind = _format_of(path)[1]
-    if kind == _DELIMITED:
-        return read_delimited(path, text_columns, header)
-    return (read_json if kind == _JSON else read_columnar)(path, text_columns)
+    try:
+        if kind == _DELIMITED:
+            return read_delimited(path, text_columns, header)
+        return (read_json if kind == _JSON else read_columnar)(path, text_columns)
+    except (EOFError, OSError, LZMAError, zlib.error) as e:
+        if plain_suffix(path) == path.suffix.lower():
+            raise
+        raise ValueError(f"{path}: the compressed file is damaged ({e})") from None
 
 
 def _add_columns(frame: Frame, values: dict[str, str], text_columns: Collection[str]) -> Frame:

@@ -119,7 +119,7 @@ def _is_header(path: Path, rows: list[list[str]], header: bool | None, delimiter
     looks_like_others = any(cell in map(str.strip, column) for cell, column in zip(first, zip(*below)))
     return len(set(first)) == len(first) and not MISSING.intersection(first) and not looks_like_others
 
-# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #2d393020
+# %% ../../../nbs/1_training/6_data/30_delimited.ipynb #08f154e6
 @dataclass(frozen=True)
 class Dialect:
     """How a file of delimited text is written."""
@@ -142,6 +142,7 @@ class Dialect:
         except csv.Error as e:
             raise ValueError(f"{path}: {e}") from None
         rows = [cells for _, cells in numbered]
+        _expect_delimiter(path, rows)
         names = None
         header_lines = 0
         if _is_header(path, rows, header, delimiter):
@@ -162,8 +163,10 @@ class Dialect:
 
     @cached_property
     def has_quotes(self) -> bool:
-        """Whether there is a quote anywhere in the file, so that a line may end inside a cell."""
+        """Whether there is a quote below the header: then a line may end inside a cell, and reading takes longer."""
         with open_text(self.path) as f:
+            for _ in range(self.header_lines):
+                f.readline()
             return any(b'"' in part for part in iter(partial(f.read, 2**20), b""))
 
     def is_numeric(self, column: int) -> bool:
@@ -205,6 +208,21 @@ class Dialect:
         except (OSError, StopIteration, ValueError):
             line = row + 1 + self.header_lines
         return f"{self.path}, row {line}"
+
+
+def _expect_delimiter(path: Path, rows: list[list[str]]) -> None:
+    """Raise ValueError if each row is one cell that is several numbers separated by blanks."""
+    if not all(len(cells) == 1 for cells in rows):
+        return
+    lines = [cells[0].split() for cells in rows]
+    if all(len(words) > 1 and to_number(words[0]) is not None for words in lines):
+        if all(":" in word for words in lines for word in words[1:]):
+            raise ValueError(f"{path}: a sparse table is read by sklearn.datasets.load_svmlight_file: save it as NPZ")
+        if all(to_number(word) is not None for words in lines for word in words):
+            raise ValueError(
+                f"{path}: columns separated by blanks; expected commas, semicolons, tabs or |: convert the file, for "
+                r"example with pandas.read_csv(path, sep=r'\s+', header=None).to_csv(path, index=False, header=False)"
+            )
 
 
 def _column_names(path: Path, cells: list[str]) -> list[str]:
