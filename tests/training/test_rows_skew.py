@@ -212,9 +212,11 @@ def requests(written, optional, has_names):
                 del record[name]
     yield "records", json.dumps(records, ensure_ascii=False), "application/json"
     yield "records in lines", "\n".join(map(json.dumps, written.records())), "application/x-ndjson"
-    yield "split", json.dumps({"columns": written.names, "index": [0], "data": lists}), "application/json"
     columns = dict(zip(written.names, map(list, zip(*written.lists()))))
-    yield "columns", json.dumps({"inputs": columns}), "application/json"
+    yield "columns", json.dumps(columns), "application/json"
+    if not {"columns", "index", "data", "inputs"} & set(written.names):  # the names of columns take precedence
+        yield "split", json.dumps({"columns": written.names, "index": [0], "data": lists}), "application/json"
+        yield "inputs", json.dumps({"inputs": columns}), "application/json"
     yield "Parquet", written.shuffled().parquet(), "application/vnd.apache.parquet"
 
 
