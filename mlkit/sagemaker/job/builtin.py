@@ -37,10 +37,11 @@ from .objects import as_folder
 from ...text import did_you_mean
 from ...training import train_model
 from ...training.data import read_channel, read_table
+from ...training.data.columns import NumberColumn
 from ...training.data.files import data_files
 from ...training.data.frame import Frame
 from ...training.data.images import Images, is_image_folder
-from ...training.data.rows import NumberColumn, Rows
+from ...training.data.rows import Rows
 from ...training.distributed import is_main
 from ...training.evaluation import Evaluator
 from ...training.history import History, save_history

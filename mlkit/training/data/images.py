@@ -26,7 +26,7 @@ from ... import __version__
 from ...distribution import install_command
 from ...text import did_you_mean
 from .files import data_files, is_data_name
-from .rows import Target
+from .target import Target
 
 # %% ../../../nbs/1_training/6_data/60_images.ipynb #98b81630
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
