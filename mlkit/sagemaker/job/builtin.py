@@ -42,7 +42,7 @@ from ...training.data.files import data_files
 from ...training.data.frame import Frame
 from ...training.data.images import Images, is_image_folder
 from ...training.data.rows import Rows
-from ...training.distributed import is_main
+from ...training.distributed import broadcast_object, is_main, join_processes, world_size
 from ...training.evaluation import Evaluator
 from ...training.history import History, save_history
 from ...training.unpacking import ModelLoss, default_loss
@@ -542,6 +542,7 @@ def train(config: Config, container: Container) -> History:
         for message in unread_channels(container.channels):
             print(message, flush=True)
     data = read_data(config, container)
+    _check_same_data(data)
     if data.description is not None and is_main():
         print(repr(data.description), flush=True)
     torch.manual_seed(config.seed)
@@ -583,6 +584,19 @@ def _workers(dataset: Dataset) -> int:
     """Return how many processes read a dataset: none if it is in memory, else one for each core."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return 0 if isinstance(dataset, TensorDataset) else max((os.cpu_count() or 1) // processes, 1)
+
+
+def _check_same_data(data: JobData) -> None:
+    """Raise ValueError if this process has read other data than the main one."""
+    if world_size() == 1:
+        return
+    join_processes()
+    own = json.dumps([len(data.training), data.description and data.description.to_json()])
+    if broadcast_object({"data": own})["data"] != own:
+        raise ValueError(
+            f"the processes have different training data, here {len(data.training)} samples: each needs all files of "
+            "the channels (FullyReplicated, not ShardedByS3Key)"
+        )
 
 
 def _evaluation_loader(config: Config, data: JobData, dataset: Dataset) -> DataLoader:

@@ -14,6 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from ... import __version__
+from ...text import Table, did_you_mean
 from mlkit.training.data.columns import (
     FIELD_TYPES,
     BooleanColumn,
@@ -26,14 +31,9 @@ from mlkit.training.data.columns import (
     date_orders,
     days,
 )
-from .target import TASKS, Target
-from torch import Tensor
-from torch.utils.data import TensorDataset
-
-from ... import __version__
-from ...text import Table, did_you_mean
 from .frame import Frame, Texts, is_missing
 from .requests import TableLayout, frame_of_records, read_body, reads_table
+from .target import TASKS, Target
 
 # %% ../../../nbs/1_training/6_data/50_rows.ipynb #c80a202a
 KINDS = ("number", "category", "date", "date ymd", "date dmy", "date mdy", "boolean")

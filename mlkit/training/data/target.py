@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from .columns import BooleanColumn, CategoryColumn, NumberColumn, shorten
 from torch import Tensor
 
 from ...text import did_you_mean
+from .columns import BooleanColumn, CategoryColumn, NumberColumn, shorten
 from .frame import Frame, is_missing, number_text
 
 # %% ../../../nbs/1_training/6_data/47_target.ipynb #66b80682

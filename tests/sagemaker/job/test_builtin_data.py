@@ -300,3 +300,27 @@ def test_the_help_of_the_program_names_the_flags():
     ).stdout
     for flag in ("--task", "--label", "--drop", "--kinds", "--rows", "--standardize"):
         assert flag in out
+
+
+SHARDED_PROGRAM = """
+import os, sys
+from pathlib import Path
+from mlkit.sagemaker.job.builtin import Config, train
+from mlkit.sagemaker.job.container import Container
+root = Path(sys.argv[1])
+channels = {"train": root / os.environ["RANK"]}
+container = Container(root / "model", root / "output", root / "output" / "data", root / "checkpoints", channels)
+train(Config(label="income", epochs=1), container)
+"""
+
+
+def test_processes_with_different_parts_of_a_channel_are_refused(tmp_path):
+    rows = columns("age job income")
+    for rank, part in enumerate((rows[:24], rows[24:])):
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / str(rank) / "rows.csv").write_text(csv_text(part))
+    (tmp_path / "program.py").write_text(SHARDED_PROGRAM)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.run([*torchrun, tmp_path / "program.py", tmp_path], text=True, capture_output=True)
+    assert process.returncode
+    assert "the processes have different training data, here 24 samples" in process.stderr
