@@ -6,7 +6,7 @@ from helpers import environment, free_port, wait_for
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=20, help="how often test_kill kills the trainer (default: 20)")
+    parser.addoption("--kills", type=int, default=12, help="how often test_kill kills the trainer (default: 12)")
     parser.addoption("--screenshots", help="folder for screenshots of the notebook")
     parser.addoption("--load", type=float, default=60, help="seconds that the server is under load (default: 60)")
 
