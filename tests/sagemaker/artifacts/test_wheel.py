@@ -96,7 +96,7 @@ def test_the_wheel_trains_and_saves(python, tmp_path):
     (tmp_path / "data" / "training" / "rows.csv").write_text(rows)
     output = run(python, "-m", "mlkit.sagemaker_entry", "--epochs", "2", cwd=tmp_path, env=environ())
     assert "[metrics] epoch=2 train_loss=" in output
-    assert sorted(f.name for f in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(f.name for f in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors", "rows.json"]
 
 
 def test_a_check_needs_only_the_core_requirements(python, tmp_path):
