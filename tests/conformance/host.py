@@ -31,11 +31,12 @@ class Network:
     def __init__(self):
         self.name = f"mk{os.getpid() % 100000}"
         self.places = [f"{self.name}-{host}" for host in ("algo-1", "algo-2", "s3")]
-        self.addresses = [f"10.77.0.{i}" for i in (1, 2, 3)]
+        self.subnet = f"10.77.{os.getpid() % 256}"  # so that another run on this machine has another
+        self.addresses = [f"{self.subnet}.{i}" for i in (1, 2, 3)]
 
     def __enter__(self):
         sh("ip", "link", "add", self.name, "type", "bridge")
-        sh("ip", "addr", "add", "10.77.0.254/24", "dev", self.name)
+        sh("ip", "addr", "add", f"{self.subnet}.254/24", "dev", self.name)
         sh("ip", "link", "set", self.name, "up")
         for i, (place, address) in enumerate(zip(self.places, self.addresses)):
             sh("ip", "netns", "add", place)
