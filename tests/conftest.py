@@ -6,9 +6,28 @@ from helpers import environment, free_port, wait_for
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=12, help="how often test_kill kills the trainer (default: 12)")
+    parser.addoption("--kills", type=int, default=8, help="how often test_kill kills the trainer (default: 8)")
     parser.addoption("--screenshots", help="folder for screenshots of the notebook")
-    parser.addoption("--load", type=float, default=60, help="seconds that the server is under load (default: 60)")
+    parser.addoption("--load", type=float, default=15, help="seconds that the server is under load (default: 15)")
+    parser.addoption("--long", action="store_true", help="run the tests marked as long, too")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long(*keys): only run with --long; with keys, only these values of `key`")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the long tests: CI has other tests of what they test, with fewer variants."""
+    if config.getoption("--long"):
+        return
+    long_items = [item for item in items if _is_long(item)]
+    config.hook.pytest_deselected(items=long_items)
+    items[:] = [item for item in items if item not in long_items]
+
+
+def _is_long(item):
+    mark = item.get_closest_marker("long")
+    return mark is not None and (not mark.args or item.callspec.params["key"] in mark.args)
 
 
 @pytest.fixture(scope="session")

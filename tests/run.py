@@ -1,6 +1,6 @@
 """Run every test: the notebooks with nbdev_test, then the tests of this folder with pytest.
 
-The last line is `N passed, N failed`. Arguments are passed to pytest.
+The last line is `N passed, N failed`. Arguments are passed to pytest: --long runs all variants of the long tests.
 """
 
 import io
@@ -77,22 +77,14 @@ def run_pytest(arguments: list[str]) -> OutcomeCounter:
     """
     training = HERE / "training"
     counter = OutcomeCounter()
+    cores = os.cpu_count() or 1
     for options in (
-        [str(training), "--dist", "worksteal"],
-        [str(HERE), "--ignore", str(training), "--dist", "loadfile"],
+        [str(training), "-n", str(cores), "--dist", "worksteal"],
+        # they wait for other processes more than they compute
+        [str(HERE), "--ignore", str(training), "-n", str(cores + 1), "--dist", "loadfile"],
     ):
         failed_before = counter.failed
-        options += [
-            "-n",
-            str(os.cpu_count() or 1),
-            "-q",
-            "-rs",
-            "--no-header",
-            "--tb=short",
-            "-p",
-            "no:cacheprovider",
-            *arguments,
-        ]
+        options += ["-q", "-rs", "--no-header", "--tb=short", "-p", "no:cacheprovider", *arguments]
         code = pytest.main(options, plugins=[counter])
         is_known = code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
         if counter.failed == failed_before and not is_known:

@@ -96,7 +96,10 @@ def test_errors_of_the_api_say_where_to_look(work):
 
 
 def test_ctrl_c_ends_the_display_and_the_job_continues(work):
-    (work / "slow.py").write_text('import time\nwhile True:\n    print("tick", flush=True)\n    time.sleep(.2)\n')
+    (work / "slow.py").write_text(
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit())\n"
+        'while True:\n    print("tick", flush=True)\n    time.sleep(.2)\n'
+    )
     for arguments in (["run", str(work / "slow.py"), "--name", "slow"], ["follow", "slow"]):
         with redirect_stdout(InterruptedOutput("tick")) as out:
             assert main(arguments) == 130

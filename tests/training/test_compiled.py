@@ -264,6 +264,7 @@ def test_a_run_stopped_after_an_epoch_ends_with_the_same_bits(tmp_path):
     assert again.history.steps == whole.history.steps
 
 
+@pytest.mark.long
 def test_checkpoints_are_on_time_and_each_continues_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "busy", False)  # each save waits for the previous one, however fast the steps are
     whole = train("step", checkpoints=tmp_path / "all", save_every=5, keep=100)

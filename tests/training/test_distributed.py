@@ -128,6 +128,7 @@ def test_a_run_continues_with_another_number_of_processes_and_sharding(expected,
     run_all(run_twice, names, first_runs, second_runs)
 
 
+@pytest.mark.long
 def test_the_same_number_of_processes_continues_with_the_same_random_numbers(tmp_path):
     def train_dropout(name):
         train(2, tmp_path / f"checkpoints of {name}", tmp_path / name, "dropout")

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from helpers import TESTS
 
 LINE = r"(\w+) +(ok|FAILED|skipped) +[\d.]+ s  (.+)"
@@ -65,6 +66,7 @@ sys.exit(gpu.main())
 """
 
 
+@pytest.mark.long
 def test_the_other_checks_are_made_after_one_that_fails_or_dies_or_hangs(tmp_path):
     program = tmp_path / "failing.py"
     program.write_text(FAILING)

@@ -91,8 +91,8 @@ def test_the_checkpoint_before_a_validation_continues_to_the_same_bits(tmp_path)
     "context, after, seconds, valid",
     [
         ("-", "step 2", 0.05, 0),
-        ("-", "validation", 0, 0.4),
-        ("stream", "step 2", 0.05, 0),
+        pytest.param("-", "validation", 0, 0.4, marks=pytest.mark.long),
+        pytest.param("stream", "step 2", 0.05, 0, marks=pytest.mark.long),
         ("stream", "validation", 0, 0.4),
     ],
 )

@@ -289,8 +289,9 @@ def test_a_job_and_an_endpoint_with_data_in_s3(local_with_s3, tmp_path):
     assert not (tmp_path / "local" / "s3").exists()
 
     with job.deploy(out=io.StringIO()) as endpoint:
-        prediction = torch.tensor(endpoint.invoke([[1, -1]]))
-    assert prediction.allclose(job.model()(torch.tensor([[1.0, -1]])), atol=1e-5)
+        answer = endpoint.invoke([[1, -1]])[0]
+    probabilities = torch.tensor(list(answer["probabilities"].values()))
+    assert probabilities.allclose(job.model()(torch.tensor([[1.0, -1]])).softmax(1)[0], atol=1e-5)
     assert repr(make_target(local)) == "this machine"
 
 

@@ -213,6 +213,7 @@ class TestPath:
         assert run.codes == [1 if key in ("estimator", "torchrun") else 7], run.log[-3000:]
         record(key, "exit code", f"{run.codes[0]}" + ("" if run.codes == [7] else ", AWS's software replaces 7"))
 
+    @pytest.mark.long("script", "torchrun", "estimator")
     def test_a_stopped_job_continues_from_its_checkpoint(self, jobs, key, tmp_path):
         gets_sigterm = key in PATHS_WITH_SIGTERM
         run = jobs.run(f"{key}-1-1", "slow", stop_at="[metrics] epoch=2", grace=20 if gets_sigterm else 1)
@@ -233,6 +234,7 @@ class TestPath:
             assert torch.equal(weights[name], tensor)
         record(key, "resume", "same bits, despite a damaged checkpoint")
 
+    @pytest.mark.long("script", "exec", "torchrun")
     def test_two_processes(self, jobs, key):
         gets_sigterm = key in PATHS_WITH_SIGTERM
         run = jobs.run(f"{key}-1-2")
@@ -254,6 +256,7 @@ class TestPath:
         text = "same weights; the failing rank's text"
         record(key, "2 processes", text + ("; SIGTERM reaches both" if gets_sigterm else ""))
 
+    @pytest.mark.long("script", "exec", "torchrun")
     def test_two_hosts(self, jobs, key):
         run = jobs.run(f"{key}-2-1")
         assert run.codes == [0, 0], run.log[-3000:]

@@ -170,7 +170,7 @@ def assert_same_from_all_sources(config, model, request):
 
 
 @given(configs)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_a_config_in_a_request_is_read_as_it_was(config):
     for model, quoted in DIALECTS.values():
         try:
@@ -181,7 +181,7 @@ def test_a_config_in_a_request_is_read_as_it_was(config):
 
 
 @given(ordinary_configs)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @example(Config(text="1.50", words={"a,b": "c=d", "": '"'}, texts=["it's", "\\"]))
 def test_an_ordinary_config_is_not_refused(config):
     for model, quoted in DIALECTS.values():
@@ -189,7 +189,7 @@ def test_an_ordinary_config_is_not_refused(config):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=400))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @example("two\nlines\r\u2028\x85")
 def test_quotes_of_sdk_v2_carry_every_text(text):
     config = Config(text=text, x=text)
@@ -197,7 +197,7 @@ def test_quotes_of_sdk_v2_carry_every_text(text):
 
 
 @given(configs)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_a_config_in_arguments_is_read_as_it_was(config):
     try:
         argv = to_argv(config)
