@@ -152,7 +152,7 @@ class JobData:
 
     @property
     def has_categories(self) -> bool:
-        """Whether the inputs are those of a table with categories."""
+        """Whether the data is a table that has categories."""
         return isinstance(self.description, Rows) and bool(self.description.embedding_sizes())
 
 
@@ -591,8 +591,8 @@ def _check_same_data(data: JobData) -> None:
     if world_size() == 1:
         return
     join_processes()
-    own = json.dumps([len(data.training), data.description and data.description.to_json()])
-    if broadcast_object({"data": own})["data"] != own:
+    fingerprint = json.dumps([len(data.training), data.description and data.description.to_json()])
+    if broadcast_object({"fingerprint": fingerprint})["fingerprint"] != fingerprint:
         raise ValueError(
             f"the processes have different training data, here {len(data.training)} samples: each needs all files of "
             "the channels (FullyReplicated, not ShardedByS3Key)"

@@ -172,7 +172,7 @@ def _add_columns(frame: Frame, values: dict[str, str], text_columns: Collection[
 
 
 def _with_same_names(frames: list[Frame]) -> list[Frame]:
-    """Return frames without names with those of the others. Raises ValueError if names or numbers of columns differ."""
+    """Give the frames without names the names that the others have. Raises ValueError if their columns differ."""
     first = next((frame for frame in frames if frame.has_names), frames[0])
     named = []
     for frame in frames:
@@ -273,7 +273,7 @@ def samples_of_frame(
     path: Path,
     label: int | str,
     missing: float | None = None,  # replaces missing features
-    can_fill: bool = True,  # whether the caller's own caller can pass `missing`
+    can_fill: bool = True,  # whether an error may advise to pass `missing`
 ) -> Samples:
     """Split a table into features and labels. Raises ValueError for the first value that is missing or infinite."""
     names = frame.names

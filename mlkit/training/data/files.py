@@ -9,9 +9,11 @@ __all__ = []
 import bz2
 import gzip
 import io
+import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from mlkit.files import files_under
@@ -88,3 +90,26 @@ def open_text(path: Path) -> BinaryIO:
         return io.BytesIO(text.encode())
     f.seek(3 if mark == b"\xef\xbb\xbf" else 0)
     return f
+
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #d15c0002
+def write_description(description: dict[str, Any], folder: str | Path, name: str) -> Path:
+    """Write a description as the file `name` in a folder, which is created if there is none, and return the file."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_description(from_json: Callable[[Any], Any], folder: str | Path, name: str) -> Any:
+    """Return what `from_json` makes of the description in a folder, or in a file.
+
+    Raises ValueError, with the file, if it is damaged.
+    """
+    path = Path(folder)
+    path = path / name if path.is_dir() else path
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None

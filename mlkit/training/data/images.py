@@ -8,7 +8,6 @@ __all__ = ['Images']
 # %% ../../../nbs/1_training/6_data/60_images.ipynb #05e08be9
 import csv
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +24,7 @@ from torch.utils.data import Dataset, TensorDataset
 from ... import __version__
 from ...distribution import install_command
 from ...text import did_you_mean
-from .files import data_files, is_data_name
+from .files import data_files, is_data_name, read_description, write_description
 from .target import Target
 
 # %% ../../../nbs/1_training/6_data/60_images.ipynb #98b81630
@@ -425,22 +424,12 @@ class Images:
 
     def save(self, folder: str | Path) -> Path:
         """Write the description as `images.json` in a folder, and return the file."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE_NAME
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
-        return path
+        return write_description(self.to_json(), folder, FILE_NAME)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Images":
         """Read the description in a folder, or in a file. Raises ValueError, with the file, if it is damaged."""
-        path = Path(folder)
-        path = path / FILE_NAME if path.is_dir() else path
-        try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as e:
-            raise ValueError(f"{path}: {e}") from None
+        return read_description(cls.from_json, folder, FILE_NAME)
 
 # %% ../../../nbs/1_training/6_data/60_images.ipynb #8085d4da
 def _check_size(size: Any) -> tuple[int, int]:

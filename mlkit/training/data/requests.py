@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from functools import cached_property, lru_cache
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 from ...text import did_you_mean
+from .arrays import unpack_numpy
 from .frame import Frame, to_number
 
 # %% ../../../nbs/1_training/6_data/45_requests.ipynb #68cf56b2
@@ -115,9 +115,9 @@ _ALIASES = {
     "application/parquet": "application/vnd.apache.parquet",
     "application/x-parquet": "application/vnd.apache.parquet",
 }
-# Limits of a request in Parquet, of which a few bytes can declare any number of rows.
+# Limits of a request, of which a few bytes can stand for any number of rows.
 MAX_PARQUET_CELLS = 20_000_000
-MAX_PARQUET_BYTES = 2**30  # uncompressed
+MAX_UNPACKED_BYTES = 2**30  # uncompressed
 
 
 @lru_cache(100)
@@ -351,8 +351,8 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
         texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
         file = pq.ParquetFile(pa.BufferReader(body), read_dictionary=texts)  # a text that is repeated takes little
         size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-        if size > MAX_PARQUET_BYTES:
-            raise ValueError(f"{size:,} bytes uncompressed: expected at most {MAX_PARQUET_BYTES:,}; send fewer rows")
+        if size > MAX_UNPACKED_BYTES:
+            raise ValueError(f"{size:,} bytes uncompressed: expected at most {MAX_UNPACKED_BYTES:,}; send fewer rows")
         cells = file.metadata.num_rows * max(file.metadata.num_columns, 1)
         if cells > MAX_PARQUET_CELLS:
             raise ValueError(
@@ -369,8 +369,8 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
 
 def _read_npy(body: bytes | str, parameters: Mapping[str, str], layout: TableLayout) -> Frame:
     try:
-        array = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, OSError, EOFError, TypeError, MemoryError, SyntaxError, TokenError) as e:
+        array = unpack_numpy(io.BytesIO(body), MAX_UNPACKED_BYTES)
+    except (TypeError, ValueError) as e:
         raise ValueError(f"not an NPY file: {e}") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or not array.size:
         raise ValueError("expected one array (rows, columns)")

@@ -7,7 +7,6 @@ __all__ = ['Rows']
 
 # %% ../../../nbs/1_training/6_data/50_rows.ipynb #3976dcc1
 import dataclasses
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from mlkit.training.data.columns import (
     date_orders,
     days,
 )
+from .files import read_description, write_description
 from .frame import Frame, Texts, is_missing
 from .requests import TableLayout, frame_of_records, read_body, reads_table
 from .target import TASKS, Target
@@ -446,22 +446,12 @@ class Rows:
 
     def save(self, folder: str | Path) -> Path:
         """Write the description as `rows.json` in a folder, and return the file."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE_NAME
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
-        return path
+        return write_description(self.to_json(), folder, FILE_NAME)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Rows":
         """Read the description in a folder, or in a file. Raises ValueError, with the file, if it is damaged."""
-        path = Path(folder)
-        path = path / FILE_NAME if path.is_dir() else path
-        try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as e:
-            raise ValueError(f"{path}: {e}") from None
+        return read_description(cls.from_json, folder, FILE_NAME)
 
     def __eq__(self, other: Any) -> bool:
         return isinstance(other, Rows) and self.to_json() == other.to_json()
