@@ -568,7 +568,10 @@ def _from_arrow(column: Any) -> np.ndarray | Texts:
         array = column.unify_dictionaries().combine_chunks()
         if isinstance(array, pa.ChunkedArray):  # as older versions return it
             array = array.chunk(0) if array.num_chunks else pa.array([], column.type)
-        codes = copy_arrow(array.indices.cast(pa.int32()), -1)
+        indices = array.indices
+        if not types.is_signed_integer(indices.type):
+            indices = indices.cast(pa.int64())  # which imports Arrow's functions, and that takes a while
+        codes = copy_arrow(indices, -1)
         if types.is_string(column.type.value_type) or types.is_large_string(column.type.value_type):
             return Texts.from_codes(codes, array.dictionary.to_pylist()).used()
         return _take_categories(_from_arrow(array.dictionary), codes)
