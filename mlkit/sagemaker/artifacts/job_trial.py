@@ -22,7 +22,13 @@ from .clean_process import ChildReport
 from .findings import Finding
 from .imports import find_missing_modules, find_syntax_errors, local_files, within
 from ..endpoint.defaults import default_predict_fn
-from ..endpoint.descriptions import encode_answers, example_request, load_description, read_input
+from mlkit.sagemaker.endpoint.descriptions import (
+    encode_answers,
+    example_request,
+    load_description,
+    load_labels,
+    read_input,
+)
 from ..job import builtin
 from ..job.container import Container
 from ..job.entry import entry_parameters, replace_runner
@@ -230,7 +236,10 @@ class JobTrial:
                 return
             self.report.begin("predict")
             if data is None:
-                default_predict_fn(zeros_like_signature(description["sample"]), model)
+                prediction = default_predict_fn(zeros_like_signature(description["sample"]), model)
+                labels = load_labels(model_dir)
+                if labels is not None:
+                    encode_answers(prediction, None, labels)
                 return
             body, content_type = example_request(data)
             prediction = default_predict_fn(read_input(body, content_type, data), model)

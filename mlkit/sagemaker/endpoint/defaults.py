@@ -189,7 +189,7 @@ def _device_of(model):
 def default_output_fn(
     prediction: Any,
     accept: str,
-    rows: Any = None,  # the description of the data: a `Rows` or an `Images`; the answer is then in its words
+    rows: Any = None,  # the description of the data: `Rows`, `Images` or `Labels`; the answer is then in its words
 ) -> tuple[bytes, str]:
     """Encode a prediction, and return the body and its content type; see `encode` for its errors."""
     return encode(prediction, accept) if rows is None else encode_answers(prediction, accept, rows)

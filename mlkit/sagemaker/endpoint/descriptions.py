@@ -33,6 +33,15 @@ def load_description(model_dir: str | Path) -> Any:
         return Images.load(folder)
     return None
 
+
+def load_labels(model_dir: str | Path) -> Any:
+    """Return the `Labels` that were saved with a model of arrays, or None. Raises ValueError if they are damaged."""
+    if not (Path(model_dir) / "labels.json").is_file():
+        return None
+    from mlkit.training.data.target import Labels
+
+    return Labels.load(model_dir)
+
 # %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #f68a268a
 def read_input(
     data: bytes | str,
@@ -96,7 +105,7 @@ _ARRAY_TYPES = ("application/x-npy", "application/x-npz", "application/x-safeten
 def encode_answers(
     prediction: Any,  # of the model: logits, or numbers
     accept: str | None,
-    description: Any,  # a `Rows`, or an `Images`
+    description: Any,  # a `Rows`, an `Images` or `Labels`
 ) -> tuple[bytes, str]:
     """Encode a prediction in the words of the data, and return the body and its content type.
 

@@ -35,7 +35,7 @@ from mlkit.sagemaker.endpoint.defaults import (
     default_output_fn,
     default_predict_fn,
 )
-from .descriptions import load_description
+from .descriptions import load_description, load_labels
 from ...text import Table
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #76798149
@@ -231,6 +231,7 @@ class Handlers:
     model: Any = None  # None before `start`
     signature: Any = None  # of the sample that the model was saved with
     description: Any = None  # of the data, as saved with the model: a `Rows`, an `Images`, or None
+    labels: Any = None  # what the outputs stand for, if the model was saved with `Labels`
     model_dir: str = ""
 
     def __post_init__(self):
@@ -319,6 +320,7 @@ def start(self: Handlers, model_dir: str | Path, on_stage: StageObserver | None 
     model_file = Path(model_dir) / "model.json"
     self.signature = json.loads(model_file.read_text(encoding="utf-8")).get("sample") if model_file.is_file() else None
     self.description = load_description(model_dir)
+    self.labels = load_labels(model_dir)
     if "pre_model_fn" in self.functions:
         run("pre_model_fn", self.model_dir)
     self.model = run("model_fn", self.model_dir)
@@ -351,7 +353,7 @@ def _call_default(self: Handlers, name: str, *args) -> Any:
         return default_input_fn(*args, self.signature, self.description)
     if name == "output_fn":
         # A custom predict_fn may return anything, such as probabilities in place of logits.
-        description = None if "predict_fn" in self.functions else self.description
+        description = None if "predict_fn" in self.functions else self.description or self.labels
         return default_output_fn(*args, description)
     if name == "model_warmup_fn":
         return self._warm_up(*args)

@@ -41,7 +41,8 @@ from ...training.data.columns import NumberColumn
 from ...training.data.files import data_files
 from ...training.data.frame import Frame
 from ...training.data.images import Images, is_image_folder
-from ...training.data.rows import Rows
+from ...training.data.rows import Rows, fit_target
+from ...training.data.target import Labels, Target
 from ...training.distributed import broadcast_object, is_main, join_processes, world_size
 from ...training.evaluation import Evaluator
 from ...training.history import History, save_history
@@ -131,7 +132,7 @@ class JobData:
     output_dim: int  # how many numbers the model predicts: classes, or outputs
     validation: Dataset | None = None
     test: Dataset | None = None
-    description: Rows | Images | None = None
+    description: Rows | Images | Labels | None = None
     copies: tempfile.TemporaryDirectory | None = None  # of channels in S3; it lives as long as images may be read
 
     @cached_property
@@ -203,11 +204,14 @@ def _fit_rows(config: Config, frame: Frame) -> Rows:
     columns = rows.columns
     if all(isinstance(column, NumberColumn) and not column.missing for column in columns):
         columns = [replace(column, mean=0.0, std=1.0) for column in columns]
-    target = rows.target
+    return Rows(columns, _with_outputs(rows.target, config), rows.names, rows.has_names)
+
+
+def _with_outputs(target: Target, config: Config) -> Target:
+    """Return the target of a model whose loss takes logits, or else probabilities."""
     loss = _load_loss(config.loss) if config.loss else None
-    if isinstance(loss, nn.BCELoss) or loss is F.binary_cross_entropy:  # they take probabilities
-        target = replace(target, outputs="probabilities")
-    return Rows(columns, target, rows.names, rows.has_names)
+    takes_probabilities = isinstance(loss, nn.BCELoss) or loss is F.binary_cross_entropy
+    return replace(target, outputs="probabilities") if takes_probabilities else target
 
 
 def _label_columns(label: int | str | list, frame: Frame) -> int | str | list:
@@ -279,16 +283,43 @@ def _read_arrays(config: Config, folders: dict[str, Path]) -> JobData:
         classes = getattr(training, "classes", None)
         others = folders.keys() - {"training"}
         datasets = {role: _read_dataset(folders[role], config, classes) for role in others}
+        target = _fit_labels(config, training)
+        if target is not None and classes is None:
+            for role, dataset in {"training": training, **datasets}.items():
+                dataset.tensors = (*dataset.tensors[:-1], target.encode(_label_frame(dataset, folders[role])))
     y = training.tensors[-1]
     task = config.task or ("regression" if y.is_floating_point() else "classes")
     for role, dataset in datasets.items():
         _check_same(training, dataset, role, config.output_dim)
+    if target is not None:
+        return JobData(training, task, target.output_dim, **datasets, description=Labels(target))
     output_dim = int(y.max()) + 1 if task == "classes" else y.shape[1] if y.ndim == 2 else 1
-    if task == "classes" and y.min() > 0:
-        print(
-            f"the smallest label is {y.min()}: the first {y.min()} outputs of the model stand for no class", flush=True
-        )
     return JobData(training, task, output_dim, **datasets)
+
+
+def _fit_labels(config: Config, training: TensorDataset) -> Target | None:
+    """Return what the outputs stand for if the labels are text, or whole numbers that do not count from 0."""
+    classes = getattr(training, "classes", None)
+    if classes is not None:
+        return _with_outputs(Target("classes", [_LABEL], classes), config)
+    y = training.tensors[-1]
+    if y.is_floating_point() or y.ndim > 1 or y.min() < 0 or config.output_dim is not None:
+        return None
+    values = y.unique()
+    first, last = values[[0, -1]].tolist()
+    if first == 0:
+        return None
+    counts_from_1 = first == 1 and last == len(values)
+    task = "classes" if counts_from_1 else config.task
+    return _with_outputs(fit_target(_label_frame(training), [_LABEL], task), config)
+
+
+_LABEL = "y"
+
+
+def _label_frame(dataset: TensorDataset, folder: Path = Path("training")) -> Frame:
+    """Return the labels of a dataset as a table."""
+    return Frame.of({_LABEL: dataset.tensors[-1].numpy()}, where=lambda row: f"{folder}, sample {row}")
 
 
 def _refuse_flags(config: Config, data: str, *names: str) -> None:
@@ -308,8 +339,6 @@ def _read_dataset(folder: Path, config: Config, classes: Sequence[str] | None = 
     classes: the order of labels that are text.
     """
     dataset = read_channel(folder, config.label, classes=classes)
-    if hasattr(dataset, "classes") and classes is None:
-        print(f"the outputs of the model stand for {', '.join(dataset.classes)}, in this order", flush=True)
     *inputs, y = dataset.tensors
     if config.task in ("regression", "multi-label"):
         y = y.float()
@@ -387,7 +416,7 @@ def _make_model(config: Config, data: JobData) -> nn.Module:
 
 def _is_unscaled(data: JobData) -> bool:
     """Return whether the model gets numbers as the channel has them."""
-    if data.description is None:
+    if not isinstance(data.description, Rows):
         return True
     columns = data.description.columns
     return all(isinstance(c, NumberColumn) and not c.missing and (c.mean, c.std) == (0, 1) for c in columns)
@@ -431,7 +460,7 @@ def _check_dimensions(config: Config, data: JobData) -> None:
         _check_features(config, data)
     if config.output_dim in (None, data.output_dim):
         return
-    y = "labels" if data.description is None else f"label {config.label!r}"
+    y = "labels" if data.description is None or isinstance(data.description, Labels) else f"label {config.label!r}"
     if data.description is not None or data.task != "classes":
         what = "classes" if data.task == "classes" else f"output{'s' * (data.output_dim > 1)}"
         raise ValueError(

@@ -6,17 +6,21 @@
 __all__ = []
 
 # %% ../../../nbs/1_training/6_data/47_target.ipynb #3cefb16f
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ... import __version__
 from ...text import did_you_mean
-from .columns import BooleanColumn, CategoryColumn, NumberColumn, shorten
+from .columns import BooleanColumn, CategoryColumn, NumberColumn, check_fields, shorten
+from .files import read_description, write_description
 from .frame import Frame, is_missing, number_text
 
 # %% ../../../nbs/1_training/6_data/47_target.ipynb #66b80682
@@ -166,3 +170,47 @@ def _sigmoid(value: float) -> float:
 
 def _describe_outputs(row: Sequence) -> str:
     return "several dimensions" if row and isinstance(row[0], list) else f"{len(row)} numbers"
+
+# %% ../../../nbs/1_training/6_data/47_target.ipynb #5b1f00a2
+FORMAT_VERSION = 1
+FILE_NAME = "labels.json"
+
+
+class Labels:
+    """What the outputs of a model stand for, where its inputs are arrays."""
+
+    def __init__(self, target: Target):
+        self.target = target
+
+    def __repr__(self) -> str:
+        return f"labels: {self.target.about()}"
+
+    def answers(self, prediction: Any) -> list:
+        """Return an answer for each row, ready for JSON; see `Target.answers`."""
+        return self.target.answers(prediction)
+
+    def to_json(self) -> dict:
+        """Return the description, ready for JSON."""
+        return {"format": FORMAT_VERSION, "mlkit": __version__, "target": dataclasses.asdict(self.target)}
+
+    @classmethod
+    def from_json(cls, description: Any) -> "Labels":
+        """Return the `Labels` of a description. Raises ValueError if it is damaged, or of another version."""
+        if not isinstance(description, dict) or not isinstance(description.get("target"), dict):
+            raise ValueError("not a description of labels: expected an object with 'target'")
+        if description.get("format") != FORMAT_VERSION:
+            raise ValueError(
+                f"the description has format {description.get('format')!r}, expected {FORMAT_VERSION}: it was written "
+                f"by mlkit {description.get('mlkit')}, this is {__version__}"
+            )
+        check_fields(Target, description["target"], "target")
+        return cls(Target(**description["target"]))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the description as `labels.json` in a folder, and return the file."""
+        return write_description(self.to_json(), folder, FILE_NAME)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Labels":
+        """Read the description in a folder, or in a file. Raises ValueError, with the file, if it is damaged."""
+        return read_description(cls.from_json, folder, FILE_NAME)

@@ -197,8 +197,6 @@ def test_arrays(run):
     assert abs(load_model(container.model_dir)(torch.from_numpy(x)).mean() - 9000) < 500
     container, _ = run({"train": npz(x=x, y=x[:, :2])})
     assert load_model(container.model_dir)(torch.zeros(1, 3)).shape == (1, 2)
-    _, out = run({"train": npz(x=x, y=np.arange(40) % 3 + 1)})
-    assert "the smallest label is 1: the first 1 outputs of the model stand for no class" in out
     for config, message in (
         (dict(kinds={"a": "number"}), "--kinds is for a table, and the training channel has arrays"),
         (dict(size=[8]), "--size is for images, and the training channel has arrays"),
@@ -287,11 +285,44 @@ def test_messages_of_the_readers_name_flags(run):
         run({"training": {"table.npy": table.getvalue()}})
 
 
-def test_text_labels_of_arrays(run):
-    x = np.zeros((6, 3), "float32")
-    channels = {"train": npz(x=x, y=np.array(["b", "a", "c"] * 2)), "val": npz(x=x, y=np.array(["c", "a"] * 3))}
-    _, out = run(channels)
-    assert "the outputs of the model stand for a, b, c, in this order" in out
+@pytest.mark.parametrize(
+    "labels, names",
+    [
+        (["b", "a", "c"], ["a", "b", "c"]),
+        ([2, 1, 3], ["1", "2", "3"]),
+        ([2.0, 1.0, 3.0], ["1", "2", "3"]),
+        ([7, 5, 12], ["5", "7", "12"]),
+        (list(range(1, 31)), list(map(str, range(1, 31)))),
+    ],
+)
+def test_labels_of_arrays_are_classes_by_name(run, labels, names):
+    y = np.resize(labels, 600)
+    x = np.array([names.index(str(label).removesuffix(".0")) for label in y.tolist()], "float32")
+    x = np.eye(len(names), dtype="float32")[x.astype(int)] * 9
+    channels = {"train": npz(x=x, y=y), "val": npz(x=x[::-1], y=y[::-1]), "test": npz(x=x[:9], y=y[:9])}
+    container, out = run(channels, epochs=20, learning_rate=0.02)
+    assert f"labels: {len(names)} classes" in out
+    handlers = Handlers()
+    handlers.start(container.model_dir)
+    answers = json.loads(handlers.respond(json.dumps(x.tolist()).encode()).body)
+    assert [answer["label"] for answer in answers] == [str(label).removesuffix(".0") for label in y.tolist()]
+    assert list(answers[0]["probabilities"]) == names
+    with pytest.raises(ValueError, match="no class"):
+        run({**channels, "val": npz(x=x, y=np.where(y == y[0], np.array("zebra" if names[0] == "a" else 99), y))})
+
+
+def test_labels_of_arrays_that_stay_numbers(run):
+    x = np.zeros((60, 3), "float32")
+    for y, config in (
+        (np.arange(60) % 3, {}),  # they count from 0
+        (np.arange(60) % 3 * 2, {}),  # a class may be missing in the training data
+        (np.arange(60) % 3 + 1, {"output_dim": 5}),
+        (np.arange(60) + 100, {"task": "regression"}),
+    ):
+        container, _ = run({"train": npz(x=x, y=y)}, **config)
+        assert not (container.model_dir / "labels.json").exists()
+    with pytest.raises(ValueError, match="60 different whole numbers: --task regression or --task classes"):
+        run({"train": npz(x=x, y=np.arange(60) + 100)})
 
 
 def test_the_help_of_the_program_names_the_flags():
