@@ -7,15 +7,30 @@ __all__ = ['entry_point', 'Container', 'Config', 'PrintMetrics', 'main']
 
 # %% ../nbs/4_command/00_sagemaker_entry.ipynb #d329f737
 import sys
+from importlib import import_module
+from typing import Any
 
-from .sagemaker.job.builtin import Config, PrintMetrics, main
 from .sagemaker.job.container import Container
 from .sagemaker.job.entry import entry_point
 
 _all_ = ["entry_point", "Container", "Config", "PrintMetrics", "main"]
+_BUILTIN = ("Config", "PrintMetrics", "main")  # of the built-in training, which a custom program does not need
+
+
+def __getattr__(name: str) -> Any:
+    """Import the built-in training when one of its names is first used."""
+    if name not in _BUILTIN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("mlkit.sagemaker.job.builtin"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_BUILTIN])
 
 # %% ../nbs/4_command/00_sagemaker_entry.ipynb #9a1f1c8b
 if __name__ == "__main__" and globals().get(
     "__spec__"
 ):  # in a notebook __name__ is __main__, too, but __spec__ is None
+    from mlkit.sagemaker.job.builtin import main
+
     sys.exit(main())

@@ -6,10 +6,26 @@
 __all__ = ['read_channel', 'read_table', 'Frame', 'Rows', 'Images', 'split']
 
 # %% ../../../nbs/1_training/6_data/00_data.ipynb #0f265575
-from .channel import read_channel, read_table
-from .frame import Frame
-from .images import Images
-from .rows import Rows
-from .splitting import split
+from importlib import import_module
+from typing import Any
 
+_MODULES = {  # each is imported when one of its names is first used: a program with data of its own needs none
+    "read_channel": "mlkit.training.data.channel",
+    "read_table": "mlkit.training.data.channel",
+    "Frame": "mlkit.training.data.frame",
+    "Rows": "mlkit.training.data.rows",
+    "Images": "mlkit.training.data.images",
+    "split": "mlkit.training.data.splitting",
+}
 _all_ = ["read_channel", "read_table", "Frame", "Rows", "Images", "split"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that defines a public name when the name is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])
