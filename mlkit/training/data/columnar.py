@@ -6,13 +6,16 @@
 __all__ = []
 
 # %% ../../../nbs/1_training/6_data/32_columnar.ipynb #b34a11a1
+import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlkit.distribution import install_command
 from mlkit.training.data.files import NoRowsError
-from mlkit.training.data.frame import Frame
+from mlkit.training.data.frame import Frame, copy_arrow
 
 # %% ../../../nbs/1_training/6_data/32_columnar.ipynb #f5204b65
 def read_columnar(
@@ -32,7 +35,7 @@ def read_columnar(
         raise ValueError(f"{path}: not a {'Parquet' if is_parquet else 'Feather or Arrow'} file ({e})") from None
     if not len(table):
         raise NoRowsError(f"{path}: the file has no rows")
-    return frame_of_table(table, path, text_columns)
+    return frame_of_table(_with_class_names(table, path), path, text_columns)
 
 
 def import_arrow(path: Path) -> Any:
@@ -62,6 +65,27 @@ def _read_arrow(path: Path) -> Any:
         is_file = f.read(6) == b"ARROW1"
         f.seek(0)
         return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(f).read_all()
+
+
+def _with_class_names(table: Any, path: Path) -> Any:
+    """Return a table of `datasets` with the names of its classes in place of their numbers; -1 is a missing class."""
+    import pyarrow as pa
+
+    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    for name, feature in metadata.get("info", {}).get("features", {}).items():
+        if name not in table.column_names or not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+            continue
+        classes = feature["names"]
+        codes = copy_arrow(table[name], -1)
+        unnamed = codes[(codes < -1) | (codes >= len(classes))]
+        if len(unnamed):
+            raise ValueError(
+                f"{path}, column {name!r}: class {unnamed[0]}, but the file names {len(classes)} classes, from 0 on"
+            )
+        positions = pa.array(np.maximum(codes, 0), pa.int32(), mask=codes < 0)
+        column = pa.DictionaryArray.from_arrays(positions, pa.array(classes, pa.string()))
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 def frame_of_table(table: Any, path: Path, text_columns: Collection[str] = (), first_row: int = 0) -> Frame:
