@@ -77,6 +77,11 @@ def _unknown_fields(shape: Shape, value: Any, path: str) -> Iterator[str]:
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
+# %% ../../nbs/2_sagemaker/00_api.ipynb #97ba3962
+def unknown_fields(operation: str, fields: Any, path: str) -> Iterator[str]:
+    """Yield a line for each field that an operation does not have; `path` is where the fields are, for messages."""
+    yield from _unknown_fields(service().operation_model(operation).input_shape, fields, path)
+
 # %% ../../nbs/2_sagemaker/00_api.ipynb #7f5497e1
 _SIZE_UNITS = dict(string="characters", list="entries", map="entries", blob="bytes")
 

@@ -13,7 +13,7 @@ from typing import Any, get_origin
 
 from botocore import xform_name
 
-from mlkit.sagemaker.api import validation_errors
+from mlkit.sagemaker.api import unknown_fields, validation_errors
 from mlkit.text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #0efac692
@@ -163,6 +163,36 @@ def _snake_case(value: Any) -> Any:
 def request_members(cls: type) -> set[str]:
     """Return the names of a request's top-level members that the options `cls` write."""
     return {path.partition(".")[0] for f in fields(cls) for path in f.metadata["request"]}
+
+# %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #263a1d01
+def check_more(operation: str, more: Mapping) -> None:
+    """Raise ValueError with a line for each field of `more` that an operation of SageMaker's API does not have."""
+    errors = list(unknown_fields(operation, more, "more"))
+    if errors:
+        raise ValueError("\n".join(errors))
+
+
+def merge_more(operation: str, request: dict, more: Mapping) -> dict:
+    """Return a request with the fields of `more`, at each depth.
+
+    A dict is merged into one that is already there, and anything else replaces what is there; None removes a field.
+    Raises ValueError for fields that the operation does not have.
+    """
+    check_more(operation, more)
+    return _merge(request, more)
+
+
+def _merge(fields: Mapping, more: Mapping) -> dict:
+    merged = dict(fields)
+    for name, value in more.items():
+        if value is None:
+            merged.pop(name, None)
+        elif isinstance(value, Mapping):
+            before = merged.get(name)
+            merged[name] = _merge(before if isinstance(before, Mapping) else {}, value)
+        else:
+            merged[name] = value
+    return merged
 
 # %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #bd3f144f
 def require_valid(operation: str, request: dict) -> dict:
