@@ -130,7 +130,7 @@ class JobOptions:
         "name of the job; default: made of the source and the time", default=None, request="TrainingJobName"
     )
     instance: str | Sequence[str] = option(
-        "instance type; of several, the first that is available",
+        "instance type; of several (a list, or with commas between), the first that is available",
         default="ml.m5.large",
         request=("ResourceConfig.InstanceType", "ResourceConfig.InstancePreferences"),
         value=(_instance_value, _preferences_value),
@@ -341,10 +341,7 @@ class TrainingJob:
     @classmethod
     def from_file(cls, path: str | Path, **changes) -> "TrainingJob":
         """Return the job that a TOML or JSON file describes, with other arguments for those that are passed."""
-        try:
-            return cls(**read_job_file(path) | changes)
-        except TypeError as e:
-            raise TypeError(f"{path}: {e}") from None
+        return cls(**read_job_file(path) | changes)
 
     @classmethod
     def attach(cls, name: str, target: Any = None) -> "TrainingJob":
@@ -655,12 +652,19 @@ def _write_files(files: Mapping[str, bytes], folder: Path) -> None:
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #345e3ca3
 def read_job_file(path: str | Path) -> dict[str, Any]:
-    """Return the arguments of `TrainingJob` that a file has; its folders are relative to the file's own."""
+    """Return the arguments of `TrainingJob` that a file has; its folders are relative to the file's own.
+
+    Raises TypeError for a name that `TrainingJob` does not take.
+    """
     folder = Path(path).resolve().parent
-    arguments = read_settings(path)
-    for name in ("source", "source_dir"):
-        if isinstance(arguments.get(name), str):
-            arguments[name] = _absolute(arguments[name], folder)
+    try:
+        arguments = take_words(read_settings(path), _ARGUMENTS, "TrainingJob")
+        options = {name: value for name, value in arguments.items() if name not in ("config", "source", "channels")}
+        make_options(JobOptions, options, "TrainingJob", "config", "source", "channels")
+    except TypeError as e:
+        raise TypeError(f"{path}: {e}") from None
+    if isinstance(arguments.get("source"), str):
+        arguments["source"] = _absolute(arguments["source"], folder)
     channels = arguments.get("channels")
     if isinstance(channels, Mapping):
         arguments["channels"] = {name: _absolute_channel(value, folder) for name, value in channels.items()}
