@@ -19,6 +19,7 @@ from pathlib import Path
 from .clean_process import CleanProcess
 from .files import list_program
 from .findings import Finding, Report
+from .remote_source import fetch_source, is_remote
 from .requirements import find_foreign_mlkit, find_unmet_requirements
 from ..job.container import Container, lay_out
 from ...text import did_you_mean
@@ -56,7 +57,7 @@ def _reduce_channel(channel: Path, copy: Path, max_bytes: int = 20 * 2**20) -> P
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/43_check_job.ipynb #789b103c
 def check(
-    source: str | Path = ".",  # the folder that a job would get, or the program in it
+    source: str | Path = ".",  # the folder that a job would get, the program in it, or a source that is elsewhere
     # the program in the folder; default: its train.py, or the built-in training if it has none
     entry: str | None = None,
     argv: Sequence[str] = (),  # hyperparameters, as --name value
@@ -69,6 +70,9 @@ def check(
     Raises FileNotFoundError if the source, the entry or the data do not exist.
     """
     started_at = time.monotonic()
+    if is_remote(source):
+        with tempfile.TemporaryDirectory(prefix="mlkit-source-") as folder:
+            return check(fetch_source(source, Path(folder).resolve() / "source"), entry, argv, data, seconds)
     source = Path(source).resolve()
     if source.is_file():
         entry = entry or source.name
