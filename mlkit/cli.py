@@ -422,7 +422,8 @@ def _job_state(job) -> dict:
         "name": job.name,
         "status": description["TrainingJobStatus"],
         "reason": description.get("FailureReason"),
-        "model": description.get("ModelArtifacts", {}).get("S3ModelArtifacts"),
+        "model": None if job.missing_model else description.get("ModelArtifacts", {}).get("S3ModelArtifacts"),
+        "missing_model": job.missing_model or None,
     }
 
 

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from .findings import Finding, Report
 from .remote_source import fetch_source, is_remote
 from .requirements import find_foreign_mlkit, find_unmet_requirements
 from ..job.container import Container, lay_out
+from ..job.hyperparameters import argv_to_hyperparameters
 from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/43_check_job.ipynb #371404dc
@@ -64,6 +65,7 @@ def check(
     # a folder with a folder for each channel; default: the folder `data` in `source`, or here
     data: str | Path | None = None,
     seconds: float = 120,  # for the whole trial; then it is stopped
+    environment: Mapping[str, str] | None = None,  # variables that the job has besides SageMaker's own
 ) -> Report:
     """Try what a job would do, in a clean process, with one step of training; files are written to a temporary folder.
 
@@ -72,7 +74,8 @@ def check(
     started_at = time.monotonic()
     if is_remote(source):
         with tempfile.TemporaryDirectory(prefix="mlkit-source-") as folder:
-            return check(fetch_source(source, Path(folder).resolve() / "source"), entry, argv, data, seconds)
+            remote = fetch_source(source, Path(folder).resolve() / "source")
+            return check(remote, entry, argv, data, seconds, environment)
     source = Path(source).resolve()
     if source.is_file():
         entry = entry or source.name
@@ -88,7 +91,8 @@ def check(
     if (source / "requirements.txt").is_file():
         report.tried.append("requirements")
     with tempfile.TemporaryDirectory(prefix="mlkit-check-", ignore_cleanup_errors=True) as folder:
-        _run_trial(report, CleanProcess(Path(folder).resolve(), seconds), source, entry, list(argv), data)
+        process = CleanProcess(Path(folder).resolve(), seconds)
+        _run_trial(report, process, source, entry, list(argv), data, dict(environment or {}))
     report.seconds = time.monotonic() - started_at
     return report
 
@@ -116,7 +120,13 @@ def _find_data(source: Path, data: str | Path | None) -> Path | None:
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/43_check_job.ipynb #93cc988e
 def _run_trial(
-    report: Report, process: CleanProcess, source: Path, entry: str | None, argv: list[str], data: Path | None
+    report: Report,
+    process: CleanProcess,
+    source: Path,
+    entry: str | None,
+    argv: list[str],
+    data: Path | None,
+    environment: dict[str, str],
 ):
     """Lay out a job in the folder of the process, try it there, and add what was found to the report."""
     _copy_source(source, data, process.source)
@@ -127,14 +137,18 @@ def _run_trial(
             channels[channel.name] = _reduce_channel(channel, process.folder / "channels" / channel.name)
     if is_plain and not data:
         channels = _empty_channels(process.source, process.folder / "channels", report)
-    container = Container.from_env({}, lay_out(process.folder / "job", channels=channels))
-    arguments = dict(entry=entry, argv=argv)
-    process.run(
-        f"mlkit.sagemaker.artifacts.{'program_trial' if is_plain else 'job_trial'}",
-        arguments if is_plain else arguments | {"last_stage": "step" if data else "config"},
-        cwd=process.source,
-        environ=replace(container, job_name="check").to_environ() | {"SM_SOURCE_DIR": str(process.source)},
-    )
+    hyperparameters = argv_to_hyperparameters(argv) if is_plain else None
+    root = lay_out(process.folder / "job", hyperparameters, channels)
+    environment |= {"TRAINING_JOB_NAME": "check"}
+    if is_plain:
+        module = "mlkit.sagemaker.artifacts.program_trial"
+        arguments = dict(entry=entry, root=str(root))
+    else:
+        module = "mlkit.sagemaker.artifacts.job_trial"
+        arguments = dict(entry=entry, argv=argv, last_stage="step" if data else "config")
+        container = replace(Container.from_env({}, root), job_name="check")
+        environment |= container.to_environ() | {"SM_SOURCE_DIR": str(process.source)}
+    process.run(module, arguments, cwd=process.source, environ=environment)
     process.add_to(report)
 
 

@@ -16,10 +16,12 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from . import starter
 from .clean_process import ChildReport
 from .findings import Finding
 from .imports import find_missing_modules, find_syntax_errors, follow_imports, parse, within
@@ -203,24 +205,30 @@ def _is_refusal(error: Exception) -> bool:
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_program_trial.ipynb #44610e0f
 _RUN = "mlkit check --run runs it"
+_MODULES_OF_IMAGES = {"sagemaker_training"}  # modules of AWS's training images that no requirement names
 
 
 class ProgramTrial:
     """Try a plain program in this process, in the folder with its source, and report what a job would fail with."""
 
-    def __init__(self, report: ChildReport, entry: str, argv: list[str]):
+    def __init__(
+        self,
+        report: ChildReport,
+        entry: str,  # the program in the source folder
+        root: str,  # the folder that stands for /opt/ml, see `lay_out`
+    ):
         self.report = report
         self.source = report.source
         self.path = report.source / entry
         self.entry = entry
-        self.argv = argv
+        self.job = starter.Job(root, os.environ.pop("MLKIT_SPELLING", "v2"))
         self.process_id = os.getpid()
 
     def run(self):
         """Read the program, and run it if nothing was found."""
         if self.path.suffix == ".sh":
             self.read_script()
-        elif read_program(self.report, [self.path], _modules_beside(self.path)):
+        elif read_program(self.report, [self.path], {*_modules_beside(self.path), *_MODULES_OF_IMAGES}):
             self.run_program()
         self.report.finish()
 
@@ -239,10 +247,18 @@ class ProgramTrial:
     def run_program(self):
         """Run the program until its parser has read the arguments; without a parser, run what an import runs."""
         imports = list(follow_imports(self.source, [self.path]))
+        packages = {statement.module.partition(".")[0] for statement in imports}
+        missing = [name for name in packages & _MODULES_OF_IMAGES if find_spec(name) is None]
+        if missing:
+            message = f"{missing[0]} is in AWS's training images, and not installed here"
+            self.report.add_note(message, f"pip install {missing[0].replace('_', '-')}, and check again")
+            self.report.leave_out(f"{self.entry}, which imports {missing[0]}")
+            return
         files = {self.path}.union(*(statement.local_files or () for statement in imports))
         name = "__main__" if reads_arguments(files) else "__mp_main__"  # the name that multiprocessing gives
-        ParserWatch(self.source, self.end_at_parser).install({s.module.partition(".")[0] for s in imports})
-        sys.argv = [self.entry, *self.argv]
+        ParserWatch(self.source, self.end_at_parser).install(packages)
+        sys.argv = [self.entry, *self.job.arguments()]
+        starter.set_variables(self.job, self.entry, sys.argv[1:], str(self.source))
         sys.path.insert(0, str(self.path.parent))
         self.report.begin("the program")
         try:
@@ -281,8 +297,7 @@ class ProgramTrial:
         name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
         path = str(getattr(error, "filename", None) or "")
         if name.startswith("SM_CHANNEL_"):
-            channels = json.loads(os.environ.get("SM_CHANNELS", "[]"))
-            listing = ", ".join(channels) or "none"
+            listing = ", ".join(sorted(self.job.inputs)) or "none"
             self.report.add_error(error, f"a job has this variable if it has the channel: here it has {listing}")
         elif isinstance(error, KeyError) and _is_raised_in(error, os.__file__):
             self.report.add_error(error, "a job has this variable if it is started with environment={...}")
@@ -294,7 +309,7 @@ class ProgramTrial:
 
     def _look_at_model(self):
         """Report that a program which ran to its end left no model."""
-        if not any(Path(os.environ["SM_MODEL_DIR"]).iterdir()):
+        if not any(Path(self.job.root, "model").iterdir()):
             hint = "write the model to the folder that the variable SM_MODEL_DIR names"
             self.report.add_note("it ran to its end, and there is nothing in the model folder", hint)
 
@@ -311,9 +326,9 @@ def _is_raised_in(error: BaseException, file: str) -> bool:
     return traceback.tb_frame.f_code.co_filename == file or traceback.tb_frame.f_code.co_filename == "<frozen os>"
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_program_trial.ipynb #f977a7df
-def main(report_file: str, source: str, entry: str, argv: list[str]) -> None:
+def main(report_file: str, source: str, entry: str, root: str) -> None:
     """Run a trial with the arguments of a `CleanProcess`."""
-    ProgramTrial(ChildReport(report_file, source), entry, argv).run()
+    ProgramTrial(ChildReport(report_file, source), entry, root).run()
 
 
 if __name__ == "__main__" and globals().get("__spec__"):  # a notebook is __main__, too, but has no spec

@@ -41,6 +41,7 @@ from mlkit.sagemaker.client.options import (
     trainer_arguments,
 )
 from .polling import Interval, Poll, follow_in_text
+from .results import missing_model
 from .target import AWSTarget, LocalTarget, make_target
 from ..job.container import metric_definitions
 from ..job.hyperparameters import check_hyperparameters, to_hyperparameters, write_value
@@ -231,6 +232,7 @@ class TrainingJob:
     Raises TypeError or ValueError, before anything is started, for an option or hyperparameter that does not exist.
     """
 
+    _missing_model: str | None = None  # once the job has completed
     is_attached = False  # a job that was found by its name has a request, but no source and no channels
 
     def __init__(self, config: Any = None, source: Any = None, channels: Mapping[str, Any] | None = None, **options):
@@ -267,7 +269,8 @@ class TrainingJob:
     def __repr__(self):
         program = self.source.entry or "the built-in training"
         state = f"{self.status}, {self.target}" if self.target else "not started"
-        return f"TrainingJob {self.name}: {program} on {self.options.hosts} x {self.options.instance}, {state}"
+        line = f"TrainingJob {self.name}: {program} on {self.options.hosts} x {self.options.instance}, {state}"
+        return f"{line}\n{self.missing_model}" if self.target and self.missing_model else line
 
     @cached_property
     def package(self) -> Source:
@@ -278,6 +281,18 @@ class TrainingJob:
     def status(self) -> str:
         """InProgress, Completed, Failed, Stopping or Stopped."""
         return self.describe()["TrainingJobStatus"]
+
+    @property
+    def missing_model(self) -> str:
+        """A sentence about a job that has completed without a model, and where it wrote; empty for any other."""
+        if self._missing_model is None:
+            description = self.describe()
+            folder = self.target.client.folder(self.name) if isinstance(self.target, LocalTarget) else None
+            sentence = missing_model(description, self.target.files, folder)
+            if description["TrainingJobStatus"] not in ("Completed", "Failed", "Stopped"):
+                return sentence
+            self._missing_model = sentence
+        return self._missing_model
 
     def describe(self) -> dict:
         """Return what DescribeTrainingJob says now. Raises ValueError if the job was not started."""
@@ -437,7 +452,9 @@ def check(self: TrainingJob, seconds: float = 120) -> Any:  # a `Report`
             arguments += [f"--{name}", value]
         has_data = any(data.iterdir())
         check_job = import_module("mlkit.sagemaker.artifacts.check_job")
-        return check_job.check(code, self.source.entry, arguments, data if has_data else None, seconds)
+        return check_job.check(
+            code, self.source.entry, arguments, data if has_data else None, seconds, self.options.environment
+        )
 
 
 @patch
@@ -449,6 +466,7 @@ def replace(self: TrainingJob, config: Any = None, **options) -> TrainingJob:
         raise ValueError("entry: the program is read when the job is made; make another TrainingJob")
     job = copy(self)
     job.target = None
+    job._missing_model = None
     job.config = self.config if config is None else config
     job.options = dataclasses.replace(self.options, **{"name": None} | options)
     job.hyperparameters = _make_hyperparameters(job.config, job.source)
@@ -535,6 +553,8 @@ def follow(
     )
     if has_ended and display.description["TrainingJobStatus"] == "Failed":
         raise JobFailed(self.name, display.description.get("FailureReason", ""), list(display.log_tail))
+    if has_ended and self.missing_model:
+        print(self.missing_model, file=out, flush=True)
     return self
 
 
@@ -569,8 +589,9 @@ def fetch(self: TrainingJob, folder: str | Path) -> Path:
     """Unpack the job's model folder into a folder, and return that. Raises ValueError if the job left no model."""
     description = self.describe()
     uri = description.get("ModelArtifacts", {}).get("S3ModelArtifacts")
-    if not uri:
-        raise ValueError(f"{self.name} left no model: its status is {description['TrainingJobStatus']}")
+    if not uri or self.missing_model:
+        reason = self.missing_model or f"its status is {description['TrainingJobStatus']}"
+        raise ValueError(f"{self.name} left no model: {reason}")
     with tempfile.TemporaryDirectory() as temporary:
         archive = Path(temporary) / "model.tar.gz"
         self.target.files.fetch(uri, archive)
