@@ -435,8 +435,15 @@ def _submitted_request(self: TrainingJob) -> dict:
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #aebe71a7
 @patch
-def check(self: TrainingJob, seconds: float = 120) -> Any:  # a `Report`
-    """Try the program on the channels that are folders here, with one step of training."""
+def check(
+    self: TrainingJob,
+    seconds: float = 120,  # for the trial, and as many for the run
+    run: bool = False,  # afterwards run the whole job once on this machine, if nothing was found
+) -> Any:  # a `Report`
+    """Try the program on the channels that are folders here, with one step of training.
+
+    A program that knows nothing of mlkit is tried as far as its argument parser.
+    """
     self._require_source()
     with tempfile.TemporaryDirectory(prefix="mlkit-job-") as folder:
         code = Path(folder) / "code"
@@ -452,9 +459,12 @@ def check(self: TrainingJob, seconds: float = 120) -> Any:  # a `Report`
             arguments += [f"--{name}", value]
         has_data = any(data.iterdir())
         check_job = import_module("mlkit.sagemaker.artifacts.check_job")
-        return check_job.check(
+        report = check_job.check(
             code, self.source.entry, arguments, data if has_data else None, seconds, self.options.environment
         )
+    if run:
+        import_module("mlkit.sagemaker.client.rehearsal").rehearse(report, self, seconds)
+    return report
 
 
 @patch
