@@ -36,6 +36,11 @@ def read_value(text):
     return text
 
 
+def read_values(hyperparameters: dict) -> dict:
+    """Return the values of a request's hyperparameters by name."""
+    return {name: read_value(text) for name, text in hyperparameters.items()}
+
+
 def spell(value, spelling: str) -> str:
     """Return a value as the argument that SDK v2 or SDK v3 passes to a program."""
     if isinstance(value, str):
@@ -68,6 +73,12 @@ def arguments_of(hyperparameters: dict, spelling: str) -> list:
         dashes = "-" if spelling == "v2" and len(name) == 1 else "--"
         arguments += [dashes + name, spell(hyperparameters[name], spelling)]
     return arguments
+
+
+def arguments_of_request(hyperparameters: dict, spelling: str) -> list:
+    """Return hyperparameters as a request has them as arguments of a program, without those that are not for it."""
+    values = read_values(hyperparameters)
+    return arguments_of({name: value for name, value in values.items() if not is_setting(name)}, spelling)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/31_starter.ipynb #d0000003
 MASTER_PORT = "7777"  # at which the processes of several hosts meet, as in both launchers of AWS
@@ -123,7 +134,7 @@ class Job:
     def __init__(self, root: str, spelling: str = "v2"):
         self.root = root
         self.spelling = spelling
-        values = {name: read_value(text) for name, text in self.read_config("hyperparameters").items()}
+        values = read_values(self.read_config("hyperparameters"))
         self.hyperparameters = {name: value for name, value in values.items() if not is_setting(name)}
         self.settings = {name: value for name, value in values.items() if is_setting(name)}
         self.resources = self.read_config("resourceconfig")
@@ -222,7 +233,7 @@ def cluster(job: Job) -> dict:
         "is_hetero": len(groups) > 1,
         "network_interface_name": job.resources.get("network_interface_name", "eth0"),
         "master_addr": job.master,
-        "master_port": job.master_port,
+        "master_port": int(job.master_port),
         "num_cpus": os.cpu_count() or 1,
         "num_gpus": count_gpus(),
         "num_neurons": count_neurons(),
