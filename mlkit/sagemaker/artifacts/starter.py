@@ -312,6 +312,26 @@ def training_environment(job: Job, described: dict, channels: dict, settings: di
     }
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/31_starter.ipynb #d0000007
+# instance types with AWS's network adapter EFA; those of the second list access remote memory by it
+EFA = ("g4dn.8xlarge", "g4dn.12xlarge", "g5.48xlarge", "p3dn.24xlarge")
+EFA_RDMA = ("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "trn1.32xlarge")
+
+
+def network_defaults(job: Job) -> dict:
+    """Return the variables for NCCL and EFA; AWS's launchers set the second half for several processes only."""
+    interface = job.resources.get("network_interface_name", "eth0")
+    defaults = dict(NCCL_SOCKET_IFNAME=interface, NCCL_IB_DISABLE="1", NCCL_DEBUG="WARN")
+    if not job.processes():
+        return defaults
+    instance = job.resources.get("current_instance_type", "").replace("ml.", "", 1)
+    defaults["NCCL_PROTO"] = "simple"
+    if instance in EFA + EFA_RDMA:
+        defaults["FI_PROVIDER"] = "efa"
+    if instance in EFA_RDMA:
+        defaults.update(FI_EFA_USE_DEVICE_RDMA="1", RDMAV_FORK_SAFE="1")
+    return defaults
+
+
 def set_variables(job: Job, program: str, arguments: list, code: str) -> None:
     """Set the variables of a program in this process, which becomes the program."""
     variables = variables_of(job, program, arguments, code)
@@ -323,7 +343,7 @@ def set_variables(job: Job, program: str, arguments: list, code: str) -> None:
         MASTER_ADDR=job.master,
         MASTER_PORT=job.master_port,
     )
-    defaults = dict(NCCL_SOCKET_IFNAME=variables["SM_NETWORK_INTERFACE_NAME"], NCCL_IB_DISABLE="1", NCCL_DEBUG="WARN")
+    defaults = network_defaults(job)
     variables.update({name: value for name, value in defaults.items() if name not in os.environ})
     for name, value in variables.items():
         if len(os.fsencode(f"{name}={value}")) > MAX_VARIABLE:
