@@ -334,7 +334,7 @@ def starter_request(jobs, key):
 
 
 def read_report(run):
-    """Return the arguments of a program, and the values of its variables; each member of SM_TRAINING_ENV counts as one."""
+    """Return the arguments of a program, and the values of its variables and of the members of SM_TRAINING_ENV."""
     files = sorted((run.roots[0] / "output" / "data").glob("*.json"))
     assert files, run.log[-3000:]
     report = json.loads(files[-1].read_text())
