@@ -544,16 +544,22 @@ class Script:
         self.arguments = arguments
         self.errors = b""  # the end of what it wrote to stderr
         self.stop_requested = False
+        self.process = None
 
     def run(self) -> int:
         """Run the script to its end and return its exit code, as a shell reports it."""
-        os.chmod(self.name, 0o755)  # noqa: S103 -- S3 keeps no permissions
+        try:
+            os.chmod(self.name, 0o755)  # noqa: S103 -- S3 keeps no permissions
+        except OSError:
+            pass  # the folder is read-only; sh reports it if the script may not be run
         become_reaper()
         signal.signal(signal.SIGTERM, self.handle_sigterm)
         # sh also runs a file without a first line such as #!/bin/bash. The name and the arguments are not code for it.
         command = ["/bin/sh", "-c", 'exec "$0" "$@"', os.path.join(".", self.name), *self.arguments]
         self.own_group = os.getpid() == 1  # otherwise it stays in the group that ends with this process
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=self.own_group)
+        if self.stop_requested:
+            self.forward_sigterm()  # it came before there was a process
         reader = threading.Thread(target=self.copy_errors, daemon=True)
         reader.start()
         code = self.process.wait()
@@ -563,10 +569,14 @@ class Script:
         return 128 - code if code < 0 else code
 
     def handle_sigterm(self, number, frame) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.stop_requested = True
+        if self.process:
+            self.forward_sigterm()
+
+    def forward_sigterm(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
-            os.killpg(self.process.pid if self.own_group else 0, number)
+            os.killpg(self.process.pid if self.own_group else 0, signal.SIGTERM)
         except ProcessLookupError:
             pass
 
@@ -659,6 +669,16 @@ def main(file: str, arguments: list) -> None:
     """Prepare the job of the starter at the path `file`, then become its program."""
     file = os.path.abspath(file)
     root = job_root(file)
+    try:
+        start(root, file, arguments)
+    except Exception as e:
+        if root:
+            write_failure(root, failure_text(e))
+        raise
+
+
+def start(root: str, file: str, arguments: list) -> None:
+    """Prepare the job at `root`, then become its program. RUN and LAUNCH are the second half."""
     if arguments[:1] == [RUN]:
         return run_python(root, arguments[1:])
     if arguments[:1] == [LAUNCH]:
