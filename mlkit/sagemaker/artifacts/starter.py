@@ -36,6 +36,11 @@ def read_value(text):
     return text
 
 
+def read_values(hyperparameters: dict) -> dict:
+    """Return the values of a request's hyperparameters by name."""
+    return {name: read_value(text) for name, text in hyperparameters.items()}
+
+
 def spell(value, spelling: str) -> str:
     """Return a value as the argument that SDK v2 or SDK v3 passes to a program."""
     if isinstance(value, str):
@@ -68,6 +73,12 @@ def arguments_of(hyperparameters: dict, spelling: str) -> list:
         dashes = "-" if spelling == "v2" and len(name) == 1 else "--"
         arguments += [dashes + name, spell(hyperparameters[name], spelling)]
     return arguments
+
+
+def arguments_of_request(hyperparameters: dict, spelling: str) -> list:
+    """Return hyperparameters as a request has them as arguments of a program, without those that are not for it."""
+    values = read_values(hyperparameters)
+    return arguments_of({name: value for name, value in values.items() if not is_setting(name)}, spelling)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/31_starter.ipynb #d0000003
 MASTER_PORT = "7777"  # at which the processes of several hosts meet, as in both launchers of AWS
@@ -123,7 +134,7 @@ class Job:
     def __init__(self, root: str, spelling: str = "v2"):
         self.root = root
         self.spelling = spelling
-        values = {name: read_value(text) for name, text in self.read_config("hyperparameters").items()}
+        values = read_values(self.read_config("hyperparameters"))
         self.hyperparameters = {name: value for name, value in values.items() if not is_setting(name)}
         self.settings = {name: value for name, value in values.items() if is_setting(name)}
         self.resources = self.read_config("resourceconfig")
@@ -222,7 +233,7 @@ def cluster(job: Job) -> dict:
         "is_hetero": len(groups) > 1,
         "network_interface_name": job.resources.get("network_interface_name", "eth0"),
         "master_addr": job.master,
-        "master_port": job.master_port,
+        "master_port": int(job.master_port),
         "num_cpus": os.cpu_count() or 1,
         "num_gpus": count_gpus(),
         "num_neurons": count_neurons(),
@@ -301,6 +312,26 @@ def training_environment(job: Job, described: dict, channels: dict, settings: di
     }
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/31_starter.ipynb #d0000007
+# instance types with AWS's network adapter EFA; those of the second list access remote memory by it
+EFA = ("g4dn.8xlarge", "g4dn.12xlarge", "g5.48xlarge", "p3dn.24xlarge")
+EFA_RDMA = ("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "trn1.32xlarge")
+
+
+def network_defaults(job: Job) -> dict:
+    """Return the variables for NCCL and EFA; AWS's launchers set the second half for several processes only."""
+    interface = job.resources.get("network_interface_name", "eth0")
+    defaults = dict(NCCL_SOCKET_IFNAME=interface, NCCL_IB_DISABLE="1", NCCL_DEBUG="WARN")
+    if not job.processes():
+        return defaults
+    instance = job.resources.get("current_instance_type", "").replace("ml.", "", 1)
+    defaults["NCCL_PROTO"] = "simple"
+    if instance in EFA + EFA_RDMA:
+        defaults["FI_PROVIDER"] = "efa"
+    if instance in EFA_RDMA:
+        defaults.update(FI_EFA_USE_DEVICE_RDMA="1", RDMAV_FORK_SAFE="1")
+    return defaults
+
+
 def set_variables(job: Job, program: str, arguments: list, code: str) -> None:
     """Set the variables of a program in this process, which becomes the program."""
     variables = variables_of(job, program, arguments, code)
@@ -312,7 +343,7 @@ def set_variables(job: Job, program: str, arguments: list, code: str) -> None:
         MASTER_ADDR=job.master,
         MASTER_PORT=job.master_port,
     )
-    defaults = dict(NCCL_SOCKET_IFNAME=variables["SM_NETWORK_INTERFACE_NAME"], NCCL_IB_DISABLE="1", NCCL_DEBUG="WARN")
+    defaults = network_defaults(job)
     variables.update({name: value for name, value in defaults.items() if name not in os.environ})
     for name, value in variables.items():
         if len(os.fsencode(f"{name}={value}")) > MAX_VARIABLE:
@@ -513,16 +544,22 @@ class Script:
         self.arguments = arguments
         self.errors = b""  # the end of what it wrote to stderr
         self.stop_requested = False
+        self.process = None
 
     def run(self) -> int:
         """Run the script to its end and return its exit code, as a shell reports it."""
-        os.chmod(self.name, 0o755)  # noqa: S103 -- S3 keeps no permissions
+        try:
+            os.chmod(self.name, 0o755)  # noqa: S103 -- S3 keeps no permissions
+        except OSError:
+            pass  # the folder is read-only; sh reports it if the script may not be run
         become_reaper()
         signal.signal(signal.SIGTERM, self.handle_sigterm)
         # sh also runs a file without a first line such as #!/bin/bash. The name and the arguments are not code for it.
         command = ["/bin/sh", "-c", 'exec "$0" "$@"', os.path.join(".", self.name), *self.arguments]
         self.own_group = os.getpid() == 1  # otherwise it stays in the group that ends with this process
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=self.own_group)
+        if self.stop_requested:
+            self.forward_sigterm()  # it came before there was a process
         reader = threading.Thread(target=self.copy_errors, daemon=True)
         reader.start()
         code = self.process.wait()
@@ -532,10 +569,14 @@ class Script:
         return 128 - code if code < 0 else code
 
     def handle_sigterm(self, number, frame) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.stop_requested = True
+        if self.process:
+            self.forward_sigterm()
+
+    def forward_sigterm(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
-            os.killpg(self.process.pid if self.own_group else 0, number)
+            os.killpg(self.process.pid if self.own_group else 0, signal.SIGTERM)
         except ProcessLookupError:
             pass
 
@@ -628,6 +669,16 @@ def main(file: str, arguments: list) -> None:
     """Prepare the job of the starter at the path `file`, then become its program."""
     file = os.path.abspath(file)
     root = job_root(file)
+    try:
+        start(root, file, arguments)
+    except Exception as e:
+        if root:
+            write_failure(root, failure_text(e))
+        raise
+
+
+def start(root: str, file: str, arguments: list) -> None:
+    """Prepare the job at `root`, then become its program. RUN and LAUNCH are the second half."""
     if arguments[:1] == [RUN]:
         return run_python(root, arguments[1:])
     if arguments[:1] == [LAUNCH]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import mlkit
 from mlkit.sagemaker.job.container import lay_out
 from mlkit.sagemaker.storage import copy_or_link
 
@@ -239,6 +240,9 @@ def make_hosts(
         environ = container_environ(request, root, isolated)
         environ |= dict(HOSTNAME=name, SM_MASTER_ADDR=network_names[0], SM_MASTER_PORT=str(port))
         command = _command(request["AlgorithmSpecification"], environ["PATH"])
+        if "mlkit.cli" in command:  # it stands for a program of the image, and so has to be there
+            paths = [environ.get("PYTHONPATH"), str(Path(mlkit.__file__).parents[1])]
+            environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if not isolated:
             command = [_replace_opt_ml(part, root) for part in command]
         hosts.append(Host(name, root, command, environ, isolated, cpus, memory))
