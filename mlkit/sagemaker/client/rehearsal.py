@@ -34,7 +34,10 @@ def rehearse(
         report.untried.append(f"a real run, because the channel {remote[0]} is in S3")
         return
     with tempfile.TemporaryDirectory(prefix="mlkit-run-", ignore_cleanup_errors=True) as folder, _short_grace():
-        run = job.replace(max_run=math.ceil(seconds), max_wait=None, spot=False, output=None, checkpoints=None)
+        limits = dict(max_run=math.ceil(seconds), max_wait=None, max_pending=None, spot=False)
+        checkpoints = None if job.options.checkpoints else job.options.checkpoints  # False is none at all
+        more = {name: value for name, value in job.options.more.items() if name != "StoppingCondition"}
+        run = job.replace(**limits, output=None, checkpoints=checkpoints, more=more)
         _run(report, run, LocalSageMaker(folder))
     report.seconds += time.monotonic() - started_at
 

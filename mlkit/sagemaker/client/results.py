@@ -23,14 +23,15 @@ SMALL_ARCHIVE = 1024  # bytes; a smaller one may have no files
 
 def is_missing(uri: str, files: Storage) -> bool:
     """Tell whether there is no model at a URI, or an archive without files. False if it cannot be seen."""
+    is_archive = uri.endswith(".tar.gz")  # or a folder, of a job without compression
     if not isinstance(files, S3):
-        return not files.path(uri).is_file()
+        return not (files.path(uri).is_file() if is_archive else files.measure(uri))
     exceptions = import_module("botocore.exceptions")
     try:
-        entry = next((entry for rest, entry in files.under(uri) if not rest), None)
+        entry = next((entry for rest, entry in files.under(uri) if not rest or not is_archive), None)
         if entry is None:
             return True
-        return entry["Size"] < SMALL_ARCHIVE and not _has_files(uri, files)
+        return is_archive and entry["Size"] < SMALL_ARCHIVE and not _has_files(uri, files)
     except (exceptions.ClientError, exceptions.BotoCoreError):
         return False  # these credentials may not read it
 
