@@ -338,6 +338,7 @@ def demo(folder: str | None) -> dict:
 @click.option("--entry", help="Program in the folder; default: train.py, or mlkit's built-in training.")
 @click.option("--data", help="Folder with a folder for each channel; default: SOURCE/data or data.")
 @click.option("--seconds", type=float, default=120, show_default=True, help="Time limit for one step of training.")
+@click.option("--run", is_flag=True, help="If nothing is found, run the whole job once, at most --seconds.")
 @_SAMPLE
 @_CONTENT_TYPE
 def check(
@@ -345,24 +346,44 @@ def check(
     entry: str | None,
     data: str | None,
     seconds: float,
+    run: bool,
     sample: str | None,
     content_type: str | None,
     hyperparameters: list[str],
 ) -> dict:
     """Try on this machine, in seconds, what would fail in a job: imports, requirements, hyperparameters, one step of
-    training, and whether the model loads and predicts.
+    training, and whether the model loads and predicts. A program that knows nothing of mlkit is tried as far as its
+    argument parser.
 
-    SOURCE is the folder of the job, the program in it, or a model.tar.gz; default: the current folder. The exit code is
-    1 if something was found.
+    SOURCE is the folder of the job, the program in it, its S3 URI or git repository, or a model.tar.gz; default: the
+    current folder. The exit code is 1 if something was found.
     """
-    print(f"Checking {Path(source).resolve()} in a clean process", flush=True)
-    if Path(source).is_file() and not source.endswith(".py"):
+    print(f"Checking {source if '://' in source else Path(source).resolve()} in a clean process", flush=True)
+    if Path(source).is_file() and not source.endswith((".py", ".sh")):
+        if run:
+            raise click.UsageError("--run is for a program; a model.tar.gz is always asked for a prediction")
         check_bundle = _import("artifacts.check_bundle", "serve").check_bundle
         return _show_report(check_bundle(source, _sample_file(sample, content_type), content_type, seconds))
     if sample or content_type:
         raise click.UsageError("--sample and --content-type are of a request, for a model.tar.gz only")
-    check_job = _import("artifacts.check_job").check
-    return _show_report(check_job(source, entry, hyperparameters, data, seconds))
+    check_job = _import("artifacts.check_job")
+    report = check_job.check(source, entry, hyperparameters, data, seconds)
+    if run:
+        job = _job_of_check(source, entry, hyperparameters, data)
+        _import("client.rehearsal").rehearse(report, job, seconds)
+    return _show_report(report)
+
+
+def _job_of_check(source: str, entry: str | None, hyperparameters: list[str], data: str | None) -> Any:
+    """Return the job that a check is about, with the folders of its data as channels."""
+    folder = Path(source).resolve()
+    if folder.suffix == ".sh":
+        source, entry = str(folder.parent), folder.name
+    folder = folder if folder.is_dir() else folder.parent
+    data_folder = _import("artifacts.check_job").find_data(folder, data)
+    channels = {path.name: path for path in sorted(data_folder.iterdir()) if path.is_dir()} if data_folder else {}
+    config = _job_config(hyperparameters, source)
+    return _import("client.jobs").TrainingJob(config, source, channels, entry=entry)
 
 
 def _show_report(report) -> dict:
@@ -535,7 +556,8 @@ def _job_state(job) -> dict:
         "name": job.name,
         "status": description["TrainingJobStatus"],
         "reason": description.get("FailureReason"),
-        "model": description.get("ModelArtifacts", {}).get("S3ModelArtifacts"),
+        "model": None if job.missing_model else description.get("ModelArtifacts", {}).get("S3ModelArtifacts"),
+        "missing_model": job.missing_model or None,
     }
 
 

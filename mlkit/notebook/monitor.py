@@ -41,8 +41,9 @@ def _status_html(watch: Watch, error: str = "") -> str:
     if watch.failure_reason:
         style = "font-size:15px;font-weight:600;word-break:normal;overflow-wrap:anywhere;margin:8px 0"
         parts.append(alert_block(watch.failure_reason, style))
-    if error:
-        parts.append(f"<div>{alert_line(error)}</div>")
+    for text in (watch.missing_model, error):
+        if text:
+            parts.append(f"<div>{alert_line(text)}</div>")
     return f'<div style="line-height:1.6;color:{TEXT_COLOR}">{"".join(parts)}</div>'
 
 

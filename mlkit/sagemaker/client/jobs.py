@@ -7,6 +7,7 @@ __all__ = ['JobOptions', 'JobFailed', 'TrainingJob']
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #3cda52cc
 import dataclasses
+import json
 import re
 import secrets
 import shlex
@@ -31,6 +32,7 @@ from ...distribution import install_command
 from ...patching import patch
 from ..artifacts.archive import extract_bundle
 from ..artifacts.source import Source, read_source, with_starter
+from ..artifacts.starter import arguments_of_request, quote
 from .channel import CONNECTOR, Channel, ChannelOptions, input_data_config
 from mlkit.sagemaker.client.options import (
     accepts_options,
@@ -50,6 +52,7 @@ from mlkit.sagemaker.client.options import (
     take_words,
 )
 from .polling import Interval, Poll, follow_in_text
+from .results import missing_model
 from .settings_file import read_settings, write_settings
 from .target import AWSTarget, LocalTarget, make_target
 from ..job.container import metric_definitions
@@ -329,6 +332,8 @@ class TrainingJob:
     Raises TypeError or ValueError, before anything is started, for an option or hyperparameter that does not exist.
     """
 
+    _missing_model: str | None = None  # once the job has completed
+
     def __init__(self, config: Any = None, source: Any = None, channels: Mapping[str, Any] | None = None, **options):
         arguments = {"config": config, "source": source, "channels": channels}
         arguments = {name: value for name, value in arguments.items() if value is not None}
@@ -375,7 +380,8 @@ class TrainingJob:
     def __repr__(self):
         program = self.source.entry or "the built-in training"
         state = f"{self.status}, {self.target}" if self.target else "not started"
-        return f"TrainingJob {self.name}: {program} on {self.options.machines}, {state}"
+        line = f"TrainingJob {self.name}: {program} on {self.options.machines}, {state}"
+        return f"{line}\n{self.missing_model}" if self.target and self.missing_model else line
 
     @cached_property
     def package(self) -> Source:
@@ -386,6 +392,18 @@ class TrainingJob:
     def status(self) -> str:
         """InProgress, Completed, Failed, Stopping or Stopped."""
         return self.describe()["TrainingJobStatus"]
+
+    @property
+    def missing_model(self) -> str:
+        """A sentence about a job that has completed without a model, and where it wrote; empty for any other."""
+        if self._missing_model is None:
+            description = self.describe()
+            folder = self.target.client.folder(self.name) if isinstance(self.target, LocalTarget) else None
+            sentence = missing_model(description, self.target.files, folder)
+            if description["TrainingJobStatus"] not in ("Completed", "Failed", "Stopped"):
+                return sentence
+            self._missing_model = sentence
+        return self._missing_model
 
     def describe(self) -> dict:
         """Return what DescribeTrainingJob says now. Raises ValueError if the job was not started."""
@@ -459,12 +477,21 @@ def _make_hyperparameters(config: Any, source: Source) -> dict[str, str]:
     if not source.entry and isinstance(config, Mapping):
         return _builtin_hyperparameters(config)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return to_hyperparameters(config)
+        return _keep_strings(to_hyperparameters(config), vars(config), source)
     if not isinstance(config, Mapping):
         raise TypeError(f"config: expected a dataclass or a dict, got a {type(config).__name__}")
     hyperparameters = {str(name): _write_hyperparameter(name, value) for name, value in config.items()}
     check_hyperparameters(hyperparameters)
-    return hyperparameters
+    return _keep_strings(hyperparameters, config, source)
+
+
+def _keep_strings(hyperparameters: dict[str, str], values: Mapping[str, Any], source: Source) -> dict[str, str]:
+    """Write strings that look like other values, such as "true", in the quotes of JSON, as SDK v2 does."""
+    quoted = {str(k): quote(hyperparameters[str(k)]) for k, value in values.items() if isinstance(value, str)}
+    if not source.entry or all(hyperparameters[name] == text for name, text in quoted.items()):
+        return hyperparameters
+    # By sagemaker_program a program with an entry_point recognizes the quotes.
+    return hyperparameters | quoted | {"sagemaker_program": json.dumps(source.entry)}
 
 
 def _builtin_hyperparameters(config: Mapping) -> dict[str, str]:
@@ -608,8 +635,15 @@ def _submitted_request(self: TrainingJob) -> dict:
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #aebe71a7
 @patch
-def check(self: TrainingJob, seconds: float = 120) -> Any:  # a `Report`
-    """Try the program on the channels that are folders here, with one step of training."""
+def check(
+    self: TrainingJob,
+    seconds: float = 120,  # for the trial, and as many for the run
+    run: bool = False,  # afterwards run the whole job once on this machine, if nothing was found
+) -> Any:  # a `Report`
+    """Try the program on the channels that are folders here, with one step of training.
+
+    A program that knows nothing of mlkit is tried as far as its argument parser.
+    """
     self._require_source()
     with tempfile.TemporaryDirectory(prefix="mlkit-job-") as folder:
         code = Path(folder) / "code"
@@ -620,12 +654,15 @@ def check(self: TrainingJob, seconds: float = 120) -> Any:  # a `Report`
         for name, channel in self.channels.items():
             if channel.is_local:
                 (data / name).symlink_to(channel.location, target_is_directory=True)
-        arguments = []
-        for name, value in self.hyperparameters.items():
-            arguments += [f"--{name}", value]
+        arguments = arguments_of_request(self.hyperparameters, "v3")
         has_data = any(data.iterdir())
         check_job = import_module("mlkit.sagemaker.artifacts.check_job")
-        return check_job.check(code, self.source.entry, arguments, data if has_data else None, seconds)
+        report = check_job.check(
+            code, self.source.entry, arguments, data if has_data else None, seconds, self.options.environment
+        )
+    if run:
+        import_module("mlkit.sagemaker.client.rehearsal").rehearse(report, self, seconds)
+    return report
 
 
 @patch
@@ -635,6 +672,7 @@ def replace(self: TrainingJob, config: Any = None, **options) -> TrainingJob:
     changes = _make_changes({"config": config} | options if config is not None else options, "replace")
     job = copy(self)
     job.target = None
+    job._missing_model = None
     job.submitted = None
     job.config = changes.pop("config", self.config)
     job.options = dataclasses.replace(self.options, **{"name": None} | changes)
@@ -822,6 +860,8 @@ def follow(
     )
     if has_ended and display.description["TrainingJobStatus"] == "Failed":
         raise JobFailed(self.name, display.description.get("FailureReason", ""), list(display.log_tail))
+    if has_ended and self.missing_model:
+        print(self.missing_model, file=out, flush=True)
     return self
 
 
@@ -856,8 +896,9 @@ def fetch(self: TrainingJob, folder: str | Path) -> Path:
     """Unpack the job's model folder into a folder, and return that. Raises ValueError if the job left no model."""
     description = self.describe()
     uri = description.get("ModelArtifacts", {}).get("S3ModelArtifacts")
-    if not uri:
-        raise ValueError(f"{self.name} left no model: its status is {description['TrainingJobStatus']}")
+    if not uri or self.missing_model:
+        reason = self.missing_model or f"its status is {description['TrainingJobStatus']}"
+        raise ValueError(f"{self.name} left no model: {reason}")
     if not uri.endswith(".tar.gz"):  # a job without compression
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.target.files.get(uri, Path(folder))
