@@ -995,10 +995,13 @@ def _changed_request(request: dict, changes: Mapping[str, Any]) -> dict:
     changes = dict(changes)
     if "input_mode" in changes:
         raise ValueError("input_mode: it belongs to each channel; more={'InputDataConfig': [...]} changes it")
-    texts = {str(name): _write_hyperparameter(name, value) for name, value in dict(changes.pop("config", {})).items()}
-    if texts:
-        request["HyperParameters"] = request.get("HyperParameters", {}) | texts
-    options = dataclasses.replace(_options_of_request(request), **changes)
+    config = dict(changes.pop("config", {}))
+    current = _options_of_request(request)
+    if config:
+        texts = {str(name): _write_hyperparameter(name, value) for name, value in config.items()}
+        hyperparameters = request.get("HyperParameters", {}) | texts
+        request["HyperParameters"] = _keep_strings(hyperparameters, config, Source({}, current.entry))
+    options = dataclasses.replace(current, **changes)
     if changes.get("spot") and not options.max_wait:
         options = dataclasses.replace(options, max_wait=2 * options.max_run)
     linked = {
