@@ -27,7 +27,7 @@ from ..sagemaker.client.polling import Interval, Poll, poll_until_end
 def _status_html(watch: Watch, error: str = "") -> str:
     """Return what a job is doing, with an error of the monitor itself below."""
     options = watch.job.options
-    instances = f"{watch.job.target}, {options.hosts} × {options.instance}"
+    instances = f"{watch.job.target}, {options.hosts} × {' or '.join(options.instances)}"
     times = f"{duration(watch.elapsed_seconds)} since creation, billable {duration(watch.billable_seconds)}"
     if options.hosts > 1:
         times += " on each instance"
@@ -41,8 +41,9 @@ def _status_html(watch: Watch, error: str = "") -> str:
     if watch.failure_reason:
         style = "font-size:15px;font-weight:600;word-break:normal;overflow-wrap:anywhere;margin:8px 0"
         parts.append(alert_block(watch.failure_reason, style))
-    if error:
-        parts.append(f"<div>{alert_line(error)}</div>")
+    for text in (watch.missing_model, error):
+        if text:
+            parts.append(f"<div>{alert_line(text)}</div>")
     return f'<div style="line-height:1.6;color:{TEXT_COLOR}">{"".join(parts)}</div>'
 
 

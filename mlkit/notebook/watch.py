@@ -33,6 +33,7 @@ class Watch:
         self.description = {}  # as DescribeTrainingJob returned it; empty before the first poll
         self.lines = deque(maxlen=log_limit)  # last lines of the log, with the host if there are several
         self.log_positions = {}  # how far each log has been read; the job's target fills it
+        self.missing_model = ""  # a sentence about a job that has completed without a model
         self.curves = Curves(state="")
         self.metric_reader = None
 
@@ -49,6 +50,8 @@ class Watch:
             self.lines.append(f"[{host}] {line}" if self.job.options.hosts > 1 else line)
             self._record_metrics(line)
             changed = True
+        if self.status == "Completed":
+            self.missing_model = self.job.missing_model
         total_epochs = str(self.description.get("HyperParameters", {}).get("epochs", ""))
         self.curves.total_epochs = int(total_epochs) if total_epochs.isdigit() else None
         self.curves.seconds = self.training_seconds
@@ -112,13 +115,13 @@ class Watch:
             [
                 f"{self.job.name}: {self.status or 'no status yet'}",
                 str(self.job.target),
-                f"{options.hosts} x {options.instance}",
+                options.machines,
                 duration(self.elapsed_seconds),
                 f"billable {duration(self.billable_seconds)}",
             ]
         )
         curves = self.curves.summary if self.curves.epochs else ""
-        return "\n".join(part for part in (first_line, curves, self.failure_reason) if part)
+        return "\n".join(part for part in (first_line, curves, self.failure_reason, self.missing_model) if part)
 
 
 def seconds_between(start: datetime | None, end: datetime | None = None) -> float:

@@ -64,6 +64,37 @@ def test_a_failed_job_gives_exit_code_1_and_its_reason(work):
     assert (code, [job["name"] for job in json.loads(out)["jobs"]]) == (0, ["failing"])
 
 
+def test_check_says_what_it_did_not_try_and_runs_it_on_request(work):
+    program = """
+import argparse, os
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=int)
+parser.add_argument("--train", default=os.environ["SM_CHANNEL_TRAIN"])
+args = parser.parse_args()
+print("trained", args.epochs, os.listdir(args.train))
+"""
+    (work / "src").mkdir()
+    (work / "src" / "train.py").write_text(program)
+    (work / "src" / "train.sh").write_text('python train.py "$@"\n')
+    channel = write_channel(work / "data" / "train")
+    arguments = ("check", work / "src", "--data", channel.parent)
+    code, out, _ = run_command(*arguments, "--", "--epochs", 2)
+    assert code == 0
+    assert "not tried: what follows the argument parser at train.py:6 (mlkit check --run runs it)" in out
+    assert "nothing found" not in out
+    code, out, _ = run_command(*arguments, "--run", "--json", "--", "--epochs", 2)
+    report = json.loads(out)
+    assert (code, report["tried"][-1], report["untried"]) == (0, "a real run", [])
+    assert "trained 2 ['rows.csv']" in report["log"]
+    assert "left nothing in the model folder" in report["findings"][0]["what"]
+    script = ("check", work / "src" / "train.sh", "--data", channel.parent, "--json")
+    code, out, _ = run_command(*script)
+    assert json.loads(out)["untried"] == ["train.sh, a shell script (mlkit check --run runs it)"]
+    code, out, _ = run_command(*script, "--run", "--", "--epochs", "ten")
+    assert code == 1
+    assert "invalid int value: 'ten'" in json.loads(out)["findings"][-1]["what"]
+
+
 def test_train_runs_what_a_container_would_run(work, monkeypatch):
     """With --json it waits and reports the outcome."""
     write_channel(work / "data" / "training")

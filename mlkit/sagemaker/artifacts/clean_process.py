@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ import mlkit
 from .findings import Finding, Report
 from .imports import within
 from ..job.failure import remedy
-from ..job.launcher import SIGNALS
+from ...text import human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/40_clean_process.ipynb #6bd7d6a0
 class ChildReport:
@@ -66,6 +67,10 @@ class ChildReport:
             return False
         return (self.source / filename).is_relative_to(self.source)
 
+    def leave_out(self, what: str):
+        """Report that something was not tried, and how to try it."""
+        self._write(untried=what)
+
     def finish(self):
         """Report that everything was tried. Without this line, the process ended before its time."""
         self._write(finished=True)
@@ -82,6 +87,10 @@ _FOREIGN_PREFIXES = ("SM_", "SAGEMAKER_")
 _FOREIGN_NAMES = ("PYTHONPATH", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MLKIT_LAUNCHER")
 
 
+MAX_LOG_BYTES = 64 * 2**20  # a process that prints more is killed
+SLOW_STAGES = ("one step", "the program")  # a process may be in them when its time is over
+
+
 class CleanProcess:
     """Run a module of mlkit in a separate process, in a temporary folder whose `source` is checked.
 
@@ -95,7 +104,7 @@ class CleanProcess:
         self.report_file = folder / "report"
         self.log_file = folder / "log"
         self.seconds = seconds  # then it is killed
-        self.exit_code: int | None = None  # None: it was killed because it took too long
+        self.exit_code: int | None = None  # None: it was killed because it took too long, or printed too much
 
     def run(
         self,
@@ -120,24 +129,39 @@ class CleanProcess:
                 start_new_session=True,
             )
             try:
-                self.exit_code = process.wait(self.seconds)
-            except subprocess.TimeoutExpired:
-                self.exit_code = None
+                self._wait(process)
             finally:
                 _kill_group(process)
+
+    def _wait(self, process: subprocess.Popen):
+        """Wait until the process ends, its time is over, or it has printed too much."""
+        deadline = time.monotonic() + self.seconds
+        while self.log_file.stat().st_size <= MAX_LOG_BYTES:
+            remaining = deadline - time.monotonic()
+            try:
+                self.exit_code = process.wait(min(max(remaining, 0), 0.5))
+                return
+            except subprocess.TimeoutExpired:
+                if remaining <= 0:
+                    return
 
     def add_to(self, report: Report):
         """Add what the process reported, its log, and how it ended to the report of a check."""
         text = self.report_file.read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]  # the last may be incomplete
-        report.log = self._without_folder(self.log_file.read_text(encoding="utf-8", errors="replace"))
+        report.log = self._without_folder(self._read_log())
         report.tried += [line["stage"] for line in lines if "stage" in line]
+        report.untried += [line["untried"] for line in lines if "untried" in line]
         for line in lines:
             if "finding" in line:
                 finding = Finding(**line["finding"])
                 report.findings.append(dataclasses.replace(finding, what=self._without_folder(finding.what)))
         if not any("finished" in line for line in lines):
             report.findings.append(self._describe_end(report))
+
+    def _read_log(self) -> str:
+        with open(self.log_file, "rb") as log:
+            return log.read(MAX_LOG_BYTES).decode(errors="replace")
 
     def _without_folder(self, text: str) -> str:
         return text.replace(f"{self.folder}/source/", "").replace(f"{self.folder}/job/", "")
@@ -146,13 +170,19 @@ class CleanProcess:
         stage = report.tried[-1] if report.tried else "start of Python"
         last_lines = "\n".join(report.log.strip().splitlines()[-5:])
         after = f", after\n{last_lines}" if last_lines else ""
+        if self.exit_code is None and self.log_file.stat().st_size > MAX_LOG_BYTES:
+            message = f"{stage}: stopped, because it printed more than {human_bytes(MAX_LOG_BYTES)}"
+            return Finding(message, "print less: a job keeps every line in CloudWatch")
         if self.exit_code is None:
             return Finding(
                 f"{stage}: still running after {self.seconds:g} seconds, without an error",
                 "give it longer (--seconds), or train with train_model or Trainer: of them one step is tried",
-                note=stage == "one step",
+                note=stage in SLOW_STAGES,
             )
         if self.exit_code < 0:
+            # The launcher imports torch, for which a check of a plain program need not wait.
+            from mlkit.sagemaker.job.launcher import SIGNALS
+
             name = signal.Signals(-self.exit_code).name
             message = f"{stage}: the process was killed by {name}{after}"
             return Finding(message, SIGNALS.get(name, "see what it printed"))

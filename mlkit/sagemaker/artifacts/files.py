@@ -85,7 +85,9 @@ def _ignored_files(folder: Path) -> set[Path]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 
     def git(*arguments):
-        return subprocess.run(["git", *arguments], cwd=folder, env=environ, capture_output=True)
+        # The configuration of a repository may name programs; none of them runs.
+        options = ("-c", "core.fsmonitor=false", "-c", "safe.bareRepository=explicit")
+        return subprocess.run(["git", *options, *arguments], cwd=folder, env=environ, capture_output=True)
 
     list_ignored = ("ls-files", "--others", "--ignored", "-z")
     in_repository = git("rev-parse", "--is-inside-work-tree").stdout.strip() == b"true"

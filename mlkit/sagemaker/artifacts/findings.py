@@ -36,6 +36,7 @@ class Report:
     tried: list[str] = field(default_factory=list)  # the stages, in order; the last one may have failed
     seconds: float = 0
     log: str = ""  # the output of the program
+    untried: list[str] = field(default_factory=list)  # what the check left out, and how to try it
 
     @property
     def ok(self) -> bool:
@@ -45,5 +46,9 @@ class Report:
     def __repr__(self):
         errors = sum(not finding.note for finding in self.findings)
         stages = ", ".join(self.tried) or "nothing"
-        summary = f"{errors or 'nothing'} found in {self.seconds:.1f} s; tried: {stages}"
+        if not self.untried:
+            summary = f"{errors or 'nothing'} found in {self.seconds:.1f} s; tried: {stages}"
+        else:
+            result = f"{errors} found" if errors else "no error in what was tried"
+            summary = f"{result} in {self.seconds:.1f} s; tried: {stages}; not tried: {', '.join(self.untried)}"
         return "\n".join([*map(str, self.findings), summary])

@@ -26,6 +26,7 @@ from mlkit.sagemaker.artifacts.imports import (
     parse,
     syntax_finding,
 )
+from .remote_source import fetch_source, is_remote
 from .wheel import build_wheel
 from ...text import did_you_mean, human_bytes
 
@@ -49,7 +50,8 @@ class Source:
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #d4036731
 def read_source(
-    # a folder, a .py file, a module or a notebook; default: mlkit's own training
+    # a folder, a .py file, a module, a notebook, a .tar.gz, s3://bucket/key, or git+https://host/repository@ref;
+    # default: mlkit's own training
     source: str | Path | ModuleType | None = None,
     entry: str | None = None,  # the program in a folder; default: its train.py, or its only .py file
     max_bytes: int = 50 * 2**20,  # of all files
@@ -59,6 +61,9 @@ def read_source(
         return Source()
     if isinstance(source, ModuleType):
         program = _read_module(source)
+    elif is_remote(source):
+        with tempfile.TemporaryDirectory(prefix="mlkit-source-") as temporary:
+            program = _read_path(fetch_source(source, Path(temporary).resolve() / "source"), entry)
     else:
         program = _read_path(Path(source).resolve(), entry)
     total = sum(map(len, program.files.values()))
@@ -89,8 +94,9 @@ MAX_FOLDER_BYTES = 2**30  # a folder with more is not read into memory at all
 def _read_folder(folder: Path, entry: str | None) -> Source:
     files = _read_files(folder)
     modules = [name for name in files if name.endswith(".py")]
+    scripts = [name for name in files if name.endswith(".sh")]
     if entry and entry not in files:
-        raise SourceError(f"there is no {entry} in {folder}; {did_you_mean(entry, modules)}")
+        raise SourceError(f"there is no {entry} in {folder}; {did_you_mean(entry, modules + scripts)}")
     programs = [name for name in modules if "/" not in name]
     if not entry and not modules and "rows.json" in files:
         return Source(files)  # the built-in training, which gets the description of a table by --rows
@@ -99,7 +105,7 @@ def _read_folder(folder: Path, entry: str | None) -> Source:
     elif not entry and len(programs) == 1:
         entry = programs[0]
     elif not entry:
-        raise SourceError(_no_entry(folder, files, programs or modules))
+        raise SourceError(_no_entry(folder, files, programs or modules or scripts))
     if "/" in entry and entry.endswith(".py") and _has_relative_imports(folder / entry, folder):
         return _run_as_module(files, entry)
     return Source(files, entry)
@@ -132,10 +138,15 @@ def _read_files(folder: Path) -> dict[str, bytes]:
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #0f719da2
 def _read_file(path: Path) -> Source:
+    if path.suffix == ".sh":
+        raise SourceError(
+            f"{path.name} is a shell script, which may run any file next to it: pass its folder, with "
+            f"entry={path.name!r}"
+        )
     if path.suffix != ".py":
         raise SourceError(f"{path.name} is not a program: expected a folder, a .py file, a module or a notebook")
     if not (path.parent / "__init__.py").is_file() or not _has_relative_imports(path, path.parent):
-        return Source(_read_with_imports(path, path.parent), path.name)
+        return Source(_read_with_imports(path, path.parent) | _requirements_beside(path), path.name)
     root = next(parent for parent in path.parents if not (parent / "__init__.py").is_file())
     return _read_package(root, within(path, root))
 
@@ -173,6 +184,7 @@ def _read_package(root: Path, program: str) -> Source:
         )
     if not is_installed_file(root / program):
         files |= _read_with_imports(root / program, root)
+    files |= _requirements_beside(root / program) or _requirements_beside(root / package)
     return _run_as_module(files, program)
 
 
@@ -180,6 +192,31 @@ def _read_with_imports(path: Path, folder: Path) -> dict[str, bytes]:
     if errors := find_import_errors(folder, [path]):
         raise SourceError("\n".join(map(str, errors)))
     return {name: file.read_bytes() for name, file in imported_files(folder, [path]).items()}
+
+
+_INCLUDED = re.compile(r"\s*(?:(?:-r|-c|--requirement|--constraint)[ =]*)?(\S+)")
+
+
+def _requirements_beside(path: Path) -> dict[str, bytes]:
+    """Return the requirements.txt next to a program, with the files of that folder that it names; none: an empty dict.
+
+    An installed program has none: it was installed with what it requires.
+    """
+    files: dict[str, bytes] = {}
+    pending = ["requirements.txt"]
+    while pending and not is_installed_file(path):
+        name = pending.pop()
+        file = (path.parent / name).resolve()
+        if name in files or not file.is_file() or not file.is_relative_to(path.parent.resolve()):
+            continue
+        files[name] = file.read_bytes()
+        if file.suffix in (".txt", ".in"):
+            lines = files[name].decode(errors="replace").splitlines()
+            names = [match[1] for line in lines if (match := _INCLUDED.match(line))]
+            pending += [
+                (Path(name).parent / included).as_posix() for included in names if not Path(included).is_absolute()
+            ]
+    return files
 
 
 def _has_relative_imports(path: Path, folder: Path) -> bool:
@@ -201,7 +238,7 @@ def _run_as_module(files: dict[str, bytes], program: str) -> Source:
     lines = [f'"Runs {name}{remark} as a program; written by mlkit"', "import runpy", ""]
     if all(map(str.isidentifier, name.split("."))):
         lines.append(f"if False: import {name}  # for a reader that follows imports without running them")
-    lines.append(f"runpy.run_module({name!r}, run_name='__main__', alter_sys=True)\n")
+    lines.append(f"runpy.run_module({name!r}, run_name=__name__, alter_sys=True)\n")
     return Source(files | {entry: "\n".join(lines).encode()}, entry)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #7a921be3
@@ -230,7 +267,8 @@ def _read_notebook(path: Path) -> Source:
         texts.append("".join([*remarks, *code]).strip("\n"))
     text = f'"From the notebook {path.name}"\n\n' + "\n\n\n".join(texts) + "\n"
     name = _module_name(path, [line for comments, _ in split_cells for line in comments])
-    return _read_notebook_module(path.parent, name, text)
+    source = _read_notebook_module(path.parent, name, text)
+    return Source(source.files | _requirements_beside(path), source.entry)
 
 
 def _read_notebook_module(folder: Path, name: str, text: str) -> Source:

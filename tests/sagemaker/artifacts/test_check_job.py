@@ -120,12 +120,109 @@ def test_a_hyperparameter_of_the_wrong_type(write):
     assert places(report) == [("train.py", 13, message, False)]
 
 
-def test_a_program_without_an_entry_point_is_not_run(write):
-    source = write(PROGRAM | {"train.py": 'import net\nopen("trained", "w")\n'})
+def test_a_plain_program_is_run_as_far_as_its_parser(write):
+    train = """
+    import argparse
+    import os
+    import helper
+    if __name__ == "__main__":
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--epochs", type=int)
+        parser.add_argument("--train", default=os.environ["SM_CHANNEL_TRAINING"])
+        print(helper.NAME, os.listdir(parser.parse_args().train))
+    """
+    source = write({"train.py": textwrap.dedent(train), "helper.py": "NAME = 1\n", "data/training/rows.csv": ROWS})
+    report = check(source, argv=["--epochs", "3"])
+    assert (report.findings, report.log) == ([], "")
+    assert report.tried == ["syntax", "imports", "the program", "arguments"]
+    assert report.untried == ["what follows the argument parser at train.py:9 (mlkit check --run runs it)"]
+    assert "nothing found" not in repr(report)
+    message = "the argument parser refuses: argument --epochs: invalid int value: 'ten'"
+    assert places(check(source, argv=["--epochs", "ten"])) == [("train.py", 9, message, False)]
+
+
+def test_a_plain_program_without_a_parser_is_imported(write):
+    source = write({"train.py": "print('import')\nif __name__ == '__main__':\n    open('trained', 'w')\n"})
     report = check(source)
-    assert places(report) == [("train.py", None, "it has no entry_point, and was not run", True)]
-    assert report.ok
+    assert (report.ok, report.log) == (True, "import\n")
+    assert report.untried == ["the code under if __name__ == '__main__' in train.py (mlkit check --run runs it)"]
+    source = write({"train.py": "open('trained', 'w')\n"})
+    message = "it ran to its end, and there is nothing in the model folder"
+    assert places(check(source)) == [("", None, message, True)]
     assert not (source / "trained").exists()
+
+
+def test_channels_of_a_plain_program_without_data(write):
+    """Their folders are there, and empty."""
+    lines = [
+        "import argparse, os",
+        "print(os.listdir(os.environ['SM_CHANNEL_TEST']))",
+        "argparse.ArgumentParser().parse_args()",
+    ]
+    train = "\n".join(lines)
+    report = check(write({"train.py": train}))
+    message = "no data: the channels that the program names are empty here: test"
+    assert (places(report), report.log) == ([("", None, message, True)], "[]\n")
+
+
+def test_the_only_file_of_a_folder_is_the_program(write):
+    report = check(write({"fit.py": "import argparse\nargparse.ArgumentParser().parse_args()\n"}))
+    assert report.untried == ["what follows the argument parser at fit.py:2 (mlkit check --run runs it)"]
+
+
+# The packages with which programs read their arguments: a program, arguments, and what it says of wrong ones.
+PARSERS = {
+    "click": (
+        "import click\n@click.command()\n@click.option('--epochs', type=int)\ndef main(epochs): print('no')\nmain()\n",
+        "Invalid value for '--epochs': ",
+    ),
+    "typer": (
+        "import typer\ndef main(epochs: int = 1): print('no')\nif __name__ == '__main__': typer.run(main)\n",
+        "Invalid value for '--epochs': ",
+    ),
+    "absl": (
+        "from absl import app, flags\n"
+        "flags.DEFINE_integer('epochs', 1, 'h')\ndef main(_): print('no')\napp.run(main)\n",
+        "flag --epochs=ten: invalid literal for int() with base 10: 'ten'",
+    ),
+    "subcommands": (
+        "import argparse\np = argparse.ArgumentParser()\n"
+        "s = p.add_subparsers(required=False).add_parser('x')\np.add_argument('--epochs', type=int)\np.parse_args()\n",
+        "argument --epochs: invalid int value: 'ten'",
+    ),
+}
+
+
+@pytest.mark.parametrize("package", PARSERS)
+def test_parsers(write, package):
+    if package != "subcommands":
+        pytest.importorskip(package)
+    program, refusal = PARSERS[package]
+    source = write({"train.py": program})
+    report = check(source, argv=["--epochs", "3"])
+    assert (report.findings, report.log) == ([], ""), package
+    assert report.untried[0].startswith("what follows the argument parser at train.py:"), package
+    report = check(source, argv=["--epochs", "ten"])
+    assert report.findings[0].what.startswith(f"the argument parser refuses: {refusal}")
+
+
+@pytest.mark.long
+def test_the_parser_of_hugging_face(write):
+    train = """
+    from dataclasses import dataclass
+    from transformers import HfArgumentParser
+    @dataclass
+    class Arguments:
+        epochs: int = 1
+    HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    """
+    source = write({"train.py": textwrap.dedent(train)})
+    assert check(source, argv=["--epochs", "3"]).untried
+    report = check(source, argv=["--epochs", "ten"])
+    assert [f.what for f in report.findings] == [
+        "the argument parser refuses: argument --epochs: invalid int value: 'ten'"
+    ]
+    assert not check(source, argv=["--epohcs", "3"]).ok
 
 
 def test_a_program_that_does_not_call_its_entry_point(write):
