@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #a7015f68
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, get_origin
 
@@ -140,44 +140,6 @@ def _get_path(nested: dict, path: str) -> Any:
             return None
         nested = nested[name]
     return nested
-
-# %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #de6f709a
-def change_options(request: dict, before: Any, after: Any, names: Collection[str]) -> None:
-    """Write into a request the options `names`, and those whose value in a request differs `before` and `after`.
-
-    An option without a value is removed from the request.
-    """
-    for f in fields(after):
-        value = _request_value(f, after)
-        if f.name not in names and value == _request_value(f, before):
-            continue
-        for path in f.metadata["request"]:
-            if value is None:
-                _remove_path(request, path)
-            else:
-                _set_path(request, path, value)
-
-
-def read_options(cls: type, request: dict) -> dict[str, Any]:
-    """Return the values of options at their paths in a request; what is not there is left out."""
-    values = {}
-    for f in fields(cls):
-        for path in f.metadata["request"]:
-            value = _get_path(request, path)
-            if value is not None:
-                values.setdefault(f.name, value)
-    return values
-
-
-def _remove_path(nested: dict, path: str) -> None:
-    """Remove what is at a path, if anything is, and the dicts around it that are then empty."""
-    name, _, rest = path.partition(".")
-    if rest and isinstance(nested.get(name), dict):
-        _remove_path(nested[name], rest)
-        if not nested[name]:
-            del nested[name]
-    elif not rest:
-        nested.pop(name, None)
 
 # %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #37ae7ed7
 def trainer_arguments(cls: type, request: dict) -> dict:
