@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
-from .endpoints import Endpoint, Machines
+from .endpoint_requests import CREATE_OPERATIONS, Machines, check_operations, require_effect
+from .endpoints import Endpoint
 from .jobs import TrainingJob
 from .options import accepts_options, make_options
 from .target import AWSTarget, make_target
@@ -36,7 +37,10 @@ def deploy(
     the endpoint does not come into service.
     """
     options = {name: value for name, value in options.items() if value is not None}
-    make_options(Machines, options, "deploy", "bundle", "target", "name", "wait", "check", "sample", "content_type")
+    names = ("bundle", "target", "name", "wait", "check", "sample", "content_type", "out")
+    machines = make_options(Machines, options, "deploy", *names)
+    require_effect(machines, options)
+    check_operations(machines.more, CREATE_OPERATIONS)
     if sample is not None and check is False:
         raise ValueError("sample: only the check tries it, so leave out check=False")
     if isinstance(bundle, TrainingJob):
