@@ -89,25 +89,9 @@ def unknown_fields(
     yield from _unknown_fields(_input_shape(name), fields, path)
 
 
-def accepted_fields(name: str, description: dict) -> dict:
-    """Return what an operation or a structure accepts of a description, at each depth.
-
-    A description of SageMaker has fields that no request has, such as the ARN and the times.
-    """
-    return _accepted(_input_shape(name), description)
-
-
 def _input_shape(name: str) -> Shape:
     model = service()
     return model.operation_model(name).input_shape if name in model.operation_names else model.shape_for(name)
-
-
-def _accepted(shape: Shape, value: Any) -> Any:
-    if shape.type_name == "structure":
-        return {k: _accepted(shape.members[k], v) for k, v in value.items() if k in shape.members}
-    if shape.type_name == "list":
-        return [_accepted(shape.member, item) for item in value]
-    return value
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #7f5497e1
 _SIZE_UNITS = dict(string="characters", list="entries", map="entries", blob="bytes")

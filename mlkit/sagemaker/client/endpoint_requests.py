@@ -15,8 +15,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ..api import accepted_fields, service, unknown_fields
+from ..api import service, unknown_fields
 from mlkit.sagemaker.client.options import (
+    described_request,
     instance_option,
     make_options,
     merge_more,
@@ -27,7 +28,9 @@ from mlkit.sagemaker.client.options import (
     subnets_value,
     tags_option,
     tags_value,
+    take_words,
 )
+from .settings_file import read_settings
 from .target import AWSTarget, LocalTarget
 from ...text import did_you_mean
 
@@ -126,13 +129,9 @@ class ModelOptions:
         "no network in the container", default=False, request="CreateModel.EnableNetworkIsolation"
     )
     kms_key: str | None = option(
-        "KMS key for the disks of the machines, and for the answers of a batch transform",
+        "KMS key for the disks, and for what a batch transform writes",
         default=None,
-        request=(
-            f"{_CONFIG}.KmsKeyId",
-            f"{_TRANSFORM}.TransformResources.VolumeKmsKeyId",
-            f"{_TRANSFORM}.TransformOutput.KmsKeyId",
-        ),
+        request=f"{_CONFIG}.KmsKeyId",
     )
     ami: str | None = option(
         "version of the machines' own image, for the drivers of GPUs",
@@ -241,6 +240,36 @@ def require_effect(options: Machines, names: Collection[str]) -> None:
         if whole and not getattr(options, whole):
             value = getattr(options, name)
             raise ValueError(f"{name}={value!r} belongs to {whole}: pass {whole}= as well, or leave {name} out")
+
+# %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #89686abe
+def take_arguments(
+    cls: type[ModelOptions], owner: str, arguments: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of a function, and its options, from those under any name; None is left out of the options.
+
+    Raises TypeError, with our name for it, for a word that is not taken.
+    """
+    passed = {name: value for name, value in {**arguments, **options}.items() if value is not None}
+    names = [*(f.name for f in fields(cls)), *arguments]
+    taken = take_words(passed, names, owner)
+    return {name: taken.pop(name, None) for name in arguments}, taken
+
+# %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #d3204b86
+def read_endpoint_file(path: str | Path) -> dict[str, Any]:
+    """Return the bundle, the name and the options of an endpoint that a file has; the bundle is relative to the file.
+
+    Raises TypeError for a name that `deploy` does not take.
+    """
+    arguments = {"bundle": None, "name": None}
+    try:
+        arguments, options = take_arguments(Machines, "deploy", arguments, read_settings(path))
+        make_options(Machines, options, "deploy", *arguments)
+    except TypeError as e:
+        raise TypeError(f"{path}: {e}") from None
+    bundle = arguments["bundle"]
+    if bundle is not None and "://" not in bundle:
+        arguments["bundle"] = str(Path(path).resolve().parent / Path(bundle).expanduser())
+    return {name: value for name, value in arguments.items() if value is not None} | options
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #d41ae9a9
 CREATE_OPERATIONS = ("CreateModel", "CreateEndpointConfig", "CreateEndpoint")
@@ -379,7 +408,7 @@ def existing_requests(
     """
     client = target.client
     config_description = client.describe_endpoint_config(EndpointConfigName=description["EndpointConfigName"])
-    config = accepted_fields(_CONFIG, config_description)
+    config = described_request(_CONFIG, config_description)
     _apply_state(config, description)
     chosen = _choose_variant(config, variant)
     requests = {
@@ -433,7 +462,7 @@ def _choose_variant(config: dict, name: str | None) -> dict:
 
 def _existing_model(description: dict) -> dict:
     """Return the CreateModel request for the description of a model."""
-    request = accepted_fields("CreateModel", description)
+    request = described_request("CreateModel", description)
     for container in [request.get("PrimaryContainer", {}), *request.get("Containers", [])]:
         if "ModelDataSource" in container:
             container.pop("ModelDataUrl", None)  # SageMaker describes a model in both forms, and takes one

@@ -40,6 +40,7 @@ from mlkit.sagemaker.client.endpoint_requests import (
     read_options,
     require_effect,
     send_bundle,
+    take_arguments,
 )
 from .options import make_options, tags_option
 from .polling import Poll, follow_in_text, poll_until_end
@@ -153,7 +154,7 @@ class Endpoint:
     @classmethod
     def create(
         cls,
-        bundle: Any,  # a model.tar.gz, or its S3 URI
+        bundle: Any = None,  # a model.tar.gz, or its S3 URI
         target: Any = None,
         name: str | None = None,
         wait: bool = True,  # until it answers
@@ -161,8 +162,11 @@ class Endpoint:
         **options,  # the fields of `Machines`
     ) -> "Endpoint":
         """Put a bundle behind a new endpoint. Raises EndpointFailed if it does not come into service."""
-        given = [name for name, value in options.items() if value is not None]
-        options = make_options(Machines, options, "an endpoint", "bundle", "target", "name", "wait")
+        arguments = {"bundle": bundle, "target": target, "name": name}
+        arguments, options = take_arguments(Machines, "an endpoint", arguments, options)
+        bundle, target, name = arguments.values()
+        given = set(options)
+        options = make_options(Machines, options, "an endpoint", *arguments, "wait", "out")
         require_effect(options, given)
         check_operations(options.more, CREATE_OPERATIONS)
         target = make_target(target, options.role, options.bucket)
@@ -350,7 +354,8 @@ def update(
     Raises EndpointFailed, with the reason, if the new bundle never answers; the endpoint is then what it was before.
     """
     out = out or sys.stdout
-    values = {name: value for name, value in options.items() if value is not None}
+    arguments, values = take_arguments(Machines, "an update", {"bundle": bundle}, options)
+    bundle = arguments["bundle"]
     changed_options = make_options(Machines, values, "an update", "bundle", "wait")
     values = {name: getattr(changed_options, name) for name in values}
     check_operations(changed_options.more, UPDATE_OPERATIONS)

@@ -20,6 +20,7 @@ from mlkit.sagemaker.client.endpoint_requests import (
     check_operations,
     model_request,
     send_bundle,
+    take_arguments,
     with_options,
 )
 from .endpoints import ignore_missing
@@ -103,7 +104,7 @@ class TransformJob:
         self.target.files.get(self.describe()["TransformOutput"]["S3OutputPath"], Path(folder))
         return Path(folder)
 
-# %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #58dad6c1
+# %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #64171a7b
 _TRANSFORM = "CreateTransformJob"
 _INPUT = f"{_TRANSFORM}.TransformInput"
 
@@ -122,6 +123,14 @@ def _kind_value(options: Any) -> str:
 
 def _gzip_value(options: Any) -> str | None:
     return "Gzip" if options.gzip else None
+
+
+def _output_key_value(options: Any) -> str | None:
+    return options.output_kms_key or options.kms_key
+
+
+def _volume_key_value(options: Any) -> str | None:
+    return options.volume_kms_key or options.kms_key
 
 
 def _join_value(options: Any) -> str | None:
@@ -178,6 +187,18 @@ class TransformOptions(ModelOptions):
         request=f"{_TRANSFORM}.DataProcessing.JoinSource",
         value=_join_value,
     )
+    output_kms_key: str | None = option(
+        "KMS key for the answers; default: kms_key",
+        default=None,
+        request=f"{_TRANSFORM}.TransformOutput.KmsKeyId",
+        value=_output_key_value,
+    )
+    volume_kms_key: str | None = option(
+        "KMS key for the disks; default: kms_key",
+        default=None,
+        request=f"{_TRANSFORM}.TransformResources.VolumeKmsKeyId",
+        value=_volume_key_value,
+    )
     timeout: int | None = option(
         "seconds that an answer may take",
         default=None,
@@ -192,8 +213,8 @@ class TransformOptions(ModelOptions):
 # %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #1a514df7
 @accepts_options(TransformOptions)
 def transform(
-    bundle: Any,  # a model.tar.gz, or its S3 URI
-    data: str | Path,  # a folder, or the beginning of an S3 URI
+    bundle: Any = None,  # a model.tar.gz, or its S3 URI
+    data: str | Path | None = None,  # a folder, or the beginning of an S3 URI
     target: Any = None,  # a LocalSageMaker or a boto3 session; default: this machine
     name: str | None = None,
     **options,
@@ -203,8 +224,12 @@ def transform(
     Raises FileNotFoundError or ValueError for data that cannot be sent, and ValueError for a request that SageMaker
     would refuse.
     """
-    options = {key: value for key, value in options.items() if value is not None}
-    options = make_options(TransformOptions, options, "transform", "bundle", "data", "target", "name")
+    arguments = {"bundle": bundle, "data": data, "target": target, "name": name}
+    arguments, options = take_arguments(TransformOptions, "transform", arguments, options)
+    bundle, data, target, name = arguments.values()
+    if bundle is None or data is None:
+        raise TypeError("transform: expected a bundle and data, such as transform('model.tar.gz', 'rows')")
+    options = make_options(TransformOptions, options, "transform", *arguments)
     if not isinstance(options.instance, str):
         raise ValueError(f"instance={options.instance!r}: a batch transform has one instance type")
     check_operations(options.more, ("CreateModel", "CreateTransformJob"))

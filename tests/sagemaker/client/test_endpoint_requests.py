@@ -15,10 +15,10 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
-from mlkit.sagemaker.api import accepted_fields, service
+from mlkit.sagemaker.api import service
 from mlkit.sagemaker.client.endpoint_requests import Machines, config_request, endpoint_request, model_request
 from mlkit.sagemaker.client.endpoints import Endpoint
-from mlkit.sagemaker.client.options import make_options
+from mlkit.sagemaker.client.options import described_request, make_options
 from mlkit.sagemaker.client.target import AWSTarget, make_target
 from mlkit.sagemaker.client.transforms import TransformOptions, transform
 from mlkit.sagemaker.local.client import LocalSageMaker
@@ -147,7 +147,7 @@ class FakeSageMaker:
         """Return the requests of a model, a configuration and an endpoint that would be described in this way."""
         names = {"CreateModel": "DescribeModel", "CreateEndpointConfig": "DescribeEndpointConfig"}
         return {
-            operation: accepted_fields(operation, self.answers[describe]) | {"Tags": [{"Key": "team", "Value": "a"}]}
+            operation: described_request(operation, self.answers[describe]) | {"Tags": [{"Key": "team", "Value": "a"}]}
             for operation, describe in names.items()
         }
 
