@@ -211,7 +211,8 @@ def _take_words(arguments: Sequence[str], import_string: str, ctx: click.Context
         ours = next((option for option in word.options if option in flags), None)
         if ours and word.convert is None:
             named = flags[ours] if isinstance(flags[ours], str) else ours
-            taken.append(f"--{named.replace('_', '-')}{equals}{value}")
+            prefix = "--no-" if word.is_negated else "--"
+            taken.append(f"{prefix}{named.replace('_', '-')}{equals}{value}")
             continue
         raise click.UsageError(f"no option {flag}: {_answer(word, ours)}", ctx)
     return taken
@@ -220,6 +221,8 @@ def _take_words(arguments: Sequence[str], import_string: str, ctx: click.Context
 def _answer(word: Any, ours: str | None) -> str:
     """Return what the command line has for a word that it does not take."""
     place = next((_PLACES[option] for option in word.options if option in _PLACES), None)
+    if word.command:
+        return word.command
     if ours or place:
         return place or f"ours is --{ours.replace('_', '-')}"
     if word.members:

@@ -120,8 +120,21 @@ def _limit_errors(shape: Shape, value: Any, path: str) -> Iterator[str]:
         yield f"{path}: {amount}, at least {limits['min']:,} are needed"
     if kind == "string" and limits.get("enum") and value not in limits["enum"]:
         yield f"{path}: {value!r} is not a valid value; {_suggestion(value, limits['enum'])}"
+    if kind == "string":
+        yield from _text_errors(shape, value, path)
     if kind == "string" and "pattern" in limits and not _matches(limits["pattern"], value):
         yield f"{path}: {_shortened(value)} does not fit the pattern {limits['pattern']}"
+
+
+def _text_errors(shape: Shape, value: str, path: str) -> Iterator[str]:
+    """Yield what no request can carry, and S3 URIs whose bucket no account can have."""
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        yield f"{path}: {_shortened(value)} has half of a character (a surrogate), which cannot be sent"
+    if shape.name in ("S3Uri", "ModelDataUrl") and value.startswith("s3://"):
+        bucket = value[5:].partition("/")[0]
+        # old buckets have names that new ones cannot have; an access point is named by its ARN
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket) and not bucket.startswith("arn:"):
+            yield f"{path}: {_shortened(value)}: {bucket!r} cannot be the name of a bucket"
 
 
 def _size(kind: str, value: Any) -> int | float | None:

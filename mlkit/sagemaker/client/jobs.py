@@ -915,7 +915,8 @@ def resume(self: TrainingJob, config: Mapping[str, Any] | None = None, **options
     if "CheckpointConfig" not in request:
         raise ValueError(f"{self.name} was started without a place for checkpoints: it has nothing to continue from")
     changes = _make_changes({"config": config} | options if config is not None else options, "resume")
-    request = _changed_request(request, changes)
+    if changes:  # a request that SageMaker has taken before is sent as it is
+        request = _changed_request(request, changes)
     name = changes.get("name")
     if name:
         self.target.client.create_training_job(**request)

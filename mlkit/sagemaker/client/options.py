@@ -237,13 +237,11 @@ class Word:
     options: tuple[str, ...] = ()  # our names for it; the owner takes the first that it has
     convert: Callable[[Any], Any] | None = None  # takes the value as it is there, returns ours
     members: Mapping[str, str] | None = None  # of a structure: name -> a word or an option that takes the member
+    is_negated: bool = False  # True there is False here
     answer: str = ""  # what to do, if it is not taken
+    command: str = ""  # the same on the command line, if that is another
     also: Mapping[str, Any] = field(default_factory=dict)  # options that go with the members
     only: str = ""  # a name that the owner has to take; for another owner the word does not exist
-
-
-def _not(value: Any) -> bool:
-    return not value
 
 
 def _is_vpc(mode: str) -> bool:
@@ -301,6 +299,9 @@ def _in_more(*path: str) -> Callable[[Any], dict]:
 
 
 _RUN = "run() starts a job and returns at once, follow() shows it until it ends"
+_RUN_FLAG = "the command shows the job until it ends; --detach returns at once"
+_TARGET = "run() runs a job on this machine, run(boto3.Session()) on SageMaker"
+_TARGET_FLAG = "--target sagemaker runs it on SageMaker"
 _IMAGE = "image= is the container image; default: AWS's image for the torch version that is installed here"
 _PROCESSES = (
     "hosts= is the number of machines. A program that uses mlkit.training starts a process on each GPU by itself, and "
@@ -404,13 +405,19 @@ WORDS: dict[str, Word] = {
         members={"s3_output_path": "output", "kms_key_id": "output_kms_key", "compression_type": "compression_type"}
     ),
     "compression_type": Word(("compress",), _is_compressed),
-    "disable_output_compression": Word(("compress",), _not),
+    "disable_output_compression": Word(("compress",), is_negated=True),
     "checkpoint_s3_uri": Word(("checkpoints",)),
     "checkpoint_local_path": Word(("checkpoint_path",)),
     "checkpoint_config": Word(members={"s3_uri": "checkpoints", "local_path": "checkpoint_path"}),
     "metric_definitions": Word(("metrics",)),
     "enable_sagemaker_metrics": Word(("more",), _in_more("AlgorithmSpecification", "EnableSageMakerMetricsTimeSeries")),
-    "tensorboard_output_config": Word(members={"s3_output_path": "tensorboard", "local_path": "tensorboard_path"}),
+    "tensorboard_output_config": Word(
+        members={
+            "s3_output_path": "tensorboard",
+            "local_path": "tensorboard_path",
+            "container_local_output_path": "tensorboard_path",
+        }
+    ),
     "experiment_config": Word(("more",), _in_more("ExperimentConfig")),
     "model_package_config": Word(answer=f'{_DEBUGGER}more={{"ModelPackageConfig": {{...}}}}'),
     # the network, and who may do what
@@ -430,7 +437,7 @@ WORDS: dict[str, Word] = {
     "enable_session_tag_chaining": Word(("more",), _in_more("SessionChainingConfig", "EnableSessionTagChaining")),
     "env": Word(("environment",)),
     # the debugger and the profiler
-    "disable_profiler": Word(("profiler",), _not),
+    "disable_profiler": Word(("profiler",), is_negated=True),
     "profiler_config": Word(answer=f'profiler=False turns it off; {_DEBUGGER}more={{"ProfilerConfig": {{...}}}}'),
     "debugger_hook_config": Word(answer=f'{_DEBUGGER}more={{"DebugHookConfig": {{...}}}}; without it there is none'),
     "rules": Word(answer=f'{_DEBUGGER}more={{"DebugRuleConfigurations": [...]}}'),
@@ -438,14 +445,17 @@ WORDS: dict[str, Word] = {
     "job_name": Word(("name",)),
     "endpoint_name": Word(("name",)),
     "base_job_name": Word(("name",), _name_with_time),
-    "sagemaker_session": Word(("target",), _boto_session, answer="run(boto3.Session()) says where the job runs"),
-    "session": Word(("target",), _boto_session, answer="run(boto3.Session()) says where the job runs"),
-    "training_mode": Word(answer="run() runs a job on this machine, run(boto3.Session()) on SageMaker"),
+    "sagemaker_session": Word(("target",), _boto_session, answer=_TARGET, command=_TARGET_FLAG),
+    "session": Word(("target",), _boto_session, answer=_TARGET, command=_TARGET_FLAG),
+    "training_mode": Word(answer=_TARGET, command=_TARGET_FLAG),
     "local_container_root": Word(answer="the variable MLKIT_LOCAL names the folder of jobs on this machine"),
     "config_mgr": Word(answer="the SDK's configuration files are read without it"),
-    "wait": Word(answer=_RUN),
-    "logs": Word(answer=_RUN),
-    "dry_run": Word(answer="request() returns the request, and sends nothing"),
+    "wait": Word(answer=_RUN, command=_RUN_FLAG),
+    "logs": Word(answer=_RUN, command=_RUN_FLAG),
+    "dry_run": Word(
+        answer="request() returns the request, and sends nothing",
+        command="TrainingJob.from_file(FILE).request() in Python returns the request, and sends nothing",
+    ),
     # a model behind an endpoint
     "model_data": Word(("bundle",)),
     "model_server_workers": Word(answer='environment={"SAGEMAKER_MODEL_SERVER_WORKERS": "2"}'),
@@ -605,7 +615,8 @@ def _translated(name: str, value: Any, names: set[str], owner: str) -> Iterator[
         return
     ours = next((option for option in word.options if option in names), None)
     if ours:
-        yield ours, value if word.convert is None else word.convert(value)
+        value = value if word.convert is None else word.convert(value)
+        yield ours, not value if word.is_negated else value
     elif word.members is not None:
         for member, member_value in _members(value).items():
             if member not in word.members:
