@@ -430,7 +430,7 @@ def existing_requests(
 
 def existing_tags(description: Mapping, target: LocalTarget | AWSTarget) -> list[dict]:
     """Return the tags of a model or a configuration, without those that AWS itself has set."""
-    if isinstance(target, LocalTarget):
+    if "Tags" in description or not hasattr(target.client, "list_tags"):
         return list(description.get("Tags", ()))
     arn = next(description[name] for name in ("ModelArn", "EndpointConfigArn") if name in description)
     pages = target.client.get_paginator("list_tags").paginate(ResourceArn=arn)
