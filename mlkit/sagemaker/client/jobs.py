@@ -87,6 +87,10 @@ def _hosts_value(options: Any) -> int | None:
     return options.hosts if isinstance(options.instance, str) else None
 
 
+def _processes_value(options: Any) -> str | None:
+    return None if options.processes is None else str(options.processes)
+
+
 def _output_key_value(options: Any) -> str | None:
     return options.output_kms_key or options.kms_key or None
 
@@ -137,6 +141,12 @@ class JobOptions:
         convert=instance_option,
     )
     hosts: int = option("number of machines", default=1, request="ResourceConfig.InstanceCount", value=_hosts_value)
+    processes: str | int | None = option(
+        "processes on each machine, as torchrun starts them: a number, or gpu for one on each GPU; default: one",
+        default=None,
+        request="Environment.MLKIT_PROCESSES",
+        value=_processes_value,
+    )
     spot: bool = option(
         "run on spot machines: cheaper, and if one is taken away the job continues from its checkpoints",
         default=False,

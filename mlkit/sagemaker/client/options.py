@@ -304,12 +304,22 @@ _TARGET = "run() runs a job on this machine, run(boto3.Session()) on SageMaker"
 _TARGET_FLAG = "--target sagemaker runs it on SageMaker"
 _IMAGE = "image= is the container image; default: AWS's image for the torch version that is installed here"
 _PROCESSES = (
-    "hosts= is the number of machines. A program that uses mlkit.training starts a process on each GPU by itself, and "
-    "another one starts its processes with an entry such as train.sh that calls torchrun"
+    "hosts= is the number of machines, and processes='gpu' starts a process on each GPU, as torchrun does; a program "
+    "may as well start its processes itself"
 )
 _REQUIREMENTS = "a requirements.txt in the source folder is installed when the job starts"
 _HANDLERS = 'the handlers are in the bundle: build_bundle(model, "inference.py"), or job.deploy("inference.py")'
 _DEBUGGER = "the API's own form goes into more=, such as "
+
+
+def _processes(distribution: Any) -> Any:
+    """Return the processes on each machine for what the SDK has for torchrun. Raises TypeError for anything else."""
+    if isinstance(distribution, Mapping) and distribution.keys() <= {"torch_distributed", "pytorchddp"}:
+        return "gpu" if any(kind.get("enabled") for kind in distribution.values()) else None
+    if type(distribution).__name__ == "Torchrun":
+        return _members(distribution).get("process_count_per_node", "gpu")
+    raise TypeError(f"distribution: of AWS's launchers only torchrun is taken; {_PROCESSES}")
+
 
 WORDS: dict[str, Word] = {
     # the program
@@ -342,8 +352,8 @@ WORDS: dict[str, Word] = {
     "container_arguments": Word(
         answer='more={"AlgorithmSpecification": {"ContainerArguments": [...]}} replaces the arguments of the starter'
     ),
-    "distribution": Word(answer=_PROCESSES),
-    "distributed": Word(answer=_PROCESSES),
+    "distribution": Word(("processes",), _processes, answer=_PROCESSES),
+    "distributed": Word(("processes",), _processes, answer=_PROCESSES),
     # the machines
     "instance_type": Word(("instance",)),
     "instance_count": Word(("hosts", "count")),

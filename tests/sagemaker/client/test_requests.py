@@ -117,6 +117,7 @@ ALL_OPTIONS = {
         name="a",
         instance="ml.m5.large",
         hosts=2,
+        processes="gpu",
         max_run=60,
         max_pending=7200,
         volume=50,
@@ -315,6 +316,7 @@ VALUES = {
     "stopping_condition": {"max_runtime_in_seconds": 60},
     "output_data_config": {"s3_output_path": "s3://bucket/models", "compression_type": "NONE"},
     "checkpoint_config": {"s3_uri": "s3://bucket/checkpoints"},
+    "distribution": {"torch_distributed": {"enabled": True}},
     "tensorboard_output_config": {"s3_output_path": "s3://bucket/board"},
 }
 
@@ -325,7 +327,7 @@ def test_every_parameter_of_the_sdk_is_taken_or_answered(name):
     try:
         values = take_words({name: VALUES.get(name, "x")}, _ARGUMENTS, "TrainingJob")
     except TypeError as e:
-        assert str(e).startswith(f"TrainingJob takes no {name!r}: ") or "of 'source_code'" in str(e)
+        assert str(e).startswith((f"TrainingJob takes no {name!r}: ", "distribution: "))
         assert re.search(r"=|\(\)|\brequirements|MLKIT|program|log|files", str(e).partition(": ")[2]), e
     else:
         assert values, name
@@ -379,7 +381,7 @@ SENTENCES = {
     "a name of a role": (dict(role="MyRole"), "role: 'MyRole' is a name, and RoleArn is an ARN"),
     "an empty PATH": (dict(environment={"PATH": ""}), "PATH='' replaces the image's own"),
     "a PATH that refers to itself": (dict(environment={"PATH": "/own:$PATH"}), "are not expanded"),
-    "a surrogate": (dict(environment={"A": "\udc80"}), "Environment.A: '\\udc80' has half of a character"),
+    "a surrogate": (dict(environment={"A": "\udc80"}), "Environment.A: '\\udc80' is not text"),
     "a surrogate in a tag": (dict(tags={"a": "\udc80"}), "Tags[0].Value: '\\udc80'"),
     "an output on this machine": (dict(output="file:///tmp/x"), "output: expected s3://bucket/prefix"),
     "an output that cannot be": (dict(output="s3://my bucket/x"), "'my bucket' cannot be the name of a bucket"),
@@ -389,7 +391,7 @@ SENTENCES = {
     "a path without checkpoints": (dict(checkpoints=False, checkpoint_path="/a"), "there are no checkpoints"),
     "two machines and spot": (
         dict(instance=["ml.m5.large", "ml.m5.xlarge"], spot=True),
-        "a spot job has one instance type",
+        "InstancePreferences: not for a spot job",
     ),
 }
 
