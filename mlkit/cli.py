@@ -611,15 +611,22 @@ def list_jobs(contains: str | None, status: str | None, most: int, endpoints: bo
     example="mlkit deploy model.tar.gz --name iris",
     options_from="client.endpoints:Machines",
 )
-@click.argument("bundle")
+@click.argument("bundle", required=False)
 @click.option("--name", help="Name of the endpoint; an endpoint that exists is updated.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="TOML or JSON file with any of these options, bundle and name; flags win.",
+)
 @_TARGET
 @click.option("--detach", is_flag=True, help="Return when the request has been accepted.")
 @_SAMPLE
 @_CONTENT_TYPE
 def deploy(
-    bundle: str,
+    bundle: str | None,
     name: str | None,
+    config_file: str | None,
     target: str,
     detach: bool,
     sample: str | None,
@@ -628,16 +635,28 @@ def deploy(
 ) -> dict:
     """Start an endpoint, or update it without losing a request, and show it until it is in service.
 
-    BUNDLE is a model.tar.gz, or its S3 URI.
+    BUNDLE is a model.tar.gz, or its S3 URI. An update keeps what it does not name, and needs no bundle.
     """
     Endpoint = _import("client.endpoints").Endpoint
     session = _session(target)
-    options = {key: value for key, value in options.items() if value is not None}
+    flags = {"bundle": bundle, "name": name} | options
+    flags = {key: value for key, value in flags.items() if value is not None}
+    try:
+        options = _import("client.endpoint_requests").read_endpoint_file(config_file) if config_file else {}
+    except TypeError as e:
+        raise click.UsageError(str(e)) from None
+    options = merge_fields(options, flags)
+    bundle = options.pop("bundle", None)
+    name = options.pop("name", None)
     sample_file = _sample_file(sample, content_type)
     if name and _endpoint_exists(name, session):
         if sample_file:
+            if bundle is None:
+                raise click.UsageError("--sample is for a bundle: name one")
             _check_before_update(bundle, sample_file, content_type)
         endpoint = Endpoint.attach(name, session).update(bundle, wait=False, **options)
+    elif bundle is None:
+        raise click.UsageError("Missing argument 'BUNDLE': a new endpoint needs one, here or as bundle in --config")
     else:
         options |= dict(sample=sample_file, content_type=content_type)
         endpoint = _import("client.deployment").deploy(bundle, session, name, wait=False, **options)

@@ -56,7 +56,9 @@ def _schema_errors(operation: str, request: dict, api: str = "sagemaker") -> lis
 
 def _service_errors(operation: str, request: dict, api: str = "sagemaker") -> Iterator[str]:
     """Yield what the service would reject in a request that boto3 sends."""
-    yield from _limit_errors(service(api).operation_model(operation).input_shape, request, "")
+    shape = service(api).operation_model(operation).input_shape
+    yield from _limit_errors(shape, request, "")
+    yield from _exclusion_errors(shape, request, "")
     if operation == "CreateTrainingJob":
         yield from _training_job_errors(request)
 
@@ -78,9 +80,18 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #97ba3962
-def unknown_fields(operation: str, fields: Any, path: str) -> Iterator[str]:
-    """Yield a line for each field that an operation does not have; `path` is where the fields are, for messages."""
-    yield from _unknown_fields(service().operation_model(operation).input_shape, fields, path)
+def unknown_fields(
+    name: str,  # of an operation, or of a structure such as ProductionVariant
+    fields: Any,
+    path: str,  # where the fields are, for messages
+) -> Iterator[str]:
+    """Yield a line for each field that an operation or a structure does not have."""
+    yield from _unknown_fields(_input_shape(name), fields, path)
+
+
+def _input_shape(name: str) -> Shape:
+    model = service()
+    return model.operation_model(name).input_shape if name in model.operation_names else model.shape_for(name)
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #7f5497e1
 _SIZE_UNITS = dict(string="characters", list="entries", map="entries", blob="bytes")
@@ -165,6 +176,28 @@ def _compiled(pattern: str) -> re.Pattern | None:
 def _matches(pattern: str, value: str) -> bool:
     compiled = _compiled(pattern)
     return compiled is None or bool(compiled.fullmatch(value))
+
+# %% ../../nbs/2_sagemaker/00_api.ipynb #f902dcb3
+# Pairs of fields of a structure of which a request has one at most, by the documentation.
+_EXCLUSIONS = {
+    "CreateModelInput": [("PrimaryContainer", "Containers")],
+    "ContainerDefinition": [("ModelDataUrl", "ModelDataSource")],
+    "ProductionVariant": [("ServerlessConfig", "InstanceType"), ("InstanceType", "InstancePools")],
+    "DeploymentConfig": [("BlueGreenUpdatePolicy", "RollingUpdatePolicy")],
+}
+
+
+def _exclusion_errors(shape: Shape, value: Any, path: str) -> Iterator[str]:
+    """Yield the structures that have both fields of a pair that exclude each other."""
+    if shape.type_name == "structure":
+        for first, second in _EXCLUSIONS.get(shape.name, ()):
+            if first in value and second in value:
+                yield f"{path or 'request'}: {first} and {second} exclude each other; leave one out"
+        for name, member in value.items():
+            yield from _exclusion_errors(shape.members[name], member, _join(path, name))
+    elif shape.type_name == "list":
+        for i, item in enumerate(value):
+            yield from _exclusion_errors(shape.member, item, f"{path}[{i}]")
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #10884801
 _MAX_RUNTIME = 28 * 86400  # seconds

@@ -1,5 +1,6 @@
 """Everything that CreateTrainingJob can say: by an option, or by `more`; and nothing of it is lost by a resume."""
 
+import dataclasses
 import json
 import re
 
@@ -8,8 +9,10 @@ from botocore.validate import ParamValidator
 
 from mlkit.cli import main
 from mlkit.sagemaker.api import _matches, service
+from mlkit.sagemaker.client.endpoint_requests import Machines
 from mlkit.sagemaker.client.jobs import _ARGUMENTS, TrainingJob
 from mlkit.sagemaker.client.options import WORDS, merge_more, take_words
+from mlkit.sagemaker.client.transforms import TransformOptions
 from mlkit.sagemaker.local.client import LocalSageMaker
 
 OPERATION = "CreateTrainingJob"
@@ -332,7 +335,8 @@ def test_every_parameter_of_the_sdk_is_taken_or_answered(name):
 
 
 def test_words_name_options_that_exist():
-    names = {*_ARGUMENTS, "requirements", "include", "handlers", "count", "target", "bundle", "startup", "bucket"}
+    names = {*_ARGUMENTS, "requirements", "include", "handlers", "target", "bundle", "data"}
+    names |= {f.name for cls in (Machines, TransformOptions) for f in dataclasses.fields(cls)}
     for name, word in WORDS.items():
         assert set(word.options) <= names, name
         for member in (word.members or {}).values():
