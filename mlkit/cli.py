@@ -337,14 +337,18 @@ def bundle(
 
 @mlkit.command(short_help="Write a Dockerfile for an image that trains and serves.", example="mlkit dockerfile src")
 @click.argument("folder", default=".")
-@click.option("--image", help="Base image; default: AWS's PyTorch training image.")
-def dockerfile(folder: str, image: str | None) -> dict:
+@click.option("--image", help="Base image; one of AWS's also by its short name, such as pytorch-training:2.13.")
+@click.option("--region", default="us-east-1", show_default=True, help="Region that an image of AWS is loaded from.")
+@click.option(
+    "--instance", default="ml.m5.large", show_default=True, help="Instance type; with GPUs, CUDA is in the image."
+)
+def dockerfile(folder: str, image: str | None, region: str, instance: str) -> dict:
     """Write a Dockerfile on AWS's PyTorch training image, and mlkit's wheel next to it.
 
     FOLDER holds the source; default: the current folder.
     """
     module = _import("artifacts.dockerfile")
-    path = module.write_dockerfile(folder, image or module.IMAGE)
+    path = module.write_dockerfile(folder, image or module.IMAGE, region, instance)
     print(f"wrote {path}; next: docker build -t NAME {folder}")
     return {"path": str(path)}
 

@@ -128,13 +128,14 @@ class JobOptions:
         trainer="compute.volume_size_in_gb",
     )
     image: str | None = option(
-        "container image; default: AWS's image for the torch version that is installed here",
+        "container image, one of AWS's also by its short name, such as pytorch-training:2.13; default: AWS's image for "
+        "the torch version that is installed here",
         default=None,
         request="AlgorithmSpecification.TrainingImage",
         trainer="training_image",
     )
     role: str | None = option(
-        "ARN of the role that SageMaker assumes; default: the notebook's own",
+        "name or ARN of the role that SageMaker assumes; default: the notebook's own",
         default=None,
         request="RoleArn",
         trainer="role",
@@ -394,8 +395,8 @@ def _resolved_options(self: TrainingJob, target: LocalTarget | AWSTarget) -> Job
         options,
         entry=self.source.entry,
         name=self.name,
-        role=options.role or target.role,
-        image=options.image or target.image(options.instance),
+        role=target.role_arn(options.role),
+        image=target.image(options.instance, name=options.image),
         output=output,
         checkpoints=options.checkpoints or f"{output}/{self.name}/checkpoints",
         max_wait=(options.max_wait or 2 * options.max_run) if options.spot else None,
@@ -475,6 +476,7 @@ def run(self: TrainingJob, target: Any = None) -> TrainingJob:
         )
     resolved_target = make_target(target, self.options.role, self.options.output)
     request = self.request(target)
+    resolved_target.create_bucket()
     resolved_target.files.send(self.package.files, self._code_uri(resolved_target))
     for channel in self.channels.values():
         if channel.is_local:
