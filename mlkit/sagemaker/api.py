@@ -77,6 +77,11 @@ def _unknown_fields(shape: Shape, value: Any, path: str) -> Iterator[str]:
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
+# %% ../../nbs/2_sagemaker/00_api.ipynb #97ba3962
+def unknown_fields(operation: str, fields: Any, path: str) -> Iterator[str]:
+    """Yield a line for each field that an operation does not have; `path` is where the fields are, for messages."""
+    yield from _unknown_fields(service().operation_model(operation).input_shape, fields, path)
+
 # %% ../../nbs/2_sagemaker/00_api.ipynb #7f5497e1
 _SIZE_UNITS = dict(string="characters", list="entries", map="entries", blob="bytes")
 
@@ -151,8 +156,9 @@ def _training_job_errors(request: dict) -> Iterator[str]:
     names = [c["ChannelName"] for c in request.get("InputDataConfig", [])]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"InputDataConfig: two channels have the name {name!r}"
-    algorithm = request["AlgorithmSpecification"]
-    if ("TrainingImage" in algorithm) == ("AlgorithmName" in algorithm):
+    algorithm = request.get("AlgorithmSpecification", {})
+    is_serverless = "ServerlessJobConfig" in request
+    if not is_serverless and ("TrainingImage" in algorithm) == ("AlgorithmName" in algorithm):
         yield "AlgorithmSpecification: expected either TrainingImage or AlgorithmName"
     yield from _resource_errors(request)
     for definition in algorithm.get("MetricDefinitions", []):
@@ -160,7 +166,7 @@ def _training_job_errors(request: dict) -> Iterator[str]:
 
 
 def _stopping_errors(request: dict) -> Iterator[str]:
-    stopping = request["StoppingCondition"]
+    stopping = request.get("StoppingCondition", {})
     is_spot = request.get("EnableManagedSpotTraining")
     run = stopping.get("MaxRuntimeInSeconds", 86400)
     wait = stopping.get("MaxWaitTimeInSeconds")
@@ -180,12 +186,24 @@ def _stopping_errors(request: dict) -> Iterator[str]:
 def _resource_errors(request: dict) -> Iterator[str]:
     resources = request.get("ResourceConfig", {})
     has_groups = "InstanceGroups" in resources
+    has_preferences = "InstancePreferences" in resources
     if has_groups and ("InstanceType" in resources or "InstanceCount" in resources):
         yield "ResourceConfig: InstanceGroups excludes InstanceType and InstanceCount"
     if resources.get("InstanceCount") == 0:
         yield "ResourceConfig.InstanceCount: 0, at least 1 is needed"
-    if not has_groups and not ("InstanceType" in resources and "InstanceCount" in resources):
-        yield "ResourceConfig: expected InstanceType and InstanceCount"
+    if has_preferences:
+        others = ("InstanceType", "InstanceCount", "InstanceGroups", "InstancePlacementConfig")
+        for name in others:
+            if name in resources:
+                yield f"ResourceConfig: InstancePreferences excludes {name}"
+        if request.get("EnableManagedSpotTraining"):
+            yield "ResourceConfig.InstancePreferences: a spot job has one instance type"
+    for name in ("SelectedInstanceType", "SelectedInstanceCount"):
+        if name in resources:
+            yield f"ResourceConfig.{name}: only SageMaker writes it, when it has selected a machine"
+    is_complete = has_groups or has_preferences or "ServerlessJobConfig" in request
+    if not is_complete and not ("InstanceType" in resources and "InstanceCount" in resources):
+        yield "ResourceConfig: expected InstanceType and InstanceCount, or InstancePreferences"
     if request.get("EnableManagedSpotTraining") and resources.get("KeepAlivePeriodInSeconds"):
         yield "ResourceConfig.KeepAlivePeriodInSeconds: there are no warm pools for spot jobs"
 
