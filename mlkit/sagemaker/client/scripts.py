@@ -75,16 +75,17 @@ def expressions(value: Any) -> Iterator[Expression]:
         for member in value:
             yield from expressions(member)
 
-# %% ../../../nbs/2_sagemaker/5_client/60_scripts.ipynb #d5440575
+# %% ../../../nbs/2_sagemaker/5_client/60_scripts.ipynb #9c799549
 _STRUCTURES = {  # the classes that are read, with the names of their arguments without names
     "TrainingInput": ("s3_data", "distribution", "compression", "content_type", "record_wrapping", "s3_data_type"),
     "FileSystemInput": ("file_system_id", "file_system_type", "directory_path", "file_system_access_mode"),
+    "ShuffleConfig": ("seed",),
     "ServerlessInferenceConfig": ("memory_size_in_mb", "max_concurrency"),
     **dict.fromkeys(
         (
             *("InputData", "SourceCode", "Compute", "StoppingCondition", "OutputDataConfig", "CheckpointConfig"),
             *("Networking", "MetricDefinition", "RetryStrategy", "Tag", "Torchrun", "MPI", "TensorBoardOutputConfig"),
-            *("DebuggerHookConfig", "ProfilerConfig", "ShuffleConfig", "DataCaptureConfig", "AsyncInferenceConfig"),
+            *("DebuggerHookConfig", "ProfilerConfig", "DataCaptureConfig", "AsyncInferenceConfig"),
             *("S3DataSource", "FileSystemDataSource", "Channel", "DataSource"),
         ),
         (),
@@ -109,8 +110,11 @@ class Script:
         except SyntaxError as e:
             raise ValueError(f"{name}, line {e.lineno}: {e.msg}") from None
         self.bindings: dict[str, list[ast.expr | None]] = {}  # what each name is assigned; None: by another statement
+        self.aliases: dict[str, str] = {}  # what `import NAME as ALIAS` calls by another name
         for node in ast.walk(self.tree):
             self._bind(node)
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                self.aliases |= {a.asname: a.name.rpartition(".")[2] for a in node.names if a.asname}
         self._names_in_work: list[str] = []  # against names that depend on themselves
 
     def _bind(self, node: ast.AST) -> None:
@@ -125,6 +129,13 @@ class Script:
                 self.bindings.setdefault(name, []).append(None)
         elif isinstance(node, ast.arg):
             self.bindings.setdefault(node.arg, []).append(None)
+
+    def called_name(self, node: ast.Call) -> str:
+        """Return the last part of the name of what is called, such as PyTorch for sagemaker.pytorch.PyTorch(...)."""
+        if isinstance(node.func, ast.Attribute):
+            return node.func.attr
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        return self.aliases.get(name, name)
 
     def value(self, node: ast.expr) -> Any:
         """Return the value of an expression, or an `Expression` if the text does not tell it."""
@@ -225,7 +236,7 @@ class Script:
         return self._unknown(node, "computed by the script") if result is NotImplemented else result
 
     def _read_Call(self, node):
-        name = called_name(node)
+        name = self.called_name(node)
         if name in _STRUCTURES:
             return self._structure(name, node)
         if name == "dict" and not node.args:
@@ -266,7 +277,7 @@ class Script:
             return getattr(owner, name)(*map(str, values))
         fields = list(string.Formatter().parse(owner)) if name == "format" and isinstance(owner, str) else []
         is_plain = all(
-            not spec and not conversion and (f or "").isidentifier() | (f or "0").isdigit()
+            not spec and not conversion and ((f or "0").isidentifier() or (f or "0").isdigit())
             for _, f, spec, conversion in fields
         )
         if name == "format" and isinstance(owner, str) and is_plain:
@@ -293,11 +304,6 @@ class Script:
             else:
                 arguments[f"**{ast.unparse(keyword.value)}"] = value
         return arguments
-
-
-def called_name(node: ast.Call) -> str:
-    """Return the last part of the name of what is called, such as PyTorch for sagemaker.pytorch.PyTorch(...)."""
-    return ast.unparse(node.func).rpartition(".")[2] if not isinstance(node.func, ast.Attribute) else node.func.attr
 
 
 def _values(node: ast.Call) -> list[ast.expr]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #660ea558
+# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #137fff7c
 import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from mlkit.sagemaker.client.endpoints import Machines
 from mlkit.sagemaker.client.jobs import JobOptions
 from mlkit.sagemaker.client.options import WORDS, take_words
-from mlkit.sagemaker.client.scripts import Expression, Script, Structure, called_name, expressions, read_code
+from mlkit.sagemaker.client.scripts import Expression, Script, Structure, expressions, read_code
 from mlkit.sagemaker.images import RELEASES
 from mlkit.text import Table
 
-# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #6f66f069
+# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #8b910512
 class Row(NamedTuple):
     """What has become of an argument, or of a field that the SDK adds to its request."""
 
@@ -93,7 +93,7 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
-        name = called_name(node)
+        name = self.script.called_name(node)
         if name in _UNREAD and not isinstance(node.func, ast.Attribute):
             self.unread.append(f"{name}(...) in line {node.lineno} is not read")
         if not isinstance(node.func, ast.Attribute):
@@ -117,7 +117,7 @@ class _Reader(ast.NodeVisitor):
             return self.objects.get(node.id)
         if not isinstance(node, ast.Call):
             return None
-        name = called_name(node)
+        name = self.script.called_name(node)
         if name in _CONSTRUCTORS:
             kind, parameters = _CONSTRUCTORS[name]
             return _Call(kind, name, node.lineno, self._arguments(node, parameters))
@@ -138,7 +138,7 @@ class _Reader(ast.NodeVisitor):
         arguments = self.script.arguments(node, parameters)
         return {"*": arguments} if isinstance(arguments, Expression) else arguments
 
-# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #bc8f7c3f
+# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #80536607
 _LEFT_OUT = {  # arguments that mlkit has no place for, because it does the same without them: why
     "sagemaker_session": "run(boto3.Session()) takes boto3's own session",
     "session": "run(boto3.Session()) takes boto3's own session",
@@ -151,27 +151,50 @@ _LEFT_OUT = {  # arguments that mlkit has no place for, because it does the same
     "container_log_level": "the log has what the program prints: its level is set there",
     "dependencies": "put the folders into the source folder, which is sent as it is",
     "training_mode": "run() without a target runs here",
-    "**": "",
 }
 _DEFAULTS = {  # what a constructor does without an argument, where mlkit does something else: option, value
-    "PyTorch": {"checkpoints": False, "metrics": []},
-    "Estimator": {"checkpoints": False, "metrics": []},
-    "ModelTrainer": {"checkpoints": False, "metrics": [], "max_run": 3600, "instance": "ml.m5.xlarge"},
+    "PyTorch": {"checkpoints": False, "metrics": [], "input_mode": "File"},
+    "Estimator": {"checkpoints": False, "metrics": [], "input_mode": "File"},
+    "ModelTrainer": {
+        "checkpoints": False,
+        "metrics": [],
+        "input_mode": "File",
+        "max_run": 3600,
+        "instance": "ml.m5.xlarge",
+    },
 }
-_ADDED = {  # fields of the SDK's requests that are different in all of ours: why
-    "TrainingJobName": "each names its jobs by the time",
-    "HyperParameters.sagemaker_*": "the SDK tells AWS's launcher where the program is; mlkit's starter knows it",
-    "AlgorithmSpecification.ContainerEntrypoint": "mlkit's starter in place of AWS's launcher",
-    "AlgorithmSpecification.ContainerArguments": "mlkit's starter in place of AWS's launcher",
-    "InputDataConfig.code": "the program is a channel",
-    "InputDataConfig.sm_drivers": "AWS's launcher is a channel of version 3",
-    "Environment.PYTHONPATH": "of mlkit's starter",
-    "Environment.PYTHONUNBUFFERED": "of mlkit's starter",
-    "OutputDataConfig.S3OutputPath": "each has its own place in the account's bucket, unless the script names one",
-    "DebugHookConfig": "the SDK turns the Debugger on; more={'DebugHookConfig': {...}} does as well",
-    "ProfilerConfig": "the SDK names a place for the profiler's results; without rules there are none",
-    "ProfilerRuleConfigurations": "more={'ProfilerRuleConfigurations': [...]} has the same",
+_ADDED = {  # by function: the fields of its requests that are always different, and why
+    "TrainingJob": {
+        "TrainingJobName": "each names its jobs by the time",
+        "HyperParameters.sagemaker_*": "the SDK tells AWS's launcher where the program is; mlkit's starter knows it",
+        "AlgorithmSpecification.ContainerEntrypoint": "mlkit's starter in place of AWS's launcher",
+        "AlgorithmSpecification.ContainerArguments": "mlkit's starter in place of AWS's launcher",
+        "InputDataConfig.code": "the program is a channel",
+        "InputDataConfig.sm_drivers": "AWS's launcher is a channel of version 3",
+        "Environment.PYTHONPATH": "of mlkit's starter",
+        "Environment.PYTHONUNBUFFERED": "of mlkit's starter",
+        "Environment.MLKIT_CHECKPOINT_DIR": "of mlkit's starter",
+        "OutputDataConfig.S3OutputPath": "each has its own place in the account's bucket, unless the script names one",
+        "DebugHookConfig": "the SDK turns the Debugger on; more={'DebugHookConfig': {...}} does as well",
+        "ProfilerConfig": "the SDK names a place for the profiler's results; without rules there are none",
+        "ProfilerRuleConfigurations": "more={'ProfilerRuleConfigurations': [...]} has the same",
+    },
+    "deploy": {
+        "ModelName": "each has its own names of models and configurations",
+        "EndpointConfigName": "each has its own names of models and configurations",
+        "PrimaryContainer.ModelDataUrl": "the SDK packs the handlers into another archive; a bundle has them",
+        "PrimaryContainer.Environment.SAGEMAKER_*": "AWS's server is told where the handlers are; a bundle has them",
+        "ProductionVariants.0.ModelName": "each has its own names of models and configurations",
+        "ProductionVariants.0.VariantName": "the only variant",
+        "ProductionVariants.0.ContainerStartupHealthCheckTimeoutInSeconds": "startup= seconds until it has to answer",
+        "Tags": "mlkit gives its tags to the model, the configuration and the endpoint",
+    },
 }
+
+
+def sdk_fields(translations: list["Translation"]) -> dict[str, str]:
+    """Return the fields of the SDK's requests that are different in ours whatever the script says, and why."""
+    return {name: why for f in dict.fromkeys(t.function for t in translations) for name, why in _ADDED[f].items()}
 
 
 @dataclass
@@ -205,7 +228,9 @@ class _Translator:
     def translate(self, special: Mapping[str, Callable[[str, str, Any], None]]) -> Translation:
         """Translate the arguments that have a function in `special` by it, and all others by the table of words."""
         for place, name, value in self.remaining:
-            if name in special:
+            if name == "tags" and value is not None:
+                self.tags(place, name, value)
+            elif name in special:
                 special[name](place, name, value)
             elif name == "*" or name.startswith("**"):
                 self.leave(place, name, "not known", f"{value!r}: {value.reason}")
@@ -216,6 +241,14 @@ class _Translator:
             else:
                 self._by_words(place, name, value)
         return self.result
+
+    def tags(self, place: str, name: str, value: Any) -> None:
+        """Translate a list of tags."""
+        if isinstance(value, list) and all(isinstance(tag, dict) for tag in value):
+            pairs = [{k.lower(): v for k, v in tag.items()} for tag in value]
+            if all(isinstance(pair.get("key"), str) and "value" in pair for pair in pairs):
+                value = {pair["key"]: pair["value"] for pair in pairs}
+        self.take(place, name, value, "tags")
 
     def take(self, place: str, name: str, value: Any, ours: str, why: str = "", status: str = "equal") -> None:
         """Set an option; it is not known if its value has an expression."""
@@ -243,15 +276,23 @@ class _Translator:
         for ours, ours_value in translated.items():
             if ours not in self.names:
                 self.leave(place, name, "not known", f"{self.result.function} takes no {ours!r}")
-            elif ours in ("checkpoints", "output", "bucket") or not isinstance(ours_value, Structure):
+            else:
+                if ours == "more":
+                    ours_value = merged(self.result.arguments.get("more", {}), ours_value)
                 self.take(place, name, ours_value, ours)
+
+
+def merged(base: Mapping, more: Mapping) -> dict:
+    """Return the members of both, at each depth."""
+    both = [k for k in more if isinstance(base.get(k), Mapping) and isinstance(more[k], Mapping)]
+    return {**base, **more, **{k: merged(base[k], more[k]) for k in both}}
 
 
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
-# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #9f824795
+# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #32fb937c
 _JOB_NAMES = {f.name for f in fields(JobOptions)} | {"config", "source", "channels"}
 
 
@@ -275,6 +316,7 @@ class _JobTranslator(_Translator):
             "hyperparameters": self._config,
             "debugger_hook_config": self._debugger,
             "compute": self._compute,
+            "retry_strategy": self._members,
             "metric_definitions": self._metrics,
             "wait": self._wait,
             "base_job_name": self._base_name,
@@ -283,6 +325,8 @@ class _JobTranslator(_Translator):
             "distributed": self._distribution,
         }
         result = self.translate(special)
+        if self.call.constructor == "PyTorch" and self.call.made_with.get("framework_version") is not None:
+            self._metrics_in_time(result)
         for ours, value in _DEFAULTS[self.call.constructor].items():
             if ours not in result.arguments:
                 result.arguments[ours] = value
@@ -290,6 +334,23 @@ class _JobTranslator(_Translator):
         if result.is_local:
             result.arguments.pop("instance", None)
         return result
+
+    def _metrics_in_time(self, result: Translation) -> None:
+        """Add what the SDK's PyTorch asks for without an argument: all values of the metrics, not only the last."""
+        if "enable_sagemaker_metrics" not in self.call.made_with:
+            more = {"AlgorithmSpecification": {"EnableSageMakerMetricsTimeSeries": True}}
+            result.arguments["more"] = merged(result.arguments.get("more", {}), more)
+            result.rows.append(
+                Row("request", "enable_sagemaker_metrics", "equal", "more=...", "what the SDK does without it")
+            )
+
+    def _members(self, place: str, name: str, value: Any) -> None:
+        """Translate the members of a structure one by one."""
+        if not isinstance(value, Structure):
+            self.leave(place, name, "not known", f"{value!r}: {getattr(value, 'reason', 'another class')}")
+            return
+        for member, member_value in value.items():
+            self._by_words(place, member, member_value)
 
     def _plain(self, ours: str) -> Callable:
         return lambda place, name, value: self.take(place, name, value, ours)
@@ -361,6 +422,10 @@ class _JobTranslator(_Translator):
     def _channel(self, place: str, name: str, entry: Any) -> Any:
         """Return a channel as ours, and record a row for it."""
         if isinstance(entry, Structure):
+            unread = [m for m in entry if isinstance(entry[m], Expression) and m not in ("s3_data", "content_type")]
+            unread += [m for m in entry if entry[m] is not None and m not in _CHANNEL_MEMBERS]
+            for member in unread:
+                self.leave(place, f"{name}.{member}", "not known", f"{entry[member]!r} is not taken over")
             entry = _channel_options(entry)
         unknown = [e for e in expressions(entry) if e.kind != "upload"]
         if unknown:
@@ -465,6 +530,11 @@ def _image_of(name: str, version: Any, python: Any) -> str | Expression | None:
     return f"{name}:{version}-{python}" if python else f"{name}:{version}"
 
 
+_CHANNEL_MEMBERS = (  # of TrainingInput and FileSystemInput: what is taken over
+    *("s3_data", "distribution", "compression", "content_type", "record_wrapping", "s3_data_type", "input_mode"),
+    *("attribute_names", "instance_groups", "shuffle_config"),
+    *("file_system_id", "file_system_type", "directory_path", "file_system_access_mode"),
+)
 _CHANNEL_OPTIONS = {  # of TrainingInput, and of version 3's S3DataSource
     "input_mode": "input_mode",
     "content_type": "content_type",
@@ -583,7 +653,7 @@ class _ModelTranslator(_Translator):
         self.take(place, f"{name}.memory_size_in_mb", value.get("memory_size_in_mb", 2048), "memory")
         self.take(place, f"{name}.max_concurrency", value.get("max_concurrency", 5), "concurrency")
 
-# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #4968f8a8
+# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #1ffc11b6
 @dataclass
 class ImportedScript:
     """The jobs and endpoints of a script, translated.
@@ -615,8 +685,7 @@ class ImportedScript:
     def table(self) -> Table:
         """A row for each argument of the script, and for each field that the SDK adds."""
         rows = [[t.line, *row] for t in self.translations for row in t.rows]
-        if any(t.function == "TrainingJob" for t in self.translations):
-            rows += [[None, "request", name, "other", "", why] for name, why in _ADDED.items()]
+        rows += [[None, "request", name, "other", "", why] for name, why in sdk_fields(self.translations).items()]
         total = {s: sum(t.counts()[s] for t in self.translations) for s in ("equal", "other", "not known")}
         note = ", ".join(f"{count} {status}" for status, count in total.items())
         return Table(
