@@ -653,7 +653,7 @@ class _ModelTranslator(_Translator):
         self.take(place, f"{name}.memory_size_in_mb", value.get("memory_size_in_mb", 2048), "memory")
         self.take(place, f"{name}.max_concurrency", value.get("max_concurrency", 5), "concurrency")
 
-# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #1ffc11b6
+# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #bf3f49c8
 @dataclass
 class ImportedScript:
     """The jobs and endpoints of a script, translated.
@@ -682,10 +682,16 @@ class ImportedScript:
         return "\n".join(lines)
 
     @property
+    def rows(self) -> list[tuple[int | None, Row]]:
+        """The line of the script for each row; None for a field that the SDK adds by itself."""
+        rows = [(t.line, row) for t in self.translations for row in t.rows]
+        added = sdk_fields(self.translations)
+        return rows + [(None, Row("request", name, "other", "", why)) for name, why in added.items()]
+
+    @property
     def table(self) -> Table:
         """A row for each argument of the script, and for each field that the SDK adds."""
-        rows = [[t.line, *row] for t in self.translations for row in t.rows]
-        rows += [[None, "request", name, "other", "", why] for name, why in sdk_fields(self.translations).items()]
+        rows = [[line, *row] for line, row in self.rows]
         total = {s: sum(t.counts()[s] for t in self.translations) for s in ("equal", "other", "not known")}
         note = ", ".join(f"{count} {status}" for status, count in total.items())
         return Table(
@@ -699,6 +705,9 @@ class ImportedScript:
 def _code_lines(translation: Translation) -> Iterator[str]:
     """Yield the lines that make one job or endpoint."""
     variable = "job" if translation.function == "TrainingJob" else "endpoint"
+    for row in translation.rows:
+        if row.status != "equal" and not row.ours and row.why not in _LEFT_OUT.values():
+            yield f"# {row.call}({row.name}): {row.why}"
     arguments = dict(translation.arguments)
     if variable == "endpoint":
         first = arguments.pop("bundle", Expression("...", "the archive of the model"))
