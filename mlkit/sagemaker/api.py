@@ -56,7 +56,9 @@ def _schema_errors(operation: str, request: dict, api: str = "sagemaker") -> lis
 
 def _service_errors(operation: str, request: dict, api: str = "sagemaker") -> Iterator[str]:
     """Yield what the service would reject in a request that boto3 sends."""
-    yield from _limit_errors(service(api).operation_model(operation).input_shape, request, "")
+    shape = service(api).operation_model(operation).input_shape
+    yield from _limit_errors(shape, request, "")
+    yield from _exclusion_errors(shape, request, "")
     if operation == "CreateTrainingJob":
         yield from _training_job_errors(request)
 
@@ -78,9 +80,18 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #97ba3962
-def unknown_fields(operation: str, fields: Any, path: str) -> Iterator[str]:
-    """Yield a line for each field that an operation does not have; `path` is where the fields are, for messages."""
-    yield from _unknown_fields(service().operation_model(operation).input_shape, fields, path)
+def unknown_fields(
+    name: str,  # of an operation, or of a structure such as ProductionVariant
+    fields: Any,
+    path: str,  # where the fields are, for messages
+) -> Iterator[str]:
+    """Yield a line for each field that an operation or a structure does not have."""
+    yield from _unknown_fields(_input_shape(name), fields, path)
+
+
+def _input_shape(name: str) -> Shape:
+    model = service()
+    return model.operation_model(name).input_shape if name in model.operation_names else model.shape_for(name)
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #7f5497e1
 _SIZE_UNITS = dict(string="characters", list="entries", map="entries", blob="bytes")
@@ -109,8 +120,21 @@ def _limit_errors(shape: Shape, value: Any, path: str) -> Iterator[str]:
         yield f"{path}: {amount}, at least {limits['min']:,} are needed"
     if kind == "string" and limits.get("enum") and value not in limits["enum"]:
         yield f"{path}: {value!r} is not a valid value; {_suggestion(value, limits['enum'])}"
+    if kind == "string":
+        yield from _text_errors(shape, value, path)
     if kind == "string" and "pattern" in limits and not _matches(limits["pattern"], value):
         yield f"{path}: {_shortened(value)} does not fit the pattern {limits['pattern']}"
+
+
+def _text_errors(shape: Shape, value: str, path: str) -> Iterator[str]:
+    """Yield what no request can carry, and S3 URIs whose bucket no account can have."""
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        yield f"{path}: {_shortened(value)} has half of a character (a surrogate), which cannot be sent"
+    if shape.name in ("S3Uri", "ModelDataUrl") and value.startswith("s3://"):
+        bucket = value[5:].partition("/")[0]
+        # old buckets have names that new ones cannot have; an access point is named by its ARN
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket) and not bucket.startswith("arn:"):
+            yield f"{path}: {_shortened(value)}: {bucket!r} cannot be the name of a bucket"
 
 
 def _size(kind: str, value: Any) -> int | float | None:
@@ -145,6 +169,28 @@ def _compiled(pattern: str) -> re.Pattern | None:
 def _matches(pattern: str, value: str) -> bool:
     compiled = _compiled(pattern)
     return compiled is None or bool(compiled.fullmatch(value))
+
+# %% ../../nbs/2_sagemaker/00_api.ipynb #f902dcb3
+# Pairs of fields of a structure of which a request has one at most, by the documentation.
+_EXCLUSIONS = {
+    "CreateModelInput": [("PrimaryContainer", "Containers")],
+    "ContainerDefinition": [("ModelDataUrl", "ModelDataSource")],
+    "ProductionVariant": [("ServerlessConfig", "InstanceType"), ("InstanceType", "InstancePools")],
+    "DeploymentConfig": [("BlueGreenUpdatePolicy", "RollingUpdatePolicy")],
+}
+
+
+def _exclusion_errors(shape: Shape, value: Any, path: str) -> Iterator[str]:
+    """Yield the structures that have both fields of a pair that exclude each other."""
+    if shape.type_name == "structure":
+        for first, second in _EXCLUSIONS.get(shape.name, ()):
+            if first in value and second in value:
+                yield f"{path or 'request'}: {first} and {second} exclude each other; leave one out"
+        for name, member in value.items():
+            yield from _exclusion_errors(shape.members[name], member, _join(path, name))
+    elif shape.type_name == "list":
+        for i, item in enumerate(value):
+            yield from _exclusion_errors(shape.member, item, f"{path}[{i}]")
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #10884801
 _MAX_RUNTIME = 28 * 86400  # seconds

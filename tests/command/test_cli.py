@@ -13,7 +13,7 @@ import torch
 
 from mlkit.cli import main
 from mlkit.model import MyCustomModel, save_model
-from mlkit.sagemaker.client import LocalSageMaker
+from mlkit.sagemaker.client import Endpoint, LocalSageMaker
 
 
 def run_command(*arguments):
@@ -136,9 +136,20 @@ def test_an_endpoint_is_created_asked_updated_and_deleted(work):
     code, _, err = run_command("invoke", "iris", work / "x.json")
     assert (code, err) == (1, "mlkit: iris answered 422: expected shape (batch, 4), got (1, 1)\n")
 
-    code, out, _ = run_command("deploy", archive, "--name", "iris")
+    # A file has the options, and a flag wins; an update needs no bundle, and keeps what it does not name.
+    (work / "iris.toml").write_text('name = "iris"\nstartup = 300\n[environment]\nA = "1"\nB = "1"\n')
+    code, out, _ = run_command("deploy", "--config", work / "iris.toml", "--environment", "B=2")
     assert code == 0
     assert "Updating" in out
+    options = Endpoint.attach("iris").options
+    assert (options.startup, options.environment) == (300, {"A": "1", "B": "2"})
+    (work / "wrong.json").write_text('{"instace": "ml.m5.large"}')
+    code, _, err = run_command("deploy", archive, "--config", work / "wrong.json")
+    assert code == 2
+    assert "did you mean 'instance'?" in err
+    code, _, err = run_command("deploy", "--name", "other")
+    assert code == 2
+    assert "a new endpoint needs one" in err
     with redirect_stdout(InterruptedOutput("Updating")) as out:
         assert main(["deploy", str(archive), "--name", "iris"]) == 130
     hint = "mlkit list --endpoints shows its status, mlkit delete iris ends it"

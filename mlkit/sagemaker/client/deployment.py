@@ -11,7 +11,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
-from .endpoints import Endpoint, Machines
+from mlkit.sagemaker.client.endpoint_requests import (
+    CREATE_OPERATIONS,
+    Machines,
+    check_operations,
+    require_effect,
+    take_arguments,
+)
+from .endpoints import Endpoint
 from .jobs import TrainingJob
 from .options import accepts_options, make_options
 from .target import AWSTarget, make_target
@@ -19,7 +26,7 @@ from .target import AWSTarget, make_target
 # %% ../../../nbs/2_sagemaker/5_client/41_deployment.ipynb #ddff66e1
 @accepts_options(Machines)
 def deploy(
-    bundle: Any,  # a model.tar.gz, or its S3 URI; or a TrainingJob that has ended
+    bundle: Any = None,  # a model.tar.gz, or its S3 URI; or a TrainingJob that has ended
     target: Any = None,  # a LocalSageMaker or a boto3 session; default: this machine
     name: str | None = None,
     wait: bool = True,  # until it answers
@@ -35,8 +42,14 @@ def deploy(
     Raises ValueError, before anything is sent, if the check finds that the bundle cannot work, and EndpointFailed if
     the endpoint does not come into service.
     """
-    options = {name: value for name, value in options.items() if value is not None}
-    make_options(Machines, options, "deploy", "bundle", "target", "name", "wait", "check", "sample", "content_type")
+    arguments, options = take_arguments(Machines, "deploy", {"bundle": bundle, "target": target, "name": name}, options)
+    bundle, target, name = arguments.values()
+    names = ("bundle", "target", "name", "wait", "check", "sample", "content_type", "out")
+    machines = make_options(Machines, options, "deploy", *names)
+    if bundle is None:
+        raise TypeError("deploy: expected a bundle, such as deploy('model.tar.gz')")
+    require_effect(machines, options)
+    check_operations(machines.more, CREATE_OPERATIONS)
     if sample is not None and check is False:
         raise ValueError("sample: only the check tries it, so leave out check=False")
     if isinstance(bundle, TrainingJob):

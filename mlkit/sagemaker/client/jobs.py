@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from functools import cached_property
 from importlib import import_module
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 from botocore import xform_name
@@ -48,6 +50,7 @@ from mlkit.sagemaker.client.options import (
     take_words,
 )
 from .polling import Interval, Poll, follow_in_text
+from .settings_file import read_settings, write_settings
 from .target import AWSTarget, LocalTarget, make_target
 from ..job.container import metric_definitions
 from ..job.hyperparameters import check_hyperparameters, to_hyperparameters, write_value
@@ -127,7 +130,7 @@ class JobOptions:
         "name of the job; default: made of the source and the time", default=None, request="TrainingJobName"
     )
     instance: str | Sequence[str] = option(
-        "instance type; of several, the first that is available",
+        "instance type; of several (a list, or with commas between), the first that is available",
         default="ml.m5.large",
         request=("ResourceConfig.InstanceType", "ResourceConfig.InstancePreferences"),
         value=(_instance_value, _preferences_value),
@@ -337,6 +340,11 @@ class TrainingJob:
         self.target = None  # where the job was started
 
     @classmethod
+    def from_file(cls, path: str | Path, **changes) -> "TrainingJob":
+        """Return the job that a TOML or JSON file describes, with other arguments for those that are passed."""
+        return cls(**read_job_file(path) | changes)
+
+    @classmethod
     def attach(cls, name: str, target: Any = None) -> "TrainingJob":
         """Return a job that was started before, found by its name."""
         target = make_target(target)
@@ -534,11 +542,6 @@ def _check_options(options: JobOptions, source: Source) -> None:
             "network_isolation: without a network the job cannot install its requirements.txt. Install them in the "
             "image (mlkit dockerfile writes one), and leave the file out"
         )
-    if options.role and not options.role.startswith("arn:"):
-        raise ValueError(
-            f"role: {options.role!r} is a name, and RoleArn is an ARN, such as arn:aws:iam::123456789012:role/NAME; "
-            f"`aws iam get-role --role-name {options.role}` shows it"
-        )
     path = options.environment.get("PATH")
     if path is not None and (not path or "$" in path):
         raise ValueError(
@@ -642,6 +645,93 @@ def _write_files(files: Mapping[str, bytes], folder: Path) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+
+# %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #345e3ca3
+def read_job_file(path: str | Path) -> dict[str, Any]:
+    """Return the arguments of `TrainingJob` that a file has; its folders are relative to the file's own.
+
+    Raises TypeError for a name that `TrainingJob` does not take.
+    """
+    folder = Path(path).resolve().parent
+    try:
+        arguments = take_words(read_settings(path), _ARGUMENTS, "TrainingJob")
+        options = {name: value for name, value in arguments.items() if name not in ("config", "source", "channels")}
+        make_options(JobOptions, options, "TrainingJob", "config", "source", "channels")
+    except TypeError as e:
+        raise TypeError(f"{path}: {e}") from None
+    if isinstance(arguments.get("source"), str):
+        arguments["source"] = _absolute(arguments["source"], folder)
+    channels = arguments.get("channels")
+    if isinstance(channels, Mapping):
+        arguments["channels"] = {name: _absolute_channel(value, folder) for name, value in channels.items()}
+    return arguments
+
+
+def _absolute_channel(value: Any, folder: Path) -> Any:
+    if isinstance(value, Mapping) and isinstance(value.get("location"), str):
+        return dict(value) | {"location": _absolute(value["location"], folder)}
+    return _absolute(value, folder) if isinstance(value, str) else value
+
+
+def _absolute(location: str, folder: Path) -> str:
+    """Return a folder's absolute path; a URI or an ARN stays as it is."""
+    if "://" in location or location.startswith("arn:"):
+        return location
+    return str(folder / Path(location).expanduser())
+
+
+def _relative(location: Any, folder: Path) -> str:
+    """Return a path relative to a folder if it is inside of it; a URI or an ARN stays as it is."""
+    if "://" in str(location) or str(location).startswith("arn:"):
+        return str(location)
+    path = Path(location).expanduser().resolve()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a config or an option as JSON has it."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(name): _plain(member) for name, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    is_scalar = hasattr(value, "item") and getattr(value, "ndim", 1) == 0  # of NumPy or torch
+    return value.item() if is_scalar else value
+
+
+def _plain_fields(values: Any, is_complete: bool) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON has them, without those that have their defaults."""
+    plain = {}
+    for f in dataclasses.fields(values):
+        value = getattr(values, f.name)
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        if value != default or (is_complete and value is not None):
+            plain[f.name] = _plain(value)
+    return plain
+
+
+@patch
+def to_file(self: TrainingJob, path: str | Path) -> Path:
+    """Write the job as a TOML or JSON file, by the file's suffix, and return its path.
+
+    Raises ValueError for a job that was attached, for a program that is a module, and for a value that TOML lacks.
+    """
+    self._require_source()
+    if isinstance(self.source_path, ModuleType):
+        raise ValueError(f"source: a file has no place for the module {self.source_path.__name__}: pass its file")
+    folder = Path(path).resolve().parent
+    settings = {} if self.source_path is None else {"source": _relative(self.source_path, folder)}
+    settings |= _plain_fields(self.options, is_complete=False)
+    if self.config is not None:
+        is_dict = isinstance(self.config, Mapping)
+        settings["config"] = _plain(self.config) if is_dict else _plain_fields(self.config, is_complete=True)
+    channels = {}
+    for name, channel in self.channels.items():
+        location = _relative(channel.location, folder)
+        options = _plain_fields(channel.options, is_complete=False)
+        channels[name] = {"location": location} | options if options else location
+    return write_settings(path, settings | ({"channels": channels} if channels else {}))
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #3111dd8f
 @patch
@@ -822,7 +912,8 @@ def resume(self: TrainingJob, config: Mapping[str, Any] | None = None, **options
     if "CheckpointConfig" not in request:
         raise ValueError(f"{self.name} was started without a place for checkpoints: it has nothing to continue from")
     changes = _make_changes({"config": config} | options if config is not None else options, "resume")
-    request = _changed_request(request, changes)
+    if changes:  # a request that SageMaker has taken before is sent as it is
+        request = _changed_request(request, changes)
     name = changes.get("name")
     if name:
         self.target.client.create_training_job(**request)

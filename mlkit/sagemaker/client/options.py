@@ -237,11 +237,11 @@ class Word:
     options: tuple[str, ...] = ()  # our names for it; the owner takes the first that it has
     convert: Callable[[Any], Any] | None = None  # takes the value as it is there, returns ours
     members: Mapping[str, str] | None = None  # of a structure: name -> a word or an option that takes the member
+    is_negated: bool = False  # True there is False here
     answer: str = ""  # what to do, if it is not taken
-
-
-def _not(value: Any) -> bool:
-    return not value
+    command: str = ""  # the same on the command line, if that is another
+    also: Mapping[str, Any] = field(default_factory=dict)  # options that go with the members
+    only: str = ""  # a name that the owner has to take; for another owner the word does not exist
 
 
 def _is_vpc(mode: str) -> bool:
@@ -299,19 +299,23 @@ def _in_more(*path: str) -> Callable[[Any], dict]:
 
 
 _RUN = "run() starts a job and returns at once, follow() shows it until it ends"
+_RUN_FLAG = "the command shows the job until it ends; --detach returns at once"
+_TARGET = "run() runs a job on this machine, run(boto3.Session()) on SageMaker"
+_TARGET_FLAG = "--target sagemaker runs it on SageMaker"
 _IMAGE = "image= is the container image; default: AWS's image for the torch version that is installed here"
 _PROCESSES = (
     "hosts= is the number of machines. A program that uses mlkit.training starts a process on each GPU by itself, and "
     "another one starts its processes with an entry such as train.sh that calls torchrun"
 )
 _REQUIREMENTS = "a requirements.txt in the source folder is installed when the job starts"
+_HANDLERS = 'the handlers are in the bundle: build_bundle(model, "inference.py"), or job.deploy("inference.py")'
 _DEBUGGER = "the API's own form goes into more=, such as "
 
 WORDS: dict[str, Word] = {
     # the program
     "hyperparameters": Word(("config",)),
-    "source_dir": Word(("source",)),
-    "entry_point": Word(("entry", "handlers")),
+    "source_dir": Word(("source",), answer=_HANDLERS),
+    "entry_point": Word(("entry", "handlers"), answer=_HANDLERS),
     "entry_script": Word(("entry",)),
     "source_code": Word(
         members={"source_dir": "source", "entry_script": "entry", "requirements": "requirements", "command": "command"}
@@ -319,7 +323,9 @@ WORDS: dict[str, Word] = {
     "command": Word(answer="entry= is the program, and its hyperparameters are its arguments"),
     "requirements": Word(("requirements",), answer=_REQUIREMENTS),
     "dependencies": Word(
-        ("include",), answer=f"put the folders into the source folder, which is sent as it is; {_REQUIREMENTS}"
+        ("include",),
+        answer=f"put the folders into the source folder, which is sent as it is; {_REQUIREMENTS}; "
+        "a bundle has them by build_bundle(include=[...])",
     ),
     "git_config": Word(answer="source= is a folder: clone the repository, and pass the clone"),
     "code_location": Word(answer="the program is sent to output=, or to the account's bucket without it"),
@@ -399,13 +405,19 @@ WORDS: dict[str, Word] = {
         members={"s3_output_path": "output", "kms_key_id": "output_kms_key", "compression_type": "compression_type"}
     ),
     "compression_type": Word(("compress",), _is_compressed),
-    "disable_output_compression": Word(("compress",), _not),
+    "disable_output_compression": Word(("compress",), is_negated=True),
     "checkpoint_s3_uri": Word(("checkpoints",)),
     "checkpoint_local_path": Word(("checkpoint_path",)),
     "checkpoint_config": Word(members={"s3_uri": "checkpoints", "local_path": "checkpoint_path"}),
     "metric_definitions": Word(("metrics",)),
     "enable_sagemaker_metrics": Word(("more",), _in_more("AlgorithmSpecification", "EnableSageMakerMetricsTimeSeries")),
-    "tensorboard_output_config": Word(members={"s3_output_path": "tensorboard", "local_path": "tensorboard_path"}),
+    "tensorboard_output_config": Word(
+        members={
+            "s3_output_path": "tensorboard",
+            "local_path": "tensorboard_path",
+            "container_local_output_path": "tensorboard_path",
+        }
+    ),
     "experiment_config": Word(("more",), _in_more("ExperimentConfig")),
     "model_package_config": Word(answer=f'{_DEBUGGER}more={{"ModelPackageConfig": {{...}}}}'),
     # the network, and who may do what
@@ -425,7 +437,7 @@ WORDS: dict[str, Word] = {
     "enable_session_tag_chaining": Word(("more",), _in_more("SessionChainingConfig", "EnableSessionTagChaining")),
     "env": Word(("environment",)),
     # the debugger and the profiler
-    "disable_profiler": Word(("profiler",), _not),
+    "disable_profiler": Word(("profiler",), is_negated=True),
     "profiler_config": Word(answer=f'profiler=False turns it off; {_DEBUGGER}more={{"ProfilerConfig": {{...}}}}'),
     "debugger_hook_config": Word(answer=f'{_DEBUGGER}more={{"DebugHookConfig": {{...}}}}; without it there is none'),
     "rules": Word(answer=f'{_DEBUGGER}more={{"DebugRuleConfigurations": [...]}}'),
@@ -433,19 +445,149 @@ WORDS: dict[str, Word] = {
     "job_name": Word(("name",)),
     "endpoint_name": Word(("name",)),
     "base_job_name": Word(("name",), _name_with_time),
-    "sagemaker_session": Word(("target",), _boto_session, answer="run(boto3.Session()) says where the job runs"),
-    "session": Word(("target",), _boto_session, answer="run(boto3.Session()) says where the job runs"),
-    "training_mode": Word(answer="run() runs a job on this machine, run(boto3.Session()) on SageMaker"),
+    "sagemaker_session": Word(("target",), _boto_session, answer=_TARGET, command=_TARGET_FLAG),
+    "session": Word(("target",), _boto_session, answer=_TARGET, command=_TARGET_FLAG),
+    "training_mode": Word(answer=_TARGET, command=_TARGET_FLAG),
     "local_container_root": Word(answer="the variable MLKIT_LOCAL names the folder of jobs on this machine"),
     "config_mgr": Word(answer="the SDK's configuration files are read without it"),
-    "wait": Word(answer=_RUN),
-    "logs": Word(answer=_RUN),
-    "dry_run": Word(answer="request() returns the request, and sends nothing"),
+    "wait": Word(answer=_RUN, command=_RUN_FLAG),
+    "logs": Word(answer=_RUN, command=_RUN_FLAG),
+    "dry_run": Word(
+        answer="request() returns the request, and sends nothing",
+        command="TrainingJob.from_file(FILE).request() in Python returns the request, and sends nothing",
+    ),
     # a model behind an endpoint
     "model_data": Word(("bundle",)),
     "model_server_workers": Word(answer='environment={"SAGEMAKER_MODEL_SERVER_WORKERS": "2"}'),
     "container_startup_health_check_timeout": Word(("startup",)),
 }
+
+# %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #d84fd2a1
+def _written_by_sdk(value: Any) -> Any:
+    """Return the API's form of a structure of AWS's SDK; a dict has it already."""
+    write = getattr(value, "_to_request_dict", None)
+    return value if write is None else write()
+
+
+def _in_request(*path: str) -> Word:
+    """Return a word whose value is a field of one of the requests of an endpoint or a batch transform."""
+    nest = _in_more(*path)
+    return Word(("more",), lambda value: nest(_written_by_sdk(value)), only="bundle")
+
+
+def _is_manifest(kind: str) -> bool:
+    return str(kind) == "ManifestFile"
+
+
+def _is_input(source: Any) -> bool:
+    return source == "Input"
+
+
+_CONTAINER = ("CreateModel", "PrimaryContainer")
+_COMPONENTS = "mlkit makes no inference components: a variant has one model, the bundle"
+_INVOKE = "invoke() sends arrays as JSON and a DataFrame as CSV, and content_type= and accept= name other types"
+_RECOMMENDATION = "instance= and count= say what a recommendation has named"
+_VARIANT_ANSWER = (
+    'more={"CreateEndpointConfig": {"ProductionVariants": [{"VariantName": "all", "ManagedInstanceScaling": {...}}]}}'
+)
+_MODEL = "build_bundle(model) writes a bundle from an nn.Module, and a TrainingJob is deployed as it is"
+
+WORDS |= {
+    "model_name": _in_request("CreateModel", "ModelName"),
+    "endpoint_config_name": _in_request("CreateEndpointConfig", "EndpointConfigName"),
+    "s3_model_data_url": Word(("bundle",)),
+    "model": Word(only="bundle", answer=_MODEL),
+    "model_path": Word(only="bundle", answer=_MODEL),
+    "modelbuilder_list": Word(only="bundle", answer=_COMPONENTS),
+    "inference_spec": Word(only="bundle", answer=_HANDLERS),
+    "source": Word(only="bundle", answer=_HANDLERS),
+    "entry": Word(only="bundle", answer=_HANDLERS),
+    "schema_builder": Word(only="bundle", answer="sample= is the request that the check of the bundle tries"),
+    "model_server": Word(only="bundle", answer="image= is the container image; a bundle runs on AWS's Ray Serve image"),
+    "shared_libs": Word(only="bundle", answer="image= has the libraries; mlkit dockerfile writes one"),
+    "model_metadata": Word(only="bundle", answer=_MODEL),
+    "mode": Word(only="bundle", answer="without a target the endpoint is on this machine"),
+    "log_level": Word(only="bundle", answer="the log has what the handlers print: set its level there"),
+    "region": Word(only="bundle", answer='target=boto3.Session(region_name="eu-west-1") names the region'),
+    "role_arn": Word(("role",)),
+    "env_vars": Word(("environment",)),
+    "network": Word(members={name: name for name in WORDS["networking"].members}, only="bundle"),
+    "image_config": _in_request(*_CONTAINER, "ImageConfig"),
+    "vpc_config_override": Word(members=WORDS["vpc_config"].members),
+    "additional_model_data_sources": _in_request(*_CONTAINER, "AdditionalModelDataSources"),
+    "accept_eula": _in_request(*_CONTAINER, "ModelDataSource", "S3DataSource", "ModelAccessConfig", "AcceptEula"),
+    "model_reference_arn": _in_request(
+        *_CONTAINER, "ModelDataSource", "S3DataSource", "HubAccessConfig", "HubContentArn"
+    ),
+    "model_kms_key": Word(
+        only="bundle", answer="the bundle is encrypted as its bucket says; kms_key= is for the disks"
+    ),
+    "volume_kms_key": Word(("kms_key",)),
+    # how it is asked
+    "serializer": Word(only="bundle", answer=_INVOKE),
+    "deserializer": Word(only="bundle", answer=_INVOKE),
+    "accept_type": Word(only="bundle", answer=_INVOKE),
+    "predictor_cls": Word(only="bundle", answer=f"deploy() returns an Endpoint; {_INVOKE}"),
+    # its machines
+    "serverless_inference_config": Word(
+        members={
+            "memory_size_in_mb": "memory",
+            "max_concurrency": "concurrency",
+            "provisioned_concurrency": "provisioned",
+            "MemorySizeInMB": "memory",
+            "MaxConcurrency": "concurrency",
+            "ProvisionedConcurrency": "provisioned",
+        },
+        also={"serverless": True},
+        only="bundle",
+    ),
+    "async_inference_config": _in_request("CreateEndpointConfig", "AsyncInferenceConfig"),
+    "inference_config": Word(only="bundle", answer="serverless=True, or async_output= for asynchronous requests"),
+    "data_capture_config": _in_request("CreateEndpointConfig", "DataCaptureConfig"),
+    "data_capture_config_dict": _in_request("CreateEndpointConfig", "DataCaptureConfig"),
+    "explainer_config": _in_request("CreateEndpointConfig", "ExplainerConfig"),
+    "model_data_download_timeout": Word(("download",)),
+    "container_timeout_in_seconds": Word(("startup",)),
+    "inference_ami_version": Word(("ami",)),
+    "routing_config": Word(members={"RoutingStrategy": "routing"}, only="bundle"),
+    "managed_instance_scaling": Word(only="bundle", answer=_VARIANT_ANSWER),
+    "min_instance_count": Word(only="bundle", answer="Application Auto Scaling scales it: register_scalable_target"),
+    "max_instance_count": Word(only="bundle", answer="Application Auto Scaling scales it: register_scalable_target"),
+    "accelerator_type": Word(only="bundle", answer="Elastic Inference has ended; instance= names a machine with a GPU"),
+    "use_compiled_model": Word(only="bundle", answer="bundle= is the S3 URI of the compiled model"),
+    "endpoint_logging": Word(only="bundle", answer="an endpoint always has a log: endpoint.logs()"),
+    "update_endpoint": Word(only="bundle", answer="Endpoint.attach(name).update(bundle) changes one that exists"),
+    "reuse_resources": Word(only="bundle", answer="Endpoint.attach(name).update(bundle) changes one that exists"),
+    **{
+        name: Word(only="bundle", answer=_COMPONENTS)
+        for name in ("resources", "endpoint_type", "inference_component_name", "resource_requirements")
+    },
+    **{
+        name: Word(only="bundle", answer=_COMPONENTS)
+        for name in ("custom_orchestrator_instance_type", "custom_orchestrator_initial_instance_count")
+    },
+    **{
+        name: Word(only="bundle", answer=_RECOMMENDATION)
+        for name in (
+            *("inference_recommendation_id", "use_recommendation", "recommendation", "recommendation_index"),
+            *("recommendation_spec_name", "auto_approve"),
+        )
+    },
+    # a batch transform
+    "strategy": _in_request("CreateTransformJob", "BatchStrategy"),
+    "assemble_with": _in_request("CreateTransformJob", "TransformOutput", "AssembleWith"),
+    "split_type": _in_request("CreateTransformJob", "TransformInput", "SplitType"),
+    "data_type": Word(("manifest",), _is_manifest, only="data"),
+    "join_source": Word(("join",), _is_input),
+    "max_concurrent_transforms": Word(("requests",)),
+    "max_payload": Word(("payload",)),
+    "base_transform_job_name": Word(("name",), _name_with_time),
+    "model_client_config": Word(
+        members={"InvocationsTimeoutInSeconds": "timeout", "InvocationsMaxRetries": "retries"}, only="data"
+    ),
+    "batch_data_capture_config": _in_request("CreateTransformJob", "DataCaptureConfig"),
+}
+WORDS["compression_type"] = Word(("compress", "gzip"), _is_compressed)
 
 # %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #17c0b364
 def take_words(values: Mapping[str, Any], names: Iterable[str], owner: str) -> dict[str, Any]:
@@ -468,17 +610,19 @@ def take_words(values: Mapping[str, Any], names: Iterable[str], owner: str) -> d
 def _translated(name: str, value: Any, names: set[str], owner: str) -> Iterator[tuple[str, Any]]:
     """Yield our names and values for an option under any name."""
     word = WORDS.get(name)
-    if name in names or word is None:
+    if name in names or word is None or (word.only and word.only not in names):
         yield name, value
         return
     ours = next((option for option in word.options if option in names), None)
     if ours:
-        yield ours, value if word.convert is None else word.convert(value)
+        value = value if word.convert is None else word.convert(value)
+        yield ours, not value if word.is_negated else value
     elif word.members is not None:
         for member, member_value in _members(value).items():
             if member not in word.members:
                 raise TypeError(f"{owner} takes no {member!r} of {name!r}; {did_you_mean(member, word.members)}")
             yield from _translated(word.members[member], member_value, names, owner)
+        yield from word.also.items()
     elif word.answer:
         raise TypeError(f"{owner} takes no {name!r}: {word.answer}")
     else:

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #137fff7c
+# %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #545956e8
 import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from mlkit.sagemaker.client.endpoints import Machines
+from mlkit.sagemaker.client.endpoint_requests import Machines
 from mlkit.sagemaker.client.jobs import JobOptions
 from mlkit.sagemaker.client.options import WORDS, take_words
 from mlkit.sagemaker.client.scripts import Expression, Script, Structure, expressions, read_code

@@ -10,12 +10,22 @@ import re
 import secrets
 import sys
 from collections import deque
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from .endpoints import Machines, ignore_missing, model_request, send_bundle
+from mlkit.sagemaker.client.endpoint_requests import (
+    ModelOptions,
+    bundle_uri,
+    check_operations,
+    model_request,
+    send_bundle,
+    take_arguments,
+    with_options,
+)
+from .endpoints import ignore_missing
 from .jobs import JobFailed
-from .options import accepts_options, make_options, require_valid
+from .options import accepts_options, make_options, merge_more, option, require_valid
 from .polling import Poll, follow_in_text
 from .target import make_target
 from ..endpoint.content_types import content_type_of
@@ -94,68 +104,169 @@ class TransformJob:
         self.target.files.get(self.describe()["TransformOutput"]["S3OutputPath"], Path(folder))
         return Path(folder)
 
+# %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #64171a7b
+_TRANSFORM = "CreateTransformJob"
+_INPUT = f"{_TRANSFORM}.TransformInput"
+
+
+def _lines_value(options: Any) -> str:
+    return "Line" if options.split else "None"
+
+
+def _strategy_value(options: Any) -> str:
+    return "MultiRecord" if options.split else "SingleRecord"
+
+
+def _kind_value(options: Any) -> str:
+    return "ManifestFile" if options.manifest else "S3Prefix"
+
+
+def _gzip_value(options: Any) -> str | None:
+    return "Gzip" if options.gzip else None
+
+
+def _output_key_value(options: Any) -> str | None:
+    return options.output_kms_key or options.kms_key
+
+
+def _volume_key_value(options: Any) -> str | None:
+    return options.volume_kms_key or options.kms_key
+
+
+def _join_value(options: Any) -> str | None:
+    return "Input" if options.join else None
+
+
+@dataclass(frozen=True)
+class TransformOptions(ModelOptions):
+    """The options of a batch transform: everything besides its name, its bundle and its data."""
+
+    content_type: str | None = option(
+        "content type of the files; default: by their suffix", default=None, request=f"{_INPUT}.ContentType"
+    )
+    accept: str | None = option(
+        "content type of the answers", default=None, request=f"{_TRANSFORM}.TransformOutput.Accept"
+    )
+    split: bool = option(
+        "send lines, as many at once as a request can take, in place of whole files",
+        default=False,
+        request=(f"{_INPUT}.SplitType", f"{_TRANSFORM}.TransformOutput.AssembleWith", f"{_TRANSFORM}.BatchStrategy"),
+        value=(_lines_value, _lines_value, _strategy_value),
+    )
+    output: str | None = option(
+        "s3://bucket/prefix for the answers; default: next to the models",
+        default=None,
+        request=f"{_TRANSFORM}.TransformOutput.S3OutputPath",
+    )
+    requests: int = option(
+        "requests at the same time, to each machine", default=1, request=f"{_TRANSFORM}.MaxConcurrentTransforms"
+    )
+    payload: int = option("MB of a request at most", default=6, request=f"{_TRANSFORM}.MaxPayloadInMB")
+    manifest: bool = option(
+        "the data are a manifest, which lists the objects",
+        default=False,
+        request=f"{_INPUT}.DataSource.S3DataSource.S3DataType",
+        value=_kind_value,
+    )
+    gzip: bool = option(
+        "the files are compressed", default=False, request=f"{_INPUT}.CompressionType", value=_gzip_value
+    )
+    input_filter: str | None = option(
+        "JSONPath of the part of the input that the model gets",
+        default=None,
+        request=f"{_TRANSFORM}.DataProcessing.InputFilter",
+    )
+    output_filter: str | None = option(
+        "JSONPath of the part of the answers, or of inputs and answers, that is written",
+        default=None,
+        request=f"{_TRANSFORM}.DataProcessing.OutputFilter",
+    )
+    join: bool = option(
+        "write each input together with its answer",
+        default=False,
+        request=f"{_TRANSFORM}.DataProcessing.JoinSource",
+        value=_join_value,
+    )
+    output_kms_key: str | None = option(
+        "KMS key for the answers; default: kms_key",
+        default=None,
+        request=f"{_TRANSFORM}.TransformOutput.KmsKeyId",
+        value=_output_key_value,
+    )
+    volume_kms_key: str | None = option(
+        "KMS key for the disks; default: kms_key",
+        default=None,
+        request=f"{_TRANSFORM}.TransformResources.VolumeKmsKeyId",
+        value=_volume_key_value,
+    )
+    timeout: int | None = option(
+        "seconds that an answer may take",
+        default=None,
+        request=f"{_TRANSFORM}.ModelClientConfig.InvocationsTimeoutInSeconds",
+    )
+    retries: int | None = option(
+        "attempts after a request that failed",
+        default=None,
+        request=f"{_TRANSFORM}.ModelClientConfig.InvocationsMaxRetries",
+    )
+
 # %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #1a514df7
-@accepts_options(Machines)
+@accepts_options(TransformOptions)
 def transform(
-    bundle: Any,  # a model.tar.gz, or its S3 URI
-    data: str | Path,  # a folder, or the beginning of an S3 URI
+    bundle: Any = None,  # a model.tar.gz, or its S3 URI
+    data: str | Path | None = None,  # a folder, or the beginning of an S3 URI
     target: Any = None,  # a LocalSageMaker or a boto3 session; default: this machine
     name: str | None = None,
-    content_type: str | None = None,  # of the files; default: by their suffix
-    accept: str | None = None,  # content type of the answers
-    split: bool = False,  # send lines, as many at once as a request can take, in place of whole files
-    output: str | None = None,  # S3 URI; default: next to the models
-    requests: int = 1,  # at the same time, to each machine
-    payload: int = 6,  # MB of a request at most
-    **options,  # the fields of `Machines`
+    **options,
 ) -> TransformJob:
     """Start a batch transform of a folder.
 
     Raises FileNotFoundError or ValueError for data that cannot be sent, and ValueError for a request that SageMaker
     would refuse.
     """
-    parameters = ("content_type", "accept", "split", "output", "requests", "payload")
-    options = make_options(Machines, options, "transform", *parameters)
+    arguments = {"bundle": bundle, "data": data, "target": target, "name": name}
+    arguments, options = take_arguments(TransformOptions, "transform", arguments, options)
+    bundle, data, target, name = arguments.values()
+    if bundle is None or data is None:
+        raise TypeError("transform: expected a bundle and data, such as transform('model.tar.gz', 'rows')")
+    options = make_options(TransformOptions, options, "transform", *arguments)
+    if not isinstance(options.instance, str):
+        raise ValueError(f"instance={options.instance!r}: a batch transform has one instance type")
+    check_operations(options.more, ("CreateModel", "CreateTransformJob"))
     target = make_target(target, options.role, options.bucket)
     name = name or f"mlkit-{secrets.token_hex(4)}"
-    model = f"{name[:54]}-{secrets.token_hex(4)}"
-    target.role_arn(options.role)  # raises if there is none, before anything is sent
+    folder = None
     if not str(data).startswith("s3://"):
         folder = Path(data).expanduser().resolve()
-        content_type = _content_type_of(folder, content_type)
+        options = replace(options, content_type=_content_type_of(folder, options.content_type))
         data = target.uri_of(folder, "data")
+    # Both requests are checked before anything is sent.
+    uri = bundle_uri(bundle, target)
+    model = model_request(f"{name[:54]}-{secrets.token_hex(4)}", uri, target, options)
+    request = _transform_request(name, model["ModelName"], data, target, options)
+    if folder:
         target.create_bucket()
         target.files.send_folder(folder, data)
-    transform_input = {
-        "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": data}},
-        "SplitType": "Line" if split else "None",
-    }
-    if content_type:
-        transform_input["ContentType"] = content_type
-    transform_output = {
-        "S3OutputPath": output or f"{target.bucket}/transforms/{name}",
-        "AssembleWith": "Line" if split else "None",
-    }
-    if accept:
-        transform_output["Accept"] = accept
-    request = {
-        "TransformJobName": name,
-        "ModelName": model,
-        "MaxConcurrentTransforms": requests,
-        "MaxPayloadInMB": payload,
-        "BatchStrategy": "MultiRecord" if split else "SingleRecord",
-        "TransformInput": transform_input,
-        "TransformOutput": transform_output,
-        "TransformResources": {"InstanceType": options.instance, "InstanceCount": options.count},
-    }
-    require_valid("CreateTransformJob", request)
-    target.client.create_model(**model_request(model, send_bundle(bundle, target), target, options))
+    send_bundle(bundle, uri, target)
+    target.client.create_model(**model)
     try:
         target.client.create_transform_job(**request)
     except Exception:
-        target.client.delete_model(ModelName=model)
+        target.client.delete_model(ModelName=model["ModelName"])
         raise
-    return TransformJob(name, target)
+    return TransformJob(request["TransformJobName"], target)
+
+
+def _transform_request(name: str, model: str, data: str, target: Any, options: TransformOptions) -> dict:
+    """Return the CreateTransformJob request. Raises ValueError for fields that SageMaker would refuse."""
+    request = {
+        "TransformJobName": name,
+        "ModelName": model,
+        "TransformInput": {"DataSource": {"S3DataSource": {"S3Uri": data}}},
+        "TransformOutput": {"S3OutputPath": f"{target.bucket}/transforms/{name}"},
+    }
+    request = with_options(_TRANSFORM, request, options)
+    return require_valid(_TRANSFORM, merge_more(_TRANSFORM, request, options.more.get(_TRANSFORM, {})))
 
 # %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #00d9a8cb
 def _content_type_of(folder: Path, content_type: str | None) -> str:
