@@ -86,7 +86,11 @@ class ModelOptions:
         request=(f"{_VARIANT}.InitialInstanceCount", f"{_TRANSFORM}.TransformResources.InstanceCount"),
         value=_count_value,
     )
-    image: str | None = option("container image; default: AWS's Ray Serve", default=None, request=f"{_CONTAINER}.Image")
+    image: str | None = option(
+        "container image, one of AWS's also by its short name, such as ray-serve:1.4; default: AWS's Ray Serve",
+        default=None,
+        request=f"{_CONTAINER}.Image",
+    )
     private_registry: bool = option(
         "the image is in a private registry that the VPC reaches",
         default=False,
@@ -99,7 +103,7 @@ class ModelOptions:
         request=f"{_CONTAINER}.ImageConfig.RepositoryAuthConfig.RepositoryCredentialsProviderArn",
     )
     role: str | None = option(
-        "ARN of the role that SageMaker assumes; default: the notebook's own",
+        "name or ARN of the role that SageMaker assumes; default: the notebook's own",
         default=None,
         request="CreateModel.ExecutionRoleArn",
     )
@@ -317,6 +321,7 @@ def bundle_uri(bundle: Any, target: LocalTarget | AWSTarget) -> str:
 def send_bundle(bundle: Any, uri: str, target: LocalTarget | AWSTarget) -> None:
     """Send a model.tar.gz to the target's S3, unless it is there."""
     if str(bundle) != uri:
+        target.create_bucket()
         target.files.send_file(Path(bundle), uri)
 
 
@@ -343,19 +348,33 @@ def with_options(section: str, request: dict, options: Any) -> dict:
     return sections[section]
 
 
+def _first_instance(instance: Any) -> str:
+    return instance if isinstance(instance, str) else instance[0]
+
+
+def _whole_names(values: Mapping[str, Any], instance: Any, target: LocalTarget | AWSTarget) -> dict[str, Any]:
+    """Return options with the whole name of an image, and the ARN of a role."""
+    names = {}
+    if values.get("image"):
+        names["image"] = target.image(_first_instance(instance), serving=True, name=values["image"])
+    if values.get("role"):
+        names["role"] = target.role_arn(values["role"])
+    return {**values, **names}
+
+
 def model_request(name: str, uri: str, target: LocalTarget | AWSTarget, options: ModelOptions) -> dict:
     """Return the CreateModel request for a bundle. Raises ValueError for fields that SageMaker would refuse.
 
     uri: of the bundle, in S3.
     """
     more = options.more.get("CreateModel", {})
-    first_instance = options.instance if isinstance(options.instance, str) else options.instance[0]
-    image = options.image or target.image(first_instance, serving=True)
-    container = {"Image": image, "Environment": _image_environment(image)}
+    image = target.image(_first_instance(options.instance), serving=True, name=options.image)
+    options = replace(options, image=image, role=target.role_arn(options.role))
+    container = {"Image": options.image, "Environment": _image_environment(options.image)}
     container |= model_data(uri, more.get("PrimaryContainer") or {})
     request = {
         "ModelName": name,
-        "ExecutionRoleArn": options.role or target.role,
+        "ExecutionRoleArn": options.role,
         "PrimaryContainer": container,
     }
     request = target.with_defaults("Model", with_options("CreateModel", request, options))
@@ -605,7 +624,9 @@ def changed_requests(
     more = values.get("more", {})
     requests = _requests_with_tags(description, target, values)
     model_before = deepcopy(requests.get("CreateModel"))
-    options = change_options(requests, read_options(requests), values)
+    options_before = read_options(requests)
+    values = _whole_names(values, values.get("instance") or options_before.instance, target)
+    options = change_options(requests, options_before, values)
     require_effect(options, values)
     if uri:
         replace_bundle(requests, uri, "image" in values)

@@ -245,6 +245,7 @@ def transform(
     model = model_request(f"{name[:54]}-{secrets.token_hex(4)}", uri, target, options)
     request = _transform_request(name, model["ModelName"], data, target, options)
     if folder:
+        target.create_bucket()
         target.files.send_folder(folder, data)
     send_bundle(bundle, uri, target)
     target.client.create_model(**model)

@@ -378,7 +378,7 @@ def test_a_job_in_the_words_of_the_sdk(source, tmp_path):
 
 
 SENTENCES = {
-    "a name of a role": (dict(role="MyRole"), "role: 'MyRole' is a name, and RoleArn is an ARN"),
+    "a user in place of a role": (dict(role="arn:aws:iam::123456789012:user/me"), "user/me is not the ARN of a role"),
     "an empty PATH": (dict(environment={"PATH": ""}), "PATH='' replaces the image's own"),
     "a PATH that refers to itself": (dict(environment={"PATH": "/own:$PATH"}), "are not expanded"),
     "a surrogate": (dict(environment={"A": "\udc80"}), "Environment.A: '\\udc80' is not text"),
