@@ -102,10 +102,20 @@ def _limit_errors(shape: Shape, value: Any, path: str) -> Iterator[str]:
         yield f"{path}: {amount}, at most {limits['max']:,} are allowed"
     if size is not None and size < limits.get("min", size):
         yield f"{path}: {amount}, at least {limits['min']:,} are needed"
+    if kind == "string":
+        yield from _text_errors(value, path)
     if kind == "string" and limits.get("enum") and value not in limits["enum"]:
         yield f"{path}: {value!r} is not a valid value; {_suggestion(value, limits['enum'])}"
     if kind == "string" and "pattern" in limits and not _matches(limits["pattern"], value):
         yield f"{path}: {_shortened(value)} does not fit the pattern {limits['pattern']}"
+
+
+def _text_errors(value: str, path: str) -> Iterator[str]:
+    """Yield why a text cannot be sent to a program as a variable, an argument or a line of a file."""
+    if "\0" in value:
+        yield f"{path}: a null character, which no program can be given"
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        yield f"{path}: {_shortened(value)} is not text: it has half of a surrogate pair, which UTF-8 cannot express"
 
 
 def _size(kind: str, value: Any) -> int | float | None:
@@ -179,15 +189,31 @@ def _stopping_errors(request: dict) -> Iterator[str]:
 
 def _resource_errors(request: dict) -> Iterator[str]:
     resources = request.get("ResourceConfig", {})
-    has_groups = "InstanceGroups" in resources
-    if has_groups and ("InstanceType" in resources or "InstanceCount" in resources):
-        yield "ResourceConfig: InstanceGroups excludes InstanceType and InstanceCount"
+    choices = [name for name in ("InstanceGroups", "InstancePreferences") if name in resources]
+    for name in choices:
+        if "InstanceType" in resources or "InstanceCount" in resources:
+            yield f"ResourceConfig: {name} excludes InstanceType and InstanceCount"
+    if len(choices) > 1:
+        yield "ResourceConfig: InstancePreferences excludes InstanceGroups"
     if resources.get("InstanceCount") == 0:
         yield "ResourceConfig.InstanceCount: 0, at least 1 is needed"
-    if not has_groups and not ("InstanceType" in resources and "InstanceCount" in resources):
+    if not choices and not ("InstanceType" in resources and "InstanceCount" in resources):
         yield "ResourceConfig: expected InstanceType and InstanceCount"
+    yield from _preference_errors(request, resources)
     if request.get("EnableManagedSpotTraining") and resources.get("KeepAlivePeriodInSeconds"):
         yield "ResourceConfig.KeepAlivePeriodInSeconds: there are no warm pools for spot jobs"
+
+
+def _preference_errors(request: dict, resources: dict) -> Iterator[str]:
+    """Yield violations of the rules of `InstancePreferences`: instance types of which the first free one is used."""
+    if "InstancePreferences" in resources:
+        if "InstancePlacementConfig" in resources:
+            yield "ResourceConfig: InstancePreferences excludes InstancePlacementConfig"
+        if request.get("EnableManagedSpotTraining"):
+            yield "ResourceConfig.InstancePreferences: not for a spot job"
+    for name in ("SelectedInstanceType", "SelectedInstanceCount"):
+        if name in resources:
+            yield f"ResourceConfig.{name}: written by SageMaker, and not accepted in a request"
 
 
 def _metric_errors(definition: dict) -> Iterator[str]:

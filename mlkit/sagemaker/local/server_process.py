@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 
+from mlkit.files import private_opener
 from mlkit.sagemaker.artifacts.archive import BundleError, extract_bundle
 from mlkit.sagemaker.local.host import end_with_parent
 from mlkit.sagemaker.storage import S3, Files
@@ -69,7 +70,7 @@ class ServerProcess:
         command = [sys.executable, "-m", "mlkit.cli", "serve", "--model-dir", str(self.folder)]
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("SM_", "SAGEMAKER_", "MLKIT_"))}
         environ |= {k: re.sub(r"/opt/ml/model(?=/|$)", str(self.folder), v) for k, v in self.environ.items()}
-        with open(self.log, "ab") as log:
+        with open(self.log, "ab", opener=private_opener) as log:
             self.log_offset = log.tell()
             self.port = 0
             self.process = subprocess.Popen(
@@ -81,6 +82,7 @@ class ServerProcess:
                 cwd=self.folder,
                 start_new_session=True,
                 preexec_fn=end_with_parent,
+                umask=0o022,
             )
 
     def _download_model(self) -> None:

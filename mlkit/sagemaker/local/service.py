@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from botocore import xform_name
 from botocore.exceptions import ClientError
 from botocore.utils import parse_to_aware_datetime
 
-from mlkit.sagemaker.api import api_error, exceptions, paginator, waiter
+from mlkit.files import private_folder
+from mlkit.sagemaker.api import api_error, exceptions, paginator, service, waiter
 from mlkit.sagemaker.local.locks import is_locked
+from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.store import RecordTable
-from mlkit.sagemaker.storage import local_root, open_files
+from mlkit.sagemaker.storage import Storage, local_root, open_files
+from mlkit.text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/4_local/12_service.ipynb #fc74e72b
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class _Kind:
     arn_type: str
     list_field: str  # of the response of the List operation
     summary_fields: tuple[str, ...] = ()  # in addition to the name, the ARN and the times
+    has_status: bool = True
 
 
 _KINDS = {
@@ -42,8 +47,8 @@ _KINDS = {
         "TransformJobSummaries",
         ("TransformEndTime", "TransformJobStatus", "FailureReason"),
     ),
-    "Model": _Kind("models", "model", "Models"),
-    "EndpointConfig": _Kind("configs", "endpoint-config", "EndpointConfigs"),
+    "Model": _Kind("models", "model", "Models", has_status=False),
+    "EndpointConfig": _Kind("configs", "endpoint-config", "EndpointConfigs", has_status=False),
     "Endpoint": _Kind("endpoints", "endpoint", "Endpoints", ("EndpointStatus",)),
 }
 
@@ -61,8 +66,12 @@ class LocalService:
     def __init__(self, root: str | Path | None = None, s3: str | None = None):
         self.root = Path(root).expanduser().resolve() if root else local_root()
         self.s3 = s3 or os.environ.get("MLKIT_LOCAL_S3") or "folder"
+        _make_private(self.root)
         self.rows = self.table("TrainingJob")
         self.files = open_files(self.s3, self.root)
+
+    def __getattr__(self, name: str) -> Any:
+        return missing_operation(type(self), name, "sagemaker")
 
     @property
     def exceptions(self) -> Any:
@@ -77,7 +86,8 @@ class LocalService:
 
     def table(self, kind: str) -> RecordTable:
         """Return the records of a kind of resource, such as "Endpoint"."""
-        return RecordTable(self.root / "jobs.db", _KINDS[kind].table)
+        status = (f"{kind}Status",) if _KINDS[kind].has_status else ()
+        return RecordTable(self.root / "jobs.db", _KINDS[kind].table, (f"{kind}Name", "CreationTime", *status))
 
     def resource_folder(self, kind: str, name: str) -> Path:
         """Return the folder of a resource: the data of its process, and its logs."""
@@ -102,6 +112,78 @@ class LocalService:
         """Return the arguments of the program that runs a job or an endpoint."""
         return [str(self.root), self.s3, name]
 
+    def list_tags(self, **request) -> dict:
+        """Return the tags of a resource, which Describe operations do not contain."""
+        check_local_request("ListTags", request)
+        arn_type, _, name = request["ResourceArn"].rpartition(":")[2].partition("/")
+        kind = next((kind for kind, storage in _KINDS.items() if storage.arn_type == arn_type), None)
+        record = self.table(kind).get(name) if kind else None
+        if record is None:
+            raise api_error("ValidationException", "Requested resource not found.", "ListTags")
+        # Fewer tags are allowed than the smallest MaxResults: there is one page.
+        if request.get("NextToken"):
+            raise _invalid_token(request["NextToken"], "ListTags")
+        return {"Tags": record.get("Tags", [])[: request.get("MaxResults")]}
+
+
+def _make_private(root: Path) -> None:
+    """Make the folder of everything its owner's alone.
+
+    A folder of another name than the default may hold other things: of it, the folders that mlkit has made are closed.
+    """
+    if root == Path("~/.mlkit/local").expanduser().resolve():
+        private_folder(root.parent)
+        private_folder(root)
+    elif not root.exists():
+        private_folder(root)
+    for name in (*(kind.table for kind in _KINDS.values()), "s3", "channels", "sources"):
+        if (root / name).is_dir():
+            private_folder(root / name)
+
+
+def missing_operation(client: type, name: str, api: str) -> Callable[..., Any]:
+    """Return a function that raises NotImplementedError, for an operation that only boto3's client has.
+
+    Raises AttributeError for any other name.
+    """
+    if name.startswith("_"):
+        raise AttributeError(f"{client.__name__!r} object has no attribute {name!r}")
+    operations = {xform_name(operation) for operation in service(api).operation_names}
+    here = sorted(operation for operation in operations if hasattr(client, operation))
+    if name not in operations:
+        hint = did_you_mean(name, [*operations, *(n for n in dir(client) if not n.startswith("_"))])
+        hint = hint if hint.startswith("did you mean") else f"it has {', '.join(here)}"
+        raise AttributeError(f"{client.__name__!r} object has no attribute {name!r}; {hint}", name=name)
+
+    def refuse(*arguments: Any, **request: Any) -> None:
+        raise NotImplementedError(
+            f"{name} is not rehearsed on this machine; boto3.client({api!r}) has it. Rehearsed are {', '.join(here)}"
+        )
+
+    return refuse
+
+
+def describable(operation: str, record: Mapping) -> dict:
+    """Return the fields of a record that a Describe operation returns: no tags, and nothing of this machine's own."""
+    members = service().operation_model(operation).output_shape.members
+    return {name: value for name, value in record.items() if name in members}
+
+
+def check_outputs(operation: str, files: Storage, uris: Mapping[str, str | None]) -> None:
+    """Raise the error of a request that names a place where nothing can be stored. `uris` are by the member's name."""
+    for member, uri in uris.items():
+        try:
+            if uri is not None:
+                files.check_output(uri)
+        except ValueError as e:
+            raise api_error("ValidationException", f"{member}: {e}", operation) from None
+
+
+def _invalid_token(token: str, operation: str) -> ClientError:
+    return api_error(
+        "ValidationException", f"Invalid NextToken {token!r}: expected the one of the page before", operation
+    )
+
 
 def make_arn(kind: str, name: str) -> str:
     """Return the ARN of a resource. It names an account that does not exist."""
@@ -121,9 +203,7 @@ def list_response(records: list[dict], request: Mapping, kind: str) -> dict:
     name = f"{kind}Name"
     token = request.get("NextToken") or "0"
     if not token.isdecimal():
-        raise api_error(
-            "ValidationException", f"Invalid NextToken {token!r}: expected the one of the page before", f"List{kind}s"
-        )
+        raise _invalid_token(token, f"List{kind}s")
     matches = [record for record in records if _matches(record, request, kind)]
     sort_fields = {"Name": name, "Status": f"{kind}Status"}
     sort_field = sort_fields.get(request.get("SortBy", ""), "CreationTime")

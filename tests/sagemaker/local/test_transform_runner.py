@@ -7,6 +7,7 @@ import torch
 
 from mlkit.model import MyCustomModel
 from mlkit.sagemaker.artifacts.bundle import build_bundle
+from mlkit.sagemaker.local.store import now
 from mlkit.sagemaker.local.transform_jobs import TransformJobs
 from mlkit.sagemaker.local.transform_runner import TransformRunner
 
@@ -75,7 +76,7 @@ def test_a_server_that_ends_while_it_answers(local, tmp_path):
 def test_a_server_that_never_starts(local, tmp_path):
     handlers = 'print("loading", flush=True)\n__import__("time").sleep(60)\n'
     create_model_with_handlers(local, "sleeps", handlers, tmp_path)
-    job = dict(TransformJobName="sleeps", TransformJobStatus="InProgress", ModelName="sleeps")
+    job = dict(TransformJobName="sleeps", TransformJobStatus="InProgress", ModelName="sleeps", CreationTime=now())
     local.transforms.add("sleeps", job)
     TransformRunner(local, "sleeps", startup_timeout=10).run()
     reason = local.transforms.get("sleeps")["FailureReason"]
