@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #de23ed87
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ from botocore.exceptions import ClientError
 from mlkit.files import private_folder
 from mlkit.patching import patch
 from mlkit.sagemaker.api import api_error
-from mlkit.sagemaker.local.locks import start_locked, take_lock
+from mlkit.sagemaker.local.locks import start_locked
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.runtime import LocalRuntime
 from mlkit.sagemaker.local.service import LocalService, describable, list_response, make_arn, readable_kind
@@ -110,30 +109,26 @@ def create_endpoint(self: Hosting, **request) -> dict:
     check_local_request("CreateEndpoint", request)
     name = request["EndpointName"]
     config = self._find("EndpointConfig", request["EndpointConfigName"], "CreateEndpoint")
-    lock = take_lock(self._lock_path("Endpoint", name))
+    at = now()
+    arn = make_arn("Endpoint", name)
+    record = request | dict(
+        EndpointArn=arn,
+        CreationTime=at,
+        LastModifiedTime=at,
+        EndpointStatus="Creating",
+        ProductionVariants=production_variants(config),
+        **config_fields(config),
+        **_deployment_fields(request),
+    )
+    lock = self._add_locked("Endpoint", name, record)
     if lock is None:
         raise _already_exists("Endpoint", name)
-    at = now()
-    variants = production_variants(config)
-    try:
-        response = self._create(
-            "Endpoint",
-            request,
-            CreationTime=at,
-            LastModifiedTime=at,
-            EndpointStatus="Creating",
-            ProductionVariants=variants,
-            **config_fields(config),
-            **_deployment_fields(request),
-        )
-    except ClientError:
-        os.close(lock)
-        raise
     folder = self.endpoint_folder(name)
-    shutil.rmtree(folder, ignore_errors=True)
-    private_folder(folder)
+    with self._removed_on_error("Endpoint", name, lock):
+        shutil.rmtree(folder, ignore_errors=True)
+        private_folder(folder)
     start_locked(lock, "mlkit.sagemaker.local.endpoint_runner", self._process_arguments(name), folder / "runner.log")
-    return response
+    return {"EndpointArn": arn}
 
 
 @patch

@@ -7,8 +7,9 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/12_service.ipynb #e6265ea4
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from botocore.utils import parse_to_aware_datetime
 
 from mlkit.files import private_folder
 from mlkit.sagemaker.api import api_error, exceptions, paginator, service, waiter
-from mlkit.sagemaker.local.locks import is_locked
+from mlkit.sagemaker.local.locks import is_locked, take_lock
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.store import RecordTable
 from mlkit.sagemaker.storage import Storage, local_root, open_files
@@ -107,6 +108,31 @@ class LocalService:
             with suppress(ClientError):  # it may have just been deleted
                 descriptions.append(describe(**{f"{kind}Name": record[f"{kind}Name"]}))
         return descriptions
+
+    def _add_locked(self, kind: str, name: str, record: dict) -> int | None:
+        """Add the record of a resource and take its lock. Return the lock, or None if the name is taken."""
+        lock = take_lock(self._lock_path(kind, name))
+        if lock is None:
+            return None
+        is_added = False
+        try:
+            is_added = self.table(kind).add(name, record)
+        finally:
+            if not is_added:
+                os.close(lock)
+        return lock if is_added else None
+
+    @contextmanager
+    def _removed_on_error(self, kind: str, name: str, lock: int) -> Iterator[None]:
+        """Remove all of a new resource, and release its lock, if the block fails: what prepares its process."""
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.resource_folder(kind, name), ignore_errors=True)  # first, to make room on a full disk
+            self.table(kind).remove(name)
+            self._lock_path(kind, name).unlink(missing_ok=True)
+            os.close(lock)
+            raise
 
     def _process_arguments(self, name: str) -> list[str]:
         """Return the arguments of the program that runs a job or an endpoint."""

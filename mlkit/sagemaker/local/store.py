@@ -39,6 +39,7 @@ _SQL = {
 }
 _RESERVE_SIZE = 2**18  # bytes; a transaction on a full disk needs a part of it
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter if the message quotes a damaged name
 
 T = TypeVar("T")
 
@@ -137,10 +138,10 @@ class RecordTable:
         """Return the text of each row by its number; of a damaged table, the rows before and after the damage."""
         try:
             return dict(db.execute(self._sql["select_all"]).fetchall())
-        except sqlite3.DatabaseError as e:
+        except _SQLITE_ERRORS as e:
             texts: dict[int, Any] = {}
             for order in ("select_first", "select_last"):
-                with suppress(sqlite3.DatabaseError):
+                with suppress(*_SQLITE_ERRORS):
                     texts.update(db.execute(self._sql[order]))
             if not texts:
                 raise
@@ -158,13 +159,13 @@ class RecordTable:
         times = [record[field] for field in self.required if field.endswith("Time")]
         return record if all(isinstance(at, datetime) and at.tzinfo for at in times) else None
 
-# %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #6f8328c6
+# %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #98ce635e
 @patch
 def _read(self: RecordTable, action: Callable[[sqlite3.Connection], T]) -> T:
     """Return the result of `action` in a transaction that writes nothing."""
     try:
-        return self._run("begin", action)
-    except sqlite3.DatabaseError as e:
+        return self._run(action)
+    except _SQLITE_ERRORS as e:
         raise self._error(e) from e
 
 
@@ -172,35 +173,36 @@ def _read(self: RecordTable, action: Callable[[sqlite3.Connection], T]) -> T:
 def _write(self: RecordTable, action: Callable[[sqlite3.Connection], T]) -> T:
     """Return the result of `action` in a transaction. If the disk is full, try again in the room of the reserve."""
     try:
-        return self._run("begin immediate", action)
-    except sqlite3.DatabaseError as e:
+        return self._run(action, is_write=True)
+    except _SQLITE_ERRORS as e:
         if not (_has_no_room(e) and self.reserve.exists()):
             raise self._error(e) from e
     self.reserve.unlink(missing_ok=True)
     try:
-        return self._run("begin immediate", action)
-    except sqlite3.DatabaseError as e:
+        return self._run(action, is_write=True)
+    except _SQLITE_ERRORS as e:
         raise self._error(e) from e
 
 
 @patch
-def _run(self: RecordTable, begin: str, action: Callable[[sqlite3.Connection], T]) -> T:
+def _run(self: RecordTable, action: Callable[[sqlite3.Connection], T], is_write: bool = False) -> T:
     with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
         db.text_factory = bytes  # a damaged text may not be UTF-8
-        db.execute(begin)
+        db.execute("begin immediate" if is_write else "begin")
         try:
             result = action(db)
-            db.execute("commit")
+            if is_write:
+                db.execute("commit")
         except BaseException:
             if db.in_transaction:  # SQLite itself has rolled back if the disk is full
-                with suppress(sqlite3.DatabaseError):
+                with suppress(*_SQLITE_ERRORS):
                     db.execute("rollback")
             raise
     return result
 
 
 @patch
-def _error(self: RecordTable, error: sqlite3.DatabaseError) -> Exception:
+def _error(self: RecordTable, error: Exception) -> Exception:
     """Return the error to raise for one of SQLite: which file, and what to do."""
     code = _primary_code(error)
     if code == sqlite3.SQLITE_BUSY:
@@ -218,7 +220,7 @@ def _error(self: RecordTable, error: sqlite3.DatabaseError) -> Exception:
 
 
 @patch
-def _damage(self: RecordTable, error: sqlite3.DatabaseError) -> str:
+def _damage(self: RecordTable, error: Exception) -> str:
     return f"the table {self.table} of {self.path} is damaged ({error})"
 
 
@@ -236,11 +238,11 @@ def _make_reserve(self: RecordTable) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _primary_code(error: sqlite3.DatabaseError) -> int:
+def _primary_code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
 
 
-def _has_no_room(error: sqlite3.DatabaseError) -> bool:
+def _has_no_room(error: Exception) -> bool:
     return _primary_code(error) in _NO_ROOM
 
 

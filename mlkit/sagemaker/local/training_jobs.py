@@ -17,7 +17,7 @@ from mlkit.patching import patch
 from mlkit.sagemaker.api import api_error
 from mlkit.sagemaker.local.host import namespaces
 from mlkit.sagemaker.local.job_runner import change_status
-from mlkit.sagemaker.local.locks import start_locked, take_lock
+from mlkit.sagemaker.local.locks import start_locked
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.service import (
     RUNNING_STATUSES,
@@ -47,23 +47,16 @@ class TrainingJobs(LocalService):
         _check_isolation(request)
         name = request["TrainingJobName"]
         arn = make_arn("TrainingJob", name)
-        lock = take_lock(self._lock_path("TrainingJob", name))
-        if lock is None or not self.rows.add(name, _first_description(request, arn)):
-            if lock is not None:
-                os.close(lock)
+        lock = self._add_locked("TrainingJob", name, _first_description(request, arn))
+        if lock is None:
             raise api_error(
                 "ResourceInUse",
                 "Training job names must be unique within an AWS account and region, and a training job with this "
                 f"name already exists ({arn})",
                 "CreateTrainingJob",
             )
-        try:
+        with self._removed_on_error("TrainingJob", name, lock):
             self._prepare_folder(name, request)
-        except BaseException:
-            self.rows.remove(name)
-            self._lock_path("TrainingJob", name).unlink()
-            os.close(lock)
-            raise
         start_locked(
             lock,
             "mlkit.sagemaker.local.job_runner",

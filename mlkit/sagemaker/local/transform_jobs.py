@@ -13,7 +13,7 @@ from pathlib import Path
 from mlkit.files import private_folder
 from mlkit.sagemaker.api import api_error
 from mlkit.sagemaker.local.hosting import Hosting
-from mlkit.sagemaker.local.locks import start_locked, take_lock
+from mlkit.sagemaker.local.locks import start_locked
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.service import RUNNING_STATUSES, check_outputs, describable, list_response, make_arn
 from mlkit.sagemaker.local.store import RecordTable, now
@@ -43,10 +43,8 @@ class TransformJobs(Hosting):
         description = request | dict(
             TransformJobArn=arn, TransformJobStatus="InProgress", CreationTime=at, LastModifiedTime=at
         )
-        lock = take_lock(self._lock_path("TransformJob", name))
-        if lock is None or not self.transforms.add(name, description):
-            if lock is not None:
-                os.close(lock)
+        lock = self._add_locked("TransformJob", name, description)
+        if lock is None:
             raise api_error(
                 "ResourceInUse",
                 "Job name must be unique within an AWS account and region, and a job with this name already exists "
@@ -54,8 +52,9 @@ class TransformJobs(Hosting):
                 "CreateTransformJob",
             )
         folder = self.transform_folder(name)
-        shutil.rmtree(folder, ignore_errors=True)
-        private_folder(folder)
+        with self._removed_on_error("TransformJob", name, lock):
+            shutil.rmtree(folder, ignore_errors=True)
+            private_folder(folder)
         start_locked(
             lock, "mlkit.sagemaker.local.transform_runner", self._process_arguments(name), folder / "transform.log"
         )
