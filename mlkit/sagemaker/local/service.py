@@ -35,22 +35,27 @@ class _Kind:
     arn_type: str
     list_field: str  # of the response of the List operation
     summary_fields: tuple[str, ...] = ()  # in addition to the name, the ARN and the times
-    has_status: bool = True
+    record_fields: tuple[str, ...] = ()  # without which a record is damaged, in addition to the name and CreationTime
 
 
 _KINDS = {
     "TrainingJob": _Kind(
-        "jobs", "training-job", "TrainingJobSummaries", ("TrainingEndTime", "TrainingJobStatus", "SecondaryStatus")
+        "jobs",
+        "training-job",
+        "TrainingJobSummaries",
+        ("TrainingEndTime", "TrainingJobStatus", "SecondaryStatus"),
+        ("TrainingJobStatus", "SecondaryStatusTransitions"),
     ),
     "TransformJob": _Kind(
         "transforms",
         "transform-job",
         "TransformJobSummaries",
         ("TransformEndTime", "TransformJobStatus", "FailureReason"),
+        ("TransformJobStatus",),
     ),
-    "Model": _Kind("models", "model", "Models", has_status=False),
-    "EndpointConfig": _Kind("configs", "endpoint-config", "EndpointConfigs", has_status=False),
-    "Endpoint": _Kind("endpoints", "endpoint", "Endpoints", ("EndpointStatus",)),
+    "Model": _Kind("models", "model", "Models"),
+    "EndpointConfig": _Kind("configs", "endpoint-config", "EndpointConfigs"),
+    "Endpoint": _Kind("endpoints", "endpoint", "Endpoints", ("EndpointStatus",), ("EndpointStatus",)),
 }
 
 # %% ../../../nbs/2_sagemaker/4_local/12_service.ipynb #ab088b4a
@@ -87,8 +92,10 @@ class LocalService:
 
     def table(self, kind: str) -> RecordTable:
         """Return the records of a kind of resource, such as "Endpoint"."""
-        status = (f"{kind}Status",) if _KINDS[kind].has_status else ()
-        return RecordTable(self.root / "jobs.db", _KINDS[kind].table, (f"{kind}Name", "CreationTime", *status))
+        storage = _KINDS[kind]
+        return RecordTable(
+            self.root / "jobs.db", storage.table, (f"{kind}Name", "CreationTime", *storage.record_fields)
+        )
 
     def resource_folder(self, kind: str, name: str) -> Path:
         """Return the folder of a resource: the data of its process, and its logs."""

@@ -15,11 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from botocore import xform_name
+from botocore.exceptions import ClientError
 
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.store import DamagedState, RecordTable, now
 
 NOBODY = 65534
+VARIANT = dict(VariantName="all", ModelName="none", InstanceType="ml.m5.large", InitialInstanceCount=1)
 PROGRAM = (
     "import os, pathlib; model = pathlib.Path(os.environ.get('SM_MODEL_DIR', '/opt/ml/model')); "
     "(model / 'deep').mkdir(); (model / 'weights').write_text('1'); "
@@ -144,8 +147,7 @@ def test_a_full_disk(small_disk):
         ExecutionRoleArn="arn:aws:iam::000000000000:role/local",
         PrimaryContainer=dict(Image="mlkit-local", ModelDataUrl="s3://bucket/none/model.tar.gz"),
     )
-    variant = dict(VariantName="all", ModelName="none", InstanceType="ml.m5.large", InitialInstanceCount=1)
-    local.create_endpoint_config(EndpointConfigName="none", ProductionVariants=[variant])
+    local.create_endpoint_config(EndpointConfigName="none", ProductionVariants=[VARIANT])
     local.create_endpoint(EndpointName="none", EndpointConfigName="none")
     while local.describe_endpoint(EndpointName="none")["EndpointStatus"] == "Creating":
         time.sleep(0.05)
@@ -268,10 +270,51 @@ def test_an_older_database(tmp_path):
     root.mkdir(0o755)
     with sqlite3.connect(root / "jobs.db") as db:
         db.execute("create table jobs (name text primary key, created real, about text)")
-        about = '{"TrainingJobName": "old", "TrainingJobStatus": "Completed", "CreationTime": {"$time": "%s"}}'
-        db.execute("insert into jobs values ('old', 1.0, ?)", (about % now().isoformat(),))
+        about = '{"TrainingJobName": "old", "TrainingJobStatus": "Completed", "CreationTime": {"$time": "%s"}, '
+        about = about % now().isoformat() + '"SecondaryStatusTransitions": []}'
+        db.execute("insert into jobs values ('old', 1.0, ?)", (about,))
     db.close()
     (root / "jobs.db").chmod(0o644)
     local = LocalSageMaker(root)
     assert local.describe_training_job(TrainingJobName="old")["TrainingJobStatus"] == "Completed"
     assert stat.S_IMODE((root / "jobs.db").stat().st_mode) == 0o600
+
+
+def test_damaged_bytes_of_a_client(memory_folder):
+    """With a flipped bit, each operation answers, does not find a name, or says what is damaged; cleaning ends."""
+    local = LocalSageMaker(memory_folder / "local")
+    at = dict(CreationTime=now(), LastModifiedTime=now())
+    started = [dict(Status="Starting", StartTime=now(), StatusMessage="Starting the training job")]
+    job = make_request("job") | dict(TrainingJobStatus="InProgress", SecondaryStatusTransitions=started)
+    variant = dict(VariantName="all", CurrentWeight=1.0, DesiredWeight=1.0)
+    records = {
+        "TrainingJob": job | dict(TrainingJobArn="arn", SecondaryStatus="Starting"),
+        "TransformJob": dict(TransformJobName="job", TransformJobStatus="InProgress", ModelName="job"),
+        "Model": dict(ModelName="job", PrimaryContainer=dict(Image="mlkit-local")),
+        "EndpointConfig": dict(EndpointConfigName="job", ProductionVariants=[VARIANT]),
+        "Endpoint": dict(EndpointName="job", EndpointStatus="Updating", ProductionVariants=[variant]),
+    }
+    for kind, record in records.items():
+        local.table(kind).add("job", record | at)
+    path = local.root / "jobs.db"
+    content = path.read_bytes()
+    used = [i for i, byte in enumerate(content) if byte]
+    rng = random.Random(0)
+    warnings.simplefilter("ignore")
+    n_answers = 0
+    n_calls = 0
+    for i in rng.sample(used, 60):
+        damaged = bytearray(content)
+        damaged[i] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        for kind in records:
+            for operation, request in ((f"list_{xform_name(kind)}s", {}), (f"describe_{xform_name(kind)}", "job")):
+                n_calls += 1
+                with suppress(DamagedState, ClientError):
+                    request = {f"{kind}Name": request} if request else {}
+                    getattr(LocalSageMaker(local.root), operation)(**request)
+                    n_answers += 1
+        with suppress(DamagedState):
+            assert repr(LocalSageMaker(local.root))
+            LocalSageMaker(local.root).clean()
+    assert n_answers > 0.6 * n_calls
