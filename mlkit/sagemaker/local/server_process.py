@@ -92,7 +92,7 @@ class ServerProcess:
             raise ValueError("the model has no ModelDataUrl: an image alone cannot be run on this machine")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if source.get("CompressionType") == "None":
-            self.files.get(uri, self.folder)
+            self._download_uncompressed(uri, source["S3DataType"])
             return
         archive = self.folder.with_suffix(".tar.gz")
         self.files.fetch(uri, archive)
@@ -102,6 +102,16 @@ class ServerProcess:
             raise ValueError(f"{uri}: {e}") from None
         finally:
             archive.unlink()
+
+    def _download_uncompressed(self, uri: str, data_type: str) -> None:
+        """Copy all objects under a URI to the model folder, or the one that has this URI (S3Object)."""
+        if data_type == "S3Object":
+            self.folder.mkdir()
+            self.files.fetch(uri, self.folder / uri.rpartition("/")[2])
+            return
+        self.files.get(uri, self.folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"no S3 objects found under {uri}")
 
     def is_ready(self) -> bool:
         """Return whether /ping answers 200. Raises RuntimeError, with the server's own error, if it has ended."""
