@@ -174,7 +174,7 @@ class JobRunner:
         for reason in ("stop", "interrupt"):
             if (self.folder / reason).exists():
                 return reason
-        max_runtime = self.request["StoppingCondition"].get("MaxRuntimeInSeconds", 86400)
+        max_runtime = self.request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", 86400)
         return "time" if time.monotonic() - self.started_at > max_runtime else ""
 
     def _upload_checkpoints(self) -> None:
