@@ -74,6 +74,8 @@ class Command(click.Command):
             args, hyperparameters = args[:place], args[place + 1 :]
             if not self.takes_hyperparameters:
                 raise click.UsageError("only check, run and train take hyperparameters, after --", ctx)
+        if self.options_from is not None:
+            args = _take_words(args, self.options_from, ctx)
         try:
             remaining = super().parse_args(ctx, args)
         except click.NoSuchOption as e:
@@ -105,31 +107,40 @@ def _end_output() -> int:
 
 # %% ../nbs/4_command/20_cli.ipynb #35882f94
 def _options_of_table(import_string: str) -> list[click.Option]:
-    """Return an option for each field of a dataclass whose metadata has a true `cli`; a string is the option's name.
+    """Return an option for each field of a dataclass of options.
 
     The option's value is None if it was not passed, so that the dataclass keeps its own default.
     """
-    module, _, name = import_string.partition(":")
-    table = getattr(_import(module), name)
+    table = _table(import_string)
     kinds = get_type_hints(table)
-    return [_option_of_field(f, kinds[f.name]) for f in dataclasses.fields(table) if f.metadata.get("cli")]
+    return [_option_of_field(f, kinds[f.name]) for f in dataclasses.fields(table)]
+
+
+def _table(import_string: str) -> type:
+    module, _, name = import_string.partition(":")
+    return getattr(_import(module), name)
 
 
 def _option_of_field(field: dataclasses.Field, kind: Any) -> click.Option:
-    named = field.metadata["cli"]
-    flag = named if isinstance(named, str) else field.name
+    named = field.metadata.get("cli")
+    flag = (named if isinstance(named, str) else field.name).replace("_", "-")
     kinds = {kind, get_origin(kind), *get_args(kind)}
     text = field.metadata["help"]
-    settings: dict[str, Any] = {"help": f"{text[0].upper()}{text[1:]}.", "default": None}
-    if bool in kinds:
+    sentence = text if text.startswith("s3://") else f"{text[0].upper()}{text[1:]}"
+    settings: dict[str, Any] = {"help": f"{sentence}.", "default": None}
+    names = f"--{flag}"
+    if bool in kinds and str not in kinds:
         settings["is_flag"] = True
+        names = f"--{flag}/--no-{flag}"
+    elif kind is Mapping:
+        settings |= {"multiple": True, "metavar": "PATH=VALUE", "callback": _to_nested}
     elif Mapping in kinds:
         settings |= {"multiple": True, "metavar": "NAME=VALUE", "callback": _to_mapping}
-    elif Sequence in kinds:
+    elif Sequence in (kind, get_origin(kind)):
         settings |= {"multiple": True, "callback": lambda ctx, option, values: list(values) or None}
     else:
         settings["type"] = next((t for t in (int, float) if t in kinds), str)
-    return click.Option([f"--{flag.replace('_', '-')}", field.name], **settings)
+    return click.Option([names, field.name], **settings)
 
 
 def _to_mapping(ctx: click.Context, option: click.Option, values: Sequence[str]) -> dict[str, str] | None:
@@ -137,6 +148,87 @@ def _to_mapping(ctx: click.Context, option: click.Option, values: Sequence[str])
         if "=" not in value:
             raise click.BadParameter(f"expected NAME=VALUE, got {value!r}", ctx, option)
     return dict(value.split("=", 1) for value in values) or None
+
+
+def _to_nested(ctx: click.Context, option: click.Option, values: Sequence[str]) -> dict | None:
+    """Return the API's fields for texts such as ResourceConfig.VolumeSizeInGB=50, or a JSON object."""
+    nested = {}
+    for text in values:
+        path, equals, value = text.partition("=")
+        try:
+            fields = json.loads(text) if text.startswith("{") else _read_json(value)
+        except json.JSONDecodeError as e:
+            raise click.BadParameter(f"{text!r} is not JSON: {e}", ctx, option) from None
+        if not text.startswith("{"):
+            if not equals:
+                raise click.BadParameter(f"expected PATH=VALUE or a JSON object, got {text!r}", ctx, option)
+            for name in reversed(path.split(".")):
+                fields = {name: fields}
+        nested = merge_fields(nested, fields)
+    return nested or None
+
+
+def _read_json(text: str) -> Any:
+    """Return a value that is written as JSON, or the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def merge_fields(fields: Mapping, more: Mapping) -> dict:
+    """Return the fields of both, at each depth; the value of the second wins."""
+    merged = dict(fields)
+    for name, value in more.items():
+        is_nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = merge_fields(merged[name], value) if is_nested else value
+    return merged
+
+# %% ../nbs/4_command/20_cli.ipynb #0a78412f
+# Where the command line has what Python passes as an argument.
+_PLACES = {
+    "config": "hyperparameters go after --",
+    "source": "SOURCE is the first argument",
+    "channels": "--channel NAME=FOLDER",
+    "bundle": "BUNDLE is the first argument",
+    "target": "--target sagemaker",
+}
+
+
+def _take_words(arguments: Sequence[str], import_string: str, ctx: click.Context) -> list[str]:
+    """Return arguments with our names for options of AWS's SDK. Raises UsageError for a name that is not taken."""
+    flags = {f.name: f.metadata.get("cli") for f in dataclasses.fields(_table(import_string))}
+    own = {option for parameter in ctx.command.params for option in parameter.opts}
+    words = _import("client.options").WORDS
+    taken = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        name = flag[2:].replace("-", "_")
+        word = words.get(name) if flag.startswith("--") and flag not in own and name not in flags else None
+        if word is None:
+            taken.append(argument)
+            continue
+        ours = next((option for option in word.options if option in flags), None)
+        if ours and word.convert is None:
+            named = flags[ours] if isinstance(flags[ours], str) else ours
+            prefix = "--no-" if word.is_negated else "--"
+            taken.append(f"{prefix}{named.replace('_', '-')}{equals}{value}")
+            continue
+        raise click.UsageError(f"no option {flag}: {_answer(word, ours)}", ctx)
+    return taken
+
+
+def _answer(word: Any, ours: str | None) -> str:
+    """Return what the command line has for a word that it does not take."""
+    place = next((_PLACES[option] for option in word.options if option in _PLACES), None)
+    if word.command:
+        return word.command
+    if ours or place:
+        return place or f"ours is --{ours.replace('_', '-')}"
+    if word.members:
+        return f"each part is an option: {', '.join(sorted(word.members))}"
+    # answers are written for Python: `hosts= is` becomes `--hosts is`
+    return re.sub(r"\b([a-z_]+)=(?=[ ,])", lambda match: f"--{match[1].replace('_', '-')}", word.answer)
 
 # %% ../nbs/4_command/20_cli.ipynb #fb39f9d3
 @click.group("mlkit", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -364,11 +456,18 @@ def dockerfile(folder: str, image: str | None) -> dict:
     callback=_to_mapping,
     help="Data of a channel, a folder or s3://bucket/prefix; repeat for several channels.",
 )
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="TOML or JSON file with any of these options, source, channels, and config for hyperparameters; flags win.",
+)
 @_TARGET
 @click.option("--detach", is_flag=True, help="Return when the job has been accepted.")
 def run(
     source: str | None,
     channels: Mapping[str, str] | None,
+    config_file: str | None,
     target: str,
     detach: bool,
     hyperparameters: list[str],
@@ -379,9 +478,19 @@ def run(
     SOURCE is a folder, a program or a notebook; default: mlkit's built-in training. Hyperparameters go after --. Ctrl-C
     ends the display, not the job.
     """
-    TrainingJob = _import("client.jobs").TrainingJob
-    options = {name: value for name, value in options.items() if value is not None}
-    job = TrainingJob(_job_config(hyperparameters, source), source, channels or {}, **options)
+    jobs = _import("client.jobs")
+    try:
+        arguments = jobs.read_job_file(config_file) if config_file else {}
+        file_config = arguments.pop("config", None)
+        arguments["channels"] = arguments.get("channels", {}) | dict(channels or {})
+        if source is not None:
+            arguments["source"] = source
+        flags = {name: value for name, value in options.items() if value is not None}
+        arguments = merge_fields(arguments, flags)
+        program = arguments.get("source") or arguments.get("entry")
+        job = jobs.TrainingJob(_job_config(hyperparameters, program, file_config), **arguments)
+    except TypeError as e:
+        raise click.UsageError(str(e)) from None
     job.run(_session(target))
     if detach:
         print(f"{job.name} is accepted; mlkit follow {job.name} shows it", flush=True)
@@ -390,16 +499,20 @@ def run(
     return _follow_job(job, target)
 
 
-def _job_config(arguments: list[str], source: str | None) -> Any:
-    """Return the hyperparameters: the config of the built-in training, or a dict of text for another program."""
+def _job_config(arguments: list[str], source: str | None, file_config: Mapping | None = None) -> Any:
+    """Return the hyperparameters: the config of the built-in training, or a dict of text for another program.
+
+    The arguments of the command win over the config of a file.
+    """
     module = _import("job.hyperparameters")
     if source and (not Path(source).is_dir() or any(Path(source).rglob("*.py"))):
-        return module.argv_to_hyperparameters(arguments)
+        return dict(file_config or {}) | module.argv_to_hyperparameters(arguments)
     if not arguments:
-        return None
+        return file_config
     from mlkit.sagemaker_entry import Config
 
-    return module.read_config(Config, arguments)
+    texts = {name: module.write_value(value) for name, value in (file_config or {}).items()}
+    return module.read_config(Config, arguments, texts)
 
 
 def _follow_job(job, target: str) -> dict:

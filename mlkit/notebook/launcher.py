@@ -92,7 +92,7 @@ class Launcher:
         )
         self.instance = widgets.Combobox(
             description="instance",
-            value=options.instance,
+            value=", ".join(options.instances),
             options=_instance_names(),
             ensure_option=False,
             continuous_update=False,
@@ -255,7 +255,7 @@ def launch(self: Launcher):
         self.confirm()
         return
     options = job.options
-    machines = f"{options.hosts} × {find_instance(options.instance) or options.instance}"
+    machines = f"{options.hosts} × {' or '.join(str(find_instance(i) or i) for i in options.instances)}"
     if options.spot:
         machines += ", spot"
     self.question_text.value = (

@@ -27,7 +27,7 @@ from ..sagemaker.client.polling import Interval, Poll, poll_until_end
 def _status_html(watch: Watch, error: str = "") -> str:
     """Return what a job is doing, with an error of the monitor itself below."""
     options = watch.job.options
-    instances = f"{watch.job.target}, {options.hosts} × {options.instance}"
+    instances = f"{watch.job.target}, {options.hosts} × {' or '.join(options.instances)}"
     times = f"{duration(watch.elapsed_seconds)} since creation, billable {duration(watch.billable_seconds)}"
     if options.hosts > 1:
         times += " on each instance"

@@ -112,7 +112,7 @@ class Watch:
             [
                 f"{self.job.name}: {self.status or 'no status yet'}",
                 str(self.job.target),
-                f"{options.hosts} x {options.instance}",
+                options.machines,
                 duration(self.elapsed_seconds),
                 f"billable {duration(self.billable_seconds)}",
             ]

@@ -77,6 +77,11 @@ def _unknown_fields(shape: Shape, value: Any, path: str) -> Iterator[str]:
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
+# %% ../../nbs/2_sagemaker/00_api.ipynb #97ba3962
+def unknown_fields(operation: str, fields: Any, path: str) -> Iterator[str]:
+    """Yield a line for each field that an operation does not have; `path` is where the fields are, for messages."""
+    yield from _unknown_fields(service().operation_model(operation).input_shape, fields, path)
+
 # %% ../../nbs/2_sagemaker/00_api.ipynb #7f5497e1
 _SIZE_UNITS = dict(string="characters", list="entries", map="entries", blob="bytes")
 
@@ -102,20 +107,25 @@ def _limit_errors(shape: Shape, value: Any, path: str) -> Iterator[str]:
         yield f"{path}: {amount}, at most {limits['max']:,} are allowed"
     if size is not None and size < limits.get("min", size):
         yield f"{path}: {amount}, at least {limits['min']:,} are needed"
-    if kind == "string":
-        yield from _text_errors(value, path)
     if kind == "string" and limits.get("enum") and value not in limits["enum"]:
         yield f"{path}: {value!r} is not a valid value; {_suggestion(value, limits['enum'])}"
+    if kind == "string":
+        yield from _text_errors(shape, value, path)
     if kind == "string" and "pattern" in limits and not _matches(limits["pattern"], value):
         yield f"{path}: {_shortened(value)} does not fit the pattern {limits['pattern']}"
 
 
-def _text_errors(value: str, path: str) -> Iterator[str]:
-    """Yield why a text cannot be sent to a program as a variable, an argument or a line of a file."""
-    if "\0" in value:
-        yield f"{path}: a null character, which no program can be given"
+def _text_errors(shape: Shape, value: str, path: str) -> Iterator[str]:
+    """Yield what no request can carry, and S3 URIs whose bucket no account can have."""
     if any("\ud800" <= character <= "\udfff" for character in value):
-        yield f"{path}: {_shortened(value)} is not text: it has half of a surrogate pair, which UTF-8 cannot express"
+        yield f"{path}: {_shortened(value)} has half of a character (a surrogate), which cannot be sent"
+    if "\0" in value:
+        yield f"{path}: {_shortened(value)} has a null character, which no program can be given"
+    if shape.name in ("S3Uri", "ModelDataUrl") and value.startswith("s3://"):
+        bucket = value[5:].partition("/")[0]
+        # old buckets have names that new ones cannot have; an access point is named by its ARN
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket) and not bucket.startswith("arn:"):
+            yield f"{path}: {_shortened(value)}: {bucket!r} cannot be the name of a bucket"
 
 
 def _size(kind: str, value: Any) -> int | float | None:
@@ -161,8 +171,9 @@ def _training_job_errors(request: dict) -> Iterator[str]:
     names = [c["ChannelName"] for c in request.get("InputDataConfig", [])]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"InputDataConfig: two channels have the name {name!r}"
-    algorithm = request["AlgorithmSpecification"]
-    if ("TrainingImage" in algorithm) == ("AlgorithmName" in algorithm):
+    algorithm = request.get("AlgorithmSpecification", {})
+    is_serverless = "ServerlessJobConfig" in request
+    if not is_serverless and ("TrainingImage" in algorithm) == ("AlgorithmName" in algorithm):
         yield "AlgorithmSpecification: expected either TrainingImage or AlgorithmName"
     yield from _resource_errors(request)
     for definition in algorithm.get("MetricDefinitions", []):
@@ -170,7 +181,7 @@ def _training_job_errors(request: dict) -> Iterator[str]:
 
 
 def _stopping_errors(request: dict) -> Iterator[str]:
-    stopping = request["StoppingCondition"]
+    stopping = request.get("StoppingCondition", {})
     is_spot = request.get("EnableManagedSpotTraining")
     run = stopping.get("MaxRuntimeInSeconds", 86400)
     wait = stopping.get("MaxWaitTimeInSeconds")
@@ -189,31 +200,27 @@ def _stopping_errors(request: dict) -> Iterator[str]:
 
 def _resource_errors(request: dict) -> Iterator[str]:
     resources = request.get("ResourceConfig", {})
-    choices = [name for name in ("InstanceGroups", "InstancePreferences") if name in resources]
-    for name in choices:
-        if "InstanceType" in resources or "InstanceCount" in resources:
-            yield f"ResourceConfig: {name} excludes InstanceType and InstanceCount"
-    if len(choices) > 1:
-        yield "ResourceConfig: InstancePreferences excludes InstanceGroups"
+    has_groups = "InstanceGroups" in resources
+    has_preferences = "InstancePreferences" in resources
+    if has_groups and ("InstanceType" in resources or "InstanceCount" in resources):
+        yield "ResourceConfig: InstanceGroups excludes InstanceType and InstanceCount"
     if resources.get("InstanceCount") == 0:
         yield "ResourceConfig.InstanceCount: 0, at least 1 is needed"
-    if not choices and not ("InstanceType" in resources and "InstanceCount" in resources):
-        yield "ResourceConfig: expected InstanceType and InstanceCount"
-    yield from _preference_errors(request, resources)
-    if request.get("EnableManagedSpotTraining") and resources.get("KeepAlivePeriodInSeconds"):
-        yield "ResourceConfig.KeepAlivePeriodInSeconds: there are no warm pools for spot jobs"
-
-
-def _preference_errors(request: dict, resources: dict) -> Iterator[str]:
-    """Yield violations of the rules of `InstancePreferences`: instance types of which the first free one is used."""
-    if "InstancePreferences" in resources:
-        if "InstancePlacementConfig" in resources:
-            yield "ResourceConfig: InstancePreferences excludes InstancePlacementConfig"
+    if has_preferences:
+        others = ("InstanceType", "InstanceCount", "InstanceGroups", "InstancePlacementConfig")
+        for name in others:
+            if name in resources:
+                yield f"ResourceConfig: InstancePreferences excludes {name}"
         if request.get("EnableManagedSpotTraining"):
-            yield "ResourceConfig.InstancePreferences: not for a spot job"
+            yield "ResourceConfig.InstancePreferences: a spot job has one instance type"
     for name in ("SelectedInstanceType", "SelectedInstanceCount"):
         if name in resources:
-            yield f"ResourceConfig.{name}: written by SageMaker, and not accepted in a request"
+            yield f"ResourceConfig.{name}: only SageMaker writes it, when it has selected a machine"
+    is_complete = has_groups or has_preferences or "ServerlessJobConfig" in request
+    if not is_complete and not ("InstanceType" in resources and "InstanceCount" in resources):
+        yield "ResourceConfig: expected InstanceType and InstanceCount, or InstancePreferences"
+    if request.get("EnableManagedSpotTraining") and resources.get("KeepAlivePeriodInSeconds"):
+        yield "ResourceConfig.KeepAlivePeriodInSeconds: there are no warm pools for spot jobs"
 
 
 def _metric_errors(definition: dict) -> Iterator[str]:

@@ -5,7 +5,6 @@ trainer_v3.py SOURCE DATA OUT
 OUT has the requests of both, and the options of TrainingJob that ModelTrainer has no place for.
 """
 
-import dataclasses
 import json
 import sys
 import typing
@@ -13,10 +12,9 @@ import typing
 import boto3
 from pydantic import BaseModel
 from sagemaker.core.helper.session_helper import Session
-from sagemaker.core.shapes import RetryStrategy
 from sagemaker.train import ModelTrainer
 
-from mlkit.sagemaker.client.jobs import JobOptions, TrainingJob
+from mlkit.sagemaker.client.jobs import TRAINER_FIELDS, TRAINER_METHODS, TrainingJob
 
 OPTIONS = {
     "plain": dict(
@@ -40,6 +38,27 @@ OPTIONS = {
         checkpoints="s3://jobs/checkpoints",
         metrics=["epoch", dict(Name="x", Regex="x=(.*)")],
     ),
+    "rare": dict(
+        instance=["ml.m5.xlarge", "ml.m5.large"],
+        input_mode="FastFile",
+        channels={
+            "training": dict(location="s3://jobs/rows", sharded=True, shuffle=3),
+            "files": "fsx://fs-0123456789abcdef0/mount/files",
+        },
+        max_pending=7200,
+        encrypt_traffic=True,
+        checkpoint_path="/opt/ml/saved",
+        compress=False,
+        volume_kms_key="key",
+        private_registry=True,
+        tensorboard="s3://jobs/tensorboard",
+        remote_debugging=True,
+        infra_check=True,
+        more={
+            "SessionChainingConfig": {"EnableSessionTagChaining": True},
+            "AlgorithmSpecification": {"TrainingInputMode": "FastFile"},
+        },
+    ),
 }
 
 
@@ -53,18 +72,15 @@ class Boto(boto3.Session):
 
 
 def missing_places():
-    """Return the paths in the metadata of JobOptions that ModelTrainer does not have."""
-    paths = [path for f in dataclasses.fields(JobOptions) for path in f.metadata["trainer"]]
-    return [path for path in paths if not has_place(path)]
+    """Return the places in mlkit's table of ModelTrainer's fields and methods that ModelTrainer does not have."""
+    return [path for path in TRAINER_FIELDS.values() if not has_field(path)] + [
+        method for method in TRAINER_METHODS.values() if not hasattr(ModelTrainer, method)
+    ]
 
 
-def has_place(path):
-    """Return whether ModelTrainer has a field or a method for a path, such as "compute.instance_type"."""
+def has_field(path):
+    """Return whether ModelTrainer has a field for a path, such as "compute.instance_type"."""
     name, _, member = path.partition(".")
-    if name == "metric_definitions":
-        return hasattr(ModelTrainer, "with_metric_definitions")
-    if name == "retry_strategy":
-        return hasattr(ModelTrainer, "with_retry_strategy") and member in RetryStrategy.model_fields
     if name not in ModelTrainer.model_fields:
         return False
     types = typing.get_args(ModelTrainer.model_fields[name].annotation)
@@ -91,14 +107,9 @@ def main(source, data, out):
     requests = {}
     for name, options in OPTIONS.items():
         boto = Boto(region_name="us-east-1")
-        job = TrainingJob(
-            {"epochs": 2, "note": "plain"},
-            source,
-            {"training": data},
-            name=f"as-trainer-{name}",
-            role="arn:aws:iam::123456789012:role/job",
-            **options,
-        )
+        arguments = {"channels": {"training": data}} | options
+        role = "arn:aws:iam::123456789012:role/job"
+        job = TrainingJob({"epochs": 2, "note": "plain"}, source, name=f"as-trainer-{name}", role=role, **arguments)
         requests[name] = both_requests(job, boto)
     with open(out, "w", encoding="utf-8") as f:
         json.dump(dict(missing=missing_places(), requests=requests), f)

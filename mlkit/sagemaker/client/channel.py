@@ -7,8 +7,8 @@ __all__ = ['write_channel']
 
 # %% ../../../nbs/2_sagemaker/5_client/20_channel.ipynb #11a9a3bb
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...files import files_under
+from ..api import unknown_fields
+from .options import make_options, merge_more, option, set_options
 from .target import AWSTarget, LocalTarget
 from ..storage import MANIFEST_SUFFIX, Files, local_root
 
@@ -90,13 +92,122 @@ def choose_input_mode(
         'input_mode="s3torchconnector" reads many at once',
     )
 
+# %% ../../../nbs/2_sagemaker/5_client/20_channel.ipynb #6730796e
+def _distribution_value(options: Any) -> str | None:
+    return "ShardedByS3Key" if options.sharded else None
+
+
+def _kind_value(options: Any) -> str | None:
+    if options.attributes:
+        return "AugmentedManifestFile"
+    return {True: "ManifestFile", False: "S3Prefix", None: None}[options.manifest]
+
+
+def _gzip_value(options: Any) -> str | None:
+    return "Gzip" if options.gzip else None
+
+
+_S3 = "DataSource.S3DataSource"
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """The options of one channel, besides its location."""
+
+    input_mode: str | None = option(
+        "File, FastFile, Pipe or s3torchconnector; default: the input_mode of the job",
+        default=None,
+        request="InputMode",
+    )
+    sharded: bool = option(
+        "each machine gets a part of the objects, in place of all",
+        default=False,
+        request=f"{_S3}.S3DataDistributionType",
+        value=_distribution_value,
+    )
+    shuffle: int | None = option(
+        "seed of another order of the objects in each epoch, in the modes FastFile and Pipe",
+        default=None,
+        request="ShuffleConfig.Seed",
+    )
+    manifest: bool | None = option(
+        "the URI names a manifest, which lists the objects; default: if it ends with .manifest",
+        default=None,
+        request=f"{_S3}.S3DataType",
+        value=_kind_value,
+    )
+    attributes: Sequence[str] = option(
+        "the attributes to read of an augmented manifest", default=(), request=f"{_S3}.AttributeNames"
+    )
+    groups: Sequence[str] = option(
+        "the groups of machines that get the channel", default=(), request=f"{_S3}.InstanceGroupNames"
+    )
+    content_type: str | None = option("its content type", default=None, request="ContentType")
+    gzip: bool = option(
+        "the objects are compressed, and the mode Pipe has to decompress them",
+        default=False,
+        request="CompressionType",
+        value=_gzip_value,
+    )
+    read_only: bool = option("a file system of FSx or EFS is mounted for reading only", default=True)
+    more: Mapping = option("further fields of the channel, as the API names them", default_factory=dict)
+
+# %% ../../../nbs/2_sagemaker/5_client/20_channel.ipynb #c06dae34
+_FILE_SYSTEMS = {"fsx": "FSxLustre", "efs": "EFS"}
+_LOCATIONS = "a folder, s3://bucket/prefix, fsx://fs-ID/path, efs://fs-ID/path or the ARN of a data set"
+
+
+def _read_location(name: str, location: str | Path) -> str | Path:
+    """Return a URI or an ARN as it is, and a folder as an absolute path. Raises ValueError for any other URI."""
+    text = str(location)
+    scheme, separator, path = text.partition("://")
+    if scheme == "file" and separator:
+        return Path(path).resolve()
+    if text.startswith("arn:"):
+        return text
+    if not separator:
+        return Path(location).expanduser().resolve()
+    if scheme not in ("s3", *_FILE_SYSTEMS):
+        raise ValueError(f"channel {name!r}: {text!r} is nothing that a job can read: expected {_LOCATIONS}")
+    if scheme == "s3" and "*" in path:
+        raise ValueError(
+            f"channel {name!r}: S3 has no wildcards, so the * of {text!r} is a character of a name: pass the beginning "
+            f"of the names, {text[: text.index('*')]!r}"
+        )
+    return text
+
+
+def _as_options(value: Any) -> dict | None:
+    """Return a channel's location and options if a value has both, or None for anything else."""
+    entry = getattr(value, "config", None)  # of a TrainingInput or a FileSystemInput of AWS's SDK
+    entry = value if entry is None else entry
+    if not isinstance(entry, Mapping):
+        return None
+    if isinstance(entry.get("DataSource"), Mapping):
+        return _options_of_entry(entry)
+    return dict(entry) if isinstance(entry.get("location"), (str, Path)) else None
+
+
+def _options_of_entry(entry: Mapping) -> dict:
+    """Return location and options for an entry of a request's InputDataConfig."""
+    source = entry["DataSource"]
+    more = {name: value for name, value in entry.items() if name != "ChannelName"}
+    if "S3DataSource" in source:
+        return dict(location=source["S3DataSource"]["S3Uri"], more=more)
+    if "DatasetSource" in source:
+        return dict(location=source["DatasetSource"]["DatasetArn"], more=more)
+    system = source["FileSystemDataSource"]
+    scheme = next(k for k, kind in _FILE_SYSTEMS.items() if kind == system["FileSystemType"])
+    path = system["DirectoryPath"]
+    return dict(location=f"{scheme}://{system['FileSystemId']}/{path.lstrip('/')}", more=more)
+
 # %% ../../../nbs/2_sagemaker/5_client/20_channel.ipynb #7e4a0748
 class InputPlan(NamedTuple):
     """How a job reads a channel."""
 
     files: int | None  # None: not known
     size: int | None  # bytes
-    mode: str  # File, FastFile or s3torchconnector
+    mode: str  # File, FastFile, Pipe or s3torchconnector
     reason: str
 
 
@@ -105,29 +216,54 @@ class Channel:
     """Data of a job under the name by which the program finds it."""
 
     name: str
-    location: str | Path  # an S3 URI or an absolute path
+    location: str | Path  # a URI, an ARN, or an absolute path
+    options: ChannelOptions = ChannelOptions()
 
     @classmethod
     def create(cls, name: str, value: Any) -> "Channel":
-        """Return a channel for a folder, an S3 URI, or data of a notebook, which are written to a folder.
+        """Return a channel for a location, a dict of a location and options, or data of a notebook.
 
-        Raises TypeError for any other value.
+        Data are written to a folder. Raises TypeError for any other value, and ValueError for a location of another
+        kind.
         """
+        options = _as_options(value)
+        if options is not None:
+            location = _read_location(name, options.pop("location"))
+            channel = cls(name, location, make_options(ChannelOptions, options, f"channel {name!r}", "location"))
+            channel.check()
+            return channel
         if isinstance(value, (str, Path)):
-            is_uri = str(value).startswith("s3://")
-            return cls(name, str(value) if is_uri else Path(value).expanduser().resolve())
+            return cls(name, _read_location(name, value))
         try:
             return cls(name, write_channel(value, local_root() / "channels"))
         except TypeError as e:
-            raise TypeError(f"channel {name!r}: {e}; or a folder, or an S3 URI") from None
+            raise TypeError(
+                f"channel {name!r}: {e}; or {_LOCATIONS}; or a dict of location and options such as sharded"
+            ) from None
 
     @property
     def is_local(self) -> bool:
-        """True for a folder of this machine, False for an S3 URI."""
+        """True for a folder of this machine, False for a URI or an ARN."""
         return isinstance(self.location, Path)
 
+    @property
+    def is_s3(self) -> bool:
+        """True for an S3 URI."""
+        return str(self.location).startswith("s3://")
+
+    def check(self) -> None:
+        """Raise ValueError for an option that the location does not have, or a field of `more` that the API lacks."""
+        if not self.is_local and not self.is_s3:
+            for name in ("sharded", "shuffle", "manifest", "attributes", "groups", "gzip", "input_mode"):
+                if getattr(self.options, name) not in (None, False, ()):
+                    raise ValueError(f"channel {self.name!r}: {name} is for data in S3, and {self.location} is not")
+        elif not self.options.read_only:
+            raise ValueError(f"channel {self.name!r}: read_only=False is for a file system: S3 is only read")
+        for line in unknown_fields("CreateTrainingJob", {"InputDataConfig": [self.options.more]}, ""):
+            raise ValueError(f"channel {self.name!r}, more: {line}")
+
     def uri(self, target: LocalTarget | AWSTarget) -> str:
-        """Return the S3 URI from which the job reads. Raises ValueError for a folder that is missing or empty."""
+        """Return the URI from which the job reads. Raises ValueError for a folder that is missing or empty."""
         if not self.is_local:
             return self.location
         folder = self.location
@@ -143,7 +279,10 @@ class Channel:
         return target.uri_of(folder, "data")
 
     def plan(self, target: LocalTarget | AWSTarget, input_mode: str | None = None) -> InputPlan:
-        """Return how the job reads the channel: in the given mode, or in one chosen by number and size of its files."""
+        """Return how the job reads the channel: in its own mode, in the given one, or in one chosen by its size."""
+        if not self.is_local and not self.is_s3:
+            return InputPlan(None, None, "File", "mounted, or prepared by SageMaker")
+        input_mode = self.options.input_mode or input_mode
         files = size = None
         if self.is_local:
             sizes = [f.stat().st_size for f in files_under(self.location)]
@@ -157,9 +296,36 @@ class Channel:
             return InputPlan(files, size, "File", "a folder stands for S3 here; open_objects reads it as well")
         return InputPlan(files, size, input_mode, "as input_mode says")
 
+    def entry(self, target: LocalTarget | AWSTarget, input_mode: str | None = None) -> dict | None:
+        """Return the entry of a request's InputDataConfig, or None if the program reads S3 itself.
 
-def input_data_config(name: str, uri: str, mode: str = "File") -> dict:
-    """Return the entry of a channel in a request's InputDataConfig; each host gets the whole channel."""
+        Each host gets the whole channel, unless it is sharded.
+        """
+        mode = self.plan(target, input_mode).mode
+        if mode == CONNECTOR:
+            return None
+        entry = input_data_config(self.name, self.uri(target), mode, self.options.read_only)
+        set_options(entry, replace(self.options, input_mode=None))
+        return merge_more("CreateTrainingJob", {"InputDataConfig": [entry]}, self._more())["InputDataConfig"][0]
+
+    def _more(self) -> dict:
+        return {"InputDataConfig": [{"ChannelName": self.name} | dict(self.options.more)]}
+
+
+def input_data_config(name: str, uri: str, mode: str = "File", read_only: bool = True) -> dict:
+    """Return the entry of a URI or an ARN in a request's InputDataConfig."""
+    scheme, _, path = uri.partition("://")
+    if scheme in _FILE_SYSTEMS:
+        identifier, _, directory = path.partition("/")
+        system = dict(
+            FileSystemId=identifier,
+            FileSystemType=_FILE_SYSTEMS[scheme],
+            FileSystemAccessMode="ro" if read_only else "rw",
+            DirectoryPath=f"/{directory}",
+        )
+        return dict(ChannelName=name, DataSource=dict(FileSystemDataSource=system))
+    if uri.startswith("arn:"):
+        return dict(ChannelName=name, DataSource=dict(DatasetSource=dict(DatasetArn=uri)))
     kind = "ManifestFile" if uri.endswith(MANIFEST_SUFFIX) else "S3Prefix"
     source = dict(S3DataType=kind, S3Uri=uri, S3DataDistributionType="FullyReplicated")
     entry = dict(ChannelName=name, DataSource=dict(S3DataSource=source))

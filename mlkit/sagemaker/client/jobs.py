@@ -14,33 +14,43 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from functools import cached_property
 from importlib import import_module
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
+
+from botocore import xform_name
 
 from ...distribution import install_command
 from ...patching import patch
 from ..artifacts.archive import extract_bundle
 from ..artifacts.source import Source, read_source, with_starter
-from .channel import CONNECTOR, Channel, input_data_config
+from .channel import CONNECTOR, Channel, ChannelOptions, input_data_config
 from mlkit.sagemaker.client.options import (
     accepts_options,
+    check_more,
+    described_request,
+    get_path,
+    instance_option,
     make_options,
+    merge_more,
     option,
-    request_members,
     require_valid,
     security_groups_value,
     set_options,
     subnets_value,
+    tags_option,
     tags_value,
-    trainer_arguments,
+    take_words,
 )
 from .polling import Interval, Poll, follow_in_text
+from .settings_file import read_settings, write_settings
 from .target import AWSTarget, LocalTarget, make_target
 from ..job.container import metric_definitions
 from ..job.hyperparameters import check_hyperparameters, to_hyperparameters, write_value
@@ -63,6 +73,49 @@ def _no_value(options: Any) -> None:
     """Write nothing: `TrainingJob.request` sets the mode of each channel."""
 
 
+def _instance_value(options: Any) -> str | None:
+    return options.instance if isinstance(options.instance, str) else None
+
+
+def _preferences_value(options: Any) -> list[dict] | None:
+    if isinstance(options.instance, str):
+        return None
+    return [dict(InstanceType=instance, InstanceCount=options.hosts) for instance in options.instance]
+
+
+def _hosts_value(options: Any) -> int | None:
+    return options.hosts if isinstance(options.instance, str) else None
+
+
+def _output_key_value(options: Any) -> str | None:
+    return options.output_kms_key or options.kms_key or None
+
+
+def _volume_key_value(options: Any) -> str | None:
+    return options.volume_kms_key or options.kms_key or None
+
+
+def _compress_value(options: Any) -> str | None:
+    return None if options.compress else "NONE"
+
+
+def _registry_value(options: Any) -> str | None:
+    return "Vpc" if options.private_registry or options.registry_credentials else None
+
+
+def _profiler_value(options: Any) -> bool | None:
+    return None if options.profiler is None else not options.profiler
+
+
+def _profiler_output_value(options: Any) -> str | None:
+    return options.output if options.profiler else None
+
+
+def _false_option(value: Any) -> Any:
+    """Return False for a text of the command line that means nothing at all."""
+    return False if isinstance(value, str) and value.lower() in ("none", "false") else value
+
+
 @dataclass(frozen=True)
 class JobOptions:
     """The options of a training job: everything besides its config, its source and its channels."""
@@ -72,80 +125,49 @@ class JobOptions:
         default=None,
         request="AlgorithmSpecification.ContainerArguments",
         value=_entry_value,
-        cli=True,
     )
     name: str | None = option(
-        "name of the job; default: made of the source and the time",
-        default=None,
-        request="TrainingJobName",
-        trainer="base_job_name",
-        cli=True,
+        "name of the job; default: made of the source and the time", default=None, request="TrainingJobName"
     )
-    instance: str = option(
-        "instance type",
+    instance: str | Sequence[str] = option(
+        "instance type; of several (a list, or with commas between), the first that is available",
         default="ml.m5.large",
-        request="ResourceConfig.InstanceType",
-        trainer="compute.instance_type",
-        cli=True,
+        request=("ResourceConfig.InstanceType", "ResourceConfig.InstancePreferences"),
+        value=(_instance_value, _preferences_value),
+        convert=instance_option,
     )
-    hosts: int = option(
-        "number of machines",
-        default=1,
-        request="ResourceConfig.InstanceCount",
-        trainer="compute.instance_count",
-        cli=True,
-    )
+    hosts: int = option("number of machines", default=1, request="ResourceConfig.InstanceCount", value=_hosts_value)
     spot: bool = option(
         "run on spot machines: cheaper, and if one is taken away the job continues from its checkpoints",
         default=False,
         request="EnableManagedSpotTraining",
-        trainer="compute.enable_managed_spot_training",
-        cli=True,
     )
-    max_run: int = option(
-        "seconds of training at most",
-        default=86400,
-        request="StoppingCondition.MaxRuntimeInSeconds",
-        trainer="stopping_condition.max_runtime_in_seconds",
-    )
-    max_wait: int | None = option(
-        "seconds at most from the start to the end of a spot job, including the wait for a machine; "
-        "default: twice max_run",
+    max_run: int = option("seconds of training at most", default=86400, request="StoppingCondition.MaxRuntimeInSeconds")
+    output: str | None = option(
+        "s3://bucket/prefix for models; default: in the account's bucket",
         default=None,
-        request="StoppingCondition.MaxWaitTimeInSeconds",
-        trainer="stopping_condition.max_wait_time_in_seconds",
-    )
-    input_mode: str | None = option(
-        "File, FastFile or s3torchconnector, for all channels; default: chosen by size, as explain() shows",
-        default=None,
-        request="InputDataConfig.InputMode",
-        value=_no_value,
-    )
-    volume: int = option(
-        "GB of disk",
-        default=30,
-        request="ResourceConfig.VolumeSizeInGB",
-        trainer="compute.volume_size_in_gb",
+        request="OutputDataConfig.S3OutputPath",
     )
     image: str | None = option(
         "container image; default: AWS's image for the torch version that is installed here",
         default=None,
         request="AlgorithmSpecification.TrainingImage",
-        trainer="training_image",
     )
     role: str | None = option(
-        "ARN of the role that SageMaker assumes; default: the notebook's own",
-        default=None,
-        request="RoleArn",
-        trainer="role",
-        cli=True,
+        "ARN of the role that SageMaker assumes; default: the notebook's own", default=None, request="RoleArn"
     )
-    output: str | None = option(
-        "s3://bucket/prefix for models; default: in the account's bucket",
+    environment: Mapping[str, str] = option(
+        "environment variables of the program", default_factory=dict, request="Environment"
+    )
+    tags: Mapping[str, str] = option(
+        "tags of the job", default_factory=dict, request="Tags", value=tags_value, convert=tags_option
+    )
+    volume: int = option("GB of disk", default=30, request="ResourceConfig.VolumeSizeInGB")
+    input_mode: str | None = option(
+        "File, FastFile, Pipe or s3torchconnector, for channels without one; default: by size, as explain() shows",
         default=None,
-        request="OutputDataConfig.S3OutputPath",
-        trainer="output_data_config.s3_output_path",
-        cli=True,
+        request="InputDataConfig.InputMode",
+        value=_no_value,
     )
     metrics: Sequence = option(
         "names as metrics_line prints them, or dicts of Name and Regex",
@@ -155,58 +177,123 @@ class JobOptions:
         ),
         request="AlgorithmSpecification.MetricDefinitions",
         value=_metrics_value,
-        trainer="metric_definitions",
     )
-    checkpoints: str | None = option(
-        "s3://bucket/prefix for checkpoints; default: next to the models",
+    checkpoints: str | bool | None = option(
+        "s3://bucket/prefix for checkpoints, or False for none; default: next to the models",
         default=None,
         request="CheckpointConfig.S3Uri",
-        trainer="checkpoint_config.s3_uri",
+        convert=_false_option,
     )
-    environment: Mapping[str, str] = option(
-        "environment variables of the program", default_factory=dict, request="Environment", trainer="environment"
-    )
-    tags: Mapping[str, str] = option(
-        "tags of the job", default_factory=dict, request="Tags", value=tags_value, trainer="tags"
-    )
-    subnets: Sequence[str] = option(
-        "subnets of a VPC",
-        default=(),
-        request="VpcConfig.Subnets",
-        value=subnets_value,
-        trainer="networking.subnets",
-    )
-    security_groups: Sequence[str] = option(
-        "security groups of a VPC",
-        default=(),
-        request="VpcConfig.SecurityGroupIds",
-        value=security_groups_value,
-        trainer="networking.security_group_ids",
-    )
-    kms_key: str | None = option(
-        "KMS key for the disk and for what is written to S3",
+    checkpoint_path: str | None = option(
+        "folder in which the program keeps its checkpoints; default: /opt/ml/checkpoints",
         default=None,
-        request=("OutputDataConfig.KmsKeyId", "ResourceConfig.VolumeKmsKeyId"),
-        trainer=("output_data_config.kms_key_id", "compute.volume_kms_key_id"),
-    )
-    network_isolation: bool = option(
-        "no network in the container; SageMaker still copies its channels from S3",
-        default=False,
-        request="EnableNetworkIsolation",
-        trainer="networking.enable_network_isolation",
+        request="CheckpointConfig.LocalPath",
     )
     keep_alive: int = option(
         "seconds for which the machines wait for a next job",
         default=0,
         request="ResourceConfig.KeepAlivePeriodInSeconds",
-        trainer="compute.keep_alive_period_in_seconds",
     )
     retries: int = option(
-        "attempts after an internal error of SageMaker",
-        default=0,
-        request="RetryStrategy.MaximumRetryAttempts",
-        trainer="retry_strategy.maximum_retry_attempts",
+        "attempts after an internal error of SageMaker", default=0, request="RetryStrategy.MaximumRetryAttempts"
     )
+    max_wait: int | None = option(
+        "seconds at most from the start to the end of a spot job, including the wait for a machine; "
+        "default: twice max_run",
+        default=None,
+        request="StoppingCondition.MaxWaitTimeInSeconds",
+    )
+    max_pending: int | None = option(
+        "seconds at most of waiting for a machine", default=None, request="StoppingCondition.MaxPendingTimeInSeconds"
+    )
+    compress: bool = option(
+        "pack the model folder as model.tar.gz; False leaves its files as they are, which is quicker for large models",
+        default=True,
+        request="OutputDataConfig.CompressionType",
+        value=_compress_value,
+    )
+    subnets: Sequence[str] = option("subnets of a VPC", default=(), request="VpcConfig.Subnets", value=subnets_value)
+    security_groups: Sequence[str] = option(
+        "security groups of a VPC", default=(), request="VpcConfig.SecurityGroupIds", value=security_groups_value
+    )
+    network_isolation: bool = option(
+        "no network in the container; SageMaker still copies its channels from S3",
+        default=False,
+        request="EnableNetworkIsolation",
+    )
+    encrypt_traffic: bool = option(
+        "encrypt what the machines send each other, which makes several of them slower",
+        default=False,
+        request="EnableInterContainerTrafficEncryption",
+    )
+    kms_key: str | None = option("KMS key for the disk and for what is written to S3", default=None)
+    output_kms_key: str | None = option(
+        "KMS key for what is written to S3; default: kms_key",
+        default=None,
+        request="OutputDataConfig.KmsKeyId",
+        value=_output_key_value,
+    )
+    volume_kms_key: str | None = option(
+        "KMS key for the disk; default: kms_key",
+        default=None,
+        request="ResourceConfig.VolumeKmsKeyId",
+        value=_volume_key_value,
+    )
+    private_registry: bool = option(
+        "the image comes from a registry in the VPC",
+        default=False,
+        request="AlgorithmSpecification.TrainingImageConfig.TrainingRepositoryAccessMode",
+        value=_registry_value,
+    )
+    registry_credentials: str | None = option(
+        "ARN of the Lambda function that returns the password of a private registry",
+        default=None,
+        request=(
+            "AlgorithmSpecification.TrainingImageConfig.TrainingRepositoryAuthConfig."
+            "TrainingRepositoryCredentialsProviderArn"
+        ),
+    )
+    training_plan: str | None = option(
+        "ARN of a training plan, for machines that are reserved",
+        default=None,
+        request="ResourceConfig.TrainingPlanArn",
+    )
+    tensorboard: str | None = option(
+        "s3://bucket/prefix for TensorBoard's files", default=None, request="TensorBoardOutputConfig.S3OutputPath"
+    )
+    tensorboard_path: str | None = option(
+        "folder in which the program writes them; default: /opt/ml/output/tensorboard",
+        default=None,
+        request="TensorBoardOutputConfig.LocalPath",
+    )
+    profiler: bool | None = option(
+        "SageMaker's profiler of the machines; default: as SageMaker has it",
+        default=None,
+        request=("ProfilerConfig.DisableProfiler", "ProfilerConfig.S3OutputPath"),
+        value=(_profiler_value, _profiler_output_value),
+    )
+    remote_debugging: bool = option(
+        "allow a shell in the running container, through AWS Systems Manager",
+        default=False,
+        request="RemoteDebugConfig.EnableRemoteDebug",
+    )
+    infra_check: bool = option(
+        "test GPUs and network before the job starts", default=False, request="InfraCheckConfig.EnableInfraCheck"
+    )
+    more: Mapping = option(
+        "further fields of the request, as the API names them; they win over options, and None removes one",
+        default_factory=dict,
+    )
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """The instance types, the preferred one first."""
+        return (self.instance,) if isinstance(self.instance, str) else tuple(self.instance)
+
+    @property
+    def machines(self) -> str:
+        """Number and instance types, as text."""
+        return f"{self.hosts} x {' or '.join(self.instances)}"
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #555c74e6
 class JobFailed(RuntimeError):
@@ -227,47 +314,58 @@ class TrainingJob:
 
     config: a dataclass or a dict of hyperparameters.
     source: the program, as a folder, file, module or notebook; default: mlkit's built-in training.
-    channels: the data by name, each a folder, an S3 URI, a DataFrame, or tensors.
+    channels: the data by name, each a folder, an S3 URI, a file system, a DataFrame, or tensors; or a dict of its
+    location and options.
     Raises TypeError or ValueError, before anything is started, for an option or hyperparameter that does not exist.
     """
 
-    is_attached = False  # a job that was found by its name has a request, but no source and no channels
-
     def __init__(self, config: Any = None, source: Any = None, channels: Mapping[str, Any] | None = None, **options):
-        self.config = config
-        self.channels = _make_channels(channels)
-        self.options = make_options(JobOptions, options, "TrainingJob", "config", "source", "channels")
-        self.target = None
-        self.source = read_source(source, self.options.entry)
-        self.hyperparameters = _make_hyperparameters(config, self.source)
-        source_name = getattr(source, "__name__", None) or (Path(source).resolve().stem if source else "mlkit")
-        self.stem = re.sub(r"[^a-zA-Z0-9]+", "-", source_name).strip("-")[:30] or "job"
+        arguments = {"config": config, "source": source, "channels": channels}
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        arguments = take_words(arguments | options, _ARGUMENTS, "TrainingJob")
+        self.config = arguments.pop("config", None)
+        self.source_path = arguments.pop("source", None)
+        self.channels = _make_channels(arguments.pop("channels", None))
+        if self.source_path is None:
+            self.source_path = arguments.pop("entry", None)
+        self.options = make_options(JobOptions, arguments, "TrainingJob", "config", "source", "channels")
+        check_more("CreateTrainingJob", self.options.more)
+        self.source = read_source(self.source_path, self.options.entry)
+        self.hyperparameters = _make_hyperparameters(self.config, self.source)
+        self.stem = _stem(self.source_path)
         self.name = self.options.name or _new_name(self.stem)
+        self.is_attached = False  # a job that was found by its name has a request, but no source and no channels
+        self.submitted = None  # the request that the job was started with
+        self.target = None  # where the job was started
+
+    @classmethod
+    def from_file(cls, path: str | Path, **changes) -> "TrainingJob":
+        """Return the job that a TOML or JSON file describes, with other arguments for those that are passed."""
+        return cls(**read_job_file(path) | changes)
 
     @classmethod
     def attach(cls, name: str, target: Any = None) -> "TrainingJob":
         """Return a job that was started before, found by its name."""
         target = make_target(target)
         description = target.client.describe_training_job(TrainingJobName=name)
-        resources = description["ResourceConfig"]
-        arguments = description["AlgorithmSpecification"].get("ContainerArguments", ())
         self = cls.__new__(cls)
-        self.is_attached = True
-        self.name = name
-        self.target = target
         self.config = None
+        self.source_path = None
         self.channels = {}
+        self.options = _options_of_request(described_request("CreateTrainingJob", description))
+        self.source = Source({}, self.options.entry)
         self.hyperparameters = description.get("HyperParameters", {})
-        self.source = Source({}, next((a for a in arguments if a.endswith(".py")), None))
-        self.options = JobOptions(
-            name=name, instance=resources.get("InstanceType", ""), hosts=resources.get("InstanceCount", 1)
-        )
+        self.stem = name
+        self.name = name
+        self.is_attached = True
+        self.submitted = None
+        self.target = target
         return self
 
     def __repr__(self):
         program = self.source.entry or "the built-in training"
         state = f"{self.status}, {self.target}" if self.target else "not started"
-        return f"TrainingJob {self.name}: {program} on {self.options.hosts} x {self.options.instance}, {state}"
+        return f"TrainingJob {self.name}: {program} on {self.options.machines}, {state}"
 
     @cached_property
     def package(self) -> Source:
@@ -295,6 +393,41 @@ class TrainingJob:
             )
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #6b8dec6a
+_ARGUMENTS = ("config", "source", "channels", *(f.name for f in dataclasses.fields(JobOptions)))
+
+
+def _options_of_request(request: Mapping) -> JobOptions:
+    """Return the options of a request, as far as one member of the request says one option."""
+    values = {}
+    for f in dataclasses.fields(JobOptions):
+        if len(f.metadata["request"]) == 1 and f.metadata["values"] == (None,):
+            value = get_path(request, f.metadata["request"][0])
+            if value is not None:
+                values[f.name] = value
+    resources = request.get("ResourceConfig", {})
+    preferences = resources.get("InstancePreferences", ())
+    groups = resources.get("InstanceGroups", ())
+    counts = [group["InstanceCount"] for group in groups] or [p.get("InstanceCount", 1) for p in preferences[:1]]
+    values["hosts"] = resources.get("InstanceCount") or sum(counts) or 1
+    types = [entry["InstanceType"] for entry in (*preferences, *groups)]
+    values["instance"] = resources.get("InstanceType") or tuple(types) or ""
+    arguments = request.get("AlgorithmSpecification", {}).get("ContainerArguments", ())
+    values["entry"] = next((a for a in arguments if a.endswith((".py", ".sh"))), None)
+    values["tags"] = {tag["Key"]: tag["Value"] for tag in request.get("Tags", ())}
+    values["compress"] = request.get("OutputDataConfig", {}).get("CompressionType") != "NONE"
+    values["subnets"] = request.get("VpcConfig", {}).get("Subnets", ())
+    values["security_groups"] = request.get("VpcConfig", {}).get("SecurityGroupIds", ())
+    values["volume_kms_key"] = resources.get("VolumeKmsKeyId")
+    values["output_kms_key"] = request.get("OutputDataConfig", {}).get("KmsKeyId")
+    return JobOptions(**values)
+
+
+def _stem(source: Any) -> str:
+    """Return the part of a job's name that comes from its program."""
+    name = getattr(source, "__name__", None) or (Path(source).resolve().stem if source else "mlkit")
+    return re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-")[:30] or "job"
+
+
 def _new_name(stem: str) -> str:
     return f"{stem}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
@@ -355,19 +488,10 @@ def request(self: TrainingJob, target: Any = None) -> dict:
     """
     if self.is_attached:
         return self._submitted_request()
-    options = self.options
-    if options.max_wait and not options.spot:
-        raise ValueError(f"max_wait={options.max_wait}: only a spot job waits; pass spot=True as well")
-    if options.network_isolation and "requirements.txt" in self.source.files:
-        raise ValueError(
-            "network_isolation: without a network the job cannot install its requirements.txt. Install them in the "
-            "image (mlkit dockerfile writes one), and leave the file out"
-        )
-    target = make_target(target, options.role, options.output)
-    channels = [(c.name, c.uri(target), c.plan(target, options.input_mode).mode) for c in self.channels.values()]
-    wheel = next(name for name in self.package.files if name.endswith(".whl"))
-    environment = {"PYTHONPATH": f"{_CODE}:{_CODE}/{wheel}", "PYTHONUNBUFFERED": "1"}
-    environment |= {f"SM_CHANNEL_{name.upper()}": uri for name, uri, mode in channels if mode == CONNECTOR}
+    _check_options(self.options, self.source)
+    target = make_target(target, self.options.role, self.options.output)
+    options = self._resolved_options(target)
+    entries = [channel.entry(target, options.input_mode) for channel in self.channels.values()]
     request = {
         "TrainingJobName": self.name,
         "HyperParameters": self.hyperparameters,
@@ -377,12 +501,61 @@ def request(self: TrainingJob, target: Any = None) -> dict:
         },
         "InputDataConfig": [
             input_data_config("code", self._code_uri(target)),
-            *(input_data_config(name, uri, mode) for name, uri, mode in channels if mode != CONNECTOR),
+            *(entry for entry in entries if entry is not None),
         ],
-        "Environment": environment,
+        "Environment": self._own_environment(target),
     }
-    set_options(request, self._resolved_options(target))
-    return require_valid("CreateTrainingJob", target.with_defaults("TrainingJob", request))
+    set_options(request, options)
+    request = target.with_defaults("TrainingJob", request)
+    return require_valid("CreateTrainingJob", merge_more("CreateTrainingJob", request, options.more))
+
+
+@patch
+def _own_environment(self: TrainingJob, target: LocalTarget | AWSTarget) -> dict[str, str]:
+    """Return the variables that a job needs to find mlkit, its checkpoints, and channels that it reads itself."""
+    environment = {"PYTHONPATH": self._python_path(), "PYTHONUNBUFFERED": "1"}
+    if self.options.checkpoint_path:
+        environment["MLKIT_CHECKPOINT_DIR"] = self.options.checkpoint_path
+    for channel in self.channels.values():
+        if channel.plan(target, self.options.input_mode).mode == CONNECTOR:
+            environment[f"SM_CHANNEL_{channel.name.upper()}"] = channel.uri(target)
+    return environment
+
+
+@patch
+def _python_path(self: TrainingJob) -> str:
+    wheel = next(name for name in self.package.files if name.endswith(".whl"))
+    return f"{_CODE}:{_CODE}/{wheel}"
+
+
+def _check_options(options: JobOptions, source: Source) -> None:
+    """Raise ValueError for options that contradict each other, or that no job could have."""
+    if options.max_wait and not options.spot:
+        raise ValueError(f"max_wait={options.max_wait}: only a spot job waits; pass spot=True as well")
+    if options.checkpoint_path and options.checkpoints is False:
+        raise ValueError("checkpoint_path: there are no checkpoints, as checkpoints=False says; leave out one of them")
+    if options.tensorboard_path and not options.tensorboard:
+        raise ValueError("tensorboard_path: pass tensorboard='s3://bucket/prefix' as well, where its files go")
+    if options.network_isolation and "requirements.txt" in source.files:
+        raise ValueError(
+            "network_isolation: without a network the job cannot install its requirements.txt. Install them in the "
+            "image (mlkit dockerfile writes one), and leave the file out"
+        )
+    if options.role and not options.role.startswith("arn:"):
+        raise ValueError(
+            f"role: {options.role!r} is a name, and RoleArn is an ARN, such as arn:aws:iam::123456789012:role/NAME; "
+            f"`aws iam get-role --role-name {options.role}` shows it"
+        )
+    path = options.environment.get("PATH")
+    if path is not None and (not path or "$" in path):
+        raise ValueError(
+            f"environment: PATH={path!r} replaces the image's own, with which the job finds python: leave it out, or "
+            "list all folders. Variables such as $PATH are not expanded"
+        )
+    for f in dataclasses.fields(options):
+        uri = getattr(options, f.name)
+        if f.name in ("output", "checkpoints", "tensorboard") and uri and not str(uri).startswith("s3://"):
+            raise ValueError(f"{f.name}: expected s3://bucket/prefix, got {uri!r} for {f.metadata['request'][0]}")
 
 
 @patch
@@ -390,14 +563,19 @@ def _resolved_options(self: TrainingJob, target: LocalTarget | AWSTarget) -> Job
     """Return the options with all defaults that depend on the source, the target or other options."""
     options = self.options
     output = options.output.rstrip("/") if options.output else f"{target.bucket}/jobs"
+    checkpoints = options.checkpoints or f"{output}/{self.name}/checkpoints"
+    environment = dict(options.environment)
+    if "PYTHONPATH" in environment:
+        environment["PYTHONPATH"] = f"{self._python_path()}:{environment['PYTHONPATH']}"
     return dataclasses.replace(
         options,
         entry=self.source.entry,
         name=self.name,
         role=options.role or target.role,
-        image=options.image or target.image(options.instance),
+        image=options.image or target.image(options.instances[0]),
         output=output,
-        checkpoints=options.checkpoints or f"{output}/{self.name}/checkpoints",
+        environment=environment,
+        checkpoints=None if options.checkpoints is False else checkpoints,
         max_wait=(options.max_wait or 2 * options.max_run) if options.spot else None,
     )
 
@@ -410,10 +588,10 @@ def _code_uri(self: TrainingJob, target: LocalTarget | AWSTarget) -> str:
 @patch
 def _submitted_request(self: TrainingJob) -> dict:
     """Return the request that the job was started with."""
+    if self.submitted is not None:
+        return deepcopy(self.submitted)
     description = self.describe()
-    request = {"TrainingJobName": self.name}
-    members = {"HyperParameters", *request_members(JobOptions)}
-    request |= {member: value for member, value in description.items() if member in members}
+    request = described_request("CreateTrainingJob", description)
     # DescribeTrainingJob leaves the tags out.
     tags = self.target.client.list_tags(ResourceArn=description["TrainingJobArn"]).get("Tags")
     return request | ({"Tags": tags} if tags else {})
@@ -444,22 +622,120 @@ def check(self: TrainingJob, seconds: float = 120) -> Any:  # a `Report`
 def replace(self: TrainingJob, config: Any = None, **options) -> TrainingJob:
     """Return a job that is not started, with another config or other options, and a new name if none is given."""
     self._require_source()
-    make_options(JobOptions, options, "replace", "config")
-    if "entry" in options:
-        raise ValueError("entry: the program is read when the job is made; make another TrainingJob")
+    changes = _make_changes({"config": config} | options if config is not None else options, "replace")
     job = copy(self)
     job.target = None
-    job.config = self.config if config is None else config
-    job.options = dataclasses.replace(self.options, **{"name": None} | options)
+    job.submitted = None
+    job.config = changes.pop("config", self.config)
+    job.options = dataclasses.replace(self.options, **{"name": None} | changes)
     job.hyperparameters = _make_hyperparameters(job.config, job.source)
     job.name = job.options.name or _new_name(job.stem)
     return job
+
+
+def _make_changes(options: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Return the options that a caller changes, and `config`, by our names. Raises TypeError for an unknown name."""
+    names = [name for name in _ARGUMENTS if name not in ("source", "channels")]
+    changes = take_words(options, names, owner)
+    if "entry" in changes:
+        raise ValueError("entry: the program is read when the job is made; make another TrainingJob")
+    config = {name: changes.pop(name) for name in ("config",) if name in changes}
+    values = make_options(JobOptions, changes, owner, "config")
+    check_more("CreateTrainingJob", values.more)
+    return config | {name: getattr(values, name) for name in changes}
 
 
 def _write_files(files: Mapping[str, bytes], folder: Path) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+
+# %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #345e3ca3
+def read_job_file(path: str | Path) -> dict[str, Any]:
+    """Return the arguments of `TrainingJob` that a file has; its folders are relative to the file's own.
+
+    Raises TypeError for a name that `TrainingJob` does not take.
+    """
+    folder = Path(path).resolve().parent
+    try:
+        arguments = take_words(read_settings(path), _ARGUMENTS, "TrainingJob")
+        options = {name: value for name, value in arguments.items() if name not in ("config", "source", "channels")}
+        make_options(JobOptions, options, "TrainingJob", "config", "source", "channels")
+    except TypeError as e:
+        raise TypeError(f"{path}: {e}") from None
+    if isinstance(arguments.get("source"), str):
+        arguments["source"] = _absolute(arguments["source"], folder)
+    channels = arguments.get("channels")
+    if isinstance(channels, Mapping):
+        arguments["channels"] = {name: _absolute_channel(value, folder) for name, value in channels.items()}
+    return arguments
+
+
+def _absolute_channel(value: Any, folder: Path) -> Any:
+    if isinstance(value, Mapping) and isinstance(value.get("location"), str):
+        return dict(value) | {"location": _absolute(value["location"], folder)}
+    return _absolute(value, folder) if isinstance(value, str) else value
+
+
+def _absolute(location: str, folder: Path) -> str:
+    """Return a folder's absolute path; a URI or an ARN stays as it is."""
+    if "://" in location or location.startswith("arn:"):
+        return location
+    return str(folder / Path(location).expanduser())
+
+
+def _relative(location: Any, folder: Path) -> str:
+    """Return a path relative to a folder if it is inside of it; a URI or an ARN stays as it is."""
+    if "://" in str(location) or str(location).startswith("arn:"):
+        return str(location)
+    path = Path(location).expanduser().resolve()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a config or an option as JSON has it."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(name): _plain(member) for name, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    is_scalar = hasattr(value, "item") and getattr(value, "ndim", 1) == 0  # of NumPy or torch
+    return value.item() if is_scalar else value
+
+
+def _plain_fields(values: Any, is_complete: bool) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON has them, without those that have their defaults."""
+    plain = {}
+    for f in dataclasses.fields(values):
+        value = getattr(values, f.name)
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        if value != default or (is_complete and value is not None):
+            plain[f.name] = _plain(value)
+    return plain
+
+
+@patch
+def to_file(self: TrainingJob, path: str | Path) -> Path:
+    """Write the job as a TOML or JSON file, by the file's suffix, and return its path.
+
+    Raises ValueError for a job that was attached, for a program that is a module, and for a value that TOML lacks.
+    """
+    self._require_source()
+    if isinstance(self.source_path, ModuleType):
+        raise ValueError(f"source: a file has no place for the module {self.source_path.__name__}: pass its file")
+    folder = Path(path).resolve().parent
+    settings = {} if self.source_path is None else {"source": _relative(self.source_path, folder)}
+    settings |= _plain_fields(self.options, is_complete=False)
+    if self.config is not None:
+        is_dict = isinstance(self.config, Mapping)
+        settings["config"] = _plain(self.config) if is_dict else _plain_fields(self.config, is_complete=True)
+    channels = {}
+    for name, channel in self.channels.items():
+        location = _relative(channel.location, folder)
+        options = _plain_fields(channel.options, is_complete=False)
+        channels[name] = {"location": location} | options if options else location
+    return write_settings(path, settings | ({"channels": channels} if channels else {}))
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #3111dd8f
 @patch
@@ -480,6 +756,7 @@ def run(self: TrainingJob, target: Any = None) -> TrainingJob:
         if channel.is_local:
             resolved_target.files.send_folder(channel.location, channel.uri(resolved_target))
     resolved_target.client.create_training_job(**request)
+    self.submitted = request
     self.target = resolved_target
     return self
 
@@ -571,6 +848,10 @@ def fetch(self: TrainingJob, folder: str | Path) -> Path:
     uri = description.get("ModelArtifacts", {}).get("S3ModelArtifacts")
     if not uri:
         raise ValueError(f"{self.name} left no model: its status is {description['TrainingJobStatus']}")
+    if not uri.endswith(".tar.gz"):  # a job without compression
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.target.files.get(uri, Path(folder))
+        return Path(folder)
     with tempfile.TemporaryDirectory() as temporary:
         archive = Path(temporary) / "model.tar.gz"
         self.target.files.fetch(uri, archive)
@@ -621,26 +902,72 @@ def deploy(
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #a9184fd2
 @patch
-def resume(self: TrainingJob) -> TrainingJob:
-    """Start another job with the same request, which continues from this job's checkpoints, and return it.
+def resume(self: TrainingJob, config: Mapping[str, Any] | None = None, **options) -> TrainingJob:
+    """Start another job that continues from this job's checkpoints, and return it.
 
-    Raises ValueError if this job is still running, or has no checkpoints.
+    Its request is the one that this job was started with, except for the hyperparameters in `config` and the options
+    that are passed. Raises ValueError if this job is still running, or has no checkpoints.
     """
     description = self.describe()
     if description["TrainingJobStatus"] in ("InProgress", "Stopping"):
         raise ValueError(f"{self.name} is still running: stop() it, or wait until it ends")
-    if "CheckpointConfig" not in description:
-        raise ValueError(f"{self.name} was started without a place for checkpoints: it has nothing to continue from")
-    client = self.target.client
     request = self._submitted_request()
+    if "CheckpointConfig" not in request:
+        raise ValueError(f"{self.name} was started without a place for checkpoints: it has nothing to continue from")
+    changes = _make_changes({"config": config} | options if config is not None else options, "resume")
+    if changes:  # a request that SageMaker has taken before is sent as it is
+        request = _changed_request(request, changes)
+    name = changes.get("name")
+    if name:
+        self.target.client.create_training_job(**request)
+    else:
+        name = self._create_again(request)
+    return TrainingJob.attach(name, self.target)
+
+
+@patch
+def _create_again(self: TrainingJob, request: dict) -> str:
+    """Start a job under the next name that is free, and return the name."""
+    client = self.target.client
     base, number = re.fullmatch(r"(.*?)(?:-again-(\d+))?", self.name).groups()
     for i in count(int(number or 1) + 1):
-        request["TrainingJobName"] = f"{base[:50]}-again-{i}"
+        name = f"{base[:50]}-again-{i}"
         try:
-            client.create_training_job(**request)
+            client.create_training_job(**request | {"TrainingJobName": name})
         except client.exceptions.ResourceInUse:
             continue  # it was resumed before
-        return TrainingJob.attach(request["TrainingJobName"], self.target)
+        return name
+
+
+def _changed_request(request: dict, changes: Mapping[str, Any]) -> dict:
+    """Return a request with some options changed, and everything else as it is."""
+    changes = dict(changes)
+    if "input_mode" in changes:
+        raise ValueError("input_mode: it belongs to each channel; more={'InputDataConfig': [...]} changes it")
+    texts = {str(name): _write_hyperparameter(name, value) for name, value in dict(changes.pop("config", {})).items()}
+    if texts:
+        request["HyperParameters"] = request.get("HyperParameters", {}) | texts
+    options = dataclasses.replace(_options_of_request(request), **changes)
+    if changes.get("spot") and not options.max_wait:
+        options = dataclasses.replace(options, max_wait=2 * options.max_run)
+    linked = {
+        "spot": ("max_wait",) if options.spot else (),
+        "instance": ("hosts",),
+        "hosts": ("instance",),
+        "kms_key": ("output_kms_key", "volume_kms_key"),
+        "registry_credentials": ("private_registry",),
+    }
+    names = {*changes, *(other for name in changes for other in linked.get(name, ()))}
+    if changes.get("kms_key"):
+        options = dataclasses.replace(
+            options,
+            output_kms_key=changes.get("output_kms_key"),
+            volume_kms_key=changes.get("volume_kms_key"),
+        )
+    set_options(request, options, names)
+    if changes.get("spot") is False:
+        request["StoppingCondition"].pop("MaxWaitTimeInSeconds", None)
+    return require_valid("CreateTrainingJob", merge_more("CreateTrainingJob", request, options.more))
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #cd62ba56
 @patch
@@ -661,6 +988,72 @@ def explain(self: TrainingJob, target: Any = None) -> Table:
     note = f"the program: {self.source}, as the channel code with mlkit's wheel"
     return Table(["channel", "from", "files", "size", "read as"], rows, note)
 
+# %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #d04d0a50
+# Where the SDK's ModelTrainer has a member of the request: one of its fields, or a method that sets it.
+TRAINER_FIELDS = {
+    "TrainingJobName": "base_job_name",
+    "RoleArn": "role",
+    "Environment": "environment",
+    "Tags": "tags",
+    "ModelPackageConfig": "model_package_config",
+    "AlgorithmSpecification.TrainingImage": "training_image",
+    "AlgorithmSpecification.TrainingImageConfig": "training_image_config",
+    "AlgorithmSpecification.AlgorithmName": "algorithm_name",
+    "AlgorithmSpecification.TrainingInputMode": "training_input_mode",
+    "ResourceConfig": "compute",
+    "EnableManagedSpotTraining": "compute.enable_managed_spot_training",
+    "StoppingCondition": "stopping_condition",
+    "OutputDataConfig": "output_data_config",
+    "CheckpointConfig": "checkpoint_config",
+    "VpcConfig": "networking",
+    "EnableNetworkIsolation": "networking.enable_network_isolation",
+    "EnableInterContainerTrafficEncryption": "networking.enable_inter_container_traffic_encryption",
+}
+TRAINER_METHODS = {
+    "MetricDefinitions": "with_metric_definitions",
+    "RetryStrategy": "with_retry_strategy",
+    "RemoteDebugConfig": "with_remote_debug_config",
+    "InfraCheckConfig": "with_infra_check_config",
+    "TensorBoardOutputConfig": "with_tensorboard_output_config",
+    "SessionChainingConfig": "with_session_chaining_config",
+}
+# These reach the trainer as its hyperparameters, its channels and its command.
+_TRAINER_OTHERS = ("HyperParameters", "InputDataConfig", "ContainerEntrypoint", "ContainerArguments")
+
+
+def trainer_arguments(request: Mapping) -> tuple[dict, dict]:
+    """Return the fields of the SDK's ModelTrainer for a request, and the values for its methods by member.
+
+    Raises ValueError for a member that the trainer has no place for.
+    """
+    fields = {}
+    methods = {}
+    algorithm = {f"AlgorithmSpecification.{name}": value for name, value in request["AlgorithmSpecification"].items()}
+    members = {name: value for name, value in request.items() if name != "AlgorithmSpecification"} | algorithm
+    for path, value in members.items():
+        name = path.rpartition(".")[2]
+        if name in TRAINER_METHODS:
+            methods[name] = _snake_case(value)
+        elif path in TRAINER_FIELDS:
+            section, _, field = TRAINER_FIELDS[path].partition(".")
+            plain = value if path == "Environment" else _snake_case(value)
+            if field:
+                fields.setdefault(section, {})[field] = plain
+            elif isinstance(plain, dict):
+                fields[section] = fields.get(section, {}) | plain
+            else:
+                fields[section] = plain
+        elif name not in _TRAINER_OTHERS:
+            raise ValueError(f"ModelTrainer has no place for {path}: leave it out, or run the job with run()")
+    return fields, methods
+
+
+def _snake_case(value: Any) -> Any:
+    """Return a structure of the API with the SDK's names for its members."""
+    if isinstance(value, Mapping):
+        return {xform_name(name): _snake_case(member) for name, member in value.items()}
+    return [_snake_case(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #70224193
 @patch
 def to_model_trainer(self: TrainingJob, target: Any) -> Any:  # a sagemaker.train.ModelTrainer
@@ -676,18 +1069,19 @@ def to_model_trainer(self: TrainingJob, target: Any) -> Any:  # a sagemaker.trai
         raise ModuleNotFoundError(f"this needs {e.name}: {install_command('sagemaker')}", name=e.name) from None
     shapes = import_module("sagemaker.core.shapes")
     session = target if hasattr(target, "boto_session") else helper.Session(boto_session=target)
-    request = self.request(session.boto_session)
     self._require_source()
+    request = self.request(session.boto_session)
     folder = local_root() / "sources" / self.package.digest  # the trainer reads it when it starts a job
     _write_files(self.package.files, folder)
     start = ["exec", "python", "mlkit_start.py", *request["AlgorithmSpecification"]["ContainerArguments"]]
+    entries = {entry["ChannelName"]: entry for entry in request["InputDataConfig"]}
     channels = []
-    if self.options.input_mode != CONNECTOR:
-        for name, channel in self.channels.items():
-            channels.append(configs.InputData(channel_name=name, data_source=str(channel.location)))
-    arguments = trainer_arguments(JobOptions, request)
-    metrics = [shapes.MetricDefinition(**definition) for definition in arguments.pop("metric_definitions", [])]
-    retry_strategy = arguments.pop("retry_strategy", None)
+    for name, channel in self.channels.items():
+        if channel.is_local:
+            channels.append(configs.InputData(channel_name=name, data_source=_trainer_folder(channel, self.options)))
+        elif name in entries:
+            channels.append(shapes.Channel(**_snake_case(entries[name])))
+    arguments, methods = trainer_arguments(request)
     trainer = train.ModelTrainer(
         sagemaker_session=session,
         hyperparameters=request["HyperParameters"],
@@ -695,7 +1089,18 @@ def to_model_trainer(self: TrainingJob, target: Any) -> Any:  # a sagemaker.trai
         input_data_config=channels or None,
         **arguments,
     )
-    trainer = trainer.with_metric_definitions(metrics)
-    if retry_strategy:
-        trainer = trainer.with_retry_strategy(shapes.RetryStrategy(**retry_strategy))
+    for name, value in methods.items():
+        shape = getattr(shapes, "MetricDefinition" if isinstance(value, list) else name)
+        values = [shape(**entry) for entry in value] if isinstance(value, list) else shape(**value)
+        trainer = getattr(trainer, TRAINER_METHODS[name])(values)
     return trainer
+
+
+def _trainer_folder(channel: Channel, options: JobOptions) -> str:
+    """Return a channel's folder, which the SDK sends to S3. Raises ValueError for options that the SDK would drop."""
+    if channel.options != ChannelOptions() or options.input_mode not in (None, "File", CONNECTOR):
+        raise ValueError(
+            f"channel {channel.name!r}: ModelTrainer copies a folder of this machine as it is, in the mode File. For "
+            "another mode or other options put the data into S3, and pass the URI"
+        )
+    return str(channel.location)
