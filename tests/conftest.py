@@ -60,6 +60,7 @@ def session(moto, monkeypatch):
         AWS_ENDPOINT_URL=moto,
         AWS_ACCESS_KEY_ID="testing",
         AWS_SECRET_ACCESS_KEY="testing",
+        AWS_SESSION_TOKEN="testing",  # as the keys of a role, which a rehearsed job gets
         AWS_EC2_METADATA_DISABLED="true",
     )
     for name, value in variables.items():

@@ -7,6 +7,7 @@ __all__ = ['JobOptions', 'JobFailed', 'TrainingJob']
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #3cda52cc
 import dataclasses
+import json
 import re
 import secrets
 import shlex
@@ -31,6 +32,7 @@ from ...distribution import install_command
 from ...patching import patch
 from ..artifacts.archive import extract_bundle
 from ..artifacts.source import Source, read_source, with_starter
+from ..artifacts.starter import arguments_of_request, quote
 from .channel import CONNECTOR, Channel, ChannelOptions, input_data_config
 from mlkit.sagemaker.client.options import (
     accepts_options,
@@ -449,12 +451,21 @@ def _make_hyperparameters(config: Any, source: Source) -> dict[str, str]:
     if not source.entry and isinstance(config, Mapping):
         return _builtin_hyperparameters(config)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return to_hyperparameters(config)
+        return _keep_strings(to_hyperparameters(config), vars(config), source)
     if not isinstance(config, Mapping):
         raise TypeError(f"config: expected a dataclass or a dict, got a {type(config).__name__}")
     hyperparameters = {str(name): _write_hyperparameter(name, value) for name, value in config.items()}
     check_hyperparameters(hyperparameters)
-    return hyperparameters
+    return _keep_strings(hyperparameters, config, source)
+
+
+def _keep_strings(hyperparameters: dict[str, str], values: Mapping[str, Any], source: Source) -> dict[str, str]:
+    """Write strings that look like other values, such as "true", in the quotes of JSON, as SDK v2 does."""
+    quoted = {str(k): quote(hyperparameters[str(k)]) for k, value in values.items() if isinstance(value, str)}
+    if not source.entry or all(hyperparameters[name] == text for name, text in quoted.items()):
+        return hyperparameters
+    # By sagemaker_program a program with an entry_point recognizes the quotes.
+    return hyperparameters | quoted | {"sagemaker_program": json.dumps(source.entry)}
 
 
 def _builtin_hyperparameters(config: Mapping) -> dict[str, str]:
@@ -610,9 +621,7 @@ def check(self: TrainingJob, seconds: float = 120) -> Any:  # a `Report`
         for name, channel in self.channels.items():
             if channel.is_local:
                 (data / name).symlink_to(channel.location, target_is_directory=True)
-        arguments = []
-        for name, value in self.hyperparameters.items():
-            arguments += [f"--{name}", value]
+        arguments = arguments_of_request(self.hyperparameters, "v3")
         has_data = any(data.iterdir())
         check_job = import_module("mlkit.sagemaker.artifacts.check_job")
         return check_job.check(code, self.source.entry, arguments, data if has_data else None, seconds)

@@ -63,11 +63,13 @@ class Container:
     def from_env(
         cls,
         environ: Mapping[str, str] | None = None,  # default: the variables of this process
-        root: str | Path | None = None,  # of the tree; default: /opt/ml in a job, else the current folder
+        root: str
+        | Path
+        | None = None,  # of the tree; default: /opt/ml in a job, or MLKIT_ROOT, else the current folder
     ) -> "Container":
         """Return the container that variables and files describe. Raises ValueError for settings that are not JSON."""
         environ = os.environ if environ is None else environ
-        root = Path(root) if root else _default_root()
+        root = Path(root) if root else _default_root(environ)
         config_dir = root / "input" / "config"
         resources = parse_json(environ.get("SM_RESOURCE_CONFIG"), "SM_RESOURCE_CONFIG")
         resources = resources or load_json(config_dir / "resourceconfig.json")
@@ -117,7 +119,10 @@ class Container:
         raise FileNotFoundError(f"no channel {name!r}; {did_you_mean(name, self.channels)} ({remedy})")
 
 
-def _default_root() -> Path:
+def _default_root(environ: Mapping[str, str]) -> Path:
+    """Return the root of a job; MLKIT_ROOT names it in a rehearsal without namespaces."""
+    if environ.get("MLKIT_ROOT"):
+        return Path(environ["MLKIT_ROOT"])
     return Path("/opt/ml") if Path("/opt/ml/input/config").is_dir() else Path.cwd()
 
 # %% ../../../nbs/2_sagemaker/1_job/10_container.ipynb #49e83505
@@ -149,6 +154,7 @@ def lay_out(
     hosts: tuple[str, ...] = ("algo-1",),
     current_host: str | None = None,  # default: the first
     instance_type: str = "ml.m5.large",
+    interface: str = "eth0",  # the network interface by which the hosts reach each other
 ) -> Path:
     """Write the tree that a training container has at /opt/ml, and return its root."""
     root = Path(root).resolve()
@@ -171,7 +177,7 @@ def lay_out(
             current_group_name="homogeneousCluster",
             hosts=list(hosts),
             instance_groups=[group],
-            network_interface_name="eth0",
+            network_interface_name=interface,
         ),
     )
     for name, content in settings.items():

@@ -33,6 +33,12 @@ def remedy(error: BaseException) -> str | None:
             f"-> {package!r} is not installed in this container: add the package that contains it to requirements.txt "
             "in the source folder, or add the file to that folder"
         )
+    if type(error).__name__ == "NoCredentialsError" or "No signing credentials" in text:
+        return (
+            "-> on SageMaker the program has the credentials of the job's role. A rehearsed job gets those of this "
+            "machine only if they expire, as a role's do, and are in variables: aws configure export-credentials "
+            "--format env"
+        )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "-> the disk is full: launch with a larger volume_size_in_gb, or write less"
     return None
@@ -71,8 +77,17 @@ def failure_text(
 
 def _message(error: BaseException) -> str:
     if isinstance(error, SystemExit):
-        return f"SystemExit: {error.code}"
+        usage = _usage_error(error)
+        return f"SystemExit: {error.code}, {usage}" if usage else f"SystemExit: {error.code}"
     return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _usage_error(error: SystemExit) -> str:
+    """Return what argparse found wrong, which it prints, while the exception has only an exit code; else ""."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "error" and frame.f_globals.get("__name__") == "argparse":
+            return str(frame.f_locals.get("message", ""))
+    return ""
 
 
 def _shortened(text: str, limit: int) -> str:

@@ -250,18 +250,6 @@ def read_hyperparameters(
     return variable or file
 
 
-def hyperparameters_to_argv(hyperparameters: Mapping[str, Any]) -> list[str]:
-    """Return the hyperparameters of a request as arguments of its program, as SageMaker's own launchers pass them.
-
-    SageMaker's own settings, `sagemaker_*`, are left out.
-    """
-    arguments = []
-    for name, value in hyperparameters.items():
-        if not name.startswith("sagemaker_"):
-            arguments += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
-    return arguments
-
-
 def argv_to_hyperparameters(argv: Sequence[str]) -> dict[str, str]:
     """Return arguments as hyperparameters of a request, for a program whose config class is not known.
 
@@ -380,6 +368,9 @@ def _v2_rendering(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+_SETTINGS = ("sagemaker_", "_tuning_objective_metric")  # names that are SageMaker's own: for launchers, and of a tuner
+
+
 def _raw_values(
     config_type: type, argv: Sequence[str], hyperparameters: Mapping[str, Any] | None, **parser_options
 ) -> dict[str, list[_RawValue]]:
@@ -392,7 +383,7 @@ def _raw_values(
         # SDK v2 writes every string in quotes, and always names the program
         quoted = str(mapping.get("sagemaker_program", "")).startswith('"')
         for name, value in mapping.items():
-            if name.startswith("sagemaker_"):
+            if name.startswith(_SETTINGS):
                 continue
             text = value if isinstance(value, str) else json.dumps(value)
             values = raw_values.setdefault(name, [])
@@ -458,7 +449,7 @@ def _check_unknown(arguments: Sequence[str], config_type: type) -> None:
             raise ValueError(
                 f"unexpected argument {argument!r}: expected hyperparameters as --name value, a list as '[1, 2]' or 1,2"
             )
-        if not name.startswith("sagemaker_"):
+        if not name.startswith(_SETTINGS):
             _check_name(name, config_type)
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #9432ad2e

@@ -20,12 +20,13 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import mlkit
 from mlkit.files import private_opener
-from mlkit.sagemaker.job.container import Container, lay_out
+from mlkit.sagemaker.job.container import lay_out
 from mlkit.sagemaker.storage import copy_or_link
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #eba2fce8
@@ -36,6 +37,7 @@ _ENTER = """
 mount --bind "$1" /opt/ml && mount --bind "$2" /etc/hosts && hostname "$3" && cd "$4" || exit
 PATH=$5
 export PATH
+unset PWD OLDPWD
 shift 5
 exec "$@"
 """
@@ -170,6 +172,61 @@ def _catches(pid: int, number: int) -> bool:
     caught_signals = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return bool(int(caught_signals[1], 16) >> (number - 1) & 1)
 
+# %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #e0000002
+# variables of this machine that a host gets -> why
+PASSED_ON = {
+    "PATH": "where programs are; the folder of this Python comes first",
+    "LD_LIBRARY_PATH DYLD_LIBRARY_PATH": "where this machine has its libraries",
+    "CUDA_HOME CUDA_PATH CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES": "its GPUs",
+    "OMP_NUM_THREADS MKL_NUM_THREADS": "its share of the CPUs",
+    "LANG LANGUAGE LC_ALL LC_CTYPE TZ": "its encoding and time zone",
+    "TMPDIR": "where it has room for temporary files",
+    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy": "its way to the network",
+    "SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE AWS_CA_BUNDLE PIP_CERT": "whom it trusts there",
+    "PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT": (
+        "where pip finds packages"
+    ),
+    "AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 S3_ENDPOINT_URL": "the region",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI AWS_CONTAINER_CREDENTIALS_FULL_URI AWS_CONTAINER_AUTHORIZATION_TOKEN "
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "the credentials of this machine's role, as a job gets its own",
+}
+_TEMPORARY_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")  # a role's, if all three are set
+
+
+def inherited_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the variables of this machine that a rehearsed job gets."""
+    names = [name for group in PASSED_ON for name in group.split()]
+    if all(environ.get(name) for name in _TEMPORARY_KEYS):
+        names += _TEMPORARY_KEYS
+    return {name: re.sub(r"//[^/@\s]*@", "//", environ[name]) for name in names if name in environ}
+
+# %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #e0000004
+def container_environ(request: Mapping, root: Path, isolated: bool) -> dict[str, str]:
+    """Return the variables of a container whose tree is at `root`, as SageMaker sets them for any program.
+
+    The variables `SM_*` that describe the container are set by the launcher in the container: mlkit's or AWS's.
+    """
+    home = root.with_suffix(".home")
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    environ = inherited_environ(os.environ)
+    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
+    environ["HOME"] = str(home)
+    cache = Path.home() / ".cache" / "pip"
+    if cache.is_dir():
+        environ["PIP_CACHE_DIR"] = str(cache)  # it has no secrets, and saves downloads
+    environ["PYTHONUNBUFFERED"] = "1"
+    name = request["TrainingJobName"]
+    environ["TRAINING_JOB_NAME"] = name
+    environ["TRAINING_JOB_ARN"] = f"arn:aws:sagemaker:us-east-1:000000000000:training-job/{name}"
+    # Packages that the program requires are installed here, not into the environment of this Python.
+    environ["MLKIT_PACKAGES"] = "/opt/ml/packages" if isolated else str(root / "packages")
+    variables = request.get("Environment", {})
+    if not isolated:
+        environ["MLKIT_ROOT"] = str(root)
+        variables = {k: _replace_opt_ml(v, root) for k, v in variables.items()}
+    return environ | variables
+
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #a01eadba
 def make_hosts(
     request: Mapping,  # of CreateTrainingJob
@@ -184,6 +241,7 @@ def make_hosts(
     if isolated is None:
         isolated = bool(namespaces())
     names = tuple(f"algo-{i + 1}" for i in range(resources["InstanceCount"]))
+    network_names = names if isolated else _resolvable_names(names)
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(names)}\n::1 localhost\n")
@@ -192,9 +250,21 @@ def make_hosts(
         sources = {channel: source[i] if isinstance(source, list) else source for channel, source in channels.items()}
         for channel, source in sources.items():
             copy_or_link(source, folder / name / "input" / "data" / channel)
-        root = lay_out(folder / name, request.get("HyperParameters"), sources, names, name, resources["InstanceType"])
-        environ = _environ(request, Container.from_env({}, root), name, port, isolated)
+        root = lay_out(
+            folder / name,
+            request.get("HyperParameters"),
+            sources,
+            network_names,
+            network_names[i],
+            resources["InstanceType"],
+            "lo" if sys.platform == "linux" else "lo0",
+        )
+        environ = container_environ(request, root, isolated)
+        environ |= dict(HOSTNAME=name, SM_MASTER_ADDR=network_names[0], SM_MASTER_PORT=str(port))
         command = _command(request["AlgorithmSpecification"], environ["PATH"])
+        if "mlkit.cli" in command:  # it stands for a program of the image, and so has to be there
+            paths = [environ.get("PYTHONPATH"), str(Path(mlkit.__file__).parents[1])]
+            environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if not isolated:
             command = [_replace_opt_ml(part, root) for part in command]
         _check_program(command[0], environ["PATH"])
@@ -241,27 +311,14 @@ def _command(algorithm: Mapping, path: str) -> list[str]:
     return command
 
 
-def _environ(request: Mapping, container: Container, name: str, port: int, isolated: bool) -> dict[str, str]:
-    """Return the variables of a container: this process's, except variables of another job, and the request's."""
-    root = container.model_dir.parent
-    environ = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith(("SM_", "SAGEMAKER_", "MLKIT_")) and k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    }
-    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
-    environ["PYTHONUNBUFFERED"] = "1"
-    environ["TRAINING_JOB_NAME"] = request["TrainingJobName"]
-    # Packages that the program requires are installed here, not into the environment of this Python.
-    environ["MLKIT_PACKAGES"] = "/opt/ml/packages" if isolated else str(root / "packages")
-    if isolated:
-        environ["SM_MASTER_ADDR"] = container.hosts[0]
-        environ["SM_MASTER_PORT"] = str(port)
-        return environ | request.get("Environment", {})
-    master = f"127.0.0.1:{port}"
-    environ |= replace(container, job_name=request["TrainingJobName"], current_host=name, master=master).to_environ()
-    environ |= {k: _replace_opt_ml(v, root) for k, v in request.get("Environment", {}).items()}
-    return environ
+def _resolvable_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of this machine for hosts that have no /etc/hosts of their own, so that programs can resolve them.
+
+    Several hosts need Linux, where each address of 127.0.0.0/8 is this machine; elsewhere they keep their names.
+    """
+    if len(names) == 1:
+        return ("localhost",)
+    return tuple(f"127.0.0.{i + 1}" for i in range(len(names))) if sys.platform == "linux" else names
 
 
 def _replace_opt_ml(text: str, root: Path) -> str:

@@ -4,8 +4,10 @@ The packages come from the package index, into virtual environments that are kep
 their requests over HTTP to moto, whose S3 holds the code and the data. Needs root on Linux, for namespaces.
 """
 
+import inspect
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from helpers import CONFORMANCE, REPOSITORY, environment, missing, wait_for
 from hypothesis import Phase, given, settings
 from safetensors.torch import load_file
 
+from mlkit.sagemaker.artifacts import starter
 from mlkit.sagemaker.job.hyperparameters import check_hyperparameters, read_config
 from mlkit.sagemaker.local.client import LocalSageMaker
 
@@ -268,6 +271,118 @@ class TestPath:
         text = (failed.roots[1] / "output" / "failure").read_text()
         assert text.startswith("ValueError: sample 3 has no label\n"), text
         record(key, "2 hosts", "same weights; the failing host's text")
+
+
+# What a program finds under mlkit's starter is compared with what it finds under AWS's software, variable by variable.
+# Here is each that differs, and why. One that AWS's software does not set at all has to be one of its other generation.
+_OTHER_FOLDER = "the program is where SDK v3 has it; /opt/ml/code, where SDK v2 has it, is a link to there"
+_OWN_CHANNELS = "a channel of the launcher itself: a program of SDK v2 has none, and may read all that there are"
+_SHELL = "of the shell in which SDK v3 starts the program"
+_ELASTIC = "another in each run of torch's elastic agent"
+DIFFERENCES = {
+    "estimator": {
+        "working directory": _OTHER_FOLDER,
+        "PYTHONPATH": "has mlkit and the program, and what the user has set; there all of sys.path",
+        "SM_MODULE_DIR": "the folder of the program; there the archive in S3 that it came from",
+        "SM_TRAINING_ENV.module_dir": "the same",
+    },
+    "script": {
+        "SM_CHANNELS": _OWN_CHANNELS,
+        "SM_CHANNEL_CODE": _OWN_CHANNELS,
+        "SM_CHANNEL_SM_DRIVERS": _OWN_CHANNELS,
+        "SM_INPUT_DATA_CONFIG": _OWN_CHANNELS,
+        "SM_TRAINING_ENV.channel_input_dirs": _OWN_CHANNELS,
+        "SM_TRAINING_ENV.input_data_config": _OWN_CHANNELS,
+        "PWD": _SHELL,
+        "OLDPWD": _SHELL,
+        "SHLVL": _SHELL,
+        "_": _SHELL,
+    },
+}
+DIFFERENCES["torchrun"] = DIFFERENCES["script"] | {
+    "SM_DISTRIBUTED_CONFIG": "the settings of a driver that is not here",
+    "SM_DISTRIBUTED_DRIVER_DIR": "the folder of a driver that is not here",
+    "MASTER_ADDR": "the processes are on one host, and meet at its loopback address",
+    "MASTER_PORT": _ELASTIC,
+    "TORCHELASTIC_ERROR_FILE": _ELASTIC,
+    "TORCHELASTIC_RUN_ID": "the name of the job; there a random one",
+    "ROLE_NAME": "the name that torch's agent gives to all processes; torchrun's command has another default",
+    "MLKIT_LAUNCHER": "the process whose end is the end of a program with an entry_point",
+}
+
+
+def starter_request(jobs, key):
+    """Return a request of mlkit for the program of another request, in its spelling, with its name."""
+    source = jobs.s3 / "jobs" / "with-starter"
+    if not source.exists():
+        shutil.copytree(jobs.s3 / "jobs" / "code", source)
+        (source / "mlkit_start.py").write_text(inspect.getsource(starter))
+    request = json.loads(json.dumps(jobs.requests["bare-1-1"]))
+    for channel in request["InputDataConfig"]:
+        if channel["ChannelName"] == "code":
+            channel["DataSource"]["S3DataSource"]["S3Uri"] = "s3://jobs/with-starter"
+    request["AlgorithmSpecification"]["ContainerEntrypoint"] = ["python", "/opt/ml/input/data/code/mlkit_start.py"]
+    request["AlgorithmSpecification"]["ContainerArguments"] = ["train.py"]
+    values = HYPERPARAMETERS | ({} if key == "torchrun" else dict(processes=1))
+    texts = {k: starter.quote(v) if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+    environment = {
+        "estimator": {},
+        "script": {"MLKIT_SPELLING": "v3"},
+        "torchrun": {"MLKIT_SPELLING": "v3", "MLKIT_PROCESSES": "2"},
+    }
+    return request | dict(HyperParameters=texts, Environment=environment[key])
+
+
+def read_report(run):
+    """Return the arguments of a program, and the values of its variables and of the members of SM_TRAINING_ENV."""
+    files = sorted((run.roots[0] / "output" / "data").glob("*.json"))
+    assert files, run.log[-3000:]
+    report = json.loads(files[-1].read_text())
+    values = {name: json_value(text) for name, text in report["environ"].items()}
+    values |= {f"SM_TRAINING_ENV.{name}": value for name, value in values.pop("SM_TRAINING_ENV").items()}
+    return report["argv"], values | {"working directory": report["cwd"]}
+
+
+def json_value(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+VARIABLES = {}  # name of a request -> the variables that its program found
+
+
+@pytest.mark.long("torchrun")
+@pytest.mark.parametrize("key", DIFFERENCES)
+def test_a_program_cannot_tell_the_starter_from_awss_software(jobs, key, tmp_path_factory):
+    name = {"estimator": "estimator-1-1", "script": "script-1-1", "torchrun": "torchrun-1-2"}[key]
+    jobs.requests["starter"] = starter_request(jobs, key) | dict(TrainingJobName=jobs.requests[name]["TrainingJobName"])
+    argv, ours = read_report(jobs.run("starter", "report", label=key))
+    for request in {name, "estimator-1-1", "script-1-1"} - VARIABLES.keys():
+        VARIABLES[request] = read_report(jobs.run(request, "report"))
+    awss_argv, awss = VARIABLES[name]
+    assert argv == awss_argv
+    of_aws = {variable for _, variables in VARIABLES.values() for variable in variables}
+    missing = object()
+    differences = {v for v in awss if ours.get(v, missing) != awss[v]} | (ours.keys() - of_aws)
+    assert differences == DIFFERENCES[key].keys()
+    lines = [f"{v}: {'equal' if v not in differences else DIFFERENCES[key][v]}" for v in sorted(awss)]
+    lines += [
+        f"{v}: of the other generation of AWS's software" for v in sorted(ours.keys() - awss.keys() - differences)
+    ]
+    lines += [f"{v}: {DIFFERENCES[key][v]}" for v in sorted(differences - awss.keys())]
+    (tmp_path_factory.getbasetemp() / f"variables-{key}.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_the_starter_reports_the_end_of_the_traceback(jobs):
+    """The launcher of SDK v2 reports the lines with the error, those of SDK v3 an error of their own."""
+    jobs.requests["starter"] = starter_request(jobs, "estimator")
+    run = jobs.run("starter", "raise")
+    assert run.codes == [1]
+    assert run.failure.startswith("KeyError: 'labels'\n"), run.failure
+    assert 'train.py", line' in run.failure
+    assert "KeyError" in jobs.run("estimator-1-1", "raise").failure
 
 
 @pytest.mark.parametrize("key", ["script", "exec", "torchrun", "bare"])
