@@ -429,16 +429,46 @@ def bundle(
 
 @mlkit.command(short_help="Write a Dockerfile for an image that trains and serves.", example="mlkit dockerfile src")
 @click.argument("folder", default=".")
-@click.option("--image", help="Base image; default: AWS's PyTorch training image.")
-def dockerfile(folder: str, image: str | None) -> dict:
+@click.option("--image", help="Base image; one of AWS's also by its short name, such as pytorch-training:2.13.")
+@click.option("--region", default="us-east-1", show_default=True, help="Region that an image of AWS is loaded from.")
+@click.option(
+    "--instance", default="ml.m5.large", show_default=True, help="Instance type; with GPUs, CUDA is in the image."
+)
+def dockerfile(folder: str, image: str | None, region: str, instance: str) -> dict:
     """Write a Dockerfile on AWS's PyTorch training image, and mlkit's wheel next to it.
 
     FOLDER holds the source; default: the current folder.
     """
     module = _import("artifacts.dockerfile")
-    path = module.write_dockerfile(folder, image or module.IMAGE)
+    path = module.write_dockerfile(folder, image or module.IMAGE, region, instance)
     print(f"wrote {path}; next: docker build -t NAME {folder}")
     return {"path": str(path)}
+
+# %% ../nbs/4_command/20_cli.ipynb #2fd35cc8
+@mlkit.command(
+    "import",
+    short_help="Write the jobs of a script for AWS's SDK as mlkit's.",
+    example="mlkit import notebook.ipynb -o job.py",
+)
+@click.argument("script")
+@click.option("--out", "-o", help="File for the code; default: it is printed.")
+def import_command(script: str, out: str | None) -> dict:
+    """Read PyTorch(...).fit, PyTorchModel(...).deploy and ModelTrainer(...).train in a script or notebook, and write
+    the TrainingJob and deploy that make the same request.
+
+    A table says for each argument whether it is equal, another thing, or not known from the text. SCRIPT is not run.
+    """
+    if out and Path(out).exists():
+        raise FileExistsError(f"--out {out}: the file exists; name a new one")
+    imported = _import("client.sdk_import").import_script(script)
+    if out:
+        Path(out).write_text(imported.code, encoding="utf-8")
+        print(f"wrote {out}\n")
+    else:
+        print(imported.code)
+    print(imported.table)
+    fields = [{"line": line, **row._asdict()} for line, row in imported.rows]
+    return {"code": imported.code, "fields": fields, "notes": imported.notes}
 
 # %% ../nbs/4_command/20_cli.ipynb #851b24f7
 @mlkit.command(

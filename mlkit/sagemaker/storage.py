@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #1999f23e
+import glob
 import hashlib
 import json
 import os
@@ -91,8 +92,11 @@ class Storage(ABC):
         """Raise ValueError if no object can be stored under a URI. Nothing is written."""
 
     @abstractmethod
-    def measure(self, uri: str) -> tuple[int, int] | None:
-        """Return the number of objects under a URI and their size in bytes; None if it is unknown or there are none."""
+    def measure(self, uri: str, limit: int = 100_000) -> tuple[int, int] | None:
+        """Return the number of objects under a URI and their size in bytes, of the first `limit` ones.
+
+        Returns None if they may not be listed here. Raises FileNotFoundError if there are none.
+        """
 
     @abstractmethod
     def put(self, path: Path, uri: str) -> None:
@@ -196,11 +200,9 @@ class Files(Storage):
             files = files_under(path)
         else:  # the URI is a file, or the beginning of the names of several
             base = path.parent
-            files = sorted(file for file in base.iterdir() if file.name.startswith(path.name)) if base.is_dir() else []
+            files = sorted(base.glob(f"{glob.escape(path.name)}*")) if base.is_dir() else []
         if not files:
-            raise FileNotFoundError(
-                f"no S3 objects found under {uri} in {self.root}; to read S3 itself, set MLKIT_LOCAL_S3=boto3"
-            )
+            raise self._no_objects(uri)
         folder.mkdir(parents=True)
         for file in _shard(files, shard, shards, seed):
             link = folder / file.relative_to(base)
@@ -208,12 +210,21 @@ class Files(Storage):
             link.symlink_to(file)
         return folder
 
-    def measure(self, uri: str) -> tuple[int, int] | None:
+    def measure(self, uri: str, limit: int = 100_000) -> tuple[int, int] | None:
         path = self.path(uri)
-        if not path.is_dir():
-            return None
-        sizes = [file.stat().st_size for file in files_under(path)]
+        if path.is_dir():
+            files = files_under(path)
+        else:  # the URI is a file, or the beginning of the names of several
+            files = [file for file in path.parent.glob(f"{glob.escape(path.name)}*") if file.is_file()]
+        if not files:
+            raise self._no_objects(uri)
+        sizes = [file.stat().st_size for file in files[:limit]]
         return len(sizes), sum(sizes)
+
+    def _no_objects(self, uri: str) -> FileNotFoundError:
+        return FileNotFoundError(
+            f"no S3 objects found under {uri} in {self.root}; to read S3 itself, set MLKIT_LOCAL_S3=boto3"
+        )
 
     @contextmanager
     def _temporary_path(self, path: Path) -> Iterator[Path]:
@@ -379,7 +390,7 @@ class S3(Storage):
         except self.client.exceptions.NoSuchBucket:
             raise ValueError(f"{uri}: no bucket {bucket!r}") from None
         except self.client.exceptions.ClientError as e:
-            if e.response["Error"]["Code"] not in ("AccessDenied", "AllAccessDisabled"):  # it may be written, though
+            if not is_denied(e):  # it may be writable, though
                 raise
 
     def stage(self, uri: str, folder: Path, shard: int = 0, shards: int = 1, seed: int | None = None) -> Path:
@@ -396,18 +407,18 @@ class S3(Storage):
             self.fetch(base + key, path_inside(folder, key))
         return folder
 
-    def measure(self, uri: str) -> tuple[int, int] | None:
-        """Return the number of objects under a URI and their size in bytes, of the first 100,000.
-
-        Returns None also if these credentials may not list them: the job's role may have permission.
-        """
+    def measure(self, uri: str, limit: int = 100_000) -> tuple[int, int] | None:
         try:
-            sizes = [entry["Size"] for _, entry in islice(self.under(uri), 100_000)]
+            sizes = [entry["Size"] for _, entry in islice(self.under(uri), limit)]
+        except self.client.exceptions.NoSuchBucket:
+            raise FileNotFoundError(f"there is no bucket {split_uri(uri)[0]!r} for {uri}") from None
         except self.client.exceptions.ClientError as e:
-            if e.response["Error"]["Code"] not in ("AccessDenied", "AllAccessDisabled", "NoSuchBucket"):
+            if not is_denied(e):
                 raise
-            return None
-        return (len(sizes), sum(sizes)) if sizes else None
+            return None  # the job's role may have permission
+        if not sizes:
+            raise FileNotFoundError(f"no S3 objects found under {uri}")
+        return len(sizes), sum(sizes)
 
     def put(self, path: Path, uri: str) -> None:
         self._upload(path, uri)
@@ -442,8 +453,19 @@ class S3(Storage):
         bucket, key = split_uri(uri)
         self.client.delete_object(Bucket=bucket, Key=key)
 
+    def _exists(self, uri: str) -> bool:
+        """Return whether an object exists; False also if these credentials may not list it."""
+        bucket, key = split_uri(uri)
+        try:
+            page = self.client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        except self.client.exceptions.ClientError as e:
+            if not is_denied(e):
+                raise
+            return False
+        return any(entry["Key"] == key for entry in page.get("Contents", ()))
+
     def send_file(self, path: Path, uri: str) -> None:
-        if any(key == "" for key, _ in self.under(uri)):
+        if self._exists(uri):
             return
         with UploadProgress(path.name, path.stat().st_size) as progress:
             self._upload(path, uri, progress)
@@ -451,13 +473,22 @@ class S3(Storage):
     def send(self, files: Mapping[str, bytes], uri: str) -> None:
         *_, last = files  # sent last, so that its presence means that all others are there
         bucket, prefix = split_uri(uri)
-        if "Contents" in self.client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/{last}", MaxKeys=1):
+        if self._exists(f"{uri}/{last}"):
             return
         for name, content in files.items():
             self.client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=content)
 
     def send_folder(self, folder: Path, uri: str, out: TextIO | None = None) -> None:
-        entries = dict(self.under(f"{uri}/"))
+        try:
+            entries = dict(self.under(f"{uri}/"))
+        except self.client.exceptions.ClientError as e:
+            if not is_denied(e):
+                raise
+            raise PermissionError(
+                f"{folder.name}: these credentials may not list {uri}/ (s3:ListBucket), so files that were "
+                "sent before, and have been deleted here since, would stay unseen. Upload the folder yourself and pass "
+                "its s3:// URI as the channel, or pass output= (--output) with a bucket that may be listed"
+            ) from None
         files = {path.relative_to(folder).as_posix(): path for path in files_under(folder)}
         changed = {
             key: path
@@ -479,6 +510,11 @@ class S3(Storage):
             return True
         bucket, key = split_uri(uri)
         return digest == self.client.head_object(Bucket=bucket, Key=key)["Metadata"].get("md5")
+
+
+def is_denied(error: Exception) -> bool:
+    """Return whether an error of boto3 says that these credentials have no permission."""
+    return error.response["Error"]["Code"] in ("AccessDenied", "AccessDeniedException", "AllAccessDisabled", "403")
 
 
 def _md5(path: Path) -> str:

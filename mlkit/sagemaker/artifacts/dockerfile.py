@@ -11,9 +11,10 @@ from pathlib import Path
 
 from ...distribution import DISTRIBUTION
 from .wheel import build_wheel
+from ..images import image_uri, is_short_name
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/22_dockerfile.ipynb #33d600fb
-IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch:2.14-cpu-amzn2023-sagemaker"
+IMAGE = "pytorch-training:2.14"
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/22_dockerfile.ipynb #d81da68c
 _DOCKERFILE = """# Trains as `docker run IMAGE train`, serves as `docker run IMAGE serve`, the words of SageMaker.
@@ -40,11 +41,14 @@ RUN pip install --no-cache-dir -r /tmp/requirements.txt
 
 def write_dockerfile(
     folder: str | Path = ".",  # the source: train.py, inference.py and requirements.txt, each if there is one
-    image: str = IMAGE,  # the base image; other regions and GPUs need another account or tag
+    image: str = IMAGE,  # the base image; one of AWS's may have a short name
+    region: str = "us-east-1",  # from which Docker loads an image with a short name
+    instance: str = "ml.m5.large",  # decides whether an image with a short name has CUDA
 ) -> Path:
     """Write a Dockerfile, with mlkit's wheel next to it, and return its path.
 
-    Raises FileExistsError if the folder has a Dockerfile that `mlkit dockerfile` did not write.
+    Raises FileExistsError if the folder has a Dockerfile that `mlkit dockerfile` did not write, and ValueError for a
+    short name that AWS has no image for.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -54,6 +58,8 @@ def write_dockerfile(
     path = folder / "Dockerfile"
     if path.exists() and "mlkit dockerfile" not in path.read_text(encoding="utf-8", errors="replace"):
         raise FileExistsError(f"{path} exists already: remove it, or name another folder")
+    if is_short_name(image):
+        image = image_uri(image, region, instance)
     text = _DOCKERFILE.format(
         name=re.sub(r"\W+", "-", folder.resolve().name.lower()).strip("-") or "image",
         folder=folder,

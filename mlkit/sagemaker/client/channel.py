@@ -288,13 +288,26 @@ class Channel:
             sizes = [f.stat().st_size for f in files_under(self.location)]
             files = len(sizes)
             size = sum(sizes)
-        elif input_mode is None:
-            files, size = target.files.measure(self.location) or (None, None)
+        else:
+            files, size = self._measure(target, input_mode)
         if input_mode is None:
             return InputPlan(files, size, *choose_input_mode(files, size))
         if input_mode == CONNECTOR and isinstance(target.files, Files):
             return InputPlan(files, size, "File", "a folder stands for S3 here; open_objects reads it as well")
         return InputPlan(files, size, input_mode, "as input_mode says")
+
+    def _measure(self, target: LocalTarget | AWSTarget, input_mode: str | None) -> tuple[int | None, int | None]:
+        """Return number and size of a channel's objects in S3, or None for both if they are not known or not needed.
+
+        Raises ValueError if S3 has none. A folder that stands for S3 may get them later, from another job.
+        """
+        try:
+            measured = target.files.measure(self.location, 100_000 if input_mode is None else 1)
+        except FileNotFoundError as e:
+            if isinstance(target.files, Files):
+                return None, None
+            raise ValueError(f"channel {self.name!r}: {e}") from None
+        return measured if measured and input_mode is None else (None, None)
 
     def entry(self, target: LocalTarget | AWSTarget, input_mode: str | None = None) -> dict | None:
         """Return the entry of a request's InputDataConfig, or None if the program reads S3 itself.

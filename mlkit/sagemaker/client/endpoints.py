@@ -48,9 +48,13 @@ class Machines:
     serverless: bool = option("no machines: paid by request, and slow after a pause", default=False, cli=True)
     memory: int = option("MB of memory, if serverless", default=2048)
     concurrency: int = option("requests at the same time, if serverless", default=5)
-    image: str | None = option("container image; default: AWS's Ray Serve", default=None, cli=True)
+    image: str | None = option(
+        "container image, one of AWS's also by its short name, such as ray-serve:1.4; default: AWS's Ray Serve",
+        default=None,
+        cli=True,
+    )
     role: str | None = option(
-        "ARN of the role that SageMaker assumes; default: the notebook's own", default=None, cli=True
+        "name or ARN of the role that SageMaker assumes; default: the notebook's own", default=None, cli=True
     )
     bucket: str | None = option(
         "s3://bucket/prefix for the bundle; default: the account's bucket", default=None, cli="output"
@@ -72,13 +76,13 @@ def model_request(name: str, uri: str, target: LocalTarget | AWSTarget, options:
 
     uri: of the bundle, in S3.
     """
-    image = options.image or target.image(options.instance, serving=True)
+    image = target.image(options.instance, serving=True, name=options.image)
     environment = {**options.environment}
     if "/pytorch-inference:" in image:
         environment = _TORCHSERVE | environment
     request = {
         "ModelName": name,
-        "ExecutionRoleArn": options.role or target.role,
+        "ExecutionRoleArn": target.role_arn(options.role),
         "PrimaryContainer": {"Image": image, "ModelDataUrl": uri, "Environment": environment},
     }
     if options.subnets or options.security_groups:
@@ -127,6 +131,7 @@ def send_bundle(bundle: Any, target: LocalTarget | AWSTarget) -> str:  # its S3 
     with open(path, "rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()[:24]
     uri = f"{target.bucket}/models/{digest}/model.tar.gz"
+    target.create_bucket()
     target.files.send_file(path, uri)
     return uri
 
@@ -152,6 +157,7 @@ class EndpointConfigs:
 
     def create(self, bundle: Any, options: Machines) -> str:
         """Send a bundle, make a model and a configuration, and return the configuration's name."""
+        self.target.role_arn(options.role)  # raises if there is none, before anything is sent
         uri = send_bundle(bundle, self.target)
         name = f"{self.stem}-{secrets.token_hex(4)}"
         model = model_request(name, uri, self.target, options)

@@ -151,12 +151,13 @@ class JobOptions:
         request="OutputDataConfig.S3OutputPath",
     )
     image: str | None = option(
-        "container image; default: AWS's image for the torch version that is installed here",
+        "container image, one of AWS's also by its short name, such as pytorch-training:2.13; default: AWS's image for "
+        "the torch version that is installed here",
         default=None,
         request="AlgorithmSpecification.TrainingImage",
     )
     role: str | None = option(
-        "ARN of the role that SageMaker assumes; default: the notebook's own", default=None, request="RoleArn"
+        "name or ARN of the role that SageMaker assumes; default: the notebook's own", default=None, request="RoleArn"
     )
     environment: Mapping[str, str] = option(
         "environment variables of the program", default_factory=dict, request="Environment"
@@ -582,8 +583,8 @@ def _resolved_options(self: TrainingJob, target: LocalTarget | AWSTarget) -> Job
         options,
         entry=self.source.entry,
         name=self.name,
-        role=options.role or target.role,
-        image=options.image or target.image(options.instances[0]),
+        role=target.role_arn(options.role),
+        image=target.image(options.instances[0], name=options.image),
         output=output,
         environment=environment,
         checkpoints=None if options.checkpoints is False else checkpoints,
@@ -760,6 +761,7 @@ def run(self: TrainingJob, target: Any = None) -> TrainingJob:
         )
     resolved_target = make_target(target, self.options.role, self.options.output)
     request = self.request(target)
+    resolved_target.create_bucket()
     resolved_target.files.send(self.package.files, self._code_uri(resolved_target))
     for channel in self.channels.values():
         if channel.is_local:

@@ -9,7 +9,6 @@ __all__ = []
 import hashlib
 import json
 import platform
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -18,8 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mlkit.sagemaker.artifacts.dockerfile import IMAGE
+from mlkit.sagemaker.client.account import Account, role_arn
 from mlkit.sagemaker.client.polling import Interval
+from mlkit.sagemaker.images import RELEASES, image_uri
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.logs import MetricReader, new_lines
 from mlkit.sagemaker.storage import S3, Files
@@ -28,7 +28,7 @@ from mlkit.sagemaker.storage import S3, Files
 class LocalTarget:
     """Run jobs and endpoints on this machine."""
 
-    role = "arn:aws:iam::000000000000:role/local"
+    role = "arn:aws:iam::000000000000:role/local"  # of a job that names none
     log_delay = 0  # seconds after the end of a job in which its log may still grow
     log_interval = Interval(0.2, 1.0)  # between two looks at a log
     status_interval = Interval(0.1, 0.1)  # between two looks at a status
@@ -41,16 +41,28 @@ class LocalTarget:
     def __repr__(self):
         return "this machine"
 
-    def image(self, instance: str, serving: bool = False) -> str:
-        """Return the name that a request has in place of a container image."""
-        return "mlkit-local"
+    def role_arn(self, role: str | None = None) -> str:
+        """Return the ARN of a role, which may be a name; default: a role that stands for any."""
+        return role_arn(role, "000000000000") if role else self.role
+
+    def image(self, instance: str, serving: bool = False, name: str | None = None) -> str:
+        """Return what a request has as its container image: the name as it is, or one that stands for any image."""
+        return name or "mlkit-local"
+
+    @cached_property
+    def _account(self) -> Account | None:
+        """The account whose S3 is read and written, or None if a folder stands for S3."""
+        return None if isinstance(self.files, Files) else Account(import_module("boto3").Session())
 
     @cached_property
     def bucket(self) -> str:
-        """s3://bucket/prefix of what jobs read and write; it is a folder if a folder stands for S3."""
-        if isinstance(self.files, Files):
-            return "s3://mlkit-local"
-        return default_bucket(import_module("boto3").Session())
+        """s3://bucket/prefix of what jobs read and write. Nothing is created."""
+        return f"s3://{self._account.default_bucket}/mlkit" if self._account else "s3://mlkit-local"
+
+    def create_bucket(self) -> None:
+        """Create the default bucket if it does not exist."""
+        if self._account:
+            self._account.create_default_bucket()
 
     def uri_of(self, folder: Path, kind: str) -> str:
         """Return the URI for a folder of this machine; `kind` is the part after the bucket, such as data."""
@@ -106,26 +118,27 @@ class AWSTarget:
     def __init__(
         self,
         session: Any,
-        role: str | None = None,  # ARN
+        role: str | None = None,  # name or ARN
         bucket: str | None = None,  # s3://bucket/prefix; default: the account's bucket for SageMaker
     ):
         self.session = session
+        self.account = Account(session)
         self._role = role
         self._bucket = bucket
-        self.client = session.client("sagemaker")
+        self.client = self.account.client("sagemaker")
 
     def __repr__(self):
-        return f"SageMaker in {self.session.region_name}"
+        return f"SageMaker in {self.account.region}"
 
     @cached_property
     def files(self) -> S3:
         """The account's S3."""
-        return S3(self.session.client("s3"))
+        return S3(self.account.client("s3"))
 
     @cached_property
     def runtime(self) -> Any:
         """The boto3 client that invokes endpoints."""
-        return self.session.client("sagemaker-runtime")
+        return self.account.client("sagemaker-runtime")
 
     @cached_property
     def defaults(self) -> dict:
@@ -141,35 +154,43 @@ class AWSTarget:
 
     @cached_property
     def bucket(self) -> str:
-        """s3://bucket/prefix of what jobs read and write."""
+        """s3://bucket/prefix of what jobs read and write. Nothing is created."""
+        return self._chosen_bucket or f"s3://{self.account.default_bucket}/mlkit"
+
+    @property
+    def _chosen_bucket(self) -> str | None:
+        """The bucket that the caller or an administrator has chosen, which has to exist."""
         if self._bucket:
             return self._bucket.rstrip("/")
         settings = self.defaults.get("PythonSDK", {}).get("Modules", {}).get("Session", {})
         if "DefaultS3Bucket" in settings:
             return f"s3://{settings['DefaultS3Bucket']}/{settings.get('DefaultS3ObjectKeyPrefix', 'mlkit')}"
-        return default_bucket(self.session)
+        return None
+
+    def create_bucket(self) -> None:
+        """Create the account's default bucket if that is in use and does not exist."""
+        if not self._chosen_bucket:
+            self.account.create_default_bucket()
 
     @cached_property
     def role(self) -> str:
-        """ARN of the role that jobs have. Raises ValueError if none is known."""
-        if self._role:
-            return self._role
-        for kind, key in (("TrainingJob", "RoleArn"), ("Model", "ExecutionRoleArn")):
-            role = self.defaults.get(kind, {}).get(key)
-            if role:
-                return role
-        caller = self.session.client("sts").get_caller_identity()["Arn"]
-        if ":assumed-role/" not in caller:
-            raise ValueError(
-                f"which role should the job have? {caller} is not a role that SageMaker can assume: pass role="
-            )
-        name = caller.split(":assumed-role/")[1].split("/")[0]
-        return self.session.client("iam").get_role(RoleName=name)["Role"]["Arn"]
+        """ARN of the role of a job that names none. Raises ValueError if none is known."""
+        configured = [self.defaults.get("TrainingJob", {}).get("RoleArn")]
+        configured.append(self.defaults.get("Model", {}).get("ExecutionRoleArn"))
+        return self.account.role(self._role or next(filter(None, configured), None))
 
-    def image(self, instance: str, serving: bool = False) -> str:
-        """Return AWS's image for an instance type: for training, or with `serving` for Ray Serve."""
-        find_image = serving_image if serving else default_image
-        return find_image(self.session.region_name, instance)
+    def role_arn(self, role: str | None = None) -> str:
+        """Return the ARN of a role, which may be a name in this account; default: `self.role`."""
+        return self.account.role(role) if role else self.role
+
+    def image(self, instance: str, serving: bool = False, name: str | None = None) -> str:
+        """Return the image for an instance type; default: AWS's for training, or with `serving` AWS's Ray Serve.
+
+        Raises ValueError for a short name that AWS has no image for.
+        """
+        if not name and serving:
+            name = "ray-serve:1.4"
+        return image_uri(name or default_image(), self.account.region, instance)
 
     def uri_of(self, folder: Path, kind: str) -> str:
         """Return the URI for a folder of this machine; `kind` is the part after the bucket, such as data."""
@@ -183,7 +204,7 @@ class AWSTarget:
         kind: str = "TrainingJobs",  # or Endpoints, TransformJobs
     ) -> Iterator[tuple[str, str]]:  # host (for endpoints: log stream), line
         """Yield the lines of a log that were not read before, in the order of their times."""
-        logs = self.session.client("logs")
+        logs = self.account.client("logs")
         group = f"/aws/sagemaker/{kind}"
         filters = {"logStreamNamePrefix": f"{name}/"}
         if kind == "Endpoints":
@@ -257,49 +278,15 @@ def _with_defaults(request: dict, defaults: dict) -> dict:
     return merged
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #6ef57f69
-def default_bucket(session: Any) -> str:  # s3://bucket/prefix
-    """Return the bucket of the account that the SDK uses too, with a prefix for mlkit; create it if it is missing."""
-    region = session.region_name
-    s3 = session.client("s3")
-    name = f"sagemaker-{region}-{session.client('sts').get_caller_identity()['Account']}"
-    if all(bucket["Name"] != name for bucket in s3.list_buckets()["Buckets"]):
-        # us-east-1 is the only region that must not be named.
-        place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region != "us-east-1" else {}
-        s3.create_bucket(Bucket=name, **place)
-    return f"s3://{name}/mlkit"
-
-
-def default_image(region: str, instance: str = "ml.m5.large") -> str:
-    """Return AWS's training image for the torch version that is installed here.
-
-    The SDK knows the image's name. Without the SDK it is the image that this version of mlkit knows.
-    """
+def default_image() -> str:
+    """Return the short name of AWS's training image for the torch version that is installed here."""
     try:
-        torch_version = ".".join(version("torch").split("+")[0].split(".")[:2])
+        installed = ".".join(version("torch").split(".")[:2])
     except PackageNotFoundError:
-        torch_version = None
-    try:
-        return import_module("sagemaker.core.image_uris").retrieve(
-            "pytorch-amzn2023", region, version=torch_version, image_scope="training", instance_type=instance
-        )
-    except (ImportError, ValueError):
-        return IMAGE.replace("us-east-1", region).replace("-cpu-", "-cu133-" if _has_gpu(instance) else "-cpu-")
-
-
-def serving_image(region: str, instance: str = "ml.m5.large") -> str:
-    """Return AWS's Ray Serve image, the one for endpoints that still gets security updates.
-
-    The SDK knows the image's name. Without the SDK it is the image that this version of mlkit knows.
-    """
-    try:
-        return import_module("sagemaker.core.image_uris").retrieve("ray-serve", region, instance_type=instance)
-    except (ImportError, ValueError):
-        device = "cuda" if _has_gpu(instance) else "cpu"
-        return f"763104351884.dkr.ecr.{region}.amazonaws.com/ray:serve-ml-sagemaker-{device}-v1.4"
-
-
-def _has_gpu(instance: str) -> bool:
-    return bool(re.match(r"ml\.[gp]\d", instance))
+        installed = ""
+    versions = RELEASES["pytorch-training"]
+    matching = (v for v in versions if v == installed or v.rpartition(".")[0] == installed)
+    return f"pytorch-training:{next(matching, next(iter(versions)))}"
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #35818151
 def make_target(target: Any = None, role: str | None = None, bucket: str | None = None) -> LocalTarget | AWSTarget:

@@ -119,10 +119,12 @@ def transform(
     target = make_target(target, options.role, options.bucket)
     name = name or f"mlkit-{secrets.token_hex(4)}"
     model = f"{name[:54]}-{secrets.token_hex(4)}"
+    target.role_arn(options.role)  # raises if there is none, before anything is sent
     if not str(data).startswith("s3://"):
         folder = Path(data).expanduser().resolve()
         content_type = _content_type_of(folder, content_type)
         data = target.uri_of(folder, "data")
+        target.create_bucket()
         target.files.send_folder(folder, data)
     transform_input = {
         "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": data}},

@@ -56,6 +56,10 @@ def uploaded(session):
 
 
 def test_what_is_sent_to_sagemaker(session, folder):
+    s3 = session.client("s3")
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="other/rows.csv", Body=b"1,2\n")
+    session.calls.clear()
     job = TrainingJob(
         {"epochs": 3},
         folder / "src",
