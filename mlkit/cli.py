@@ -888,13 +888,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # %% ../nbs/4_command/20_cli.ipynb #5813573e
 def _advice(error: Exception, arguments: list[str]) -> str | None:
-    """Return what to do about an error of SQLite or boto3, or None for any other error.
+    """Return what to do about an error of boto3, or None for any other error.
 
-    The libraries may not be imported, so their classes are known by name.
+    The library may not be imported, so its classes are known by name.
     """
-    if "sqlite3" in type(error).__module__:
-        folder = Path(os.environ.get("MLKIT_LOCAL") or "~/.mlkit/local").expanduser()
-        return f": {folder / 'jobs.db'}, the database of local jobs and endpoints. If it is damaged, move it away"
     if not {c.__name__ for c in type(error).__mro__} & {"ClientError", "BotoCoreError"}:
         return None
     if not re.search("(?i)not found|could not find|already exist", str(error)):

@@ -10,7 +10,9 @@ import glob
 import hashlib
 import json
 import os
+import random
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -23,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from ..files import files_under
+from ..files import files_under, private_folder
 from ..text import bar, human_bytes, live_line
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #c38b9fb7
@@ -77,13 +79,17 @@ class Storage(ABC):
     """
 
     @abstractmethod
-    def stage(self, uri: str, folder: Path, shard: int = 0, shards: int = 1) -> Path:
+    def stage(self, uri: str, folder: Path, shard: int = 0, shards: int = 1, seed: int | None = None) -> Path:
         """Return a folder to read that holds the objects whose keys begin with a URI.
 
         It is `folder`, which must not exist yet, or the objects' own folder where no copy is needed. With several
-        `shards` it holds every shards-th object, from number `shard` on.
+        `shards` it holds every shards-th object, from number `shard` on; with a `seed`, of the shuffled objects.
         Raises FileNotFoundError if there is no such object.
         """
+
+    @abstractmethod
+    def check_output(self, uri: str) -> None:
+        """Raise ValueError if no object can be stored under a URI. Nothing is written."""
 
     @abstractmethod
     def measure(self, uri: str, limit: int = 100_000) -> tuple[int, int] | None:
@@ -134,7 +140,25 @@ def split_uri(uri: str) -> tuple[str, str]:
     bucket, _, key = path.partition("/")
     if scheme != "s3" or not bucket:
         raise ValueError(f"{uri!r} is not an S3 URI: expected s3://bucket/key")
+    _check_text(uri)
     return bucket, key
+
+
+def _check_text(uri: str) -> None:
+    """Raise ValueError for a URI that no object can have, such as one from the name of a file that is not UTF-8."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{uri!r} is not text: the keys of S3 are UTF-8; rename the file") from None
+    if "\0" in uri:
+        raise ValueError(f"{uri!r} has a null character, which the name of a file cannot have")
+
+
+def _shard(names: list, shard: int, shards: int, seed: int | None) -> list:
+    """Return every shards-th name, from number `shard` on; with a seed, of the shuffled names."""
+    if seed is not None:
+        names = random.Random(seed).sample(names, len(names))
+    return names[shard::shards]
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #7651c277
 class Files(Storage):
@@ -149,9 +173,25 @@ class Files(Storage):
         path = self.root / name
         if scheme != "s3" or not name.strip("/") or ".." in path.parts or not path.is_relative_to(self.root):
             raise ValueError(f"{uri!r} is not an S3 URI: expected s3://bucket/key")
+        _check_text(uri)
         return path
 
-    def stage(self, uri: str, folder: Path, shard: int = 0, shards: int = 1) -> Path:
+    def check_output(self, uri: str) -> None:
+        path = self.path(uri)
+        for folder in (path, *path.parents):
+            if folder == self.root:
+                return
+            try:
+                is_object = stat.S_ISREG(folder.stat().st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as e:
+                raise ValueError(f"{uri}: {e.strerror}, in the folder that stands for S3") from None
+            if is_object:
+                name = f"s3://{folder.relative_to(self.root).as_posix()}"
+                raise ValueError(f"{uri}: {name} is an object, and cannot be a folder in the folder that stands for S3")
+
+    def stage(self, uri: str, folder: Path, shard: int = 0, shards: int = 1, seed: int | None = None) -> Path:
         path = self.path(uri)
         if path.is_dir() and shards == 1 and any(path.iterdir()):
             return path
@@ -164,7 +204,7 @@ class Files(Storage):
         if not files:
             raise self._no_objects(uri)
         folder.mkdir(parents=True)
-        for file in files[shard::shards]:
+        for file in _shard(files, shard, shards, seed):
             link = folder / file.relative_to(base)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file)
@@ -192,9 +232,8 @@ class Files(Storage):
 
         It is in a folder outside of all buckets, and not next to `path`: there it would be listed as an object.
         """
-        parts = self.root / ".parts"
-        for folder in (parts, path.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+        parts = private_folder(self.root / ".parts")
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = parts / uuid.uuid4().hex
         try:
             yield temporary
@@ -308,12 +347,14 @@ def _tqdm_bar(name: str, total: int, out: TextIO) -> Any:
     return tqdm(desc=name, total=total, unit="B", unit_scale=True, unit_divisor=1024, file=out, leave=False, delay=0.1)
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #a0e71016
-def stage_manifest(storage: Storage, uri: str, folder: Path, shard: int = 0, shards: int = 1) -> Path:
+def stage_manifest(
+    storage: Storage, uri: str, folder: Path, shard: int = 0, shards: int = 1, seed: int | None = None
+) -> Path:
     """Copy the objects that the manifest at `uri` lists into a folder and return it; see `Storage.stage`."""
     with storage.open(uri) as f:
         prefix, names = read_manifest(uri, f.read())
     folder.mkdir(parents=True)
-    for name in names[shard::shards]:
+    for name in _shard(names, shard, shards, seed):
         path = path_inside(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         storage.fetch(prefix + name, path)
@@ -342,7 +383,17 @@ class S3(Storage):
                 if not entry["Key"].endswith("/"):
                     yield entry["Key"][len(prefix) :], entry
 
-    def stage(self, uri: str, folder: Path, shard: int = 0, shards: int = 1) -> Path:
+    def check_output(self, uri: str) -> None:
+        bucket, prefix = split_uri(uri)
+        try:
+            self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        except self.client.exceptions.NoSuchBucket:
+            raise ValueError(f"{uri}: no bucket {bucket!r}") from None
+        except self.client.exceptions.ClientError as e:
+            if not is_denied(e):  # it may be writable, though
+                raise
+
+    def stage(self, uri: str, folder: Path, shard: int = 0, shards: int = 1, seed: int | None = None) -> Path:
         base = f"{uri.rstrip('/')}/"
         keys = sorted(key for key, _ in self.under(base))
         if not keys:  # the URI is an object, or the beginning of several keys
@@ -352,7 +403,7 @@ class S3(Storage):
         if not keys:
             raise FileNotFoundError(f"no S3 objects found under {uri}")
         folder.mkdir(parents=True)
-        for key in keys[shard::shards]:
+        for key in _shard(keys, shard, shards, seed):
             self.fetch(base + key, path_inside(folder, key))
         return folder
 

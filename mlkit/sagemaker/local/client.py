@@ -9,14 +9,17 @@ __all__ = ['LocalSageMaker']
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from botocore.exceptions import ClientError
 
 from .locks import take_lock
 from .service import RUNNING_STATUSES
+from .store import DamagedState, RecordTable
 from .training_jobs import TrainingJobs
 from .transform_jobs import TransformJobs
 
@@ -29,8 +32,8 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
     """
 
     def __repr__(self) -> str:
-        n_jobs = len(self.rows.all())
-        n_endpoints = len(self.table("Endpoint").all())
+        n_jobs = _count(self.rows)
+        n_endpoints = _count(self.table("Endpoint"))
         return f"LocalSageMaker: {n_jobs} jobs, {n_endpoints} endpoints in {self.root}"
 
     @property
@@ -39,7 +42,7 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
         return _folder_size(self.root)
 
     def clean(self, name: str | None = None, everything: bool = False) -> int:
-        """Delete ended jobs and failed endpoints with their folders, and return the bytes that were freed.
+        """Delete ended jobs, failed endpoints and damaged records with their folders; return the bytes that were freed.
 
         name: of one training job; default: all. everything: delete the folder of S3 as well, with models, checkpoints,
         programs and tables, which otherwise stay. Raises ValueError if what shall be deleted is still in use.
@@ -48,13 +51,39 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
             raise ValueError("everything: S3 belongs to all jobs, not only to one: leave out the name")
         if everything and (running := list(self._running_names())):
             raise ValueError(f"{', '.join(running)}: still running, and may need S3: stop or delete first")
-        freed = 0
-        if name is None:
-            freed += self._clean_endpoints()
-            freed += self._clean_transform_jobs()
-        freed += self._clean_training_jobs(name)
+        freed = self._clean_resources(name)
         if everything:
             freed += sum(_remove_folder(self.root / folder) for folder in ("s3", "channels", "sources"))
+        return freed
+
+    def _clean_resources(self, name: str | None) -> int:
+        """Delete what `clean` deletes except S3. Warn of a table that cannot be read, and clean the others."""
+        if shutil.disk_usage(self.root).free < 2**16:
+            self.rows.reserve.unlink(missing_ok=True)  # deleting needs a little room, for files that tell others
+        freed = 0
+        for kind, clean_kind in {
+            "Endpoint": self._clean_endpoints,
+            "TransformJob": self._clean_transform_jobs,
+            "TrainingJob": partial(self._clean_training_jobs, name),
+        }.items():
+            if name is not None and kind != "TrainingJob":
+                continue
+            try:
+                freed += self._clean_damaged(kind)
+                freed += clean_kind()
+            except DamagedState as e:
+                warnings.warn(str(e), stacklevel=3)
+        return freed
+
+    def _clean_damaged(self, kind: str) -> int:
+        """Delete the damaged records of a kind, and the folders that no record names."""
+        table = self.table(kind)
+        table.remove_damaged()
+        freed = 0
+        for folder in self.resource_folder(kind, ".").glob("*/"):
+            if not self._is_running(kind, folder.name) and table.get(folder.name) is None:
+                freed += _remove_folder(folder)
+                self._lock_path(kind, folder.name).unlink(missing_ok=True)
         return freed
 
     def _running_names(self) -> Iterator[str]:
@@ -111,6 +140,13 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
             self.transforms.remove(name)
             self._lock_path("TransformJob", name).unlink(missing_ok=True)
         return freed
+
+
+def _count(table: RecordTable) -> int | str:
+    try:
+        return len(table.all())
+    except DamagedState:
+        return "damaged"
 
 
 def _wait_for_lock(path: Path, timeout: float = 5) -> int | None:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from botocore.exceptions import ClientError
 
-from mlkit.sagemaker.local.hosting import Hosting, production_variants
+from mlkit.sagemaker.local.hosting import Hosting, config_fields, production_variants, retain_properties
 from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.store import now
 
@@ -74,11 +74,14 @@ class EndpointRunner:
         old_servers = self.servers
         self.servers = servers
         self.unready_variants = set()
+        record = self.rows.get(self.name)
+        retained = record.get("Local", {}).get("retained", [])
         self._update_record(
             EndpointStatus="InService",
             EndpointConfigName=config_name,
-            ProductionVariants=production_variants(config),
+            ProductionVariants=retain_properties(production_variants(config), record["ProductionVariants"], retained),
             Local=dict(ports=self._ports()),
+            **config_fields(config),
         )
         if old_servers:
             threading.Thread(target=_retire, args=(old_servers,)).start()

@@ -7,9 +7,11 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #e7075457
 import ctypes
+import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -23,24 +25,34 @@ from functools import lru_cache
 from pathlib import Path
 
 import mlkit
+from mlkit.files import private_opener
 from mlkit.sagemaker.job.container import lay_out
 from mlkit.sagemaker.storage import copy_or_link
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #eba2fce8
 _UNSHARE = ("--mount", "--uts", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "private")
 # Runs inside the namespaces, with the arguments: tree, hosts file, host name, working directory, command.
-_ENTER = (
-    'mount --bind "$1" /opt/ml && mount --bind "$2" /etc/hosts && hostname "$3" && cd "$4" && shift 4 '
-    '&& unset PWD OLDPWD && exec "$@"'
-)
+# The PATH is the program's own, and may lack the programs that are needed before.
+_ENTER = """
+mount --bind "$1" /opt/ml && mount --bind "$2" /etc/hosts && hostname "$3" && cd "$4" || exit
+PATH=$5
+export PATH
+unset PWD OLDPWD
+shift 5
+exec "$@"
+"""
 _TRY = "mount --bind /tmp /opt/ml && mount --bind /etc/hosts /etc/hosts && hostname x"
+# Brings up the loopback interface of a new network namespace: SIOCSIFFLAGS with IFF_UP.
+_LOOPBACK = """import fcntl, socket, struct
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 1))"""
 
 
-@lru_cache(1)
-def namespaces() -> tuple[str, ...]:
+@lru_cache
+def namespaces(offline: bool = False) -> tuple[str, ...]:
     """Return the command that runs another command in separate namespaces, or () if that is not possible.
 
     It is not possible if the system or the user may not create them, or if MLKIT_NAMESPACES is "no".
+    offline: without any network but the loopback interface, which the other command has to bring up.
     """
     if os.environ.get("MLKIT_NAMESPACES") == "no" or sys.platform != "linux":
         return ()
@@ -52,10 +64,14 @@ def namespaces() -> tuple[str, ...]:
     else:
         command += ["--user", "--map-root-user"]
     command += _UNSHARE
+    trial = ["sh", "-c", _TRY]
+    if offline:
+        command.append("--net")
+        trial = [sys.executable, "-c", _LOOPBACK]
     if not Path("/opt/ml").is_dir():
         return ()
-    trial = subprocess.run([*command, "sh", "-c", _TRY], capture_output=True)
-    return tuple(command) if trial.returncode == 0 else ()
+    result = subprocess.run([*command, *trial], capture_output=True)
+    return tuple(command) if result.returncode == 0 else ()
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #48b8dabc
 @dataclass
@@ -69,6 +85,7 @@ class Host:
     isolated: bool  # in separate namespaces
     cpus: int | None = None  # number of CPUs it may use; default: all
     memory: int | None = None  # bytes that each of its processes may allocate; default: no limit
+    offline: bool = False  # without network; needs isolation
     process: subprocess.Popen | None = None
 
     @property
@@ -78,20 +95,25 @@ class Host:
     def start(self, hosts: Path) -> None:
         """Start the program. `hosts` is the file that stands for /etc/hosts."""
         command = self.command
+        environ = dict(self.environ)
         if self.isolated:
             working_dir = "/opt/ml/code" if (self.root / "code").is_dir() else "/"
-            enter = ["sh", "-c", _ENTER, "host", str(self.root), str(hosts), self.name, working_dir]
-            command = [*namespaces(), *enter, *command]
-        with open(self.log, "ab") as log:
+            enter = ["sh", "-c", _ENTER, "host", str(self.root), str(hosts), self.name, working_dir, environ["PATH"]]
+            if self.offline:
+                enter[2] = f"{shlex.join([sys.executable, '-c', _LOOPBACK])} || exit\n{_ENTER}"
+            command = [*namespaces(self.offline), *enter, *command]
+            environ["PATH"] = os.environ.get("PATH") or os.defpath
+        with open(self.log, "ab", opener=private_opener) as log:
             self.process = subprocess.Popen(
                 command,
-                env=dict(self.environ),
+                env=environ,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=None if self.isolated else self.root,
                 start_new_session=True,
                 preexec_fn=self._set_limits,
+                umask=0o022,
             )
 
     def _set_limits(self) -> None:
@@ -245,8 +267,35 @@ def make_hosts(
             environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if not isolated:
             command = [_replace_opt_ml(part, root) for part in command]
-        hosts.append(Host(name, root, command, environ, isolated, cpus, memory))
+        _check_program(command[0], environ["PATH"])
+        _write_channels(request, root)
+        offline = isolated and request.get("EnableNetworkIsolation", False)
+        hosts.append(Host(name, root, command, environ, isolated, cpus, memory, offline))
     return hosts
+
+
+def _check_program(program: str, path: str) -> None:
+    """Raise FileNotFoundError if a program is not in the PATH of a container, as far as can be seen from outside."""
+    if "/" not in program and "/opt/ml" not in path and not shutil.which(program, path=path):
+        raise FileNotFoundError(f"ContainerEntrypoint: no program {program!r} in the job's PATH, {path!r}")
+
+
+def _write_channels(request: Mapping, root: Path) -> None:
+    """Write what the request says of its channels to inputdataconfig.json, where the program can read it."""
+    file = root / "input" / "config" / "inputdataconfig.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    mode = request["AlgorithmSpecification"].get("TrainingInputMode", "File")
+    for channel in request.get("InputDataConfig", []):
+        source = channel["DataSource"]["S3DataSource"]
+        fields = dict(
+            TrainingInputMode=channel.get("InputMode", mode),
+            S3DistributionType=source.get("S3DataDistributionType", "FullyReplicated"),
+            RecordWrapperType=channel.get("RecordWrapperType", "None"),
+        )
+        if "ContentType" in channel:
+            fields["ContentType"] = channel["ContentType"]
+        settings[channel["ChannelName"]] = fields
+    file.write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _command(algorithm: Mapping, path: str) -> list[str]:
@@ -349,17 +398,26 @@ def _first_failure(hosts: list[Host]) -> str:
 _ARCHIVES = {"model.tar.gz": "model", "output.tar.gz": "output/data"}
 
 
-def pack_results(hosts: list[Host], folder: Path) -> dict[str, Path]:
-    """Pack what the hosts wrote to model and output/data. Return the archives by name, without empty ones."""
+def result_files(hosts: list[Host], folder: str) -> dict[Path, Path]:
+    """Return the paths in a folder of the hosts, such as model, by their names in it. The first host's comes first."""
+    members = {
+        path.relative_to(host.root / folder): path
+        for host in reversed(hosts)
+        for path in (host.root / folder).rglob("*")
+        if not path.is_symlink()
+    }
+    return members if any(path.is_file() for path in members.values()) else {}
+
+
+def pack_results(hosts: list[Host], folder: Path, is_compressed: bool = True) -> dict[str, Path]:
+    """Pack what the hosts wrote to model and output/data. Return the archives by name, without empty ones.
+
+    The model is left out if it is not compressed.
+    """
     archives = {}
     for name, source in _ARCHIVES.items():
-        members = {
-            path.relative_to(host.root / source): path
-            for host in reversed(hosts)
-            for path in (host.root / source).rglob("*")
-            if not path.is_symlink()
-        }
-        if not any(path.is_file() for path in members.values()):
+        members = result_files(hosts, source)
+        if not members or (source == "model" and not is_compressed):
             continue
         with tarfile.open(folder / name, "w:gz", compresslevel=1) as archive:
             for member in sorted(members):

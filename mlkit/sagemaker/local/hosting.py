@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #de23ed87
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,11 +13,13 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
+from mlkit.files import private_folder
 from mlkit.patching import patch
-from mlkit.sagemaker.api import api_error, check_request
-from mlkit.sagemaker.local.locks import start_locked, take_lock
+from mlkit.sagemaker.api import api_error
+from mlkit.sagemaker.local.locks import start_locked
+from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.runtime import LocalRuntime
-from mlkit.sagemaker.local.service import LocalService, list_response, make_arn, readable_kind
+from mlkit.sagemaker.local.service import LocalService, describable, list_response, make_arn, readable_kind
 from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #2f5d0200
@@ -31,7 +32,7 @@ class Hosting(LocalService):
         return LocalRuntime(self)
 
     def create_model(self, **request) -> dict:
-        check_request("CreateModel", request)
+        check_local_request("CreateModel", request)
         return self._create("Model", request, CreationTime=now())
 
     def describe_model(self, **request) -> dict:
@@ -41,11 +42,11 @@ class Hosting(LocalService):
         return self._delete("Model", request)
 
     def list_models(self, **request) -> dict:
-        check_request("ListModels", request)
+        check_local_request("ListModels", request)
         return list_response(self.table("Model").all(), request, "Model")
 
     def create_endpoint_config(self, **request) -> dict:
-        check_request("CreateEndpointConfig", request)
+        check_local_request("CreateEndpointConfig", request)
         for variant in request["ProductionVariants"]:
             self._find("Model", variant.get("ModelName", ""), "CreateEndpointConfig")
         return self._create("EndpointConfig", request, CreationTime=now())
@@ -57,7 +58,7 @@ class Hosting(LocalService):
         return self._delete("EndpointConfig", request)
 
     def list_endpoint_configs(self, **request) -> dict:
-        check_request("ListEndpointConfigs", request)
+        check_local_request("ListEndpointConfigs", request)
         return list_response(self.table("EndpointConfig").all(), request, "EndpointConfig")
 
     def _create(self, kind: str, request: dict, **fields) -> dict:
@@ -69,11 +70,11 @@ class Hosting(LocalService):
         return {f"{kind}Arn": arn}
 
     def _describe(self, kind: str, request: dict) -> dict:
-        check_request(f"Describe{kind}", request)
+        check_local_request(f"Describe{kind}", request)
         return self._find(kind, request[f"{kind}Name"], f"Describe{kind}")
 
     def _delete(self, kind: str, request: dict) -> dict:
-        check_request(f"Delete{kind}", request)
+        check_local_request(f"Delete{kind}", request)
         name = request[f"{kind}Name"]
         self._find(kind, name, f"Delete{kind}")
         self.table(kind).remove(name)
@@ -81,11 +82,10 @@ class Hosting(LocalService):
 
     def _find(self, kind: str, name: str, operation: str) -> dict:
         """Return the description of a resource. Raises a ClientError of `operation` if it does not exist."""
-        description = self.table(kind).get(name)
-        if description is None:
+        record = self.table(kind).get(name)
+        if record is None:
             raise _not_found(kind, name, operation)
-        description.pop("Local", None)  # what only this machine's runner and runtime need
-        return description
+        return describable(f"Describe{kind}", record)
 
 
 def _already_exists(kind: str, name: str) -> ClientError:
@@ -106,31 +106,29 @@ def endpoint_folder(self: Hosting, name: str) -> Path:
 @patch
 def create_endpoint(self: Hosting, **request) -> dict:
     """Start an endpoint and return its ARN. The endpoint continues when this process ends."""
-    check_request("CreateEndpoint", request)
+    check_local_request("CreateEndpoint", request)
     name = request["EndpointName"]
     config = self._find("EndpointConfig", request["EndpointConfigName"], "CreateEndpoint")
-    lock = take_lock(self._lock_path("Endpoint", name))
+    at = now()
+    arn = make_arn("Endpoint", name)
+    record = request | dict(
+        EndpointArn=arn,
+        CreationTime=at,
+        LastModifiedTime=at,
+        EndpointStatus="Creating",
+        ProductionVariants=production_variants(config),
+        **config_fields(config),
+        **_deployment_fields(request),
+    )
+    lock = self._add_locked("Endpoint", name, record)
     if lock is None:
         raise _already_exists("Endpoint", name)
-    at = now()
-    variants = production_variants(config)
-    try:
-        response = self._create(
-            "Endpoint",
-            request,
-            CreationTime=at,
-            LastModifiedTime=at,
-            EndpointStatus="Creating",
-            ProductionVariants=variants,
-        )
-    except ClientError:
-        os.close(lock)
-        raise
     folder = self.endpoint_folder(name)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with self._removed_on_error("Endpoint", name, lock):
+        shutil.rmtree(folder, ignore_errors=True)
+        private_folder(folder)
     start_locked(lock, "mlkit.sagemaker.local.endpoint_runner", self._process_arguments(name), folder / "runner.log")
-    return response
+    return {"EndpointArn": arn}
 
 
 @patch
@@ -155,7 +153,7 @@ def describe_endpoint(self: Hosting, **request) -> dict:
 @patch
 def update_endpoint(self: Hosting, **request) -> dict:
     """Put another config behind an endpoint. Until it is ready, the endpoint answers with the current one."""
-    check_request("UpdateEndpoint", request)
+    check_local_request("UpdateEndpoint", request)
     name = request["EndpointName"]
     config_name = request["EndpointConfigName"]
     self._find("EndpointConfig", config_name, "UpdateEndpoint")
@@ -173,6 +171,10 @@ def update_endpoint(self: Hosting, **request) -> dict:
         record["EndpointStatus"] = "Updating"
         record["LastModifiedTime"] = now()
         record["Local"]["next_config"] = config_name
+        record["Local"]["retained"] = _retained_properties(request)
+        if not request.get("RetainDeploymentConfig"):
+            record.pop("LastDeploymentConfig", None)
+        record.update(_deployment_fields(request))
 
     self.table("Endpoint").change(name, update)
     (self.endpoint_folder(name) / "update").touch()
@@ -182,14 +184,14 @@ def update_endpoint(self: Hosting, **request) -> dict:
 @patch
 def delete_endpoint(self: Hosting, **request) -> dict:
     """Delete an endpoint. Its containers answer the requests they have, then end."""
-    check_request("DeleteEndpoint", request)
+    check_local_request("DeleteEndpoint", request)
     name = request["EndpointName"]
     self._find("Endpoint", name, "DeleteEndpoint")
-    folder = self.endpoint_folder(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "delete").touch()
-    with suppress(KeyError):  # its process may have removed the record by now
-        self.table("Endpoint").change(name, lambda record: record.update(EndpointStatus="Deleting"))
+    if self._is_running("Endpoint", name):
+        folder = private_folder(self.endpoint_folder(name))
+        (folder / "delete").touch()
+        with suppress(KeyError):  # its process may have removed the record by now
+            self.table("Endpoint").change(name, lambda record: record.update(EndpointStatus="Deleting"))
     if not self._is_running("Endpoint", name):
         self.forget_endpoint(name)
     return {}
@@ -198,7 +200,7 @@ def delete_endpoint(self: Hosting, **request) -> dict:
 @patch
 def list_endpoints(self: Hosting, **request) -> dict:
     """Return `Endpoints`, and a `NextToken` if more follow."""
-    check_request("ListEndpoints", request)
+    check_local_request("ListEndpoints", request)
     return list_response(self._endpoints(), request, "Endpoint")
 
 
@@ -215,6 +217,41 @@ def forget_endpoint(self: Hosting, name: str) -> None:
     self.table("Endpoint").remove(name)  # last, because this makes the name free
 
 
+_VARIANT_PROPERTIES = {  # fields of DescribeEndpoint by the property that UpdateEndpoint can retain
+    "DesiredWeight": ("CurrentWeight", "DesiredWeight"),
+    "DesiredInstanceCount": ("CurrentInstanceCount", "DesiredInstanceCount"),
+}
+_SHOWN_FIELDS = ("ManagedInstanceScaling", "RoutingConfig", "CapacityReservationConfig", "AcceleratorPartitionLayouts")
+
+
+def _retained_properties(request: Mapping) -> list[str]:
+    """Return the properties of variants that an UpdateEndpoint request retains, although the new config has others."""
+    if not request.get("RetainAllVariantProperties"):
+        return []
+    excluded = [entry["VariantPropertyType"] for entry in request.get("ExcludeRetainedVariantProperties", [])]
+    return [name for name in _VARIANT_PROPERTIES if name not in excluded]
+
+
+def retain_properties(variants: list[dict], current_variants: list[dict], properties: list[str]) -> list[dict]:
+    """Return variants of DescribeEndpoint with properties of the current variants of the same names."""
+    current = {variant["VariantName"]: variant for variant in current_variants}
+    fields = [field for name in properties for field in _VARIANT_PROPERTIES[name]]
+    return [
+        variant | {k: v for k, v in current.get(variant["VariantName"], {}).items() if k in fields and k in variant}
+        for variant in variants
+    ]
+
+
+def config_fields(config: Mapping) -> dict:
+    """Return the fields of DescribeEndpoint that are the endpoint config's."""
+    return {name: config[name] for name in ("MetricsConfig", "CrossRegionTrafficConfig") if name in config}
+
+
+def _deployment_fields(request: Mapping) -> dict:
+    """Return the fields of DescribeEndpoint that say how the endpoint was deployed."""
+    return dict(LastDeploymentConfig=request["DeploymentConfig"]) if "DeploymentConfig" in request else {}
+
+
 def production_variants(config: Mapping) -> list[dict]:
     """Return the `ProductionVariants` of DescribeEndpoint for an endpoint config."""
     variants = []
@@ -226,5 +263,6 @@ def production_variants(config: Mapping) -> list[dict]:
         else:
             count = variant.get("InitialInstanceCount", 1)
             description |= dict(CurrentInstanceCount=count, DesiredInstanceCount=count)
+        description |= {name: variant[name] for name in _SHOWN_FIELDS if name in variant}
         variants.append(description)
     return variants

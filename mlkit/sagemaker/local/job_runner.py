@@ -9,7 +9,6 @@ __all__ = []
 import json
 import os
 import shutil
-import sqlite3
 import sys
 import time
 import traceback
@@ -20,7 +19,7 @@ from pathlib import Path
 from mlkit.files import files_under
 from mlkit.patching import patch
 from mlkit.sagemaker.instances import find_instance
-from mlkit.sagemaker.local.host import Host, Outcome, make_hosts, pack_results, run_hosts
+from mlkit.sagemaker.local.host import Host, Outcome, make_hosts, pack_results, result_files, run_hosts
 from mlkit.sagemaker.local.logs import MetricReader
 from mlkit.sagemaker.local.store import RecordTable, now
 from mlkit.sagemaker.storage import S3, Files, open_files, stage_manifest
@@ -62,20 +61,20 @@ def change_status(
         description["FailureReason"] = reason[:1024]
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #0e07df36
-class CheckpointSync:
-    """Copy the checkpoint folders of hosts to S3, file by file, and back.
+class FolderSync:
+    """Copy a folder of each host, such as its checkpoints, to S3, file by file, and back.
 
-    config: the `CheckpointConfig` of the request; without one nothing is copied.
+    uri: where to; with None nothing is copied. local_path: the folder in the container.
     """
 
-    def __init__(self, files: Files | S3, config: Mapping | None):
+    def __init__(self, files: Files | S3, uri: str | None, local_path: str):
         self.files = files
-        self.uri = config["S3Uri"].rstrip("/") if config else None
-        self.local_path = (config or {}).get("LocalPath", "/opt/ml/checkpoints").removeprefix("/opt/ml/")
+        self.uri = uri.rstrip("/") if uri else None
+        self.local_path = local_path.removeprefix("/opt/ml/")
         self.states_in_s3: dict[Path, tuple[int, int]] = {}  # modification time in ns and size of each file in S3
 
     def download(self, host: Host) -> None:
-        """Copy all checkpoints from S3 to a host."""
+        """Copy all files from S3 to a host."""
         if self.uri:
             self.files.get(self.uri, host.root / self.local_path)
 
@@ -118,7 +117,13 @@ class JobRunner:
         self.files = open_files(s3, self.root)
         self.request = json.loads((self.folder / "request.json").read_text(encoding="utf-8"))
         self.metrics = MetricReader(self.request["AlgorithmSpecification"].get("MetricDefinitions", []))
-        self.checkpoints = CheckpointSync(self.files, self.request.get("CheckpointConfig"))
+        checkpoints = self.request.get("CheckpointConfig", {})
+        self.checkpoints = FolderSync(
+            self.files, checkpoints.get("S3Uri"), checkpoints.get("LocalPath", "/opt/ml/checkpoints")
+        )
+        events = self.request.get("TensorBoardOutputConfig", {})
+        events_uri = f"{events['S3OutputPath'].rstrip('/')}/{name}/tensorboard-output" if events else None
+        self.events = FolderSync(self.files, events_uri, events.get("LocalPath", "/opt/ml/output/tensorboard"))
         self.channels: dict[str, Path | list[Path]] = {}
         self.hosts: list[Host] = []
         self.started_at = 0.0  # time.monotonic()
@@ -154,6 +159,7 @@ class JobRunner:
         self.hosts = make_hosts(self.request, self.folder, self.channels, **_instance_limits(self.request))
         for host in self.hosts:
             self.checkpoints.download(host)
+            self.events.download(host)
         if reason := self._poll():
             return Outcome(ended_by=reason)  # before the program has started
         self.set_status(None, "Training", training_started=True)
@@ -168,12 +174,13 @@ class JobRunner:
         for reason in ("stop", "interrupt"):
             if (self.folder / reason).exists():
                 return reason
-        max_runtime = self.request["StoppingCondition"].get("MaxRuntimeInSeconds", 86400)
+        max_runtime = self.request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", 86400)
         return "time" if time.monotonic() - self.started_at > max_runtime else ""
 
     def _upload_checkpoints(self) -> None:
         for host in self.hosts:
             self.checkpoints.upload(host)
+            self.events.upload(host)
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #5bde7ab3
 @patch
@@ -194,7 +201,7 @@ def set_status(
 def _change_description(self: JobRunner, update: Callable[[dict], None]) -> None:
     try:
         self.rows.change(self.name, update)
-    except sqlite3.OperationalError:
+    except OSError:
         (self.folder / "ballast").unlink(missing_ok=True)
         self.rows.change(self.name, update)
 
@@ -205,10 +212,11 @@ def _download_channel(self: JobRunner, channel: dict) -> Path | list[Path]:
     source = channel["DataSource"]["S3DataSource"]
     folder = self.folder / "staged" / channel["ChannelName"]
     stage = partial(stage_manifest, self.files) if source["S3DataType"] == "ManifestFile" else self.files.stage
+    seed = channel.get("ShuffleConfig", {}).get("Seed")
     if source.get("S3DataDistributionType") != "ShardedByS3Key":
         return stage(source["S3Uri"], folder)
     n_hosts = self.request["ResourceConfig"]["InstanceCount"]
-    return [stage(source["S3Uri"], folder / f"algo-{i + 1}", i, n_hosts) for i in range(n_hosts)]
+    return [stage(source["S3Uri"], folder / f"algo-{i + 1}", i, n_hosts, seed) for i in range(n_hosts)]
 
 
 def _instance_limits(request: Mapping) -> dict[str, int]:
@@ -257,13 +265,21 @@ def _finish(self: JobRunner, outcome: Outcome) -> None:
 
 @patch
 def _upload_results(self: JobRunner) -> None:
-    output_uri = f"{self.request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{self.name}/output"
-    archives = pack_results(self.hosts, self.folder)
+    config = self.request["OutputDataConfig"]
+    output_uri = f"{config['S3OutputPath'].rstrip('/')}/{self.name}/output"
+    is_compressed = config.get("CompressionType", "GZIP") == "GZIP"
+    archives = pack_results(self.hosts, self.folder, is_compressed)
     for name, path in archives.items():
         self.files.put(path, f"{output_uri}/{name}")
         path.unlink()
-    if "model.tar.gz" in archives:
-        artifacts = dict(S3ModelArtifacts=f"{output_uri}/model.tar.gz")
+    model_uri = f"{output_uri}/model.tar.gz" if "model.tar.gz" in archives else ""
+    if not is_compressed:
+        for name, path in result_files(self.hosts, "model").items():
+            if path.is_file():
+                model_uri = f"{output_uri}/model/"
+                self.files.put(path, f"{model_uri}{name.as_posix()}")
+    if model_uri:
+        artifacts = dict(S3ModelArtifacts=model_uri)
         self.rows.change(self.name, lambda description: description.update(ModelArtifacts=artifacts))
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #259cb2bc

@@ -13,10 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlkit.files import private_folder, private_opener
+
 # %% ../../../nbs/2_sagemaker/4_local/11_locks.ipynb #36edfaf8
 def take_lock(path: Path) -> int | None:
     """Lock a file, creating it if needed. Return its file descriptor, or None if another process has locked it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -48,10 +50,10 @@ def start_locked(lock: int, module: str, arguments: Sequence[str], log: Path) ->
     """Start `python -m module arguments` as a process that holds the lock and outlives this process.
 
     lock: a file descriptor from `take_lock`; it is closed here. log: the file that receives the output; its folder is
-    the working directory.
+    the working directory. What the process writes can be read by its owner only.
     """
     try:
-        with open(log, "ab") as out:
+        with open(log, "ab", opener=private_opener) as out:
             subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -60,6 +62,7 @@ def start_locked(lock: int, module: str, arguments: Sequence[str], log: Path) ->
                 start_new_session=True,
                 pass_fds=[lock],
                 cwd=log.parent,
+                umask=0o077,
             )
     finally:
         os.close(lock)  # the new process has a copy, which keeps the file locked

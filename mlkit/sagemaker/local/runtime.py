@@ -16,9 +16,10 @@ from typing import Any
 from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
-from mlkit.sagemaker.api import api_error, check_request, exceptions
+from mlkit.sagemaker.api import api_error, exceptions
+from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.server_process import send_request
-from mlkit.sagemaker.local.service import LocalService
+from mlkit.sagemaker.local.service import LocalService, missing_operation
 
 # %% ../../../nbs/2_sagemaker/4_local/41_runtime.ipynb #346a5497
 _API = "sagemaker-runtime"
@@ -37,6 +38,9 @@ class LocalRuntime:
 
     def __init__(self, service: LocalService):
         self.service = service
+
+    def __getattr__(self, name: str) -> Any:
+        return missing_operation(type(self), name, _API)
 
     @property
     def exceptions(self) -> Any:
@@ -60,7 +64,7 @@ class LocalRuntime:
         if hasattr(body, "read"):
             body = body.read()
         request["Body"] = body.encode() if isinstance(body, str) else bytes(body)
-        check_request(operation, request, _API)
+        check_local_request(operation, request, _API)
         response, variant = self._send(operation, request)
         if response.status < 400:
             return response, variant

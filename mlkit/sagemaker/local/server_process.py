@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 
+from mlkit.files import private_opener
 from mlkit.sagemaker.artifacts.archive import BundleError, extract_bundle
 from mlkit.sagemaker.local.host import end_with_parent
 from mlkit.sagemaker.storage import S3, Files
@@ -69,7 +70,7 @@ class ServerProcess:
         command = [sys.executable, "-m", "mlkit.cli", "serve", "--model-dir", str(self.folder)]
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("SM_", "SAGEMAKER_", "MLKIT_"))}
         environ |= {k: re.sub(r"/opt/ml/model(?=/|$)", str(self.folder), v) for k, v in self.environ.items()}
-        with open(self.log, "ab") as log:
+        with open(self.log, "ab", opener=private_opener) as log:
             self.log_offset = log.tell()
             self.port = 0
             self.process = subprocess.Popen(
@@ -81,6 +82,7 @@ class ServerProcess:
                 cwd=self.folder,
                 start_new_session=True,
                 preexec_fn=end_with_parent,
+                umask=0o022,
             )
 
     def _download_model(self) -> None:
@@ -90,7 +92,7 @@ class ServerProcess:
             raise ValueError("the model has no ModelDataUrl: an image alone cannot be run on this machine")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if source.get("CompressionType") == "None":
-            self.files.get(uri, self.folder)
+            self._download_uncompressed(uri, source["S3DataType"])
             return
         archive = self.folder.with_suffix(".tar.gz")
         self.files.fetch(uri, archive)
@@ -100,6 +102,16 @@ class ServerProcess:
             raise ValueError(f"{uri}: {e}") from None
         finally:
             archive.unlink()
+
+    def _download_uncompressed(self, uri: str, data_type: str) -> None:
+        """Copy all objects under a URI to the model folder, or the one that has this URI (S3Object)."""
+        if data_type == "S3Object":
+            self.folder.mkdir()
+            self.files.fetch(uri, self.folder / uri.rpartition("/")[2])
+            return
+        self.files.get(uri, self.folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"no S3 objects found under {uri}")
 
     def is_ready(self) -> bool:
         """Return whether /ping answers 200. Raises RuntimeError, with the server's own error, if it has ended."""

@@ -7,19 +7,24 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/12_service.ipynb #e6265ea4
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from botocore import xform_name
 from botocore.exceptions import ClientError
 from botocore.utils import parse_to_aware_datetime
 
-from mlkit.sagemaker.api import api_error, exceptions, paginator, waiter
-from mlkit.sagemaker.local.locks import is_locked
+from mlkit.files import private_folder
+from mlkit.sagemaker.api import api_error, exceptions, paginator, service, waiter
+from mlkit.sagemaker.local.locks import is_locked, take_lock
+from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.store import RecordTable
-from mlkit.sagemaker.storage import local_root, open_files
+from mlkit.sagemaker.storage import Storage, local_root, open_files
+from mlkit.text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/4_local/12_service.ipynb #fc74e72b
 @dataclass(frozen=True)
@@ -30,21 +35,27 @@ class _Kind:
     arn_type: str
     list_field: str  # of the response of the List operation
     summary_fields: tuple[str, ...] = ()  # in addition to the name, the ARN and the times
+    record_fields: tuple[str, ...] = ()  # without which a record is damaged, in addition to the name and CreationTime
 
 
 _KINDS = {
     "TrainingJob": _Kind(
-        "jobs", "training-job", "TrainingJobSummaries", ("TrainingEndTime", "TrainingJobStatus", "SecondaryStatus")
+        "jobs",
+        "training-job",
+        "TrainingJobSummaries",
+        ("TrainingEndTime", "TrainingJobStatus", "SecondaryStatus"),
+        ("TrainingJobStatus", "SecondaryStatusTransitions"),
     ),
     "TransformJob": _Kind(
         "transforms",
         "transform-job",
         "TransformJobSummaries",
         ("TransformEndTime", "TransformJobStatus", "FailureReason"),
+        ("TransformJobStatus",),
     ),
     "Model": _Kind("models", "model", "Models"),
     "EndpointConfig": _Kind("configs", "endpoint-config", "EndpointConfigs"),
-    "Endpoint": _Kind("endpoints", "endpoint", "Endpoints", ("EndpointStatus",)),
+    "Endpoint": _Kind("endpoints", "endpoint", "Endpoints", ("EndpointStatus",), ("EndpointStatus",)),
 }
 
 # %% ../../../nbs/2_sagemaker/4_local/12_service.ipynb #ab088b4a
@@ -61,8 +72,12 @@ class LocalService:
     def __init__(self, root: str | Path | None = None, s3: str | None = None):
         self.root = Path(root).expanduser().resolve() if root else local_root()
         self.s3 = s3 or os.environ.get("MLKIT_LOCAL_S3") or "folder"
+        _make_private(self.root)
         self.rows = self.table("TrainingJob")
         self.files = open_files(self.s3, self.root)
+
+    def __getattr__(self, name: str) -> Any:
+        return missing_operation(type(self), name, "sagemaker")
 
     @property
     def exceptions(self) -> Any:
@@ -77,7 +92,10 @@ class LocalService:
 
     def table(self, kind: str) -> RecordTable:
         """Return the records of a kind of resource, such as "Endpoint"."""
-        return RecordTable(self.root / "jobs.db", _KINDS[kind].table)
+        storage = _KINDS[kind]
+        return RecordTable(
+            self.root / "jobs.db", storage.table, (f"{kind}Name", "CreationTime", *storage.record_fields)
+        )
 
     def resource_folder(self, kind: str, name: str) -> Path:
         """Return the folder of a resource: the data of its process, and its logs."""
@@ -98,9 +116,106 @@ class LocalService:
                 descriptions.append(describe(**{f"{kind}Name": record[f"{kind}Name"]}))
         return descriptions
 
+    def _add_locked(self, kind: str, name: str, record: dict) -> int | None:
+        """Add the record of a resource and take its lock. Return the lock, or None if the name is taken."""
+        lock = take_lock(self._lock_path(kind, name))
+        if lock is None:
+            return None
+        is_added = False
+        try:
+            is_added = self.table(kind).add(name, record)
+        finally:
+            if not is_added:
+                os.close(lock)
+        return lock if is_added else None
+
+    @contextmanager
+    def _removed_on_error(self, kind: str, name: str, lock: int) -> Iterator[None]:
+        """Remove all of a new resource, and release its lock, if the block fails: what prepares its process."""
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.resource_folder(kind, name), ignore_errors=True)  # first, to make room on a full disk
+            self.table(kind).remove(name)
+            self._lock_path(kind, name).unlink(missing_ok=True)
+            os.close(lock)
+            raise
+
     def _process_arguments(self, name: str) -> list[str]:
         """Return the arguments of the program that runs a job or an endpoint."""
         return [str(self.root), self.s3, name]
+
+    def list_tags(self, **request) -> dict:
+        """Return the tags of a resource, which Describe operations do not contain."""
+        check_local_request("ListTags", request)
+        arn_type, _, name = request["ResourceArn"].rpartition(":")[2].partition("/")
+        kind = next((kind for kind, storage in _KINDS.items() if storage.arn_type == arn_type), None)
+        record = self.table(kind).get(name) if kind else None
+        if record is None:
+            raise api_error("ValidationException", "Requested resource not found.", "ListTags")
+        # Fewer tags are allowed than the smallest MaxResults: there is one page.
+        if request.get("NextToken"):
+            raise _invalid_token(request["NextToken"], "ListTags")
+        return {"Tags": record.get("Tags", [])[: request.get("MaxResults")]}
+
+
+def _make_private(root: Path) -> None:
+    """Make the folder of everything its owner's alone.
+
+    A folder of another name than the default may hold other things: of it, the folders that mlkit has made are closed.
+    """
+    if root == Path("~/.mlkit/local").expanduser().resolve():
+        private_folder(root.parent)
+        private_folder(root)
+    elif not root.exists():
+        private_folder(root)
+    for name in (*(kind.table for kind in _KINDS.values()), "s3", "channels", "sources"):
+        if (root / name).is_dir():
+            private_folder(root / name)
+
+
+def missing_operation(client: type, name: str, api: str) -> Callable[..., Any]:
+    """Return a function that raises NotImplementedError, for an operation that only boto3's client has.
+
+    Raises AttributeError for any other name.
+    """
+    if name.startswith("_"):
+        raise AttributeError(f"{client.__name__!r} object has no attribute {name!r}")
+    operations = {xform_name(operation) for operation in service(api).operation_names}
+    here = sorted(operation for operation in operations if hasattr(client, operation))
+    if name not in operations:
+        hint = did_you_mean(name, [*operations, *(n for n in dir(client) if not n.startswith("_"))])
+        hint = hint if hint.startswith("did you mean") else f"it has {', '.join(here)}"
+        raise AttributeError(f"{client.__name__!r} object has no attribute {name!r}; {hint}", name=name)
+
+    def refuse(*arguments: Any, **request: Any) -> None:
+        raise NotImplementedError(
+            f"{name} is not rehearsed on this machine; boto3.client({api!r}) has it. Rehearsed are {', '.join(here)}"
+        )
+
+    return refuse
+
+
+def describable(operation: str, record: Mapping) -> dict:
+    """Return the fields of a record that a Describe operation returns: no tags, and nothing of this machine's own."""
+    members = service().operation_model(operation).output_shape.members
+    return {name: value for name, value in record.items() if name in members}
+
+
+def check_outputs(operation: str, files: Storage, uris: Mapping[str, str | None]) -> None:
+    """Raise the error of a request that names a place where nothing can be stored. `uris` are by the member's name."""
+    for member, uri in uris.items():
+        try:
+            if uri is not None:
+                files.check_output(uri)
+        except ValueError as e:
+            raise api_error("ValidationException", f"{member}: {e}", operation) from None
+
+
+def _invalid_token(token: str, operation: str) -> ClientError:
+    return api_error(
+        "ValidationException", f"Invalid NextToken {token!r}: expected the one of the page before", operation
+    )
 
 
 def make_arn(kind: str, name: str) -> str:
@@ -121,9 +236,7 @@ def list_response(records: list[dict], request: Mapping, kind: str) -> dict:
     name = f"{kind}Name"
     token = request.get("NextToken") or "0"
     if not token.isdecimal():
-        raise api_error(
-            "ValidationException", f"Invalid NextToken {token!r}: expected the one of the page before", f"List{kind}s"
-        )
+        raise _invalid_token(token, f"List{kind}s")
     matches = [record for record in records if _matches(record, request, kind)]
     sort_fields = {"Name": name, "Status": f"{kind}Status"}
     sort_field = sort_fields.get(request.get("SortBy", ""), "CreationTime")

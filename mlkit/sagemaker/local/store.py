@@ -6,96 +6,256 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #d0215e38
+import errno
 import json
+import os
+import shutil
 import sqlite3
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from mlkit.files import private_folder, private_opener
+from mlkit.patching import patch
 
 # %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #3bc7497a
 _TABLES = ("jobs", "models", "configs", "endpoints", "transforms")
 # `about` holds the record. Its name is part of the file format: older databases have it, too.
 _SQL = {
     "create": "create table if not exists {table} (name text primary key, created real, about text)",
+    "exists": "select 1 from sqlite_master where type='table' and name='{table}'",
     "insert": "insert or ignore into {table} values (?, ?, ?)",
     "select": "select about from {table} where name=?",
-    "select_all": "select about from {table} order by created, rowid",
+    "select_all": "select rowid, about from {table} order by created, rowid",
+    "select_first": "select rowid, about from {table}",
+    "select_last": "select rowid, about from {table} order by rowid desc",
     "update": "update {table} set about=? where name=?",
     "delete": "delete from {table} where name=?",
+    "delete_row": "delete from {table} where rowid=?",
 }
+_RESERVE_SIZE = 2**18  # bytes; a transaction on a full disk needs a part of it
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter if the message quotes a damaged name
+
+T = TypeVar("T")
+
+
+class DamagedState(ValueError):
+    """Raised if a record, a table or the file of all tables cannot be read. The message says what to do."""
 
 
 class RecordTable:
     """Store records by name, in a table of an SQLite file.
 
     A record is a dict that JSON can express; datetimes in it are kept as datetimes. Each method is one transaction.
+    A record without one of the `required` fields counts as damaged, as one that cannot be read. All methods raise
+    DamagedState if the table cannot be read, and OSError if the disk is full.
     Raises ValueError if `table` is not a table of the local SageMaker.
     """
 
-    def __init__(self, path: Path, table: str = "jobs"):
+    def __init__(self, path: Path, table: str = "jobs", required: tuple[str, ...] = ()):
         if table not in _TABLES:
             raise ValueError(f"table: expected one of {', '.join(_TABLES)}, got {table!r}")
         self.path = path
+        self.table = table
+        self.required = required
         self._sql = {operation: statement.format(table=table) for operation, statement in _SQL.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._transaction() as db:
-            db.execute(self._sql["create"])
+        if not path.parent.exists():
+            private_folder(path.parent)
+        _make_private_file(path)
+        self._make_reserve()
+        if not self._read(lambda db: db.execute(self._sql["exists"]).fetchone()):
+            self._write(lambda db: db.execute(self._sql["create"]))
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
-            db.execute("begin immediate")
-            try:
-                yield db
-            except BaseException:
-                if db.in_transaction:  # SQLite itself has rolled back if the disk is full
-                    db.execute("rollback")
-                raise
-            else:
-                db.execute("commit")
+    @property
+    def reserve(self) -> Path:
+        """The file that is deleted to make room for a transaction if the disk is full."""
+        return self.path.with_name("reserve")
 
     def add(self, name: str, record: dict) -> bool:
         """Add a record. Return False, and change nothing, if the name is taken."""
-        with self._transaction() as db:
-            cursor = db.execute(self._sql["insert"], (name, time.time(), _to_json(record)))
-            return cursor.rowcount == 1
+        values = (name, time.time(), _to_json(record))
+        return self._write(lambda db: db.execute(self._sql["insert"], values).rowcount == 1)
 
     def get(self, name: str) -> dict | None:
-        """Return the record of that name, or None."""
-        with self._transaction() as db:
-            return self._read(db, name)
+        """Return the record of that name, or None. Raises DamagedState if it is damaged."""
+        return self._read(lambda db: self._find(db, name))
 
     def change(self, name: str, update: Callable[[dict], Any]) -> dict:
         """Pass a record to `update`, which changes it in place, and store the result before anyone else can read it.
 
         Return the changed record. Raises KeyError if no record has that name.
         """
-        with self._transaction() as db:
-            record = self._read(db, name)
+
+        def change(db: sqlite3.Connection) -> dict:
+            record = self._find(db, name)
             if record is None:
                 raise KeyError(name)
             update(record)
             db.execute(self._sql["update"], (_to_json(record), name))
-        return record
+            return record
+
+        return self._write(change)
 
     def all(self) -> list[dict]:
-        """Return all records, the oldest first."""
-        with self._transaction() as db:
-            return [_from_json(text) for (text,) in db.execute(self._sql["select_all"])]
+        """Return all records, the oldest first. Warn of damaged ones, and leave them out."""
+        records = [self._parse(text) for text in self._read(self._read_rows).values()]
+        if None in records:
+            warnings.warn(
+                f"{records.count(None)} damaged records in the table {self.table} of {self.path} are left out; "
+                "mlkit local clean deletes them",
+                stacklevel=2,
+            )
+        return [record for record in records if record is not None]
 
     def remove(self, name: str) -> None:
         """Remove the record of that name, if one exists."""
-        with self._transaction() as db:
-            db.execute(self._sql["delete"], (name,))
+        self._write(lambda db: db.execute(self._sql["delete"], (name,)))
 
-    def _read(self, db: sqlite3.Connection, name: str) -> dict | None:
+    def remove_damaged(self) -> None:
+        """Remove the records that cannot be read."""
+        damaged = [row for row, text in self._read(self._read_rows).items() if self._parse(text) is None]
+        if damaged:
+            self._write(lambda db: db.executemany(self._sql["delete_row"], [(row,) for row in damaged]))
+
+    def _find(self, db: sqlite3.Connection, name: str) -> dict | None:
         row = db.execute(self._sql["select"], (name,)).fetchone()
-        return None if row is None else _from_json(row[0])
+        if row is None:
+            return None
+        record = self._parse(row[0])
+        if record is None:
+            raise DamagedState(
+                f"the record of {name} in the table {self.table} of {self.path} is damaged; "
+                "mlkit local clean deletes it"
+            )
+        return record
+
+    def _read_rows(self, db: sqlite3.Connection) -> dict[int, Any]:
+        """Return the text of each row by its number; of a damaged table, the rows before and after the damage."""
+        try:
+            return dict(db.execute(self._sql["select_all"]).fetchall())
+        except _SQLITE_ERRORS as e:
+            texts: dict[int, Any] = {}
+            for order in ("select_first", "select_last"):
+                with suppress(*_SQLITE_ERRORS):
+                    texts.update(db.execute(self._sql[order]))
+            if not texts:
+                raise
+            warnings.warn(f"{self._damage(e)}; {len(texts)} of its records can be read", stacklevel=3)
+            return dict(sorted(texts.items()))
+
+    def _parse(self, text: Any) -> dict | None:
+        """Return a record, or None if it is damaged."""
+        try:
+            record = _from_json(text)
+        except (ValueError, TypeError, RecursionError):
+            return None
+        if not isinstance(record, dict) or any(field not in record for field in self.required):
+            return None
+        times = [record[field] for field in self.required if field.endswith("Time")]
+        return record if all(isinstance(at, datetime) and at.tzinfo for at in times) else None
+
+# %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #98ce635e
+@patch
+def _read(self: RecordTable, action: Callable[[sqlite3.Connection], T]) -> T:
+    """Return the result of `action` in a transaction that writes nothing."""
+    try:
+        return self._run(action)
+    except _SQLITE_ERRORS as e:
+        raise self._error(e) from e
 
 
+@patch
+def _write(self: RecordTable, action: Callable[[sqlite3.Connection], T]) -> T:
+    """Return the result of `action` in a transaction. If the disk is full, try again in the room of the reserve."""
+    try:
+        return self._run(action, is_write=True)
+    except _SQLITE_ERRORS as e:
+        if not (_has_no_room(e) and self.reserve.exists()):
+            raise self._error(e) from e
+    self.reserve.unlink(missing_ok=True)
+    try:
+        return self._run(action, is_write=True)
+    except _SQLITE_ERRORS as e:
+        raise self._error(e) from e
+
+
+@patch
+def _run(self: RecordTable, action: Callable[[sqlite3.Connection], T], is_write: bool = False) -> T:
+    with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
+        db.text_factory = bytes  # a damaged text may not be UTF-8
+        db.execute("begin immediate" if is_write else "begin")
+        try:
+            result = action(db)
+            if is_write:
+                db.execute("commit")
+        except BaseException:
+            if db.in_transaction:  # SQLite itself has rolled back if the disk is full
+                with suppress(*_SQLITE_ERRORS):
+                    db.execute("rollback")
+            raise
+    return result
+
+
+@patch
+def _error(self: RecordTable, error: Exception) -> Exception:
+    """Return the error to raise for one of SQLite: which file, and what to do."""
+    code = _primary_code(error)
+    if code == sqlite3.SQLITE_BUSY:
+        return TimeoutError(f"{self.path} is locked by another process for more than a minute")
+    if code not in _NO_ROOM:
+        return DamagedState(
+            f"{self._damage(error)}. To begin with empty tables, move the file away when nothing runs; S3 and the "
+            "folders of jobs are not in it"
+        )
+    if code == sqlite3.SQLITE_FULL or shutil.disk_usage(self.path.parent).free < _RESERVE_SIZE:
+        return OSError(
+            errno.ENOSPC, "the disk is full; mlkit local clean frees what ended jobs left there", str(self.path.parent)
+        )
+    return OSError(errno.EIO, f"SQLite cannot write: {error}", str(self.path))
+
+
+@patch
+def _damage(self: RecordTable, error: Exception) -> str:
+    return f"the table {self.table} of {self.path} is damaged ({error})"
+
+
+@patch
+def _make_reserve(self: RecordTable) -> None:
+    """Write the reserve if it is missing and the disk has room for much more."""
+    if self.reserve.exists() or shutil.disk_usage(self.path.parent).free < 8 * _RESERVE_SIZE:
+        return
+    temporary = self.reserve.with_name(f".reserve.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb", opener=private_opener) as f:
+            f.write(os.urandom(_RESERVE_SIZE))  # zeros may take no room
+        temporary.replace(self.reserve)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def _primary_code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+
+
+def _has_no_room(error: Exception) -> bool:
+    return _primary_code(error) in _NO_ROOM
+
+
+def _make_private_file(path: Path) -> None:
+    """Create a file that only its owner can read, or make an existing one so. SQLite's journal gets the same mode."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if os.fstat(file).st_mode & 0o077:
+            os.fchmod(file, 0o600)
+    finally:
+        os.close(file)
+
+# %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #607c8b17
 def _to_json(record: dict) -> str:
     def encode(value):
         return {"$time": value.isoformat()} if isinstance(value, datetime) else str(value)
@@ -103,7 +263,7 @@ def _to_json(record: dict) -> str:
     return json.dumps(record, default=encode)
 
 
-def _from_json(text: str) -> dict:
+def _from_json(text: str | bytes) -> dict:
     def decode(value):
         return datetime.fromisoformat(value["$time"]) if value.keys() == {"$time"} else value
 

@@ -9,15 +9,24 @@ __all__ = []
 import json
 import os
 import shutil
-import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlkit.files import private_folder, private_opener
 from mlkit.patching import patch
-from mlkit.sagemaker.api import api_error, check_request
+from mlkit.sagemaker.api import api_error
+from mlkit.sagemaker.local.host import namespaces
 from mlkit.sagemaker.local.job_runner import change_status
-from mlkit.sagemaker.local.locks import start_locked, take_lock
-from mlkit.sagemaker.local.service import RUNNING_STATUSES, LocalService, list_response, make_arn
+from mlkit.sagemaker.local.locks import start_locked
+from mlkit.sagemaker.local.members import check_local_request
+from mlkit.sagemaker.local.service import (
+    RUNNING_STATUSES,
+    LocalService,
+    check_outputs,
+    describable,
+    list_response,
+    make_arn,
+)
 from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/31_training_jobs.ipynb #60b3a202
@@ -33,28 +42,21 @@ class TrainingJobs(LocalService):
 
         Raises a ClientError if SageMaker would refuse the request, or if it needs what only SageMaker has.
         """
-        check_request("CreateTrainingJob", request)
-        if reason := _unsupported_feature(request):
-            raise api_error("ValidationException", f"not supported on this machine: {reason}", "CreateTrainingJob")
+        check_local_request("CreateTrainingJob", request)
+        check_outputs("CreateTrainingJob", self.files, _output_uris(request))
+        _check_isolation(request)
         name = request["TrainingJobName"]
         arn = make_arn("TrainingJob", name)
-        lock = take_lock(self._lock_path("TrainingJob", name))
-        if lock is None or not self.rows.add(name, _first_description(request, arn)):
-            if lock is not None:
-                os.close(lock)
+        lock = self._add_locked("TrainingJob", name, _first_description(request, arn))
+        if lock is None:
             raise api_error(
                 "ResourceInUse",
                 "Training job names must be unique within an AWS account and region, and a training job with this "
                 f"name already exists ({arn})",
                 "CreateTrainingJob",
             )
-        try:
+        with self._removed_on_error("TrainingJob", name, lock):
             self._prepare_folder(name, request)
-        except BaseException:
-            self.rows.remove(name)
-            self._lock_path("TrainingJob", name).unlink()
-            os.close(lock)
-            raise
         start_locked(
             lock,
             "mlkit.sagemaker.local.job_runner",
@@ -66,11 +68,12 @@ class TrainingJobs(LocalService):
     def _prepare_folder(self, name: str, request: dict) -> None:
         folder = self.folder(name)
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        private_folder(folder)
         # Deleted if the disk is full, so that the job can still record its failure.
         (folder / "ballast").write_bytes(bytes(2**18))
-        text = json.dumps(request, indent=2, default=str)
-        (folder / "request.json").write_text(text, encoding="utf-8")
+        text = json.dumps(_with_instances(request), indent=2, default=str)
+        with open(folder / "request.json", "w", encoding="utf-8", opener=private_opener) as f:
+            f.write(text)
 
     def describe_training_job(self, **request) -> dict:
         """Return the description of a job. A job whose process has died is reported as failed."""
@@ -79,17 +82,16 @@ class TrainingJobs(LocalService):
         if description["TrainingJobStatus"] in RUNNING_STATUSES and not self._is_running("TrainingJob", name):
             try:
                 description = self.rows.change(name, _fail_without_process)
-            except sqlite3.OperationalError:
+            except OSError:
                 _fail_without_process(description)  # the disk is full: the failure is reported, but not recorded
             except KeyError:
                 # `clean` has just removed the record
                 raise api_error("ValidationException", "Requested resource not found.", "DescribeTrainingJob") from None
-        description.pop("Tags", None)
-        return description
+        return describable("DescribeTrainingJob", description)
 
     def _find_training_job(self, operation: str, request: dict) -> dict:
         """Return the record of the job that a request names. Raises a ClientError if it does not exist."""
-        check_request(operation, request)
+        check_local_request(operation, request)
         record = self.rows.get(request["TrainingJobName"])
         if record is None:
             raise api_error("ValidationException", "Requested resource not found.", operation)
@@ -99,7 +101,14 @@ class TrainingJobs(LocalService):
 def _first_description(request: Mapping, arn: str) -> dict:
     at = now()
     starting = dict(Status="Starting", StartTime=at, StatusMessage="Starting the training job")
+    resources = request["ResourceConfig"]
+    if "InstancePreferences" in resources:
+        selected = _with_instances(request)["ResourceConfig"]
+        resources = resources | dict(
+            SelectedInstanceType=selected["InstanceType"], SelectedInstanceCount=selected["InstanceCount"]
+        )
     return request | dict(
+        ResourceConfig=resources,
         TrainingJobArn=arn,
         TrainingJobStatus="InProgress",
         SecondaryStatus="Starting",
@@ -116,29 +125,45 @@ def _fail_without_process(description: dict) -> None:
         change_status(description, "Failed", "Failed", reason)
 
 
-def _unsupported_feature(request: Mapping) -> str | None:
-    """Return what a request needs that only SageMaker itself has, or None."""
-    algorithm = request["AlgorithmSpecification"]
-    for channel in request.get("InputDataConfig", []):
-        name = channel["ChannelName"]
-        source = channel["DataSource"].get("S3DataSource")
-        if not source:
-            return f"channel {name!r} has no S3DataSource: expected one"
-        if source["S3DataType"] not in ("S3Prefix", "ManifestFile"):
-            return f"channel {name!r} has the S3DataType {source['S3DataType']}: expected S3Prefix or ManifestFile"
-        if channel.get("InputMode", algorithm.get("TrainingInputMode", "File")) == "Pipe":
-            return f"channel {name!r} has the mode Pipe: expected File or FastFile"
-    if "InstanceCount" not in request["ResourceConfig"]:
-        return "InstanceGroups: expected InstanceCount"
-    if "TrainingImage" not in algorithm:
-        return "AlgorithmName: expected TrainingImage"
-    return None
+def _with_instances(request: Mapping) -> dict:
+    """Return a request that says which instances it has: the first of those it prefers, as if all were free."""
+    resources = request["ResourceConfig"]
+    if "InstancePreferences" not in resources:
+        return dict(request)
+    first = resources["InstancePreferences"][0]
+    selected = dict(InstanceType=first["InstanceType"], InstanceCount=first.get("InstanceCount", 1))
+    return request | dict(ResourceConfig=resources | selected)
+
+
+def _output_uris(request: Mapping) -> dict[str, str | None]:
+    """Return where a job will write, by the member of the request."""
+    return {
+        "OutputDataConfig.S3OutputPath": request["OutputDataConfig"]["S3OutputPath"],
+        "CheckpointConfig.S3Uri": request.get("CheckpointConfig", {}).get("S3Uri"),
+        "TensorBoardOutputConfig.S3OutputPath": request.get("TensorBoardOutputConfig", {}).get("S3OutputPath"),
+    }
+
+
+def _check_isolation(request: Mapping) -> None:
+    """Raise the error of a request for a job without network, if this machine cannot take it away."""
+    if not request.get("EnableNetworkIsolation"):
+        return
+    n_hosts = _with_instances(request)["ResourceConfig"]["InstanceCount"]
+    reason = "several hosts share the network of this machine" if n_hosts > 1 else ""
+    if not reason and not namespaces(offline=True):
+        reason = "processes cannot have a network of their own on this machine"
+    if reason:
+        raise api_error(
+            "ValidationException",
+            f"not rehearsed here: EnableNetworkIsolation: {reason}; leave it out of the rehearsal",
+            "CreateTrainingJob",
+        )
 
 # %% ../../../nbs/2_sagemaker/4_local/31_training_jobs.ipynb #bf8d5f69
 @patch
 def stop_training_job(self: TrainingJobs, **request) -> dict:
     """Stop a job: its process 1 gets SIGTERM, and SIGKILL 120 seconds later."""
-    check_request("StopTrainingJob", request)
+    check_local_request("StopTrainingJob", request)
     description = self.describe_training_job(**request)
     name = description["TrainingJobName"]
     if description["TrainingJobStatus"] != "InProgress":
@@ -182,20 +207,10 @@ def logs(self: TrainingJobs, TrainingJobName: str) -> list[Path]:
 @patch
 def list_training_jobs(self: TrainingJobs, **request) -> dict:
     """Return `TrainingJobSummaries`, and a `NextToken` if more follow."""
-    check_request("ListTrainingJobs", request)
+    check_local_request("ListTrainingJobs", request)
     return list_response(self._training_jobs(), request, "TrainingJob")
 
 
 @patch
 def _training_jobs(self: TrainingJobs) -> list[dict]:
     return self._descriptions("TrainingJob", self.describe_training_job)
-
-
-@patch
-def list_tags(self: TrainingJobs, **request) -> dict:
-    """Return the tags of a job, which DescribeTrainingJob does not contain."""
-    check_request("ListTags", request)
-    record = self.rows.get(request["ResourceArn"].rpartition("/")[2])
-    if record is None:
-        raise api_error("ValidationException", "Requested resource not found.", "ListTags")
-    return {"Tags": record.get("Tags", [])}

@@ -8,13 +8,14 @@ __all__ = []
 # %% ../../../nbs/2_sagemaker/4_local/50_transform_jobs.ipynb #6d356b2e
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-from mlkit.sagemaker.api import api_error, check_request
+from mlkit.files import private_folder
+from mlkit.sagemaker.api import api_error
 from mlkit.sagemaker.local.hosting import Hosting
-from mlkit.sagemaker.local.locks import start_locked, take_lock
-from mlkit.sagemaker.local.service import RUNNING_STATUSES, list_response, make_arn
+from mlkit.sagemaker.local.locks import start_locked
+from mlkit.sagemaker.local.members import check_local_request
+from mlkit.sagemaker.local.service import RUNNING_STATUSES, check_outputs, describable, list_response, make_arn
 from mlkit.sagemaker.local.store import RecordTable, now
 
 # %% ../../../nbs/2_sagemaker/4_local/50_transform_jobs.ipynb #c702af96
@@ -32,25 +33,18 @@ class TransformJobs(Hosting):
 
     def create_transform_job(self, **request) -> dict:
         """Start a job and return its ARN. The job continues when this process ends."""
-        check_request("CreateTransformJob", request)
+        check_local_request("CreateTransformJob", request)
         self._find_model(request["ModelName"])
-        if _is_unsupported(request):
-            raise api_error(
-                "ValidationException",
-                "not supported on this machine: expected files under an S3Prefix, not compressed, with the SplitType "
-                "None or Line, without DataProcessing",
-                "CreateTransformJob",
-            )
+        output_uri = request["TransformOutput"]["S3OutputPath"]
+        check_outputs("CreateTransformJob", self.files, {"TransformOutput.S3OutputPath": output_uri})
         name = request["TransformJobName"]
         arn = make_arn("TransformJob", name)
         at = now()
         description = request | dict(
             TransformJobArn=arn, TransformJobStatus="InProgress", CreationTime=at, LastModifiedTime=at
         )
-        lock = take_lock(self._lock_path("TransformJob", name))
-        if lock is None or not self.transforms.add(name, description):
-            if lock is not None:
-                os.close(lock)
+        lock = self._add_locked("TransformJob", name, description)
+        if lock is None:
             raise api_error(
                 "ResourceInUse",
                 "Job name must be unique within an AWS account and region, and a job with this name already exists "
@@ -58,8 +52,9 @@ class TransformJobs(Hosting):
                 "CreateTransformJob",
             )
         folder = self.transform_folder(name)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        with self._removed_on_error("TransformJob", name, lock):
+            shutil.rmtree(folder, ignore_errors=True)
+            private_folder(folder)
         start_locked(
             lock, "mlkit.sagemaker.local.transform_runner", self._process_arguments(name), folder / "transform.log"
         )
@@ -67,15 +62,14 @@ class TransformJobs(Hosting):
 
     def describe_transform_job(self, **request) -> dict:
         """Return the description of a job. A job whose process has died is reported as failed."""
-        description = self._find_transform_job("DescribeTransformJob", request)
-        name = description["TransformJobName"]
-        if description["TransformJobStatus"] not in RUNNING_STATUSES or self._is_running("TransformJob", name):
-            return description
-        description = self._find_transform_job("DescribeTransformJob", request)  # its process may have just ended it
-        if description["TransformJobStatus"] in RUNNING_STATUSES:
-            description["TransformJobStatus"] = "Failed"
-            description["FailureReason"] = "InternalServerError: the process that ran the job on this machine has died"
-        return description
+        record = self._find_transform_job("DescribeTransformJob", request)
+        name = record["TransformJobName"]
+        if record["TransformJobStatus"] in RUNNING_STATUSES and not self._is_running("TransformJob", name):
+            record = self._find_transform_job("DescribeTransformJob", request)  # its process may have just ended it
+            if record["TransformJobStatus"] in RUNNING_STATUSES:
+                record["TransformJobStatus"] = "Failed"
+                record["FailureReason"] = "InternalServerError: the process that ran the job on this machine has died"
+        return describable("DescribeTransformJob", record)
 
     def stop_transform_job(self, **request) -> dict:
         """Stop a job. The answers that it has written stay."""
@@ -99,7 +93,7 @@ class TransformJobs(Hosting):
 
     def list_transform_jobs(self, **request) -> dict:
         """Return `TransformJobSummaries`, and a `NextToken` if more follow."""
-        check_request("ListTransformJobs", request)
+        check_local_request("ListTransformJobs", request)
         return list_response(self._transform_jobs(), request, "TransformJob")
 
     def _transform_jobs(self) -> list[dict]:
@@ -111,20 +105,9 @@ class TransformJobs(Hosting):
 
     def _find_transform_job(self, operation: str, request: dict) -> dict:
         """Return the record of the job that a request names. Raises a ClientError if it does not exist."""
-        check_request(operation, request)
+        check_local_request(operation, request)
         name = request["TransformJobName"]
         record = self.transforms.get(name)
         if record is None:
             raise api_error("ValidationException", f"Could not find requested job with name: {name}", operation)
         return record
-
-
-def _is_unsupported(request: Mapping) -> bool:
-    """Return whether a request needs what only SageMaker itself has."""
-    transform_input = request["TransformInput"]
-    return (
-        transform_input.get("SplitType", "None") not in ("None", "Line")
-        or transform_input.get("CompressionType", "None") != "None"
-        or transform_input["DataSource"]["S3DataSource"]["S3DataType"] != "S3Prefix"
-        or "DataProcessing" in request
-    )

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,7 @@ from typing import BinaryIO
 from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.store import now
 from mlkit.sagemaker.local.transform_jobs import TransformJobs
+from mlkit.sagemaker.storage import stage_manifest
 
 # %% ../../../nbs/2_sagemaker/4_local/51_transform_runner.ipynb #7cf15e10
 def split_into_bodies(path: Path, request: Mapping) -> Iterator[bytes]:
@@ -112,7 +114,9 @@ class TransformRunner:
     def _transform_files(self) -> None:
         source_uri = self.request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
         output_uri = self.request["TransformOutput"]["S3OutputPath"].rstrip("/")
-        source = self.files.stage(source_uri, self.folder / "input")
+        is_manifest = self.request["TransformInput"]["DataSource"]["S3DataSource"]["S3DataType"] == "ManifestFile"
+        stage = partial(stage_manifest, self.files) if is_manifest else self.files.stage
+        source = stage(source_uri, self.folder / "input")
         paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
         for path in paths:
             if self._is_stopped():
@@ -142,7 +146,16 @@ class TransformRunner:
             out.write(b"\n")
 
     def _invoke(self, body: bytes, source: str) -> bytes:
-        """Return the model's answer. Raises RuntimeError, which names `source`, if there is none or it is an error."""
+        """Return the model's answer; ask again after an error, as often as the request says.
+
+        Raises RuntimeError, which names `source`, if there is no answer or it is an error.
+        """
+        for _ in range(self.request.get("ModelClientConfig", {}).get("InvocationsMaxRetries", 0)):
+            with suppress(RuntimeError):
+                return self._invoke_once(body, source)
+        return self._invoke_once(body, source)
+
+    def _invoke_once(self, body: bytes, source: str) -> bytes:
         timeout = self.request.get("ModelClientConfig", {}).get("InvocationsTimeoutInSeconds", 600)
         try:
             with self.server.request("POST", "/invocations", body, self._headers(), timeout) as response:

@@ -1,4 +1,4 @@
-"""Batch transforms that fail: a torn bundle, a server that ends or never starts, a file that is too large."""
+"""Batch transforms that fail, such as with a torn bundle, and what their requests say of data and of errors."""
 
 import time
 
@@ -7,6 +7,7 @@ import torch
 
 from mlkit.model import MyCustomModel
 from mlkit.sagemaker.artifacts.bundle import build_bundle
+from mlkit.sagemaker.local.store import now
 from mlkit.sagemaker.local.transform_jobs import TransformJobs
 from mlkit.sagemaker.local.transform_runner import TransformRunner
 
@@ -39,8 +40,7 @@ def create_model_with_handlers(local, name, handlers, folder):
     create_model(local, name, bundle.path)
 
 
-def failure_of(local, name, **fields):
-    """Run a transform with the model of the same name and return why it failed."""
+def make_request(name, **fields):
     source = dict(S3DataSource=dict(S3DataType="S3Prefix", S3Uri="s3://bucket/rows"))
     request = dict(
         TransformJobName=name,
@@ -49,10 +49,20 @@ def failure_of(local, name, **fields):
         TransformOutput=dict(S3OutputPath=f"s3://bucket/out/{name}", Accept="text/csv", AssembleWith="Line"),
         TransformResources=dict(InstanceType="ml.m5.large", InstanceCount=1),
     )
-    local.create_transform_job(**request | fields)
+    return request | fields
+
+
+def wait(local, name):
+    """Wait for the end of a transform and return its description."""
     while local.describe_transform_job(TransformJobName=name)["TransformJobStatus"] in ("InProgress", "Stopping"):
         time.sleep(0.05)
-    description = local.describe_transform_job(TransformJobName=name)
+    return local.describe_transform_job(TransformJobName=name)
+
+
+def failure_of(local, name, **fields):
+    """Run a transform with the model of the same name and return why it failed."""
+    local.create_transform_job(**make_request(name, **fields))
+    description = wait(local, name)
     assert description["TransformJobStatus"] == "Failed", description
     return description["FailureReason"]
 
@@ -75,7 +85,7 @@ def test_a_server_that_ends_while_it_answers(local, tmp_path):
 def test_a_server_that_never_starts(local, tmp_path):
     handlers = 'print("loading", flush=True)\n__import__("time").sleep(60)\n'
     create_model_with_handlers(local, "sleeps", handlers, tmp_path)
-    job = dict(TransformJobName="sleeps", TransformJobStatus="InProgress", ModelName="sleeps")
+    job = dict(TransformJobName="sleeps", TransformJobStatus="InProgress", ModelName="sleeps", CreationTime=now())
     local.transforms.add("sleeps", job)
     TransformRunner(local, "sleeps", startup_timeout=10).run()
     reason = local.transforms.get("sleeps")["FailureReason"]
@@ -93,3 +103,26 @@ def test_a_file_that_is_too_large_for_a_request(local, tmp_path):
         failure_of(local, "large", TransformInput=whole, MaxPayloadInMB=1)
         == "ClientError: c.csv has 1,048,577 bytes: expected at most 1,048,576 in a request (MaxPayloadInMB=1)"
     )
+
+
+def test_a_manifest_and_a_second_try(local, tmp_path):
+    """The files that the manifest lists are transformed, and a request is sent again as often as the request says."""
+    for name in ("b", "c"):
+        (tmp_path / "rows" / f"{name}.csv").write_text("1,1,1,1,1,1,1,1,1,1\n")
+    local.files.send({"list.manifest": b'[{"prefix": "s3://bucket/rows/"}, "a.csv", "c.csv"]'}, "s3://bucket/lists")
+    handlers = (
+        "calls = []\n"
+        "def predict_fn(data, model):\n"
+        "    calls.append(data)\n"
+        "    if len(calls) % 2:\n"
+        "        raise RuntimeError('busy')\n"
+        "    return model(data)\n"
+    )
+    create_model_with_handlers(local, "busy", handlers, tmp_path)
+    source = dict(S3DataSource=dict(S3DataType="ManifestFile", S3Uri="s3://bucket/lists/list.manifest"))
+    listed = dict(DataSource=source, ContentType="text/csv", SplitType="Line")
+    request = make_request("busy", TransformJobName="again", TransformInput=listed)
+    local.create_transform_job(**request | dict(ModelClientConfig=dict(InvocationsMaxRetries=2)))
+    assert wait(local, "again")["TransformJobStatus"] == "Completed"
+    outputs = local.files.path("s3://bucket/out/busy")
+    assert sorted(path.name for path in outputs.iterdir()) == ["a.csv.out", "c.csv.out"]
