@@ -337,7 +337,7 @@ WORDS: dict[str, Word] = {
         answer=f"put the folders into the source folder, which is sent as it is; {_REQUIREMENTS}; "
         "a bundle has them by build_bundle(include=[...])",
     ),
-    "git_config": Word(answer="source= is a folder: clone the repository, and pass the clone"),
+    "git_config": Word(answer="source= takes the URL of the repository, such as git+https://host/name.git@main"),
     "code_location": Word(answer="the program is sent to output=, or to the account's bucket without it"),
     "input_s3_key_prefix": Word(answer="data are sent to output=, or to the account's bucket without it"),
     "framework_version": Word(answer=_IMAGE),

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #49c6900b
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterator
 from datetime import datetime
@@ -66,7 +67,7 @@ class LocalTarget:
 
     def uri_of(self, folder: Path, kind: str) -> str:
         """Return the URI for a folder of this machine; `kind` is the part after the bucket, such as data."""
-        digest = hashlib.sha256(str(folder).encode()).hexdigest()
+        digest = hashlib.sha256(os.fsencode(folder)).hexdigest()
         return f"{self.bucket}/{kind}/{folder.name}-{digest[:12]}"
 
     def with_defaults(self, kind: str, request: dict) -> dict:
@@ -194,7 +195,7 @@ class AWSTarget:
 
     def uri_of(self, folder: Path, kind: str) -> str:
         """Return the URI for a folder of this machine; `kind` is the part after the bucket, such as data."""
-        digest = hashlib.sha256(f"{platform.node()}:{folder}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{platform.node()}:".encode() + os.fsencode(folder)).hexdigest()
         return f"{self.bucket}/{kind}/{folder.name}-{digest[:12]}"
 
     def lines(
