@@ -32,7 +32,7 @@ from ...distribution import install_command
 from ...patching import patch
 from ..artifacts.archive import extract_bundle
 from ..artifacts.source import Source, read_source, with_starter
-from ..artifacts.starter import arguments_of_request, quote
+from ..artifacts.starter import SPELLINGS, arguments_of_request, quote
 from .channel import CONNECTOR, Channel, ChannelOptions, input_data_config
 from mlkit.sagemaker.client.options import (
     accepts_options,
@@ -94,6 +94,12 @@ def _processes_value(options: Any) -> str | None:
     return None if options.processes is None else str(options.processes)
 
 
+def _spelling_value(options: Any) -> str | None:
+    if options.spelling not in (None, *SPELLINGS):
+        raise ValueError(f"spelling={options.spelling!r}: expected {' or '.join(map(repr, SPELLINGS))}")
+    return options.spelling
+
+
 def _output_key_value(options: Any) -> str | None:
     return options.output_kms_key or options.kms_key or None
 
@@ -149,6 +155,13 @@ class JobOptions:
         default=None,
         request="Environment.MLKIT_PROCESSES",
         value=_processes_value,
+    )
+    spelling: str | None = option(
+        "how a program without entry_point gets its hyperparameters: v2 (True, empty for None, a=1,b=2), as SDK v2 "
+        "passes them, or v3 (true, null, JSON); default: v2",
+        default=None,
+        request="Environment.MLKIT_SPELLING",
+        value=_spelling_value,
     )
     spot: bool = option(
         "run on spot machines: cheaper, and if one is taken away the job continues from its checkpoints",
@@ -652,10 +665,11 @@ def check(
                 (data / name).symlink_to(channel.location, target_is_directory=True)
         arguments = arguments_of_request(self.hyperparameters, "v3")
         has_data = any(data.iterdir())
+        environment = dict(self.options.environment)
+        if self.options.spelling:
+            environment["MLKIT_SPELLING"] = self.options.spelling
         check_job = import_module("mlkit.sagemaker.artifacts.check_job")
-        report = check_job.check(
-            code, self.source.entry, arguments, data if has_data else None, seconds, self.options.environment
-        )
+        report = check_job.check(code, self.source.entry, arguments, data if has_data else None, seconds, environment)
     if run:
         import_module("mlkit.sagemaker.client.rehearsal").rehearse(report, self, seconds)
     return report

@@ -314,10 +314,11 @@ _DEBUGGER = "the API's own form goes into more=, such as "
 
 def _processes(distribution: Any) -> Any:
     """Return the processes on each machine for what the SDK has for torchrun. Raises TypeError for anything else."""
-    if isinstance(distribution, Mapping) and distribution.keys() <= {"torch_distributed", "pytorchddp"}:
-        return "gpu" if any(kind.get("enabled") for kind in distribution.values()) else None
-    if type(distribution).__name__ == "Torchrun":
+    kind = getattr(distribution, "kind", type(distribution).__name__)  # `mlkit import` has the name of a class
+    if kind == "Torchrun":
         return _members(distribution).get("process_count_per_node", "gpu")
+    if isinstance(distribution, Mapping) and distribution.keys() <= {"torch_distributed", "pytorchddp"}:
+        return "gpu" if any(launcher.get("enabled") for launcher in distribution.values()) else None
     raise TypeError(f"distribution: of AWS's launchers only torchrun is taken; {_PROCESSES}")
 
 

@@ -161,6 +161,7 @@ _DEFAULTS = {  # what a constructor does without an argument, where mlkit does s
         "input_mode": "File",
         "max_run": 3600,
         "instance": "ml.m5.xlarge",
+        "spelling": "v3",
     },
 }
 _ADDED = {  # by function: the fields of its requests that are always different, and why
@@ -174,6 +175,8 @@ _ADDED = {  # by function: the fields of its requests that are always different,
         "Environment.PYTHONPATH": "of mlkit's starter",
         "Environment.PYTHONUNBUFFERED": "of mlkit's starter",
         "Environment.MLKIT_CHECKPOINT_DIR": "of mlkit's starter",
+        "Environment.MLKIT_PROCESSES": "processes= asks mlkit's starter for what the SDK asks AWS's launcher for",
+        "Environment.MLKIT_SPELLING": "spelling= asks mlkit's starter for the arguments that version 3 passes",
         "OutputDataConfig.S3OutputPath": "each has its own place in the account's bucket, unless the script names one",
         "DebugHookConfig": "the SDK turns the Debugger on; more={'DebugHookConfig': {...}} does as well",
         "ProfilerConfig": "the SDK names a place for the profiler's results; without rules there are none",

@@ -118,6 +118,7 @@ ALL_OPTIONS = {
         instance="ml.m5.large",
         hosts=2,
         processes="gpu",
+        spelling="v3",
         max_run=60,
         max_pending=7200,
         volume=50,
@@ -381,6 +382,7 @@ SENTENCES = {
     "a user in place of a role": (dict(role="arn:aws:iam::123456789012:user/me"), "user/me is not the ARN of a role"),
     "an empty PATH": (dict(environment={"PATH": ""}), "PATH='' replaces the image's own"),
     "a PATH that refers to itself": (dict(environment={"PATH": "/own:$PATH"}), "are not expanded"),
+    "a spelling": (dict(spelling="v4"), "spelling='v4': expected 'v2' or 'v3'"),
     "a surrogate": (dict(environment={"A": "\udc80"}), "Environment.A: '\\udc80' is not text"),
     "a surrogate in a tag": (dict(tags={"a": "\udc80"}), "Tags[0].Value: '\\udc80'"),
     "an output on this machine": (dict(output="file:///tmp/x"), "output: expected s3://bucket/prefix"),
@@ -434,15 +436,15 @@ def test_run_takes_a_file_and_flags_win(source, tmp_path, monkeypatch, capsys):
         [channels]
         training = "data"
         [more]
-        ExperimentConfig = { ExperimentName = "iris" }
+        ProfilerConfig = { DisableProfiler = true }
         """
     )
-    flags = ["--name", "of-flags", "--more", "ExperimentConfig.RunName=second", "--retries", "2", "--detach"]
+    flags = ["--name", "of-flags", "--more", "ProfilerConfig.S3OutputPath=s3://bucket/b", "--retries", "2", "--detach"]
     assert main(["run", "--config", str(tmp_path / "job.toml"), *flags, "--", "--epochs", "5"]) == 0
     job = TrainingJob.attach("of-flags", LocalSageMaker(tmp_path / "local")).follow()
     request = job.request()
     assert request["HyperParameters"] == {"epochs": "5", "lr": "0.5"}
-    assert request["ExperimentConfig"] == {"ExperimentName": "iris", "RunName": "second"}
+    assert request["ProfilerConfig"] == {"DisableProfiler": True, "S3OutputPath": "s3://bucket/b"}
     assert (request["RetryStrategy"], request["Tags"]) == (
         {"MaximumRetryAttempts": 2},
         [{"Key": "team", "Value": "a"}],
