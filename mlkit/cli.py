@@ -21,7 +21,7 @@ import re
 import subprocess
 import tempfile
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -138,9 +138,17 @@ def _option_of_field(field: dataclasses.Field, kind: Any) -> click.Option:
         settings |= {"multiple": True, "metavar": "NAME=VALUE", "callback": _to_mapping}
     elif Sequence in (kind, get_origin(kind)):
         settings |= {"multiple": True, "callback": lambda ctx, option, values: list(values) or None}
+    elif str in kinds and kinds & {int, bool}:
+        settings["callback"] = lambda ctx, option, text: text if text is None else _to_kind(text, kinds)
     else:
         settings["type"] = next((t for t in (int, float) if t in kinds), str)
     return click.Option([names, field.name], **settings)
+
+
+def _to_kind(text: str, kinds: Collection[type]) -> Any:
+    """Return the number, true or false that a text is, if it may be one; else the text itself."""
+    value = _read_json(text.lower())
+    return value if type(value) in kinds else text
 
 
 def _to_mapping(ctx: click.Context, option: click.Option, values: Sequence[str]) -> dict[str, str] | None:

@@ -91,7 +91,10 @@ def _hosts_value(options: Any) -> int | None:
 
 
 def _processes_value(options: Any) -> str | None:
-    return None if options.processes is None else str(options.processes)
+    processes = options.processes
+    if processes not in (None, "gpu") and (type(processes) is not int or processes < 1):
+        raise ValueError(f"processes={processes!r}: expected a number from 1 on, or 'gpu'")
+    return None if processes is None else str(processes)
 
 
 def _spelling_value(options: Any) -> str | None:

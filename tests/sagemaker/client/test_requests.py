@@ -382,6 +382,8 @@ SENTENCES = {
     "a user in place of a role": (dict(role="arn:aws:iam::123456789012:user/me"), "user/me is not the ARN of a role"),
     "an empty PATH": (dict(environment={"PATH": ""}), "PATH='' replaces the image's own"),
     "a PATH that refers to itself": (dict(environment={"PATH": "/own:$PATH"}), "are not expanded"),
+    "processes": (dict(processes="two"), "processes='two': expected a number from 1 on, or 'gpu'"),
+    "no processes": (dict(processes=0), "processes=0: expected a number"),
     "a spelling": (dict(spelling="v4"), "spelling='v4': expected 'v2' or 'v3'"),
     "a surrogate": (dict(environment={"A": "\udc80"}), "Environment.A: '\\udc80' is not text"),
     "a surrogate in a tag": (dict(tags={"a": "\udc80"}), "Tags[0].Value: '\\udc80'"),
@@ -450,6 +452,13 @@ def test_run_takes_a_file_and_flags_win(source, tmp_path, monkeypatch, capsys):
         [{"Key": "team", "Value": "a"}],
     )
     assert [c["ChannelName"] for c in request["InputDataConfig"]] == ["code", "training"]
+
+    other_types = {"--processes": ("gpu", "gpu"), "--checkpoints": ("False", False)}  # options that are not only text
+    flags = [text for flag, (value, _) in other_types.items() for text in (flag, value)]
+    assert main(["run", str(source), "--name", "other-types", "--detach", *flags]) == 0
+    request = TrainingJob.attach("other-types", LocalSageMaker(tmp_path / "local")).follow().request()
+    assert request["Environment"]["MLKIT_PROCESSES"] == "gpu"
+    assert "CheckpointConfig" not in request
 
     (tmp_path / "job.json").write_text(json.dumps({"spott": True}))
     assert main(["run", "--config", str(tmp_path / "job.json")]) == 2
