@@ -105,6 +105,10 @@ def both_requests(job, boto):
 
 def main(source, data, out):
     requests = {}
+    s3 = Boto(region_name="us-east-1").client("s3")
+    for bucket in ("jobs", "sagemaker-us-east-1-123456789012"):  # the second is the account's, for the output
+        s3.create_bucket(Bucket=bucket)
+    s3.put_object(Bucket="jobs", Key="rows/a.csv", Body=b"1,2\n")
     for name, options in OPTIONS.items():
         boto = Boto(region_name="us-east-1")
         arguments = {"channels": {"training": data}} | options

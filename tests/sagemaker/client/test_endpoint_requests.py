@@ -134,7 +134,7 @@ class FakeSageMaker:
         self.answers["ListTags"] = {"Tags": tags}
         self.answers["ListEndpointConfigs"] = {"EndpointConfigs": []}
 
-    def client(self, name):
+    def client(self, name, region_name=None):
         assert name == "sagemaker"
         FakeSageMaker.current = self
         if self.sagemaker is None:
@@ -284,7 +284,7 @@ def test_the_variant_that_gets_the_bundle_is_chosen_by_its_name(update):
 VALUES = {
     "instance": "ml.c5.large",
     "count": 5,
-    "image": "other-image",
+    "image": "registry.example.com/other:1",
     "private_registry": False,
     "registry_credentials": "arn:aws:lambda:us-east-1:123456789012:function:b",
     "role": "arn:aws:iam::123456789012:role/other",
@@ -452,7 +452,12 @@ def test_a_transform_sends_key_and_tags(monkeypatch):
     monkeypatch.setattr(AWSTarget, "bucket", "s3://bucket/mlkit")
     monkeypatch.setattr(AWSTarget, "defaults", {})
     sagemaker = FakeSageMaker(without())
-    options = dict(role="arn:aws:iam::123456789012:role/job", kms_key="key", tags={"team": "a"}, image="image")
+    options = dict(
+        role="arn:aws:iam::123456789012:role/job",
+        kms_key="key",
+        tags={"team": "a"},
+        image="registry.example.com/image:1",
+    )
     transform("s3://bucket/model.tar.gz", "s3://bucket/rows", sagemaker, "rows", content_type="text/csv", **options)
     request = sagemaker.requests["CreateTransformJob"]
     assert request["TransformResources"]["VolumeKmsKeyId"] == "key"

@@ -431,7 +431,7 @@ WRONG_OPTIONS = {
     "weeks": (dict(max_run=29 * 86400), "28 days"),
     "output": (dict(output="bucket/x"), "S3OutputPath"),
     "checkpoints": (dict(checkpoints="/data"), "CheckpointConfig.S3Uri"),
-    "role": (dict(role="me"), "RoleArn"),
+    "role": (dict(role="my role"), "role"),
     "metric": (dict(metrics=[dict(Name="loss", Regex="loss=[0-9")]), "is not a regular expression"),
     "group": (dict(metrics=[dict(Name="loss", Regex="loss=")]), "has no group"),
     "many metrics": (dict(metrics=[f"m{i}" for i in range(41)]), "at most 40"),
