@@ -106,6 +106,14 @@ def _end_output() -> int:
     return 141
 
 # %% ../nbs/4_command/20_cli.ipynb #35882f94
+def _import(name: str, extra: str = "jobs") -> Any:
+    """Import a module of mlkit.sagemaker; a missing package is reported with the extra that installs it."""
+    try:
+        return import_module(f"mlkit.sagemaker.{name}")
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(f"this needs {e.name}: {install_command(extra)}", name=e.name) from None
+
+
 def _options_of_table(import_string: str) -> list[click.Option]:
     """Return an option for each field of a dataclass of options.
 
@@ -172,7 +180,7 @@ def _to_nested(ctx: click.Context, option: click.Option, values: Sequence[str]) 
                 raise click.BadParameter(f"expected PATH=VALUE or a JSON object, got {text!r}", ctx, option)
             for name in reversed(path.split(".")):
                 fields = {name: fields}
-        nested = merge_fields(nested, fields)
+        nested = _import("client.options").merge_fields(nested, fields)
     return nested or None
 
 
@@ -182,15 +190,6 @@ def _read_json(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-def merge_fields(fields: Mapping, more: Mapping) -> dict:
-    """Return the fields of both, at each depth; the value of the second wins."""
-    merged = dict(fields)
-    for name, value in more.items():
-        is_nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = merge_fields(merged[name], value) if is_nested else value
-    return merged
 
 # %% ../nbs/4_command/20_cli.ipynb #0a78412f
 # Where the command line has what Python passes as an argument.
@@ -206,13 +205,14 @@ _PLACES = {
 def _take_words(arguments: Sequence[str], import_string: str, ctx: click.Context) -> list[str]:
     """Return arguments with our names for options of AWS's SDK. Raises UsageError for a name that is not taken."""
     flags = {f.name: f.metadata.get("cli") for f in dataclasses.fields(_table(import_string))}
-    own = {option for parameter in ctx.command.params for option in parameter.opts}
+    flags_of_command = {option for parameter in ctx.command.params for option in parameter.opts}
     words = _import("client.options").WORDS
     taken = []
     for argument in arguments:
         flag, equals, value = argument.partition("=")
         name = flag[2:].replace("-", "_")
-        word = words.get(name) if flag.startswith("--") and flag not in own and name not in flags else None
+        is_ours = flag in flags_of_command or name in flags
+        word = words.get(name) if flag.startswith("--") and not is_ours else None
         if word is None:
             taken.append(argument)
             continue
@@ -246,14 +246,6 @@ def mlkit() -> None:
 
 
 mlkit.command_class = Command
-
-
-def _import(name: str, extra: str = "jobs") -> Any:
-    """Import a module of mlkit.sagemaker; a missing package is reported with the extra that installs it."""
-    try:
-        return import_module(f"mlkit.sagemaker.{name}")
-    except ModuleNotFoundError as e:
-        raise ModuleNotFoundError(f"this needs {e.name}: {install_command(extra)}", name=e.name) from None
 
 
 INTERRUPTED = 130  # the exit code of a command that Ctrl-C has ended
@@ -545,7 +537,7 @@ def run(
         if source is not None:
             arguments["source"] = source
         flags = {name: value for name, value in options.items() if value is not None}
-        arguments = merge_fields(arguments, flags)
+        arguments = _import("client.options").merge_fields(arguments, flags)
         program = arguments.get("source") or arguments.get("entry")
         job = jobs.TrainingJob(_job_config(hyperparameters, program, file_config), **arguments)
     except TypeError as e:
@@ -683,7 +675,7 @@ def deploy(
         options = _import("client.endpoint_requests").read_endpoint_file(config_file) if config_file else {}
     except TypeError as e:
         raise click.UsageError(str(e)) from None
-    options = merge_fields(options, flags)
+    options = _import("client.options").merge_fields(options, flags)
     bundle = options.pop("bundle", None)
     name = options.pop("name", None)
     sample_file = _sample_file(sample, content_type)

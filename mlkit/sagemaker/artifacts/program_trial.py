@@ -84,11 +84,11 @@ class ParserWatch:
     def __init__(self, source: Path, on_end: Callable[[tuple[str, int], str, list[str]], Any]):
         self.source = source
         self.on_end = on_end
-        self.parsing = False  # a parser calls others: those of its subcommands, and itself
+        self.parsing = False  # while a parser reads, the parsers that it calls for subcommands are not watched
         self.message = ""  # the last one of argparse
 
     def install(self, packages: Iterable[str]):
-        """Replace the methods of argparse, and of those of the packages that are watched."""
+        """Watch the parsers of argparse, and those of the given packages."""
         for name in _PARSE_METHODS:
             setattr(argparse.ArgumentParser, name, self._watched(getattr(argparse.ArgumentParser, name)))
         argparse.ArgumentParser.__init__ = self._watched_init(argparse.ArgumentParser.__init__)

@@ -312,7 +312,7 @@ def training_environment(job: Job, described: dict, channels: dict, settings: di
     }
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/31_starter.ipynb #d0000007
-# instance types with AWS's network adapter EFA; those of the second list access remote memory by it
+# Instance types with EFA, AWS's network adapter. Those in EFA_RDMA also read the memory of other machines with it.
 EFA = ("g4dn.8xlarge", "g4dn.12xlarge", "g5.48xlarge", "p3dn.24xlarge")
 EFA_RDMA = ("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "trn1.32xlarge")
 

@@ -186,6 +186,15 @@ def check_more(operation: str, more: Mapping) -> None:
         raise ValueError("\n".join(errors))
 
 
+def merge_fields(fields: Mapping, more: Mapping) -> dict:
+    """Return the fields of both, at each depth; the value of the second wins."""
+    merged = dict(fields)
+    for name, value in more.items():
+        is_nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = merge_fields(merged[name], value) if is_nested else value
+    return merged
+
+
 def merge_more(operation: str, request: dict, more: Mapping) -> dict:
     """Return a request with the fields of `more`, at each depth.
 
@@ -221,7 +230,7 @@ def _merge(fields: Mapping, more: Mapping) -> dict:
 
 
 def _merge_by_name(entries: list, more: Sequence, key: str) -> list:
-    """Return a list whose entries are merged with those of the same name; further entries come last."""
+    """Merge each entry of `more` into the entry of the same name; an entry with a new name is added at the end."""
     merged = {entry[key]: entry for entry in entries}
     for entry in more:
         if not isinstance(entry, Mapping) or key not in entry:

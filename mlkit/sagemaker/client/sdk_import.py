@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mlkit.sagemaker.client.endpoint_requests import Machines
 from mlkit.sagemaker.client.jobs import JobOptions
-from mlkit.sagemaker.client.options import WORDS, take_words
+from mlkit.sagemaker.client.options import WORDS, merge_fields, take_words
 from mlkit.sagemaker.client.scripts import Expression, Script, Structure, expressions, read_code
 from mlkit.sagemaker.images import RELEASES
 from mlkit.text import Table
@@ -281,14 +281,8 @@ class _Translator:
                 self.leave(place, name, "not known", f"{self.result.function} takes no {ours!r}")
             else:
                 if ours == "more":
-                    ours_value = merged(self.result.arguments.get("more", {}), ours_value)
+                    ours_value = merge_fields(self.result.arguments.get("more", {}), ours_value)
                 self.take(place, name, ours_value, ours)
-
-
-def merged(base: Mapping, more: Mapping) -> dict:
-    """Return the members of both, at each depth."""
-    both = [k for k in more if isinstance(base.get(k), Mapping) and isinstance(more[k], Mapping)]
-    return {**base, **more, **{k: merged(base[k], more[k]) for k in both}}
 
 
 def _shown(value: Any) -> str:
@@ -342,7 +336,7 @@ class _JobTranslator(_Translator):
         """Add what the SDK's PyTorch asks for without an argument: all values of the metrics, not only the last."""
         if "enable_sagemaker_metrics" not in self.call.made_with:
             more = {"AlgorithmSpecification": {"EnableSageMakerMetricsTimeSeries": True}}
-            result.arguments["more"] = merged(result.arguments.get("more", {}), more)
+            result.arguments["more"] = merge_fields(result.arguments.get("more", {}), more)
             result.rows.append(
                 Row("request", "enable_sagemaker_metrics", "equal", "more=...", "what the SDK does without it")
             )

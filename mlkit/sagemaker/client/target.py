@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlkit.sagemaker.client.account import Account, role_arn
+from mlkit.sagemaker.client.options import merge_fields
 from mlkit.sagemaker.client.polling import Interval
 from mlkit.sagemaker.images import RELEASES, image_uri
 from mlkit.sagemaker.local.client import LocalSageMaker
@@ -151,7 +152,7 @@ class AWSTarget:
 
         kind: TrainingJob, Model or EndpointConfig.
         """
-        return _with_defaults(request, self.defaults.get(kind, {}))
+        return merge_fields(self.defaults.get(kind, {}), request)
 
     @cached_property
     def bucket(self) -> str:
@@ -268,15 +269,6 @@ def admin_defaults() -> dict:
     except ImportError:
         return {}
     return load().get("SageMaker", {})
-
-
-def _with_defaults(request: dict, defaults: dict) -> dict:
-    """Return the fields of both, at each depth; the request's value wins."""
-    merged = {**defaults, **request}
-    for name, value in request.items():
-        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
-            merged[name] = _with_defaults(value, defaults[name])
-    return merged
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #6ef57f69
 def default_image() -> str:

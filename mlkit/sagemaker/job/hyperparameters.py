@@ -368,7 +368,7 @@ def _v2_rendering(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-_SETTINGS = ("sagemaker_", "_tuning_objective_metric")  # names that are SageMaker's own: for launchers, and of a tuner
+_SETTINGS = ("sagemaker_", "_tuning_objective_metric")  # hyperparameters for launchers, and a tuner's note
 
 
 def _raw_values(
