@@ -496,7 +496,7 @@ def import_command(script: str, out: str | None) -> dict:
     short_help="Run a training job, here or on SageMaker.",
     example="mlkit run src --channel training=data/training -- --epochs 3",
     takes_hyperparameters=True,
-    options_from="client.jobs:JobOptions",
+    options_from="client.job_options:JobOptions",
 )
 @click.argument("source", required=False)
 @click.option(
@@ -529,9 +529,8 @@ def run(
     SOURCE is a folder, a program or a notebook; default: mlkit's built-in training. Hyperparameters go after --. Ctrl-C
     ends the display, not the job.
     """
-    jobs = _import("client.jobs")
     try:
-        arguments = jobs.read_job_file(config_file) if config_file else {}
+        arguments = _import("client.job_file").read_job_file(config_file) if config_file else {}
         file_config = arguments.pop("config", None)
         arguments["channels"] = arguments.get("channels", {}) | dict(channels or {})
         if source is not None:
@@ -539,7 +538,7 @@ def run(
         flags = {name: value for name, value in options.items() if value is not None}
         arguments = _import("client.options").merge_fields(arguments, flags)
         program = arguments.get("source") or arguments.get("entry")
-        job = jobs.TrainingJob(_job_config(hyperparameters, program, file_config), **arguments)
+        job = _import("client.jobs").TrainingJob(_job_config(hyperparameters, program, file_config), **arguments)
     except TypeError as e:
         raise click.UsageError(str(e)) from None
     job.run(_session(target))
@@ -571,7 +570,7 @@ def _follow_job(job, target: str) -> dict:
     flag = _target_flag(target)
     try:
         job.follow(hint=f"mlkit follow {job.name}{flag} shows it again, mlkit stop {job.name}{flag} ends it")
-    except _import("client.jobs").JobFailed as e:
+    except _import("client.results").JobFailed as e:
         print(f"mlkit: {e}", file=sys.stderr)
     state = _job_state(job)
     if state["status"] in ("InProgress", "Stopping"):

@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from ..files import files_under, private_folder
+from ..files import files_under, private_folder, write_files
 from ..text import bar, human_bytes, live_line
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #c38b9fb7
@@ -273,9 +273,7 @@ class Files(Storage):
         if final.is_dir():
             return
         with self._temporary_path(final) as temporary:
-            for name, content in files.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                (temporary / name).write_bytes(content)
+            write_files(files, temporary)
             try:
                 temporary.rename(final)
             except OSError:

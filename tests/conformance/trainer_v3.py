@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from sagemaker.core.helper.session_helper import Session
 from sagemaker.train import ModelTrainer
 
-from mlkit.sagemaker.client.jobs import TRAINER_FIELDS, TRAINER_METHODS, TrainingJob
+from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.client.model_trainer import TRAINER_FIELDS, TRAINER_METHODS
 
 OPTIONS = {
     "plain": dict(

@@ -13,8 +13,8 @@ from typing import Any
 
 _MODULES = {
     "TrainingJob": "mlkit.sagemaker.client.jobs",
-    "JobOptions": "mlkit.sagemaker.client.jobs",
-    "JobFailed": "mlkit.sagemaker.client.jobs",
+    "JobOptions": "mlkit.sagemaker.client.job_options",
+    "JobFailed": "mlkit.sagemaker.client.results",
     "deploy": "mlkit.sagemaker.client.deployment",
     "Endpoint": "mlkit.sagemaker.client.endpoints",
     "Machines": "mlkit.sagemaker.client.endpoints",

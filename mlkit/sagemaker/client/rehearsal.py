@@ -13,15 +13,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ..artifacts.findings import Finding, Report
-from .jobs import JobFailed, TrainingJob
+from .results import JobFailed
 from ..local.client import LocalSageMaker
 
 # %% ../../../nbs/2_sagemaker/5_client/26_rehearsal.ipynb #c446a457
 def rehearse(
     report: Report,  # of a check of the same program; changed
-    job: TrainingJob,  # not started
+    job: Any,  # a TrainingJob, not started
     seconds: float,  # then the run is stopped
 ) -> None:
     """Run a job once on this machine, and add to the report how it ended and whether it left a model."""
@@ -42,7 +43,7 @@ def rehearse(
     report.seconds += time.monotonic() - started_at
 
 
-def _run(report: Report, job: TrainingJob, target: LocalSageMaker) -> None:
+def _run(report: Report, job: Any, target: LocalSageMaker) -> None:
     report.tried.append("a real run")
     report.untried.clear()
     failure = None
@@ -70,7 +71,7 @@ def _run(report: Report, job: TrainingJob, target: LocalSageMaker) -> None:
         report.findings.append(Finding(sentence, hint[0].lower() + hint[1:], note=True))
 
 
-def _end(job: TrainingJob) -> None:
+def _end(job: Any) -> None:
     """Stop a job that still runs, because Ctrl-C has ended its display."""
     if job.status != "InProgress":
         return

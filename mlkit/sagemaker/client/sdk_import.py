@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from mlkit.sagemaker.client.endpoint_requests import Machines
-from mlkit.sagemaker.client.jobs import JobOptions
+from mlkit.sagemaker.client.job_options import JobOptions
 from mlkit.sagemaker.client.options import WORDS, merge_fields, take_words
 from mlkit.sagemaker.client.scripts import Expression, Script, Structure, expressions, read_code
 from mlkit.sagemaker.images import RELEASES

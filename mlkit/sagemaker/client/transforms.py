@@ -24,9 +24,9 @@ from mlkit.sagemaker.client.endpoint_requests import (
     with_options,
 )
 from .endpoints import ignore_missing
-from .jobs import JobFailed
 from .options import accepts_options, make_options, merge_more, option, require_valid
 from .polling import Poll, follow_in_text
+from .results import JobFailed
 from .target import make_target
 from ..endpoint.content_types import content_type_of
 

@@ -25,7 +25,8 @@ from helpers import CONFORMANCE, REPOSITORY, assert_types, environment
 
 from mlkit.notebook import launcher, monitor
 from mlkit.notebook.runs import runs
-from mlkit.sagemaker.client.jobs import JobFailed, TrainingJob
+from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.client.results import JobFailed
 from mlkit.sagemaker.client.target import AWSTarget
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.host import namespaces as host_namespaces

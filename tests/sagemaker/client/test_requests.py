@@ -10,7 +10,8 @@ from botocore.validate import ParamValidator
 from mlkit.cli import main
 from mlkit.sagemaker.api import _matches, service
 from mlkit.sagemaker.client.endpoint_requests import Machines
-from mlkit.sagemaker.client.jobs import _ARGUMENTS, TrainingJob
+from mlkit.sagemaker.client.job_options import JOB_ARGUMENTS
+from mlkit.sagemaker.client.jobs import TrainingJob
 from mlkit.sagemaker.client.options import WORDS, merge_more, take_words
 from mlkit.sagemaker.client.transforms import TransformOptions
 from mlkit.sagemaker.local.client import LocalSageMaker
@@ -178,7 +179,7 @@ def test_the_leaves_that_have_good_names(source, tmp_path):
         options_used |= set(options)
         options = {"channels": CHANNELS, "source": source.parent} | options
         named |= set(paths_in(SHAPE, TrainingJob({"epochs": 1}, **options).request(local)))
-    assert options_used == set(_ARGUMENTS) - {"config", "source", "channels", "more"}
+    assert options_used == set(JOB_ARGUMENTS) - {"config", "source", "channels", "more"}
     assert named <= LEAVES.keys()
     assert len(named) >= 57, sorted(named)  # of 110 in botocore 1.44
 
@@ -326,17 +327,17 @@ VALUES = {
 def test_every_parameter_of_the_sdk_is_taken_or_answered(name):
     """What is taken has our names, and an answer names an option, a method or a place."""
     try:
-        values = take_words({name: VALUES.get(name, "x")}, _ARGUMENTS, "TrainingJob")
+        values = take_words({name: VALUES.get(name, "x")}, JOB_ARGUMENTS, "TrainingJob")
     except TypeError as e:
         assert str(e).startswith((f"TrainingJob takes no {name!r}: ", "distribution: "))
         assert re.search(r"=|\(\)|\brequirements|MLKIT|program|log|files", str(e).partition(": ")[2]), e
     else:
         assert values, name
-        assert set(values) <= set(_ARGUMENTS)
+        assert set(values) <= set(JOB_ARGUMENTS)
 
 
 def test_words_name_options_that_exist():
-    names = {*_ARGUMENTS, "requirements", "include", "handlers", "target", "bundle", "data"}
+    names = {*JOB_ARGUMENTS, "requirements", "include", "handlers", "target", "bundle", "data"}
     names |= {f.name for cls in (Machines, TransformOptions) for f in dataclasses.fields(cls)}
     for name, word in WORDS.items():
         assert set(word.options) <= names, name
