@@ -9,30 +9,29 @@ __all__ = ['validation_errors']
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from botocore import xform_name
-from botocore.errorfactory import ClientExceptionsFactory
 from botocore.exceptions import ClientError, ParamValidationError
-from botocore.loaders import Loader
-from botocore.model import ServiceModel, Shape
-from botocore.paginate import Paginator
-from botocore.validate import ParamValidator
-from botocore.waiter import NormalizedOperationMethod, Waiter, WaiterModel
 
 from ..text import did_you_mean
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #c060a71a
 def service(
     api: str = "sagemaker",  # or sagemaker-runtime, which describes the requests to an endpoint
-) -> ServiceModel:
+) -> Any:  # a ServiceModel
     """Return botocore's model of an API. The first call takes half a second."""
     return _load_service(api)
 
 
 @lru_cache
-def _load_service(api: str) -> ServiceModel:  # a separate function: service() and service("sagemaker") load once
-    return ServiceModel(Loader().load_service_model(api, "service-2"), api)
+def _load_service(api: str) -> Any:  # a separate function: service() and service("sagemaker") load once
+    return import_module("botocore.model").ServiceModel(_load_description(api, "service-2"), api)
+
+
+def _load_description(api: str, kind: str) -> dict:
+    return import_module("botocore.loaders").Loader().load_service_model(api, kind)
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #f741cccd
 def validation_errors(operation: str, request: dict) -> Iterator[str]:
@@ -47,7 +46,8 @@ def validation_errors(operation: str, request: dict) -> Iterator[str]:
 def _schema_errors(operation: str, request: dict, api: str = "sagemaker") -> list[str]:
     """List what boto3 would not send: unknown and missing fields, and values of the wrong type."""
     shape = service(api).operation_model(operation).input_shape
-    report = ParamValidator().validate(request, shape).generate_report().splitlines()
+    validator = import_module("botocore.validate").ParamValidator()
+    report = validator.validate(request, shape).generate_report().splitlines()
     return [
         *_unknown_fields(shape, request, ""),
         *(line for line in report if line and "Unknown parameter" not in line),
@@ -63,7 +63,7 @@ def _service_errors(operation: str, request: dict, api: str = "sagemaker") -> It
         yield from _training_job_errors(request)
 
 
-def _unknown_fields(shape: Shape, value: Any, path: str) -> Iterator[str]:
+def _unknown_fields(shape: Any, value: Any, path: str) -> Iterator[str]:
     """Yield the unknown fields with the nearest name; botocore would list all valid names."""
     if shape.type_name == "structure" and isinstance(value, dict):
         for name, member in value.items():
@@ -89,7 +89,7 @@ def unknown_fields(
     yield from _unknown_fields(_input_shape(name), fields, path)
 
 
-def _input_shape(name: str) -> Shape:
+def _input_shape(name: str) -> Any:  # a Shape
     model = service()
     return model.operation_model(name).input_shape if name in model.operation_names else model.shape_for(name)
 
@@ -97,7 +97,7 @@ def _input_shape(name: str) -> Shape:
 _SIZE_UNITS = dict(string="characters", list="entries", map="entries", blob="bytes")
 
 
-def _limit_errors(shape: Shape, value: Any, path: str) -> Iterator[str]:
+def _limit_errors(shape: Any, value: Any, path: str) -> Iterator[str]:
     """Yield the values that are outside the choices, the pattern or the size that the API model allows."""
     kind = shape.type_name
     if kind == "structure":
@@ -187,7 +187,7 @@ _EXCLUSIONS = {
 }
 
 
-def _exclusion_errors(shape: Shape, value: Any, path: str) -> Iterator[str]:
+def _exclusion_errors(shape: Any, value: Any, path: str) -> Iterator[str]:
     """Yield the structures that have both fields of a pair that exclude each other."""
     if shape.type_name == "structure":
         for first, second in _EXCLUSIONS.get(shape.name, ()):
@@ -284,7 +284,8 @@ def exceptions(api: str = "sagemaker") -> Any:
 
 @lru_cache
 def _load_exceptions(api: str) -> Any:
-    return ClientExceptionsFactory().create_client_exceptions(service(api))
+    factory = import_module("botocore.errorfactory").ClientExceptionsFactory()
+    return factory.create_client_exceptions(service(api))
 
 
 def api_error(
@@ -318,24 +319,27 @@ def check_request(operation: str, request: dict, api: str = "sagemaker") -> None
 def waiter(
     client: Any,
     name: str,  # such as endpoint_in_service
-) -> Waiter:
+) -> Any:  # a Waiter
     """Return boto3's waiter for an object with the methods of a boto3 client."""
-    model = WaiterModel(Loader().load_service_model("sagemaker", "waiters-2"))
+    waiters = import_module("botocore.waiter")
+    model = waiters.WaiterModel(_load_description("sagemaker", "waiters-2"))
     names = {xform_name(n): n for n in model.waiter_names}
     if name not in names:
         raise ValueError(f"unknown waiter {name!r}; {did_you_mean(name, names)}")
     config = model.get_waiter(names[name])
-    return Waiter(name, config, NormalizedOperationMethod(getattr(client, xform_name(config.operation))))
+    method = waiters.NormalizedOperationMethod(getattr(client, xform_name(config.operation)))
+    return waiters.Waiter(name, config, method)
 
 
 def paginator(
     client: Any,
     name: str,  # such as list_endpoints
-) -> Paginator:
+) -> Any:  # a Paginator
     """Return boto3's paginator for an object with the methods of a boto3 client."""
-    configs = Loader().load_service_model("sagemaker", "paginators-1")["pagination"]
+    configs = _load_description("sagemaker", "paginators-1")["pagination"]
     operations = {xform_name(n): n for n in configs}
     if name not in operations:
         raise ValueError(f"no paginator for {name!r}; {did_you_mean(name, operations)}")
     operation = operations[name]
-    return Paginator(getattr(client, name), configs[operation], service().operation_model(operation))
+    model = service().operation_model(operation)
+    return import_module("botocore.paginate").Paginator(getattr(client, name), configs[operation], model)

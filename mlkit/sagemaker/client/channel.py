@@ -10,10 +10,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ...files import files_under
 from ..api import unknown_fields
@@ -52,17 +51,18 @@ def _write_data(value: Any, folder: Path) -> Path:
         value = value.tensors
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(hasattr(v, "shape") for v in value):
         value = dict(zip("xy", value))
+    numpy = import_module("numpy")
     if isinstance(value, Mapping):
-        np.savez(folder / "data.npz", **{str(k): _to_array(v) for k, v in value.items()})
+        numpy.savez(folder / "data.npz", **{str(k): _to_array(v) for k, v in value.items()})
         return folder / "data.npz"
-    np.save(folder / "data.npy", _to_array(value), allow_pickle=False)
+    numpy.save(folder / "data.npy", _to_array(value), allow_pickle=False)
     return folder / "data.npy"
 
 
-def _to_array(value: Any) -> np.ndarray:
+def _to_array(value: Any) -> Any:  # an array
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+    if not isinstance(value, import_module("numpy").ndarray) or value.dtype.kind not in "biuf":
         raise TypeError(
             "expected a DataFrame, arrays or tensors of numbers, (x, y) or a dict of them, got a "
             f"{type(value).__name__}"

@@ -11,10 +11,10 @@ import random
 import time
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
+from importlib import import_module
 from typing import Any
 
 from botocore.exceptions import ClientError
-from botocore.response import StreamingBody
 
 from mlkit.sagemaker.api import api_error, exceptions
 from mlkit.sagemaker.local.members import check_local_request
@@ -50,8 +50,9 @@ class LocalRuntime:
     def invoke_endpoint(self, **request) -> dict:
         """Return the response of an endpoint. Its `Body` is a botocore StreamingBody."""
         response, variant = self._invoke("InvokeEndpoint", request)
-        body = response.read()
-        return _response_fields(response, variant) | {"Body": StreamingBody(io.BytesIO(body), len(body))}
+        content = response.read()
+        body = import_module("botocore.response").StreamingBody(io.BytesIO(content), len(content))
+        return _response_fields(response, variant) | {"Body": body}
 
     def invoke_endpoint_with_response_stream(self, **request) -> dict:
         """Return the response of an endpoint, whose `Body` yields `{"PayloadPart": {"Bytes": ...}}` as they arrive."""

@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from botocore import xform_name
 from botocore.exceptions import ClientError
-from botocore.utils import parse_to_aware_datetime
 
 from mlkit.files import private_folder
 from mlkit.sagemaker.api import api_error, exceptions, paginator, service, waiter
@@ -258,11 +258,12 @@ def _matches(record: dict, request: Mapping, kind: str) -> bool:
     status = record.get(f"{kind}Status")
     if request.get("StatusEquals", status) != status:
         return False
+    parse_time = import_module("botocore.utils").parse_to_aware_datetime
     for field in ("CreationTime", "LastModifiedTime"):
         before = request.get(f"{field}Before")
-        if before and record[field] >= parse_to_aware_datetime(before):
+        if before and record[field] >= parse_time(before):
             return False
         after = request.get(f"{field}After")
-        if after and record[field] <= parse_to_aware_datetime(after):
+        if after and record[field] <= parse_time(after):
             return False
     return True
