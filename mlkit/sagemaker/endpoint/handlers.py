@@ -6,19 +6,16 @@
 __all__ = ['Context', 'HandlerError', 'Handlers', 'Reply']
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #784a8a2f
-import asyncio
 import importlib.util
 import inspect
 import json
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from types import AsyncGeneratorType, GeneratorType, ModuleType
 from typing import Any
@@ -37,6 +34,7 @@ from mlkit.sagemaker.endpoint.defaults import (
     predict_read_input,
 )
 from .descriptions import load_description, load_labels
+from .handler_thread import handler_thread, is_async_function
 from ...text import Table
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #76798149
@@ -237,6 +235,7 @@ class Handlers:
 
     def __post_init__(self):
         self._takes_context = {name: check_handler(name, f) for name, f in self.functions.items()}
+        self.is_async = any(map(is_async_function, self.functions.values()))
 
     @classmethod
     def load(
@@ -338,14 +337,25 @@ def _warm_up(self: Handlers, model_dir: str, model: Any) -> None:
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #62c64ae9
 @patch
 def call(self: Handlers, name: str, *args, context: Context | None = None) -> Any:
-    """Call one handler, custom or default. The context is passed if the handler takes it; an awaitable is awaited."""
+    """Call one handler, custom or default. The context is passed if the handler takes it; an awaitable is awaited.
+
+    If one of the handlers is asynchronous, all run in the thread of its event loop.
+    """
+    if self.is_async:
+        return handler_thread().call(self._call, name, args, context)
+    result = self._call(name, args, context)
+    return _wait_for(result) if inspect.isawaitable(result) else result
+
+
+@patch
+def _call(self: Handlers, name: str, args: tuple, context: Context | None) -> Any:
+    """Call one handler, and return its result, which may be an awaitable."""
     f = self.functions.get(name)
     if f is None:
         return self._call_default(name, *args)
     if self._takes_context[name]:
         args = (*args, context or Context(system_properties={"model_dir": self.model_dir}))
-    result = f(*args)
-    return _wait_for(result) if inspect.isawaitable(result) else result
+    return f(*args)
 
 
 @patch
@@ -369,21 +379,9 @@ _DEFAULT_FUNCTIONS = {"model_fn": default_model_fn, "predict_fn": default_predic
 def _wait_for(awaitable: Awaitable) -> Any:
     """Return the result of an awaitable.
 
-    It runs in an event loop that all handlers share, in a separate thread: the loops of a notebook and of the server
-    are busy.
+    It runs in the event loop of the handlers' thread: the loops of a notebook and of the server are busy.
     """
-
-    async def wait():
-        return await awaitable
-
-    return asyncio.run_coroutine_threadsafe(wait(), _handlers_loop()).result()
-
-
-@lru_cache(1)
-def _handlers_loop():
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="handlers", daemon=True).start()
-    return loop
+    return handler_thread().call(lambda: awaitable)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #a0450953
 @dataclass
@@ -393,6 +391,7 @@ class Reply:
     body: Any  # bytes; an iterator of bytes if a handler is a generator
     content_type: str
     headers: dict[str, str] = field(default_factory=dict)
+    status: int = 200  # of HTTP
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #309aec56
 class HandlerFailure(Exception):
@@ -471,7 +470,7 @@ class Exchange:
             raise
         except HandlerFailure:
             raise
-        except Exception as e:
+        except BaseException as e:  # SystemExit, too: it would end the thread that answers
             is_bad_input = stage == "input_fn" and isinstance(e, (ValueError, LookupError, TypeError))
             raise HandlerFailure(stage, f"{type(e).__name__}: {e}", 400 if is_bad_input else 500) from e
         seconds = time.perf_counter() - started_at
@@ -517,9 +516,9 @@ def _values(generator, stage):
     """Yield the values of a handler's generator, synchronous or not, with its errors as HandlerFailure."""
     try:
         yield from generator if inspect.isgenerator(generator) else _values_of_async(generator)
-    except (RequestError, HandlerFailure):
+    except (RequestError, HandlerFailure, GeneratorExit):
         raise
-    except Exception as e:
+    except BaseException as e:
         raise HandlerFailure(stage, f"{type(e).__name__}: {e}") from e
 
 
