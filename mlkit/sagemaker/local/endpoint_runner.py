@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from botocore.exceptions import ClientError
 
+from mlkit.sagemaker.local.async_workers import AsyncWorkers
 from mlkit.sagemaker.local.hosting import Hosting, config_fields, production_variants, retain_properties
 from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.store import now
@@ -33,7 +34,9 @@ class EndpointRunner:
         self.folder = hosting.endpoint_folder(name)
         self.rows = hosting.table("Endpoint")
         self.servers: dict[str, ServerProcess] = {}  # of each variant
-        self.n_servers = 0  # started so far; makes their folders distinct
+        # started so far, also by an earlier process of the endpoint; makes their folders distinct
+        self.n_servers = len(list(self.folder.glob("*/")))
+        self.workers = AsyncWorkers(self.folder, hosting.root, hosting.files, hosting.runtime)
         self.next_restart: dict[str, float] = {}  # of each variant: not before this time.monotonic()
         self.unready_variants: set[str] = set()  # variants that were restarted and are not ready yet
 
@@ -46,6 +49,7 @@ class EndpointRunner:
                 self._deploy(self.rows.get(self.name)["Local"]["next_config"])
             self._restart_ended()
             time.sleep(0.1)
+        self.workers.stop()
         _stop_all(self.servers)
         if self._is_deleted():
             self.hosting.forget_endpoint(self.name)
@@ -83,6 +87,7 @@ class EndpointRunner:
             Local=dict(ports=self._ports()),
             **config_fields(config),
         )
+        self.workers.configure(config.get("AsyncInferenceConfig"))
         if old_servers:
             threading.Thread(target=_retire, args=(old_servers,)).start()
 
