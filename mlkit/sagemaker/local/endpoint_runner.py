@@ -15,6 +15,7 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
+from mlkit.sagemaker.local.async_workers import AsyncWorkers
 from mlkit.sagemaker.local.fleet import Fleet, stop_servers
 from mlkit.sagemaker.local.hosting import Hosting, config_fields, retain_properties, variant_descriptions
 from mlkit.sagemaker.local.rollout import RolledBack, Rollout, RolloutCancelled, RolloutPlan
@@ -35,7 +36,9 @@ class EndpointRunner:
         self.rows = hosting.table("Endpoint")
         self.fleet: Fleet | None = None  # the containers in service
         self.new_fleet: Fleet | None = None  # during an update, when its containers are ready
-        self.n_servers = 0  # started so far; makes their folders distinct
+        # started so far, also by an earlier process of the endpoint; makes their folders distinct
+        self.n_servers = len(list(self.folder.glob("*.log")))
+        self.workers = AsyncWorkers(self.folder, hosting.root, hosting.files, hosting.runtime)
 
     def run(self) -> None:
         self._deploy(self._record()["EndpointConfigName"])
@@ -46,6 +49,7 @@ class EndpointRunner:
                 self._change_weights()
             self._look()
             time.sleep(0.1)
+        self.workers.stop()
         if self.fleet:
             self.fleet.stop()
         if self._is_deleted():
@@ -137,6 +141,7 @@ class EndpointRunner:
             **config_fields(config),
             Local=dict(ports=fleet.ports(), shadows=fleet.shadow_ports(), next=None, retained=[]),
         )
+        self.workers.configure(config.get("AsyncInferenceConfig"))
         if former_fleet:
             delay = max(termination_wait, _RETIREMENT_DELAY)
             threading.Thread(target=_retire, args=(former_fleet.all_servers(), delay, self._is_deleted)).start()

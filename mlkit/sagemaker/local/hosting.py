@@ -7,9 +7,11 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #de23ed87
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -17,20 +19,37 @@ from mlkit.files import private_folder
 from mlkit.patching import patch
 from mlkit.sagemaker.api import api_error
 from mlkit.sagemaker.endpoint_rules import deployment_errors, model_errors
+from mlkit.sagemaker.local.async_queue import revive
+from mlkit.sagemaker.local.async_workers import Subscription
+from mlkit.sagemaker.local.capture import capture_fields
 from mlkit.sagemaker.local.locks import start_locked
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.runtime import LocalRuntime
-from mlkit.sagemaker.local.service import LocalService, describable, list_response, make_arn, readable_kind
+from mlkit.sagemaker.local.service import (
+    LocalService,
+    check_outputs,
+    describable,
+    list_response,
+    make_arn,
+    readable_kind,
+)
 from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #2f5d0200
 class Hosting(LocalService):
     """The operations on models, endpoint configs and endpoints, with the arguments, responses and errors of boto3."""
 
-    @property
+    @cached_property
     def runtime(self) -> LocalRuntime:
         """`boto3.client('sagemaker-runtime')` for the endpoints of this machine."""
         return LocalRuntime(self)
+
+    def subscribe(self, topic: str, callback: Callable[[dict], Any]) -> Subscription:
+        """Call a function with each new notification of a topic, which an asynchronous endpoint names by its ARN.
+
+        The function is called in a thread of this process, until `close` of what is returned.
+        """
+        return Subscription(self.root, topic, callback)
 
     def create_model(self, **request) -> dict:
         check_local_request("CreateModel", request)
@@ -52,6 +71,7 @@ class Hosting(LocalService):
         names = [variant.get("ModelName", "") for variant in variants]
         models = {name: self._find("Model", name, "CreateEndpointConfig") for name in names}
         _refuse("CreateEndpointConfig", model_errors(request, models))
+        self._check_places(request)
         return self._create("EndpointConfig", request, CreationTime=now())
 
     def describe_endpoint_config(self, **request) -> dict:
@@ -63,6 +83,16 @@ class Hosting(LocalService):
     def list_endpoint_configs(self, **request) -> dict:
         check_local_request("ListEndpointConfigs", request)
         return list_response(self.table("EndpointConfig").all(), request, "EndpointConfig")
+
+    def _check_places(self, config: dict) -> None:
+        """Raise the error of an endpoint config that names a place where nothing can be stored, or needs one."""
+        output = config.get("AsyncInferenceConfig", {}).get("OutputConfig", {})
+        if "AsyncInferenceConfig" in config and not output.get("S3OutputPath"):
+            message = "AsyncInferenceConfig.OutputConfig.S3OutputPath: expected the S3 URI for outputs"
+            raise api_error("ValidationException", message, "CreateEndpointConfig")
+        places = {f"AsyncInferenceConfig.OutputConfig.{k}": output.get(k) for k in ("S3OutputPath", "S3FailurePath")}
+        places["DataCaptureConfig.DestinationS3Uri"] = config.get("DataCaptureConfig", {}).get("DestinationS3Uri")
+        check_outputs("CreateEndpointConfig", self.files, places)
 
     def _create(self, kind: str, request: dict, **fields) -> dict:
         """Add the record of a resource and return its ARN. Raises a ClientError if the name is taken."""
@@ -147,6 +177,8 @@ def describe_endpoint(self: Hosting, **request) -> dict:
     description = self._describe("Endpoint", request)
     name = description["EndpointName"]
     if description["EndpointStatus"] == "Failed" or self._is_running("Endpoint", name):
+        return description
+    if revive(self, name):  # its queue has requests that are owed an answer
         return description
     description = self._describe("Endpoint", request)  # its process may have changed it before it ended
     if description["EndpointStatus"] == "Deleting":
@@ -295,8 +327,9 @@ def retain_properties(variants: list[dict], current_variants: list[dict], proper
 
 
 def config_fields(config: Mapping) -> dict:
-    """Return the fields of DescribeEndpoint that are the endpoint config's."""
-    return {name: config[name] for name in ("MetricsConfig", "CrossRegionTrafficConfig") if name in config}
+    """Return the fields of an endpoint's record that are the endpoint config's; None for what it does not have."""
+    names = ("MetricsConfig", "CrossRegionTrafficConfig", "AsyncInferenceConfig")
+    return {name: config.get(name) for name in names} | capture_fields(config)
 
 
 def _deployment_fields(request: Mapping) -> dict:

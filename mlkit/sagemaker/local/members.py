@@ -45,7 +45,7 @@ def _kept(names: str) -> dict[str, Treatment]:
 _UNKNOWN = _refused("this version of mlkit does not have it in its table")
 _NO_HUB = _refused("models of a hub are downloaded by SageMaker only")
 _NO_EXPERIMENT = _refused("experiments are kept by SageMaker only: leave it out of the rehearsal")
-_NO_CAPTURE = _refused("requests and answers are not captured on this machine")
+_NO_CAPTURE = _refused("the records of a batch transform are not captured on this machine")
 
 # %% ../../../nbs/2_sagemaker/4_local/13_members.ipynb #a21ee18f
 _TAGS = _kept("Key Value")
@@ -212,8 +212,20 @@ _ENDPOINT_CONFIG = {
     "EndpointConfigName": PERFORMED,
     "ProductionVariants": _VARIANT,
     "ShadowProductionVariants": _VARIANT,
-    "DataCaptureConfig": _NO_CAPTURE,
-    "AsyncInferenceConfig": _refused("endpoints of this machine answer at once; invoke them with InvokeEndpoint"),
+    "DataCaptureConfig": {
+        **_performed("EnableCapture InitialSamplingPercentage DestinationS3Uri"),
+        "KmsKeyId": KEPT,
+        "CaptureOptions": _performed("CaptureMode"),
+        "CaptureContentTypeHeader": _performed("CsvContentTypes JsonContentTypes"),
+    },
+    "AsyncInferenceConfig": {
+        "ClientConfig": _performed("MaxConcurrentInvocationsPerInstance"),
+        "OutputConfig": {
+            "KmsKeyId": KEPT,
+            **_performed("S3OutputPath S3FailurePath"),
+            "NotificationConfig": _performed("SuccessTopic ErrorTopic IncludeInferenceResponseIn"),
+        },
+    },
     "ExplainerConfig": _refused("answers are explained by SageMaker only"),
     "Tags": _TAGS,
     **_kept("KmsKeyId ExecutionRoleArn EnableNetworkIsolation"),
@@ -322,6 +334,10 @@ _OPERATIONS = {
         "EnableExplanations": _refused("answers are explained by SageMaker only"),
     },
     "InvokeEndpointWithResponseStream": _INVOCATION,
+    "InvokeEndpointAsync": {
+        **_performed("EndpointName Body ContentType Accept CustomAttributes InferenceId InputLocation"),
+        **_performed("S3OutputPathExtension Filename RequestTTLSeconds InvocationTimeoutSeconds"),
+    },
 }
 
 # %% ../../../nbs/2_sagemaker/4_local/13_members.ipynb #7605f7c2

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
@@ -22,9 +23,13 @@ from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
 from mlkit.sagemaker.api import api_error, exceptions
+from mlkit.sagemaker.local.async_queue import enqueue
+from mlkit.sagemaker.local.async_workers import Postponed
+from mlkit.sagemaker.local.capture import CaptureWriter, is_sampled
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.server_process import send_request
 from mlkit.sagemaker.local.service import LocalService, missing_operation
+from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/41_runtime.ipynb #346a5497
 _API = "sagemaker-runtime"
@@ -110,6 +115,8 @@ class LocalRuntime:
 
     def __init__(self, service: LocalService):
         self.service = service
+        self.captures: dict[str, dict | None] = {}  # DataCaptureConfig of each endpoint that was invoked
+        self.capture_writer = CaptureWriter(service.files)
 
     def __getattr__(self, name: str) -> Any:
         return missing_operation(type(self), name, _API)
@@ -121,21 +128,55 @@ class LocalRuntime:
 
     def invoke_endpoint(self, **request) -> dict:
         """Return the response of an endpoint. Its `Body` is a botocore StreamingBody."""
+        at = now()
         response, variant = self._invoke("InvokeEndpoint", request)
         body = response.read()
+        self.capture(request, variant, body, response.getheader("Content-Type", ""), at)
         return _response_fields(response, variant) | {"Body": StreamingBody(io.BytesIO(body), len(body))}
 
     def invoke_endpoint_with_response_stream(self, **request) -> dict:
         """Return the response of an endpoint, whose `Body` yields `{"PayloadPart": {"Bytes": ...}}` as they arrive."""
+        at = now()
         response, variant = self._invoke("InvokeEndpointWithResponseStream", request)
-        return _response_fields(response, variant) | {"Body": _stream_parts(response)}
+        return _response_fields(response, variant) | {"Body": self._captured_parts(response, variant, request, at)}
+
+    def invoke_endpoint_async(self, **request) -> dict:
+        """Put a request into the queue of an asynchronous endpoint. Return where its output or failure will be."""
+        if "Body" in request:
+            _read_body(request)
+        check_local_request("InvokeEndpointAsync", request, _API)
+        return enqueue(self.service, request, request.get("Body"))
+
+    def forward(self, request: dict, timeout: float) -> tuple[HTTPResponse, str]:
+        """Send a request of an asynchronous endpoint's queue to a container; return its response, and the variant.
+
+        timeout: seconds without a byte. Raises Postponed if no container is ready, TimeoutError, and an OSError or
+        HTTPException if the container ends before it answers.
+        """
+        headers = {header: request[k] for k, header in _REQUEST_HEADERS.items() if k in request}
+        try:
+            route = self._choose_route("InvokeEndpointAsync", request)
+            return send_request(route.port, "POST", "/invocations", request["Body"], headers, timeout), route.variant
+        except (ConnectionRefusedError, ClientError):
+            raise Postponed from None
+
+    def capture(self, request: dict, variant: str, answer: bytes, answer_type: str, at: datetime) -> None:
+        """Store a request and its answer if the endpoint captures them. `at`: when the request was sent."""
+        capture = self.captures.get(request["EndpointName"])
+        if is_sampled(capture):
+            self.capture_writer.add(capture, variant, request, answer, answer_type, at)
+
+    def _captured_parts(self, response: HTTPResponse, variant: str, request: dict, at: datetime) -> Iterator[dict]:
+        """Yield the parts of a response, and store the whole of it at its end."""
+        parts = []
+        for part in _stream_parts(response):
+            parts.append(part["PayloadPart"]["Bytes"])
+            yield part
+        self.capture(request, variant, b"".join(parts), response.getheader("Content-Type", ""), at)
 
     def _invoke(self, operation: str, request: dict) -> tuple[HTTPResponse, str]:
         """Return a successful response, and the variant that gave it. Raises a ClientError in all other cases."""
-        body = request.get("Body", b"")
-        if hasattr(body, "read"):
-            body = body.read()
-        request["Body"] = body.encode() if isinstance(body, str) else bytes(body)
+        _read_body(request)
         check_local_request(operation, request, _API)
         response, variant = self._send(operation, request)
         if response.status < 400:
@@ -153,10 +194,10 @@ class LocalRuntime:
     def _send(self, operation: str, request: dict) -> tuple[HTTPResponse, str]:
         """Send a request to a variant's container; try again if the container is being replaced or restarted."""
         headers = {header: request[k] for k, header in _REQUEST_HEADERS.items() if k in request}
-        for _ in range(_CONNECT_ATTEMPTS):
+        for attempt in range(_CONNECT_ATTEMPTS):
             route = self._choose_route(operation, request)
             variant = route.variant
-            for port in route.shadow_ports:
+            for port in route.shadow_ports if attempt == 0 else ():
                 _shadows.send(port, request["Body"], headers)
             try:
                 return send_request(route.port, "POST", "/invocations", request["Body"], headers), variant
@@ -181,6 +222,10 @@ class LocalRuntime:
         description = self.service.table("Endpoint").get(name)
         if description is None:
             raise api_error("ValidationError", f"Endpoint {name} not found.", operation, _API)
+        if description.get("AsyncInferenceConfig") and operation != "InvokeEndpointAsync":
+            message = f"Endpoint {name} is asynchronous: use invoke_endpoint_async, which says where the output will be"
+            raise api_error("ValidationError", message, operation, _API)
+        self.captures[name] = description.get("Capture")
         local = description.get("Local", {})
         if not local.get("ports"):
             status = description["EndpointStatus"]
@@ -204,6 +249,14 @@ class LocalRuntime:
             if shadow_ports and _random.random() < _shadow_share(description, shadow)
         ]
         return Route(variant, _random.choice(ports), shadows)
+
+
+def _read_body(request: dict) -> None:
+    """Let the body of a request be bytes; it may be text or a file."""
+    body = request.get("Body", b"")
+    if hasattr(body, "read"):
+        body = body.read()
+    request["Body"] = body.encode() if isinstance(body, str) else bytes(body)
 
 
 def _stream_parts(response: HTTPResponse) -> Iterator[dict]:
