@@ -7,29 +7,49 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #de23ed87
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from mlkit.files import private_folder
 from mlkit.patching import patch
 from mlkit.sagemaker.api import api_error
+from mlkit.sagemaker.endpoint_rules import deployment_errors, model_errors
+from mlkit.sagemaker.local.async_queue import revive
+from mlkit.sagemaker.local.async_workers import Subscription
+from mlkit.sagemaker.local.capture import capture_fields
 from mlkit.sagemaker.local.locks import start_locked
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.runtime import LocalRuntime
-from mlkit.sagemaker.local.service import LocalService, describable, list_response, make_arn, readable_kind
+from mlkit.sagemaker.local.service import (
+    LocalService,
+    check_outputs,
+    describable,
+    list_response,
+    make_arn,
+    readable_kind,
+)
 from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #2f5d0200
 class Hosting(LocalService):
     """The operations on models, endpoint configs and endpoints, with the arguments, responses and errors of boto3."""
 
-    @property
+    @cached_property
     def runtime(self) -> LocalRuntime:
         """`boto3.client('sagemaker-runtime')` for the endpoints of this machine."""
         return LocalRuntime(self)
+
+    def subscribe(self, topic: str, callback: Callable[[dict], Any]) -> Subscription:
+        """Call a function with each new notification of a topic, which an asynchronous endpoint names by its ARN.
+
+        The function is called in a thread of this process, until `close` of what is returned.
+        """
+        return Subscription(self.root, topic, callback)
 
     def create_model(self, **request) -> dict:
         check_local_request("CreateModel", request)
@@ -47,8 +67,11 @@ class Hosting(LocalService):
 
     def create_endpoint_config(self, **request) -> dict:
         check_local_request("CreateEndpointConfig", request)
-        for variant in request["ProductionVariants"]:
-            self._find("Model", variant.get("ModelName", ""), "CreateEndpointConfig")
+        variants = [*request["ProductionVariants"], *request.get("ShadowProductionVariants", ())]
+        names = [variant.get("ModelName", "") for variant in variants]
+        models = {name: self._find("Model", name, "CreateEndpointConfig") for name in names}
+        _refuse("CreateEndpointConfig", model_errors(request, models))
+        self._check_places(request)
         return self._create("EndpointConfig", request, CreationTime=now())
 
     def describe_endpoint_config(self, **request) -> dict:
@@ -60,6 +83,16 @@ class Hosting(LocalService):
     def list_endpoint_configs(self, **request) -> dict:
         check_local_request("ListEndpointConfigs", request)
         return list_response(self.table("EndpointConfig").all(), request, "EndpointConfig")
+
+    def _check_places(self, config: dict) -> None:
+        """Raise the error of an endpoint config that names a place where nothing can be stored, or needs one."""
+        output = config.get("AsyncInferenceConfig", {}).get("OutputConfig", {})
+        if "AsyncInferenceConfig" in config and not output.get("S3OutputPath"):
+            message = "AsyncInferenceConfig.OutputConfig.S3OutputPath: expected the S3 URI for outputs"
+            raise api_error("ValidationException", message, "CreateEndpointConfig")
+        places = {f"AsyncInferenceConfig.OutputConfig.{k}": output.get(k) for k in ("S3OutputPath", "S3FailurePath")}
+        places["DataCaptureConfig.DestinationS3Uri"] = config.get("DataCaptureConfig", {}).get("DestinationS3Uri")
+        check_outputs("CreateEndpointConfig", self.files, places)
 
     def _create(self, kind: str, request: dict, **fields) -> dict:
         """Add the record of a resource and return its ARN. Raises a ClientError if the name is taken."""
@@ -86,6 +119,13 @@ class Hosting(LocalService):
         if record is None:
             raise _not_found(kind, name, operation)
         return describable(f"Describe{kind}", record)
+
+
+def _refuse(operation: str, errors: Iterable[str]) -> None:
+    """Raise a ClientError with all errors, if there are any."""
+    lines = list(errors)
+    if lines:
+        raise api_error("ValidationException", "\n".join(lines), operation)
 
 
 def _already_exists(kind: str, name: str) -> ClientError:
@@ -116,7 +156,7 @@ def create_endpoint(self: Hosting, **request) -> dict:
         CreationTime=at,
         LastModifiedTime=at,
         EndpointStatus="Creating",
-        ProductionVariants=production_variants(config),
+        **all_variant_descriptions(config),
         **config_fields(config),
         **_deployment_fields(request),
     )
@@ -138,6 +178,8 @@ def describe_endpoint(self: Hosting, **request) -> dict:
     name = description["EndpointName"]
     if description["EndpointStatus"] == "Failed" or self._is_running("Endpoint", name):
         return description
+    if revive(self, name):  # its queue has requests that are owed an answer
+        return description
     description = self._describe("Endpoint", request)  # its process may have changed it before it ended
     if description["EndpointStatus"] == "Deleting":
         self.forget_endpoint(name)
@@ -156,15 +198,12 @@ def update_endpoint(self: Hosting, **request) -> dict:
     check_local_request("UpdateEndpoint", request)
     name = request["EndpointName"]
     config_name = request["EndpointConfigName"]
-    self._find("EndpointConfig", config_name, "UpdateEndpoint")
-    description = self.describe_endpoint(EndpointName=name)
-    if description["EndpointStatus"] != "InService":
-        arn = description["EndpointArn"]
-        raise api_error(
-            "ValidationException",
-            f'Cannot update in-progress endpoint "{arn}": it is {description["EndpointStatus"]}.',
-            "UpdateEndpoint",
-        )
+    config = self._find("EndpointConfig", config_name, "UpdateEndpoint")
+    description = self._updatable_endpoint(name, "UpdateEndpoint")
+    deployment = request.get("DeploymentConfig")
+    if request.get("RetainDeploymentConfig"):
+        deployment = description.get("LastDeploymentConfig")
+    _refuse("UpdateEndpoint", deployment_errors(deployment or {}, config, description))
 
     def update(record: dict) -> None:
         record.pop("FailureReason", None)
@@ -172,6 +211,9 @@ def update_endpoint(self: Hosting, **request) -> dict:
         record["LastModifiedTime"] = now()
         record["Local"]["next_config"] = config_name
         record["Local"]["retained"] = _retained_properties(request)
+        record["PendingDeploymentSummary"] = dict(
+            EndpointConfigName=config_name, StartTime=now(), **all_variant_descriptions(config)
+        )
         if not request.get("RetainDeploymentConfig"):
             record.pop("LastDeploymentConfig", None)
         record.update(_deployment_fields(request))
@@ -179,6 +221,48 @@ def update_endpoint(self: Hosting, **request) -> dict:
     self.table("Endpoint").change(name, update)
     (self.endpoint_folder(name) / "update").touch()
     return {"EndpointArn": description["EndpointArn"]}
+
+
+@patch
+def _updatable_endpoint(self: Hosting, name: str, operation: str) -> dict:
+    """Return the description of an endpoint in service. Raises a ClientError for one in another status."""
+    description = self.describe_endpoint(EndpointName=name)
+    if description["EndpointStatus"] != "InService":
+        arn = description["EndpointArn"]
+        message = f'Cannot update in-progress endpoint "{arn}": it is {description["EndpointStatus"]}.'
+        raise api_error("ValidationException", message, operation)
+    return description
+
+
+@patch
+def update_endpoint_weights_and_capacities(self: Hosting, **request) -> dict:
+    """Change the weights of variants, and the numbers of their instances, without new containers for the others."""
+    check_local_request("UpdateEndpointWeightsAndCapacities", request)
+    name = request["EndpointName"]
+    description = self._updatable_endpoint(name, "UpdateEndpointWeightsAndCapacities")
+    variants = {variant["VariantName"]: variant for variant in description["ProductionVariants"]}
+    changes = {change["VariantName"]: change for change in request["DesiredWeightsAndCapacities"]}
+    _refuse("UpdateEndpointWeightsAndCapacities", _capacity_errors(changes, variants))
+
+    def update(record: dict) -> None:
+        record.pop("FailureReason", None)
+        record["EndpointStatus"] = "Updating"
+        record["LastModifiedTime"] = now()
+        for variant in record["ProductionVariants"]:
+            change = changes.get(variant["VariantName"], {})
+            variant |= {k: change[k] for k in ("DesiredWeight", "DesiredInstanceCount") if k in change}
+
+    self.table("Endpoint").change(name, update)
+    (self.endpoint_folder(name) / "weights").touch()
+    return {"EndpointArn": description["EndpointArn"]}
+
+
+def _capacity_errors(changes: Mapping[str, Mapping], variants: Mapping[str, Mapping]) -> Iterator[str]:
+    for name, change in changes.items():
+        if name not in variants:
+            yield f"Variant {name} not found: expected one of {', '.join(variants)}"
+        elif "DesiredInstanceCount" in change and "DesiredInstanceCount" not in variants[name]:
+            yield f"DesiredInstanceCount: the variant {name} is serverless, and has no instances"
 
 
 @patch
@@ -243,8 +327,9 @@ def retain_properties(variants: list[dict], current_variants: list[dict], proper
 
 
 def config_fields(config: Mapping) -> dict:
-    """Return the fields of DescribeEndpoint that are the endpoint config's."""
-    return {name: config[name] for name in ("MetricsConfig", "CrossRegionTrafficConfig") if name in config}
+    """Return the fields of an endpoint's record that are the endpoint config's; None for what it does not have."""
+    names = ("MetricsConfig", "CrossRegionTrafficConfig", "AsyncInferenceConfig")
+    return {name: config.get(name) for name in names} | capture_fields(config)
 
 
 def _deployment_fields(request: Mapping) -> dict:
@@ -252,17 +337,28 @@ def _deployment_fields(request: Mapping) -> dict:
     return dict(LastDeploymentConfig=request["DeploymentConfig"]) if "DeploymentConfig" in request else {}
 
 
-def production_variants(config: Mapping) -> list[dict]:
-    """Return the `ProductionVariants` of DescribeEndpoint for an endpoint config."""
+def variant_descriptions(
+    config: Mapping,
+    kind: str = "ProductionVariants",  # or ShadowProductionVariants
+    counts: Mapping[str, int] | None = None,  # instances of each variant now; default: those of the config
+) -> list[dict]:
+    """Return the variants of DescribeEndpoint for an endpoint config."""
     variants = []
-    for variant in config["ProductionVariants"]:
+    for variant in config[kind]:
         weight = variant.get("InitialVariantWeight", 1.0)
         description = dict(VariantName=variant["VariantName"], CurrentWeight=weight, DesiredWeight=weight)
         if "ServerlessConfig" in variant:
             description["CurrentServerlessConfig"] = variant["ServerlessConfig"]
         else:
             count = variant.get("InitialInstanceCount", 1)
-            description |= dict(CurrentInstanceCount=count, DesiredInstanceCount=count)
+            current = (counts or {}).get(variant["VariantName"], count)
+            description |= dict(CurrentInstanceCount=current, DesiredInstanceCount=count)
         description |= {name: variant[name] for name in _SHOWN_FIELDS if name in variant}
         variants.append(description)
     return variants
+
+
+def all_variant_descriptions(config: Mapping) -> dict[str, list[dict]]:
+    """Return the fields of DescribeEndpoint that describe production variants and shadow variants."""
+    kinds = ("ProductionVariants", "ShadowProductionVariants")
+    return {kind: variant_descriptions(config, kind) for kind in kinds if config.get(kind)}

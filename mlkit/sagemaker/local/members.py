@@ -45,7 +45,7 @@ def _kept(names: str) -> dict[str, Treatment]:
 _UNKNOWN = _refused("this version of mlkit does not have it in its table")
 _NO_HUB = _refused("models of a hub are downloaded by SageMaker only")
 _NO_EXPERIMENT = _refused("experiments are kept by SageMaker only: leave it out of the rehearsal")
-_NO_CAPTURE = _refused("requests and answers are not captured on this machine")
+_NO_CAPTURE = _refused("the records of a batch transform are not captured on this machine")
 
 # %% ../../../nbs/2_sagemaker/4_local/13_members.ipynb #a21ee18f
 _TAGS = _kept("Key Value")
@@ -211,9 +211,21 @@ _VARIANT = {
 _ENDPOINT_CONFIG = {
     "EndpointConfigName": PERFORMED,
     "ProductionVariants": _VARIANT,
-    "ShadowProductionVariants": _refused("no copies of requests are sent to a second model on this machine"),
-    "DataCaptureConfig": _NO_CAPTURE,
-    "AsyncInferenceConfig": _refused("endpoints of this machine answer at once; invoke them with InvokeEndpoint"),
+    "ShadowProductionVariants": _VARIANT,
+    "DataCaptureConfig": {
+        **_performed("EnableCapture InitialSamplingPercentage DestinationS3Uri"),
+        "KmsKeyId": KEPT,
+        "CaptureOptions": _performed("CaptureMode"),
+        "CaptureContentTypeHeader": _performed("CsvContentTypes JsonContentTypes"),
+    },
+    "AsyncInferenceConfig": {
+        "ClientConfig": _performed("MaxConcurrentInvocationsPerInstance"),
+        "OutputConfig": {
+            "KmsKeyId": KEPT,
+            **_performed("S3OutputPath S3FailurePath"),
+            "NotificationConfig": _performed("SuccessTopic ErrorTopic IncludeInferenceResponseIn"),
+        },
+    },
     "ExplainerConfig": _refused("answers are explained by SageMaker only"),
     "Tags": _TAGS,
     **_kept("KmsKeyId ExecutionRoleArn EnableNetworkIsolation"),
@@ -222,22 +234,21 @@ _ENDPOINT_CONFIG = {
     "CrossRegionTrafficConfig": _kept("MaxInvocationsPerSecondPerInstance MaxCrossRegionPercentPerEndpoint"),
 }
 
+_CAPACITY_SIZE = _performed("Type Value")
+
 _DEPLOYMENT = {
     "BlueGreenUpdatePolicy": {
         "TrafficRoutingConfiguration": {
-            "Type": _only("ALL_AT_ONCE", reason="expected ALL_AT_ONCE; all requests move to the new model together"),
-            "WaitIntervalInSeconds": KEPT,
-            **dict.fromkeys(
-                ("CanarySize", "LinearStepSize"),
-                _refused("all requests move to the new model together on this machine"),
-            ),
+            **_performed("Type WaitIntervalInSeconds"),
+            **dict.fromkeys(("CanarySize", "LinearStepSize"), _CAPACITY_SIZE),
         },
-        **_kept("TerminationWaitInSeconds MaximumExecutionTimeoutInSeconds"),
+        **_performed("TerminationWaitInSeconds MaximumExecutionTimeoutInSeconds"),
     },
-    "RollingUpdatePolicy": _refused("there is one instance; all requests move to the new model together"),
-    "AutoRollbackConfiguration": {
-        "Alarms": {"AlarmName": _refused("there are no alarms of CloudWatch on this machine")}
+    "RollingUpdatePolicy": {
+        **dict.fromkeys(("MaximumBatchSize", "RollbackMaximumBatchSize"), _CAPACITY_SIZE),
+        **_performed("WaitIntervalInSeconds MaximumExecutionTimeoutInSeconds"),
     },
+    "AutoRollbackConfiguration": {"Alarms": _performed("AlarmName")},  # what it watches here: see `rollout`
 }
 
 _ENDPOINT = {**_performed("EndpointName EndpointConfigName"), "DeploymentConfig": _DEPLOYMENT, "Tags": _TAGS}
@@ -246,6 +257,14 @@ _ENDPOINT_UPDATE = {
     **_performed("EndpointName EndpointConfigName RetainAllVariantProperties RetainDeploymentConfig"),
     "ExcludeRetainedVariantProperties": _performed("VariantPropertyType"),
     "DeploymentConfig": _DEPLOYMENT,
+}
+
+_ENDPOINT_CAPACITIES = {
+    "EndpointName": PERFORMED,
+    "DesiredWeightsAndCapacities": {
+        **_performed("VariantName DesiredWeight DesiredInstanceCount"),
+        "ServerlessUpdateConfig": _refused("the limits of a serverless variant change with UpdateEndpoint"),
+    },
 }
 
 _TRANSFORM_JOB = {
@@ -301,6 +320,7 @@ _OPERATIONS = {
     "ListEndpointConfigs": _LIST,
     "CreateEndpoint": _ENDPOINT,
     "UpdateEndpoint": _ENDPOINT_UPDATE,
+    "UpdateEndpointWeightsAndCapacities": _ENDPOINT_CAPACITIES,
     "DescribeEndpoint": _performed("EndpointName"),
     "DeleteEndpoint": _performed("EndpointName"),
     "ListEndpoints": _LIST_JOBS,
@@ -314,6 +334,10 @@ _OPERATIONS = {
         "EnableExplanations": _refused("answers are explained by SageMaker only"),
     },
     "InvokeEndpointWithResponseStream": _INVOCATION,
+    "InvokeEndpointAsync": {
+        **_performed("EndpointName Body ContentType Accept CustomAttributes InferenceId InputLocation"),
+        **_performed("S3OutputPathExtension Filename RequestTTLSeconds InvocationTimeoutSeconds"),
+    },
 }
 
 # %% ../../../nbs/2_sagemaker/4_local/13_members.ipynb #7605f7c2
@@ -339,10 +363,11 @@ def _model_rules(request: dict) -> Iterator[str]:
 
 
 def _endpoint_config_rules(request: dict) -> Iterator[str]:
-    for variant in request["ProductionVariants"]:
-        if "ModelName" not in variant:
-            name = variant["VariantName"]
-            yield f"ProductionVariants: {name!r} has no ModelName; there are no inference components on this machine"
+    for kind in ("ProductionVariants", "ShadowProductionVariants"):
+        for variant in request.get(kind, ()):
+            if "ModelName" not in variant:
+                name = variant["VariantName"]
+                yield f"{kind}: {name!r} has no ModelName; there are no inference components on this machine"
 
 
 _RULES = {

@@ -6,10 +6,16 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/41_runtime.ipynb #a1cd1035
+import atexit
 import io
+import queue
 import random
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from http.client import HTTPException, HTTPResponse
 from importlib import import_module
 from typing import Any
@@ -17,13 +23,18 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from mlkit.sagemaker.api import api_error, exceptions
+from mlkit.sagemaker.local.async_queue import enqueue
+from mlkit.sagemaker.local.async_workers import Postponed
+from mlkit.sagemaker.local.capture import CaptureWriter, is_sampled
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.server_process import send_request
 from mlkit.sagemaker.local.service import LocalService, missing_operation
+from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/41_runtime.ipynb #346a5497
 _API = "sagemaker-runtime"
 _CONNECT_ATTEMPTS = 50  # each 0.1 seconds after the last
+_random = random.Random()  # not the user's: a request changes no seed
 _REQUEST_HEADERS = {  # HTTP header of each field of a request
     "ContentType": "Content-Type",
     "Accept": "Accept",
@@ -33,11 +44,79 @@ _REQUEST_HEADERS = {  # HTTP header of each field of a request
 }
 
 
+@dataclass(frozen=True)
+class Route:
+    """Where a request goes."""
+
+    variant: str
+    port: int
+    shadow_ports: list[int] = field(default_factory=list)  # of the containers that get a copy
+
+
+def _choose_variant(ports: Mapping[str, list[int]], weights: Mapping[str, float]) -> str:
+    """Return a variant at random, by weight. If no variant with instances has a weight, all are alike."""
+    names = [name for name in ports if ports[name]] or list(ports)
+    shares = [weights.get(name, 1.0) for name in names]
+    return _random.choices(names, shares if sum(shares) else None)[0]
+
+
+def _shadow_share(description: Mapping, shadow: str) -> float:
+    """Return the part of the requests that a shadow variant gets: its weight, over that of the production variant."""
+    weights = {
+        variant["VariantName"]: variant["CurrentWeight"]
+        for kind in ("ProductionVariants", "ShadowProductionVariants")
+        for variant in description.get(kind, ())
+    }
+    whole = sum(variant["CurrentWeight"] for variant in description["ProductionVariants"])
+    return weights.get(shadow, 1.0) / whole if whole else 1.0
+
+
+class Shadows:
+    """Send copies of requests, and drop the answers. A copy that finds too many others waiting is dropped itself."""
+
+    n_threads = 4
+    max_waiting = 1024  # copies
+
+    def __init__(self):
+        self.copies: queue.Queue[tuple] = queue.Queue(self.max_waiting)
+        self.lock = threading.Lock()
+        self.threads: list[threading.Thread] = []
+
+    def send(self, port: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """Send a copy soon. This waits for nothing."""
+        with self.lock:
+            if not self.threads:
+                self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.n_threads)]
+                for thread in self.threads:
+                    thread.start()
+        with suppress(queue.Full):
+            self.copies.put_nowait((port, body, headers))
+
+    def _run(self) -> None:
+        while True:
+            port, body, headers = self.copies.get()
+            with suppress(OSError, HTTPException):  # nobody waits for the answer
+                send_request(port, "POST", "/invocations", body, headers).read()
+            self.copies.task_done()
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all copies have been answered, or `timeout` seconds are over."""
+        deadline = time.monotonic() + timeout
+        while self.copies.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+_shadows = Shadows()
+atexit.register(_shadows.flush, 2)  # a program that ends at once has sent its copies, too
+
+
 class LocalRuntime:
     """The operations of `boto3.client('sagemaker-runtime')`, for endpoints of this machine."""
 
     def __init__(self, service: LocalService):
         self.service = service
+        self.captures: dict[str, dict | None] = {}  # DataCaptureConfig of each endpoint that was invoked
+        self.capture_writer = CaptureWriter(service.files)
 
     def __getattr__(self, name: str) -> Any:
         return missing_operation(type(self), name, _API)
@@ -49,22 +128,56 @@ class LocalRuntime:
 
     def invoke_endpoint(self, **request) -> dict:
         """Return the response of an endpoint. Its `Body` is a botocore StreamingBody."""
+        at = now()
         response, variant = self._invoke("InvokeEndpoint", request)
         content = response.read()
+        self.capture(request, variant, content, response.getheader("Content-Type", ""), at)
         body = import_module("botocore.response").StreamingBody(io.BytesIO(content), len(content))
         return _response_fields(response, variant) | {"Body": body}
 
     def invoke_endpoint_with_response_stream(self, **request) -> dict:
         """Return the response of an endpoint, whose `Body` yields `{"PayloadPart": {"Bytes": ...}}` as they arrive."""
+        at = now()
         response, variant = self._invoke("InvokeEndpointWithResponseStream", request)
-        return _response_fields(response, variant) | {"Body": _stream_parts(response)}
+        return _response_fields(response, variant) | {"Body": self._captured_parts(response, variant, request, at)}
+
+    def invoke_endpoint_async(self, **request) -> dict:
+        """Put a request into the queue of an asynchronous endpoint. Return where its output or failure will be."""
+        if "Body" in request:
+            _read_body(request)
+        check_local_request("InvokeEndpointAsync", request, _API)
+        return enqueue(self.service, request, request.get("Body"))
+
+    def forward(self, request: dict, timeout: float) -> tuple[HTTPResponse, str]:
+        """Send a request of an asynchronous endpoint's queue to a container; return its response, and the variant.
+
+        timeout: seconds without a byte. Raises Postponed if no container is ready, TimeoutError, and an OSError or
+        HTTPException if the container ends before it answers.
+        """
+        headers = {header: request[k] for k, header in _REQUEST_HEADERS.items() if k in request}
+        try:
+            route = self._choose_route("InvokeEndpointAsync", request)
+            return send_request(route.port, "POST", "/invocations", request["Body"], headers, timeout), route.variant
+        except (ConnectionRefusedError, ClientError):
+            raise Postponed from None
+
+    def capture(self, request: dict, variant: str, answer: bytes, answer_type: str, at: datetime) -> None:
+        """Store a request and its answer if the endpoint captures them. `at`: when the request was sent."""
+        capture = self.captures.get(request["EndpointName"])
+        if is_sampled(capture):
+            self.capture_writer.add(capture, variant, request, answer, answer_type, at)
+
+    def _captured_parts(self, response: HTTPResponse, variant: str, request: dict, at: datetime) -> Iterator[dict]:
+        """Yield the parts of a response, and store the whole of it at its end."""
+        parts = []
+        for part in _stream_parts(response):
+            parts.append(part["PayloadPart"]["Bytes"])
+            yield part
+        self.capture(request, variant, b"".join(parts), response.getheader("Content-Type", ""), at)
 
     def _invoke(self, operation: str, request: dict) -> tuple[HTTPResponse, str]:
         """Return a successful response, and the variant that gave it. Raises a ClientError in all other cases."""
-        body = request.get("Body", b"")
-        if hasattr(body, "read"):
-            body = body.read()
-        request["Body"] = body.encode() if isinstance(body, str) else bytes(body)
+        _read_body(request)
         check_local_request(operation, request, _API)
         response, variant = self._send(operation, request)
         if response.status < 400:
@@ -82,10 +195,13 @@ class LocalRuntime:
     def _send(self, operation: str, request: dict) -> tuple[HTTPResponse, str]:
         """Send a request to a variant's container; try again if the container is being replaced or restarted."""
         headers = {header: request[k] for k, header in _REQUEST_HEADERS.items() if k in request}
-        for _ in range(_CONNECT_ATTEMPTS):
-            variant, port = self._choose_variant(operation, request)
+        for attempt in range(_CONNECT_ATTEMPTS):
+            route = self._choose_route(operation, request)
+            variant = route.variant
+            for port in route.shadow_ports if attempt == 0 else ():
+                _shadows.send(port, request["Body"], headers)
             try:
-                return send_request(port, "POST", "/invocations", request["Body"], headers), variant
+                return send_request(route.port, "POST", "/invocations", request["Body"], headers), variant
             except ConnectionRefusedError:
                 time.sleep(0.1)
             except TimeoutError:
@@ -101,24 +217,47 @@ class LocalRuntime:
             503,
         )
 
-    def _choose_variant(self, operation: str, request: dict) -> tuple[str, int]:
-        """Return a variant of the endpoint and the port of its container."""
+    def _choose_route(self, operation: str, request: dict) -> "Route":
+        """Return the container that gets a request."""
         name = request["EndpointName"]
         description = self.service.table("Endpoint").get(name)
         if description is None:
             raise api_error("ValidationError", f"Endpoint {name} not found.", operation, _API)
-        ports = description.get("Local", {}).get("ports")
-        if not ports:
+        if description.get("AsyncInferenceConfig") and operation != "InvokeEndpointAsync":
+            message = f"Endpoint {name} is asynchronous: use invoke_endpoint_async, which says where the output will be"
+            raise api_error("ValidationError", message, operation, _API)
+        self.captures[name] = description.get("Capture")
+        local = description.get("Local", {})
+        if not local.get("ports"):
             status = description["EndpointStatus"]
             raise api_error("ValidationError", f"Endpoint {name} is {status}, not InService.", operation, _API)
+        weights = {v["VariantName"]: v["CurrentWeight"] for v in description["ProductionVariants"]}
+        fleet = {**local, "weights": weights}
+        if local.get("next") and _random.random() < local["next"]["share"]:
+            fleet = local["next"]
         variant = request.get("TargetVariant")
-        if not variant:
-            weights = {v["VariantName"]: v["CurrentWeight"] for v in description["ProductionVariants"]}
-            variant = random.choices(list(ports), [weights.get(v, 1) or 1e-9 for v in ports])[0]
-        elif variant not in ports:
-            message = f"Variant {variant} not found: expected one of {', '.join(ports)}"
+        if variant and variant not in fleet["ports"]:
+            message = f"Variant {variant} not found: expected one of {', '.join(fleet['ports'])}"
             raise api_error("ValidationError", message, operation, _API)
-        return variant, ports[variant]
+        variant = variant or _choose_variant(fleet["ports"], fleet["weights"])
+        ports = fleet["ports"][variant]
+        if not ports:
+            message = f"Variant {variant} of {name} has no instances: scale it, or wait until it has been scaled"
+            raise api_error("ValidationError", message, operation, _API)
+        shadows = [
+            _random.choice(shadow_ports)
+            for shadow, shadow_ports in fleet.get("shadows", {}).items()
+            if shadow_ports and _random.random() < _shadow_share(description, shadow)
+        ]
+        return Route(variant, _random.choice(ports), shadows)
+
+
+def _read_body(request: dict) -> None:
+    """Let the body of a request be bytes; it may be text or a file."""
+    body = request.get("Body", b"")
+    if hasattr(body, "read"):
+        body = body.read()
+    request["Body"] = body.encode() if isinstance(body, str) else bytes(body)
 
 
 def _stream_parts(response: HTTPResponse) -> Iterator[dict]:

@@ -197,9 +197,12 @@ def missing_operation(client: type, name: str, api: str) -> Callable[..., Any]:
 
 
 def describable(operation: str, record: Mapping) -> dict:
-    """Return the fields of a record that a Describe operation returns: no tags, and nothing of this machine's own."""
+    """Return the fields of a record that a Describe operation returns: no tags, and nothing of this machine's own.
+
+    A field that is None is not there.
+    """
     members = service().operation_model(operation).output_shape.members
-    return {name: value for name, value in record.items() if name in members}
+    return {name: value for name, value in record.items() if name in members and value is not None}
 
 
 def check_outputs(operation: str, files: Storage, uris: Mapping[str, str | None]) -> None:
