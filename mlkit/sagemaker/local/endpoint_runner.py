@@ -41,7 +41,11 @@ class EndpointRunner:
         self.unready_variants: set[str] = set()  # variants that were restarted and are not ready yet
 
     def run(self) -> None:
-        self._deploy(self.rows.get(self.name)["EndpointConfigName"])
+        record = self.rows.get(self.name)
+        self._deploy(record["EndpointConfigName"])
+        while record["EndpointStatus"] == "InService" and not self.servers and not self._is_deleted():
+            time.sleep(_RESTART_INTERVAL)  # an asynchronous endpoint whose process was killed: it has worked before
+            self._deploy(record["EndpointConfigName"])
         update_file = self.folder / "update"
         while self.servers and not self._is_deleted():
             if update_file.exists():
@@ -72,7 +76,8 @@ class EndpointRunner:
             if not isinstance(e, (OSError, ValueError, RuntimeError, ClientError)):
                 traceback.print_exc()
             _stop_all(servers)
-            status = "InService" if self.servers else "Failed"
+            was_in_service = self.servers or self.rows.get(self.name)["EndpointStatus"] == "InService"
+            status = "InService" if was_in_service else "Failed"
             self._update_record(EndpointStatus=status, FailureReason=str(e)[:1024])
             return
         old_servers = self.servers
