@@ -10,18 +10,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from botocore.exceptions import ClientError
 
 from mlkit.sagemaker.local.async_workers import AsyncWorkers
-from mlkit.sagemaker.local.hosting import Hosting, config_fields, production_variants, retain_properties
+from mlkit.sagemaker.local.fleet import Fleet, stop_servers
+from mlkit.sagemaker.local.hosting import Hosting, config_fields, retain_properties, variant_descriptions
+from mlkit.sagemaker.local.rollout import RolledBack, Rollout, RolloutCancelled, RolloutPlan
 from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/43_endpoint_runner.ipynb #aad4ad2d
-_RESTART_INTERVAL = 5.0  # seconds between two restarts of a container
+_REVIVAL_INTERVAL = 2.0  # seconds until the containers of a killed process, which cannot be started, are tried again
 _RETIREMENT_DELAY = 2.0  # seconds for clients that have read the port of a replaced container, but not connected yet
 
 
@@ -33,147 +35,210 @@ class EndpointRunner:
         self.name = name
         self.folder = hosting.endpoint_folder(name)
         self.rows = hosting.table("Endpoint")
-        self.servers: dict[str, ServerProcess] = {}  # of each variant
+        self.fleet: Fleet | None = None  # the containers in service
+        self.new_fleet: Fleet | None = None  # during an update, when its containers are ready
         # started so far, also by an earlier process of the endpoint; makes their folders distinct
-        self.n_servers = len(list(self.folder.glob("*/")))
+        self.n_servers = len(list(self.folder.glob("*.log")))
         self.workers = AsyncWorkers(self.folder, hosting.root, hosting.files, hosting.runtime)
-        self.next_restart: dict[str, float] = {}  # of each variant: not before this time.monotonic()
-        self.unready_variants: set[str] = set()  # variants that were restarted and are not ready yet
 
     def run(self) -> None:
-        record = self.rows.get(self.name)
+        record = self._record()
         self._deploy(record["EndpointConfigName"])
-        while record["EndpointStatus"] == "InService" and not self.servers and not self._is_deleted():
-            time.sleep(_RESTART_INTERVAL)  # an asynchronous endpoint whose process was killed: it has worked before
+        while record["EndpointStatus"] == "InService" and not self.fleet and not self._is_deleted():
+            time.sleep(_REVIVAL_INTERVAL)  # an asynchronous endpoint whose process was killed: it has worked before
             self._deploy(record["EndpointConfigName"])
-        update_file = self.folder / "update"
-        while self.servers and not self._is_deleted():
-            if update_file.exists():
-                update_file.unlink()
-                self._deploy(self.rows.get(self.name)["Local"]["next_config"])
-            self._restart_ended()
+        while self.fleet and not self._is_deleted():
+            if self._take_file("update"):
+                self._deploy(self._record()["Local"]["next_config"])
+            if self._take_file("weights"):
+                self._change_weights()
+            self._look()
             time.sleep(0.1)
         self.workers.stop()
-        _stop_all(self.servers)
+        if self.fleet:
+            self.fleet.stop()
         if self._is_deleted():
             self.hosting.forget_endpoint(self.name)
+
+    def _record(self) -> dict:
+        return self.rows.get(self.name)
+
+    def _take_file(self, name: str) -> bool:
+        """Return whether an operation has left a file of that name, and delete it."""
+        path = self.folder / name
+        is_there = path.exists()
+        path.unlink(missing_ok=True)
+        return is_there
 
     def _is_deleted(self) -> bool:
         return (self.folder / "delete").exists()
 
+    def _new_folder(self, variant: str) -> Path:
+        self.n_servers += 1
+        return self.folder / f"{variant}-{self.n_servers}"
+
+    def _look(self) -> bool:
+        """Restart what has ended, and publish the new ports. Return whether the endpoint is being deleted."""
+        changes = [fleet.restart_ended() for fleet in (self.fleet, self.new_fleet) if fleet]
+        if any(changes):
+            self._publish()
+        return self._is_deleted()
+
     def _deploy(self, config_name: str) -> None:
-        """Start the containers of a config. If all become ready, send requests to them; else record the reason."""
-        servers: dict[str, ServerProcess] = {}
+        """Start the containers of a config, and move the requests to them. If that fails, record the reason."""
+        fleet = None
         try:
             config = self.hosting.describe_endpoint_config(EndpointConfigName=config_name)
-            for variant in config["ProductionVariants"]:
-                servers[variant["VariantName"]] = server = self._make_server(variant)
-                server.start()
-            if not self._wait_until_ready(servers, _startup_timeout(config)):
-                _stop_all(servers)
+            record = self._record()
+            fleet = Fleet(self.hosting, config, self._new_folder, _retained_counts(record))
+            plan = RolloutPlan.from_deployment(
+                record.get("LastDeploymentConfig") if self.fleet else None, sum(fleet.counts.values())
+            )
+            fleet.start(plan.shares[0] if plan.is_rolling else 1.0)
+            if not fleet.wait_until_ready(self._is_deleted):
+                fleet.stop()
                 return
+            if self.fleet:
+                self._roll_out(plan, fleet)
+        except RolloutCancelled:
+            fleet.stop()
         except Exception as e:
             if not isinstance(e, (OSError, ValueError, RuntimeError, ClientError)):
                 traceback.print_exc()
-            _stop_all(servers)
-            was_in_service = self.servers or self.rows.get(self.name)["EndpointStatus"] == "InService"
+            if fleet:
+                fleet.stop()
+            was_in_service = self.fleet or self._record()["EndpointStatus"] == "InService"
             status = "InService" if was_in_service else "Failed"
-            self._update_record(EndpointStatus=status, FailureReason=str(e)[:1024])
-            return
-        old_servers = self.servers
-        self.servers = servers
-        self.unready_variants = set()
-        record = self.rows.get(self.name)
+            self._update_record(
+                removed=("PendingDeploymentSummary",), EndpointStatus=status, FailureReason=str(e)[:1024]
+            )
+        else:
+            self._put_in_service(config_name, config, fleet, plan.termination_wait)
+
+    def _roll_out(self, plan: RolloutPlan, fleet: Fleet) -> None:
+        """Move the requests from the current fleet to another one in steps. Raises RolledBack if they went back."""
+        self.new_fleet = fleet
+        rollout = Rollout(plan, self.fleet, fleet, self._publish, self._look)
+        try:
+            rollout.run()
+        except RolledBack:
+            self._update_record(EndpointStatus="RollingBack")
+            rollout.roll_back()
+            time.sleep(_RETIREMENT_DELAY)
+            raise
+        finally:
+            self.new_fleet = None
+
+    def _put_in_service(self, config_name: str, config: Mapping, fleet: Fleet, termination_wait: float) -> None:
+        former_fleet = self.fleet
+        self.fleet = fleet
+        record = self._record()
         retained = record.get("Local", {}).get("retained", [])
+        variants = {
+            kind: retain_properties(variant_descriptions(config, kind, fleet.instance_counts()), record[kind], retained)
+            for kind in ("ProductionVariants", "ShadowProductionVariants")
+            if kind in config
+        }
         self._update_record(
+            removed=("PendingDeploymentSummary", *({"ShadowProductionVariants"} - variants.keys())),
             EndpointStatus="InService",
             EndpointConfigName=config_name,
-            ProductionVariants=retain_properties(production_variants(config), record["ProductionVariants"], retained),
-            Local=dict(ports=self._ports()),
+            **variants,
             **config_fields(config),
+            Local=dict(ports=fleet.ports(), shadows=fleet.shadow_ports(), next=None, retained=[]),
         )
-        self.workers.configure(config.get("AsyncInferenceConfig"))
-        if old_servers:
-            threading.Thread(target=_retire, args=(old_servers,)).start()
+        self.workers.configure(config.get("AsyncInferenceConfig"), lambda: sum(self.fleet.instance_counts().values()))
+        if former_fleet:
+            delay = max(termination_wait, _RETIREMENT_DELAY)
+            threading.Thread(target=_retire, args=(former_fleet.all_servers(), delay, self._is_deleted)).start()
 
-    def _make_server(self, variant: Mapping) -> ServerProcess:
-        self.n_servers += 1
-        model = self.hosting.describe_model(ModelName=variant["ModelName"])
-        return ServerProcess(
-            model.get("PrimaryContainer") or model["Containers"][0],
-            self.hosting.files,
-            self.folder / f"{variant['VariantName']}-{self.n_servers}",
-            _concurrency_limit(variant),
-        )
+    def _publish(self, share: float | None = None) -> None:
+        """Tell clients the ports, and during an update the share of the requests that the new containers get."""
+        record = self._record()
+        next_fleet = None
+        if self.new_fleet:
+            if share is None:
+                share = (record["Local"].get("next") or {}).get("share", 0.0)
+            weights = {
+                variant["VariantName"]: variant.get("InitialVariantWeight", 1.0)
+                for variant in self.new_fleet.config["ProductionVariants"]
+            }
+            next_fleet = dict(
+                share=share, weights=weights, ports=self.new_fleet.ports(), shadows=self.new_fleet.shadow_ports()
+            )
+        self._update_record(Local=dict(ports=self.fleet.ports(), shadows=self.fleet.shadow_ports(), next=next_fleet))
 
-    def _wait_until_ready(self, servers: dict[str, ServerProcess], timeout: float) -> bool:
-        """Wait until all servers are ready. Return False if the endpoint is deleted before that.
-
-        Raises RuntimeError if a server ends, or is not ready after `timeout` seconds.
-        """
-        deadline = time.monotonic() + timeout
-        while not all([server.is_ready() for server in servers.values()]):
-            if self._is_deleted():
-                return False
-            if time.monotonic() > deadline:
-                raise RuntimeError("/ping did not answer 200 in time; see the log")
-            time.sleep(0.05)
-        return True
-
-    def _restart_ended(self) -> None:
-        """Start containers again that have ended, and publish their new ports when they are ready."""
-        for name, server in self.servers.items():
-            if server.process.poll() is not None:
-                if time.monotonic() < self.next_restart.get(name, 0):
-                    continue
-                print(f"{name}: {server.exit_reason()}; starting it again", flush=True)
-                self.next_restart[name] = time.monotonic() + _RESTART_INTERVAL
-                self.unready_variants.add(name)
-                server.start()
-            elif name in self.unready_variants and _is_ready_again(server):
-                self.unready_variants.discard(name)
-                self._update_record(Local=dict(ports=self._ports()))
-
-    def _ports(self) -> dict[str, int]:
-        return {name: server.port for name, server in self.servers.items()}
-
-    def _update_record(self, **fields) -> None:
-        """Change fields of the endpoint's record, unless the endpoint is being deleted."""
+    def _change_weights(self) -> None:
+        """Give the variants the weights and the instances that UpdateEndpointWeightsAndCapacities names."""
+        record = self._record()
+        desired = {
+            variant["VariantName"]: variant["DesiredInstanceCount"]
+            for variant in record["ProductionVariants"]
+            if "DesiredInstanceCount" in variant
+        }
+        reason = None
+        surplus = self._scale(desired)
+        try:
+            self.fleet.wait_until_ready(self._is_deleted)
+        except RuntimeError as e:
+            reason = str(e)[:1024]
 
         def update(record: dict) -> None:
-            if record["EndpointStatus"] != "Deleting":
-                record.update(fields, LastModifiedTime=now())
+            for variant in record["ProductionVariants"]:
+                variant["CurrentWeight"] = variant["DesiredWeight"]
+
+        self._update_record(update, EndpointStatus="InService", **({"FailureReason": reason} if reason else {}))
+        self._publish_instances(surplus)
+
+    def _scale(self, counts: Mapping[str, int]) -> list[ServerProcess]:
+        """Give variants that many instances; return the containers that are to be stopped."""
+        self.fleet.counts |= counts
+        return [server for name, count in counts.items() for server in self.fleet.scale(name, count)]
+
+    def _publish_instances(self, surplus: list[ServerProcess]) -> None:
+        """Publish how many instances there are, and stop the containers that get no more requests."""
+        counts = self.fleet.instance_counts()
+
+        def update(record: dict) -> None:
+            for variant in record["ProductionVariants"]:
+                if "CurrentInstanceCount" in variant:
+                    variant["CurrentInstanceCount"] = counts[variant["VariantName"]]
+
+        self._update_record(update)
+        self._publish()
+        if surplus:
+            threading.Thread(target=_retire, args=(surplus, _RETIREMENT_DELAY, self._is_deleted)).start()
+
+    def _update_record(self, change: Callable[[dict], None] | None = None, removed: tuple = (), **fields) -> None:
+        """Change fields of the endpoint's record, unless the endpoint is being deleted; those of Local are merged."""
+
+        def update(record: dict) -> None:
+            if record["EndpointStatus"] == "Deleting":
+                return
+            for name in removed:
+                record.pop(name, None)
+            local = {**record.get("Local", {}), **fields.get("Local", {})}
+            record.update(fields, Local=local, LastModifiedTime=now())
+            if change:
+                change(record)
 
         self.rows.change(self.name, update)
 
 
-def _startup_timeout(config: Mapping) -> float:
-    """Return the seconds within which /ping must answer 200."""
-    return min(v.get("ContainerStartupHealthCheckTimeoutInSeconds", 600) for v in config["ProductionVariants"])
-
-
-def _concurrency_limit(variant: Mapping) -> dict[str, str]:
-    """Return the variables that limit a serverless variant: it rejects requests beyond its concurrency."""
-    if "ServerlessConfig" not in variant:
+def _retained_counts(record: Mapping) -> dict[str, int]:
+    """Return the instances of the variants that an update retains."""
+    if "DesiredInstanceCount" not in record.get("Local", {}).get("retained", []):
         return {}
-    return {"MLKIT_WAITING": str(variant["ServerlessConfig"]["MaxConcurrency"])}
+    variants = record["ProductionVariants"]
+    return {v["VariantName"]: v["DesiredInstanceCount"] for v in variants if "DesiredInstanceCount" in v}
 
 
-def _is_ready_again(server: ServerProcess) -> bool:
-    try:
-        return server.is_ready()
-    except RuntimeError:
-        return False  # it has ended again
-
-
-def _stop_all(servers: dict[str, ServerProcess]) -> None:
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(ServerProcess.stop, servers.values()))
-
-
-def _retire(servers: dict[str, ServerProcess]) -> None:
-    time.sleep(_RETIREMENT_DELAY)
-    _stop_all(servers)
+def _retire(servers: list[ServerProcess], delay: float, is_deleted: Callable[[], bool]) -> None:
+    """Stop containers after a delay, or when the endpoint is deleted."""
+    deadline = time.monotonic() + delay
+    while time.monotonic() < deadline and not is_deleted():
+        time.sleep(0.1)
+    stop_servers(servers)
 
 # %% ../../../nbs/2_sagemaker/4_local/43_endpoint_runner.ipynb #c5a070af
 def main(argv: list[str] | None = None) -> None:

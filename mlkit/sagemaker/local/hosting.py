@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/42_hosting.ipynb #de23ed87
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from mlkit.files import private_folder
 from mlkit.patching import patch
 from mlkit.sagemaker.api import api_error
+from mlkit.sagemaker.endpoint_rules import deployment_errors, model_errors
 from mlkit.sagemaker.local.async_queue import revive
 from mlkit.sagemaker.local.async_workers import Subscription
 from mlkit.sagemaker.local.capture import capture_fields
@@ -66,8 +67,10 @@ class Hosting(LocalService):
 
     def create_endpoint_config(self, **request) -> dict:
         check_local_request("CreateEndpointConfig", request)
-        for variant in request["ProductionVariants"]:
-            self._find("Model", variant.get("ModelName", ""), "CreateEndpointConfig")
+        variants = [*request["ProductionVariants"], *request.get("ShadowProductionVariants", ())]
+        names = [variant.get("ModelName", "") for variant in variants]
+        models = {name: self._find("Model", name, "CreateEndpointConfig") for name in names}
+        _refuse("CreateEndpointConfig", model_errors(request, models))
         self._check_places(request)
         return self._create("EndpointConfig", request, CreationTime=now())
 
@@ -118,6 +121,13 @@ class Hosting(LocalService):
         return describable(f"Describe{kind}", record)
 
 
+def _refuse(operation: str, errors: Iterable[str]) -> None:
+    """Raise a ClientError with all errors, if there are any."""
+    lines = list(errors)
+    if lines:
+        raise api_error("ValidationException", "\n".join(lines), operation)
+
+
 def _already_exists(kind: str, name: str) -> ClientError:
     message = f'Cannot create already existing {readable_kind(kind)} "{make_arn(kind, name)}".'
     return api_error("ValidationException", message, f"Create{kind}")
@@ -146,7 +156,7 @@ def create_endpoint(self: Hosting, **request) -> dict:
         CreationTime=at,
         LastModifiedTime=at,
         EndpointStatus="Creating",
-        ProductionVariants=production_variants(config),
+        **all_variant_descriptions(config),
         **config_fields(config),
         **_deployment_fields(request),
     )
@@ -188,15 +198,12 @@ def update_endpoint(self: Hosting, **request) -> dict:
     check_local_request("UpdateEndpoint", request)
     name = request["EndpointName"]
     config_name = request["EndpointConfigName"]
-    self._find("EndpointConfig", config_name, "UpdateEndpoint")
-    description = self.describe_endpoint(EndpointName=name)
-    if description["EndpointStatus"] != "InService":
-        arn = description["EndpointArn"]
-        raise api_error(
-            "ValidationException",
-            f'Cannot update in-progress endpoint "{arn}": it is {description["EndpointStatus"]}.',
-            "UpdateEndpoint",
-        )
+    config = self._find("EndpointConfig", config_name, "UpdateEndpoint")
+    description = self._updatable_endpoint(name, "UpdateEndpoint")
+    deployment = request.get("DeploymentConfig")
+    if request.get("RetainDeploymentConfig"):
+        deployment = description.get("LastDeploymentConfig")
+    _refuse("UpdateEndpoint", deployment_errors(deployment or {}, config, description))
 
     def update(record: dict) -> None:
         record.pop("FailureReason", None)
@@ -204,6 +211,9 @@ def update_endpoint(self: Hosting, **request) -> dict:
         record["LastModifiedTime"] = now()
         record["Local"]["next_config"] = config_name
         record["Local"]["retained"] = _retained_properties(request)
+        record["PendingDeploymentSummary"] = dict(
+            EndpointConfigName=config_name, StartTime=now(), **all_variant_descriptions(config)
+        )
         if not request.get("RetainDeploymentConfig"):
             record.pop("LastDeploymentConfig", None)
         record.update(_deployment_fields(request))
@@ -211,6 +221,48 @@ def update_endpoint(self: Hosting, **request) -> dict:
     self.table("Endpoint").change(name, update)
     (self.endpoint_folder(name) / "update").touch()
     return {"EndpointArn": description["EndpointArn"]}
+
+
+@patch
+def _updatable_endpoint(self: Hosting, name: str, operation: str) -> dict:
+    """Return the description of an endpoint in service. Raises a ClientError for one in another status."""
+    description = self.describe_endpoint(EndpointName=name)
+    if description["EndpointStatus"] != "InService":
+        arn = description["EndpointArn"]
+        message = f'Cannot update in-progress endpoint "{arn}": it is {description["EndpointStatus"]}.'
+        raise api_error("ValidationException", message, operation)
+    return description
+
+
+@patch
+def update_endpoint_weights_and_capacities(self: Hosting, **request) -> dict:
+    """Change the weights of variants, and the numbers of their instances, without new containers for the others."""
+    check_local_request("UpdateEndpointWeightsAndCapacities", request)
+    name = request["EndpointName"]
+    description = self._updatable_endpoint(name, "UpdateEndpointWeightsAndCapacities")
+    variants = {variant["VariantName"]: variant for variant in description["ProductionVariants"]}
+    changes = {change["VariantName"]: change for change in request["DesiredWeightsAndCapacities"]}
+    _refuse("UpdateEndpointWeightsAndCapacities", _capacity_errors(changes, variants))
+
+    def update(record: dict) -> None:
+        record.pop("FailureReason", None)
+        record["EndpointStatus"] = "Updating"
+        record["LastModifiedTime"] = now()
+        for variant in record["ProductionVariants"]:
+            change = changes.get(variant["VariantName"], {})
+            variant |= {k: change[k] for k in ("DesiredWeight", "DesiredInstanceCount") if k in change}
+
+    self.table("Endpoint").change(name, update)
+    (self.endpoint_folder(name) / "weights").touch()
+    return {"EndpointArn": description["EndpointArn"]}
+
+
+def _capacity_errors(changes: Mapping[str, Mapping], variants: Mapping[str, Mapping]) -> Iterator[str]:
+    for name, change in changes.items():
+        if name not in variants:
+            yield f"Variant {name} not found: expected one of {', '.join(variants)}"
+        elif "DesiredInstanceCount" in change and "DesiredInstanceCount" not in variants[name]:
+            yield f"DesiredInstanceCount: the variant {name} is serverless, and has no instances"
 
 
 @patch
@@ -285,17 +337,28 @@ def _deployment_fields(request: Mapping) -> dict:
     return dict(LastDeploymentConfig=request["DeploymentConfig"]) if "DeploymentConfig" in request else {}
 
 
-def production_variants(config: Mapping) -> list[dict]:
-    """Return the `ProductionVariants` of DescribeEndpoint for an endpoint config."""
+def variant_descriptions(
+    config: Mapping,
+    kind: str = "ProductionVariants",  # or ShadowProductionVariants
+    counts: Mapping[str, int] | None = None,  # instances of each variant now; default: those of the config
+) -> list[dict]:
+    """Return the variants of DescribeEndpoint for an endpoint config."""
     variants = []
-    for variant in config["ProductionVariants"]:
+    for variant in config[kind]:
         weight = variant.get("InitialVariantWeight", 1.0)
         description = dict(VariantName=variant["VariantName"], CurrentWeight=weight, DesiredWeight=weight)
         if "ServerlessConfig" in variant:
             description["CurrentServerlessConfig"] = variant["ServerlessConfig"]
         else:
             count = variant.get("InitialInstanceCount", 1)
-            description |= dict(CurrentInstanceCount=count, DesiredInstanceCount=count)
+            current = (counts or {}).get(variant["VariantName"], count)
+            description |= dict(CurrentInstanceCount=current, DesiredInstanceCount=count)
         description |= {name: variant[name] for name in _SHOWN_FIELDS if name in variant}
         variants.append(description)
     return variants
+
+
+def all_variant_descriptions(config: Mapping) -> dict[str, list[dict]]:
+    """Return the fields of DescribeEndpoint that describe production variants and shadow variants."""
+    kinds = ("ProductionVariants", "ShadowProductionVariants")
+    return {kind: variant_descriptions(config, kind) for kind in kinds if config.get(kind)}

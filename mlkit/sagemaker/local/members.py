@@ -211,7 +211,7 @@ _VARIANT = {
 _ENDPOINT_CONFIG = {
     "EndpointConfigName": PERFORMED,
     "ProductionVariants": _VARIANT,
-    "ShadowProductionVariants": _refused("no copies of requests are sent to a second model on this machine"),
+    "ShadowProductionVariants": _VARIANT,
     "DataCaptureConfig": {
         **_performed("EnableCapture InitialSamplingPercentage DestinationS3Uri"),
         "KmsKeyId": KEPT,
@@ -234,22 +234,21 @@ _ENDPOINT_CONFIG = {
     "CrossRegionTrafficConfig": _kept("MaxInvocationsPerSecondPerInstance MaxCrossRegionPercentPerEndpoint"),
 }
 
+_CAPACITY_SIZE = _performed("Type Value")
+
 _DEPLOYMENT = {
     "BlueGreenUpdatePolicy": {
         "TrafficRoutingConfiguration": {
-            "Type": _only("ALL_AT_ONCE", reason="expected ALL_AT_ONCE; all requests move to the new model together"),
-            "WaitIntervalInSeconds": KEPT,
-            **dict.fromkeys(
-                ("CanarySize", "LinearStepSize"),
-                _refused("all requests move to the new model together on this machine"),
-            ),
+            **_performed("Type WaitIntervalInSeconds"),
+            **dict.fromkeys(("CanarySize", "LinearStepSize"), _CAPACITY_SIZE),
         },
-        **_kept("TerminationWaitInSeconds MaximumExecutionTimeoutInSeconds"),
+        **_performed("TerminationWaitInSeconds MaximumExecutionTimeoutInSeconds"),
     },
-    "RollingUpdatePolicy": _refused("there is one instance; all requests move to the new model together"),
-    "AutoRollbackConfiguration": {
-        "Alarms": {"AlarmName": _refused("there are no alarms of CloudWatch on this machine")}
+    "RollingUpdatePolicy": {
+        **dict.fromkeys(("MaximumBatchSize", "RollbackMaximumBatchSize"), _CAPACITY_SIZE),
+        **_performed("WaitIntervalInSeconds MaximumExecutionTimeoutInSeconds"),
     },
+    "AutoRollbackConfiguration": {"Alarms": _performed("AlarmName")},  # what it watches here: see `rollout`
 }
 
 _ENDPOINT = {**_performed("EndpointName EndpointConfigName"), "DeploymentConfig": _DEPLOYMENT, "Tags": _TAGS}
@@ -258,6 +257,14 @@ _ENDPOINT_UPDATE = {
     **_performed("EndpointName EndpointConfigName RetainAllVariantProperties RetainDeploymentConfig"),
     "ExcludeRetainedVariantProperties": _performed("VariantPropertyType"),
     "DeploymentConfig": _DEPLOYMENT,
+}
+
+_ENDPOINT_CAPACITIES = {
+    "EndpointName": PERFORMED,
+    "DesiredWeightsAndCapacities": {
+        **_performed("VariantName DesiredWeight DesiredInstanceCount"),
+        "ServerlessUpdateConfig": _refused("the limits of a serverless variant change with UpdateEndpoint"),
+    },
 }
 
 _TRANSFORM_JOB = {
@@ -313,6 +320,7 @@ _OPERATIONS = {
     "ListEndpointConfigs": _LIST,
     "CreateEndpoint": _ENDPOINT,
     "UpdateEndpoint": _ENDPOINT_UPDATE,
+    "UpdateEndpointWeightsAndCapacities": _ENDPOINT_CAPACITIES,
     "DescribeEndpoint": _performed("EndpointName"),
     "DeleteEndpoint": _performed("EndpointName"),
     "ListEndpoints": _LIST_JOBS,
@@ -355,10 +363,11 @@ def _model_rules(request: dict) -> Iterator[str]:
 
 
 def _endpoint_config_rules(request: dict) -> Iterator[str]:
-    for variant in request["ProductionVariants"]:
-        if "ModelName" not in variant:
-            name = variant["VariantName"]
-            yield f"ProductionVariants: {name!r} has no ModelName; there are no inference components on this machine"
+    for kind in ("ProductionVariants", "ShadowProductionVariants"):
+        for variant in request.get(kind, ()):
+            if "ModelName" not in variant:
+                name = variant["VariantName"]
+                yield f"{kind}: {name!r} has no ModelName; there are no inference components on this machine"
 
 
 _RULES = {

@@ -6,10 +6,15 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/41_runtime.ipynb #a1cd1035
+import atexit
 import io
+import queue
 import random
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from http.client import HTTPException, HTTPResponse
 from typing import Any
@@ -29,6 +34,7 @@ from mlkit.sagemaker.local.store import now
 # %% ../../../nbs/2_sagemaker/4_local/41_runtime.ipynb #346a5497
 _API = "sagemaker-runtime"
 _CONNECT_ATTEMPTS = 50  # each 0.1 seconds after the last
+_random = random.Random()  # not the user's: a request changes no seed
 _REQUEST_HEADERS = {  # HTTP header of each field of a request
     "ContentType": "Content-Type",
     "Accept": "Accept",
@@ -36,6 +42,72 @@ _REQUEST_HEADERS = {  # HTTP header of each field of a request
     "SessionId": "X-Amzn-SageMaker-Session-Id",
     "InferenceId": "X-Amzn-SageMaker-Inference-Id",
 }
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a request goes."""
+
+    variant: str
+    port: int
+    shadow_ports: list[int] = field(default_factory=list)  # of the containers that get a copy
+
+
+def _choose_variant(ports: Mapping[str, list[int]], weights: Mapping[str, float]) -> str:
+    """Return a variant at random, by weight. If no variant with instances has a weight, all are alike."""
+    names = [name for name in ports if ports[name]] or list(ports)
+    shares = [weights.get(name, 1.0) for name in names]
+    return _random.choices(names, shares if sum(shares) else None)[0]
+
+
+def _shadow_share(description: Mapping, shadow: str) -> float:
+    """Return the part of the requests that a shadow variant gets: its weight, over that of the production variant."""
+    weights = {
+        variant["VariantName"]: variant["CurrentWeight"]
+        for kind in ("ProductionVariants", "ShadowProductionVariants")
+        for variant in description.get(kind, ())
+    }
+    whole = sum(variant["CurrentWeight"] for variant in description["ProductionVariants"])
+    return weights.get(shadow, 1.0) / whole if whole else 1.0
+
+
+class Shadows:
+    """Send copies of requests, and drop the answers. A copy that finds too many others waiting is dropped itself."""
+
+    n_threads = 4
+    max_waiting = 1024  # copies
+
+    def __init__(self):
+        self.copies: queue.Queue[tuple] = queue.Queue(self.max_waiting)
+        self.lock = threading.Lock()
+        self.threads: list[threading.Thread] = []
+
+    def send(self, port: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """Send a copy soon. This waits for nothing."""
+        with self.lock:
+            if not self.threads:
+                self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.n_threads)]
+                for thread in self.threads:
+                    thread.start()
+        with suppress(queue.Full):
+            self.copies.put_nowait((port, body, headers))
+
+    def _run(self) -> None:
+        while True:
+            port, body, headers = self.copies.get()
+            with suppress(OSError, HTTPException):  # nobody waits for the answer
+                send_request(port, "POST", "/invocations", body, headers).read()
+            self.copies.task_done()
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all copies have been answered, or `timeout` seconds are over."""
+        deadline = time.monotonic() + timeout
+        while self.copies.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+_shadows = Shadows()
+atexit.register(_shadows.flush, 2)  # a program that ends at once has sent its copies, too
 
 
 class LocalRuntime:
@@ -83,8 +155,8 @@ class LocalRuntime:
         """
         headers = {header: request[k] for k, header in _REQUEST_HEADERS.items() if k in request}
         try:
-            variant, port = self._choose_variant("InvokeEndpointAsync", request)
-            return send_request(port, "POST", "/invocations", request["Body"], headers, timeout), variant
+            route = self._choose_route("InvokeEndpointAsync", request)
+            return send_request(route.port, "POST", "/invocations", request["Body"], headers, timeout), route.variant
         except (ConnectionRefusedError, ClientError):
             raise Postponed from None
 
@@ -122,10 +194,13 @@ class LocalRuntime:
     def _send(self, operation: str, request: dict) -> tuple[HTTPResponse, str]:
         """Send a request to a variant's container; try again if the container is being replaced or restarted."""
         headers = {header: request[k] for k, header in _REQUEST_HEADERS.items() if k in request}
-        for _ in range(_CONNECT_ATTEMPTS):
-            variant, port = self._choose_variant(operation, request)
+        for attempt in range(_CONNECT_ATTEMPTS):
+            route = self._choose_route(operation, request)
+            variant = route.variant
+            for port in route.shadow_ports if attempt == 0 else ():
+                _shadows.send(port, request["Body"], headers)
             try:
-                return send_request(port, "POST", "/invocations", request["Body"], headers), variant
+                return send_request(route.port, "POST", "/invocations", request["Body"], headers), variant
             except ConnectionRefusedError:
                 time.sleep(0.1)
             except TimeoutError:
@@ -141,8 +216,8 @@ class LocalRuntime:
             503,
         )
 
-    def _choose_variant(self, operation: str, request: dict) -> tuple[str, int]:
-        """Return a variant of the endpoint and the port of its container."""
+    def _choose_route(self, operation: str, request: dict) -> "Route":
+        """Return the container that gets a request."""
         name = request["EndpointName"]
         description = self.service.table("Endpoint").get(name)
         if description is None:
@@ -151,18 +226,29 @@ class LocalRuntime:
             message = f"Endpoint {name} is asynchronous: use invoke_endpoint_async, which says where the output will be"
             raise api_error("ValidationError", message, operation, _API)
         self.captures[name] = description.get("Capture")
-        ports = description.get("Local", {}).get("ports")
-        if not ports:
+        local = description.get("Local", {})
+        if not local.get("ports"):
             status = description["EndpointStatus"]
             raise api_error("ValidationError", f"Endpoint {name} is {status}, not InService.", operation, _API)
+        weights = {v["VariantName"]: v["CurrentWeight"] for v in description["ProductionVariants"]}
+        fleet = {**local, "weights": weights}
+        if local.get("next") and _random.random() < local["next"]["share"]:
+            fleet = local["next"]
         variant = request.get("TargetVariant")
-        if not variant:
-            weights = {v["VariantName"]: v["CurrentWeight"] for v in description["ProductionVariants"]}
-            variant = random.choices(list(ports), [weights.get(v, 1) or 1e-9 for v in ports])[0]
-        elif variant not in ports:
-            message = f"Variant {variant} not found: expected one of {', '.join(ports)}"
+        if variant and variant not in fleet["ports"]:
+            message = f"Variant {variant} not found: expected one of {', '.join(fleet['ports'])}"
             raise api_error("ValidationError", message, operation, _API)
-        return variant, ports[variant]
+        variant = variant or _choose_variant(fleet["ports"], fleet["weights"])
+        ports = fleet["ports"][variant]
+        if not ports:
+            message = f"Variant {variant} of {name} has no instances: scale it, or wait until it has been scaled"
+            raise api_error("ValidationError", message, operation, _API)
+        shadows = [
+            _random.choice(shadow_ports)
+            for shadow, shadow_ports in fleet.get("shadows", {}).items()
+            if shadow_ports and _random.random() < _shadow_share(description, shadow)
+        ]
+        return Route(variant, _random.choice(ports), shadows)
 
 
 def _read_body(request: dict) -> None:

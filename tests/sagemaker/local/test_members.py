@@ -15,7 +15,9 @@ ROLE = "arn:aws:iam::123456789012:role/job"
 VARIANT = dict(VariantName="all", ModelName="iris", InstanceType="ml.m5.large", InitialInstanceCount=1)
 REQUIRED = {  # what the rules about several members need in a request
     "CreateModel": dict(PrimaryContainer={}),
-    "CreateEndpointConfig": dict(ProductionVariants=[VARIANT]),
+    "CreateEndpointConfig": dict(
+        ProductionVariants=[VARIANT], ShadowProductionVariants=[VARIANT | dict(VariantName="shadow")]
+    ),
 }
 
 
@@ -170,7 +172,8 @@ def test_what_is_kept_is_described(local, accepts_all, kind):
     local.table("Model").add("all", dict(ModelName="all", CreationTime=members_time()))
     request = merge(kept, dict(ModelName="iris") if kind == "Model" else dict(EndpointConfigName="iris"))
     if kind == "EndpointConfig":
-        request["ProductionVariants"] = [request["ProductionVariants"][0] | dict(ModelName="all")]
+        for name in ("ProductionVariants", "ShadowProductionVariants"):
+            request[name] = [request[name][0] | dict(VariantName=name, ModelName="all")]
         request["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"] = "s3://bucket/out"
     arn = getattr(local, xform_name(f"Create{kind}"))(**request)[f"{kind}Arn"]
     tags = kept.pop("Tags")
@@ -194,15 +197,16 @@ def test_what_is_kept_of_a_training_job_is_described(local):
 def test_what_is_kept_of_an_endpoint_is_described(local, accepts_all):
     """DescribeEndpoint shows what the config says of each variant, and how the endpoint was deployed."""
     kept = kept_members("CreateEndpointConfig")
-    config = merge(kept, dict(EndpointConfigName="iris", ProductionVariants=[VARIANT]))
+    config = merge(kept, REQUIRED["CreateEndpointConfig"] | dict(EndpointConfigName="iris"))
     local.table("EndpointConfig").add("iris", config | dict(CreationTime=members_time()))
     deployment = dict(BlueGreenUpdatePolicy=dict(TerminationWaitInSeconds=1))
     local.create_endpoint(EndpointName="iris", EndpointConfigName="iris", DeploymentConfig=deployment)
     description = local.describe_endpoint(EndpointName="iris")
     assert description["LastDeploymentConfig"] == deployment
     shown = ("ManagedInstanceScaling", "RoutingConfig", "CapacityReservationConfig", "AcceleratorPartitionLayouts")
-    (variant,) = config["ProductionVariants"]
-    assert_shown({name: variant[name] for name in shown}, description["ProductionVariants"][0])
+    for kind in ("ProductionVariants", "ShadowProductionVariants"):
+        (variant,) = config[kind]
+        assert_shown({name: variant[name] for name in shown}, description[kind][0])
     assert_shown({name: kept[name] for name in ("MetricsConfig", "CrossRegionTrafficConfig")}, description)
     assert "Tags" not in description and "Local" not in description
     local.delete_endpoint(EndpointName="iris")
