@@ -11,6 +11,7 @@ import builtins
 import io
 import json
 import linecache
+import os
 import re
 import symtable
 import sys
@@ -31,7 +32,13 @@ from torch import nn
 from ...patching import patch
 from .archive import BundleError
 from .cell_values import Expression, LiveObject
-from .imports import follow_imports, imported_files, local_files, locate_module
+from mlkit.sagemaker.artifacts.imports import (
+    follow_imports,
+    imported_files,
+    is_installed_file,
+    local_files,
+    locate_module,
+)
 from ..endpoint.handlers import HANDLER_SPECS, Handlers
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/46_cell_source.ipynb #bd040ffc
@@ -118,7 +125,8 @@ class Cells:
 
 def _cell_texts(namespace: Mapping[str, Any]) -> Iterator[str]:
     """Yield the source of the cells, in the order in which they ran as far as it is known."""
-    names = {f.__code__.co_filename for f in namespace.values() if isinstance(f, FunctionType)}
+    functions = [f for f in namespace.values() if isinstance(f, FunctionType) and f.__module__ == "__main__"]
+    names = {f.__code__.co_filename for f in functions}
     is_script = namespace.get("__name__") == "__main__" and namespace.get("__file__")
     names |= {namespace["__file__"]} if is_script else set()
     cells = [name for name, entry in linecache.cache.items() if len(entry) == 4 and entry[1] is None]
@@ -224,7 +232,7 @@ def _class_difference(statement: Statement, kind: type) -> str:
             assigned[target.id] = _literal(node.value)
     for name, value in vars(kind).items():
         codes = [f.__code__ for f in _functions_inside(value) if f.__module__ == kind.__module__]
-        codes = [code for code in codes if not code.co_filename.startswith(("<string>", "<attrs"))]
+        codes = [code for code in codes if not _is_generated(code.co_filename)]
         if not codes or name in assigned:
             continue
         if not any(_same_code(code, c) for code in codes for c in _codes(statement.text, code.co_name, code)):
@@ -236,6 +244,11 @@ def _class_difference(statement: Statement, kind: type) -> str:
         if not _same_constant(literal, value):
             return f"{name} is {value!r} now, not as in the cell of the class"
     return ""
+
+
+def _is_generated(filename: str) -> bool:
+    """Tell whether code is of a library, or made by one, such as the methods of a dataclass."""
+    return filename.startswith(("<string>", "<attrs")) or os.path.isabs(filename) and is_installed_file(filename)
 
 
 _NO_LITERAL = object()
@@ -262,6 +275,8 @@ class NamesUsed:
 def _names_used(text: str, future_annotations: bool = False) -> NamesUsed:
     prefix = "from __future__ import annotations\n" * future_annotations
     at_once, later, assigned = set(), set(), set()
+    # From Python 3.12 on, the table of a module has the variables of its comprehensions, too.
+    outside_comprehensions = set(_loaded_names(ast.parse(text), frozenset()))
 
     def visit(table, is_called):
         kind = str(table.get_type())
@@ -271,6 +286,8 @@ def _names_used(text: str, future_annotations: bool = False) -> NamesUsed:
             is_called = True
         for symbol in table.get_symbols():
             is_global = is_module or symbol.is_global()
+            if is_module and symbol.get_name() not in outside_comprehensions:
+                continue
             if symbol.is_referenced() and is_global:
                 (later if is_called else at_once).add(symbol.get_name())
             if is_called and symbol.is_declared_global() and symbol.is_assigned():
@@ -280,6 +297,22 @@ def _names_used(text: str, future_annotations: bool = False) -> NamesUsed:
 
     visit(symtable.symtable(prefix + text, "<cell>", "exec"), False)
     return NamesUsed(frozenset(at_once), frozenset(later - at_once), frozenset(assigned))
+
+
+def _loaded_names(node: ast.AST, bound: frozenset[str]) -> Iterator[str]:
+    """Yield the names that are read, except for the variables of comprehensions inside these."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in bound:
+        yield node.id
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        first = node.generators[0].iter
+        yield from _loaded_names(first, bound)
+        targets = (n for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name))
+        bound |= {n.id for n in targets}
+        parts = [part for g in node.generators for part in (g.iter, *g.ifs) if part is not first]
+        children = [child for child in children if not isinstance(child, ast.comprehension)] + parts
+    for child in children:
+        yield from _loaded_names(child, bound)
 
 
 def _attribute_chains(text: str) -> set[str]:
@@ -731,12 +764,12 @@ def source(self: CellCode) -> str:
         ]
         raise BundleError("cannot take this from the notebook into a bundle:\n" + "\n".join(lines))
     imports = sorted({part.text for part in self.parts.values() if part.is_import}, key=_import_key)
-    if self.future_annotations:
-        imports.insert(0, "from __future__ import annotations\n")
     text = '"""Written by mlkit from the cells of a notebook"""\n'
+    if self.future_annotations:
+        text += "\nfrom __future__ import annotations\n"
     if imports:
         text += "\n" + "\n".join(imports) + "\n"
-    was_block = bool(imports)
+    was_block = True
     for part in _in_order(self.parts):
         is_block = part.text.startswith(("def ", "async def ", "class ", "@", "#"))
         text += "\n" * (2 if is_block or was_block else 0) + part.text + "\n"
