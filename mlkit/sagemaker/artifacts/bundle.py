@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from importlib.util import find_spec
@@ -21,9 +22,11 @@ from torch import nn
 
 from ...model.saving import save_model
 from .archive import BundleError, write_archive
+from .cell_source import CellFiles
 from .files import program_files, within
 from .imports import find_import_errors, imported_files, is_installed_file
 from .wheel import package_files
+from ..endpoint.handlers import Handlers
 from ...text import Table, human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #6adba125
@@ -34,7 +37,9 @@ _MLKIT_NAMES = ("code/mlkit/", "config.yaml", "deployment.py", "code/inference.p
 def _model_files(model: nn.Module | str | Path, folder: Path, sample: Any) -> dict[str, Path]:
     """Return the files of a saved model by their names in the archive; a model in memory is saved into `folder`."""
     if isinstance(model, nn.Module):
-        model = save_model(model, folder, sample=sample)
+        with warnings.catch_warnings():  # the class is taken along
+            warnings.filterwarnings("ignore", ".* is defined in this notebook or script")
+            model = save_model(model, folder, sample=sample)
     model = Path(model)
     if not model.is_dir():
         raise BundleError(f"{model} is not a folder: expected a model, or the folder that save_model wrote")
@@ -69,11 +74,8 @@ def _model_modules(description: Mapping, folders: Iterable[Path]) -> dict[str, P
 
 
 def _class_module(name: str) -> dict[str, Path]:
-    if name == "__main__":
-        raise BundleError(
-            "the class of the model is defined in this notebook or script: put it into a module, so that an endpoint "
-            "can import it"
-        )
+    if name.startswith("mlkit_cells_"):  # made by `CellFiles.move_model`, or in the folder of a model from a bundle
+        return {}
     try:
         spec = find_spec(name)
     except (ImportError, ValueError):
@@ -100,10 +102,7 @@ def _find_handlers(handlers: str | Path | ModuleType | None, model: nn.Module | 
     if isinstance(handlers, ModuleType) and getattr(handlers, "__file__", None):
         handlers = handlers.__file__
     if not isinstance(handlers, (str, Path)):
-        raise BundleError(
-            "handlers in a bundle come from a file: pass its path, or its module (a cell that begins with "
-            "%%writefile inference.py makes one)"
-        )
+        raise BundleError(f"{handlers} has no file: pass the path of the handlers, or Handlers.load(input_fn=...)")
     path = Path(handlers)
     if path.is_dir():
         path = path / "inference.py"
@@ -194,11 +193,14 @@ class Bundle(Table):
 
 def build_bundle(
     model: nn.Module | str | Path,  # a model, or the folder that it was saved in
-    handlers: str | Path | ModuleType | None = None,  # their file, its folder or its module; default: mlkit's handlers
+    # a file, its folder or module; a notebook with exported cells; Handlers or a dict of functions, of cells too;
+    # default: mlkit's handlers
+    handlers: str | Path | ModuleType | Handlers | Mapping | None = None,
     requirements: str | Path | Iterable[str] | None = None,  # a requirements file, or its lines
     out: str | Path = "model.tar.gz",
     sample: Any = None,  # an input of the model; see `save_model`
-    include: Iterable[str | Path] = (),  # more files and folders, relative to the folder of the handlers
+    # more files and folders, relative to the folder of the handlers; of cells, to the folder of the notebook
+    include: Iterable[str | Path] = (),
 ) -> Bundle:
     """Write a `model.tar.gz` for mlkit's own server and for AWS's TorchServe and Ray Serve containers.
 
@@ -221,18 +223,20 @@ def _summarize(sizes: Mapping[str, int]) -> list[list]:
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #3a9cd1f4
 def _collect(model, handlers, requirements, sample, include, folder) -> dict[str, bytes | Path]:
     """Return the contents of a bundle by name; the arguments are the same as for `build_bundle`."""
-    handlers_file = _find_handlers(handlers, model)
+    cells = CellFiles(handlers, folder.with_name("cells"))
+    handlers_file = _find_handlers(cells.handlers, model)
     root = handlers_file.parent if handlers_file else Path.cwd()
     model_files = _model_files(model, folder, sample)
     code = {}
     if "model.json" in model_files:
-        description = json.loads(model_files["model.json"].read_text(encoding="utf-8"))
-        code |= _model_modules(description, [Path.cwd(), root])
+        text, code = cells.move_model(model_files["model.json"].read_text(encoding="utf-8"))
+        model_files["model.json"] = text.encode()
+        code |= _model_modules(json.loads(text), [Path.cwd(), root])
     if handlers_file:
         in_bundle = {name.split("/")[1].removesuffix(".py") for name in code}
         code = _module_files(handlers_file, root, in_bundle) | code
     for extra in include:
-        code |= _included_files(root, extra)
+        code |= _included_files(cells.root or root, extra)
     handlers_name = None
     if handlers_file:
         handlers_name = _rename_handlers(code, handlers_file)
