@@ -16,6 +16,7 @@ VARIANT = dict(VariantName="all", ModelName="iris", InstanceType="ml.m5.large", 
 REQUIRED = {  # what the rules about several members need in a request
     "CreateModel": dict(PrimaryContainer={}),
     "CreateEndpointConfig": dict(ProductionVariants=[VARIANT]),
+    "CreateTransformJob": dict(TransformInput=dict(ContentType="text/csv")),
 }
 
 
