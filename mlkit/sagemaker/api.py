@@ -64,6 +64,8 @@ def _service_errors(operation: str, request: dict, api: str = "sagemaker") -> It
         yield from _training_job_errors(request)
     if operation == "CreateEndpointConfig":
         yield from config_errors(request)
+    if operation == "CreateTransformJob":
+        yield from _transform_job_errors(request)
 
 
 def _unknown_fields(shape: Any, value: Any, path: str) -> Iterator[str]:
@@ -204,6 +206,18 @@ def _exclusion_errors(shape: Any, value: Any, path: str) -> Iterator[str]:
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #10884801
 _MAX_RUNTIME = 28 * 86400  # seconds
+_MAX_PAYLOAD = 100  # MB, of all requests at the same time
+
+
+def _transform_job_errors(request: dict) -> Iterator[str]:
+    """Yield violations of the rules in the documentation of CreateTransformJob."""
+    payload = request.get("MaxPayloadInMB", 6)
+    requests = request.get("MaxConcurrentTransforms") or 1
+    if payload * requests > _MAX_PAYLOAD:
+        yield (
+            f"MaxPayloadInMB: {payload} MB in each of {requests} requests at the same time, at most {_MAX_PAYLOAD} MB "
+            "in all are allowed"
+        )
 
 
 def _training_job_errors(request: dict) -> Iterator[str]:

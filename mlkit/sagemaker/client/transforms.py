@@ -29,6 +29,7 @@ from .polling import Poll, follow_in_text
 from .results import JobFailed
 from .target import make_target
 from ..endpoint.content_types import content_type_of
+from ..local.json_path import EXPECTED_PATH, is_path
 
 # %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #a200827a
 class TransformJob:
@@ -114,7 +115,11 @@ def _lines_value(options: Any) -> str:
 
 
 def _strategy_value(options: Any) -> str:
-    return "MultiRecord" if options.split else "SingleRecord"
+    return "MultiRecord" if options.split and not options.single else "SingleRecord"
+
+
+def _accept_value(options: Any) -> str | None:
+    return options.accept or (options.content_type if options.join or options.output_filter else None)
 
 
 def _kind_value(options: Any) -> str:
@@ -145,13 +150,19 @@ class TransformOptions(ModelOptions):
         "content type of the files; default: by their suffix", default=None, request=f"{_INPUT}.ContentType"
     )
     accept: str | None = option(
-        "content type of the answers", default=None, request=f"{_TRANSFORM}.TransformOutput.Accept"
+        "content type of the answers; default, with join or output_filter: the one of the files",
+        default=None,
+        request=f"{_TRANSFORM}.TransformOutput.Accept",
+        value=_accept_value,
     )
     split: bool = option(
         "send lines, as many at once as a request can take, in place of whole files",
         default=False,
         request=(f"{_INPUT}.SplitType", f"{_TRANSFORM}.TransformOutput.AssembleWith", f"{_TRANSFORM}.BatchStrategy"),
         value=(_lines_value, _lines_value, _strategy_value),
+    )
+    single: bool = option(
+        "with split, one line in each request: a JSON document on each line, for example", default=False
     )
     output: str | None = option(
         "s3://bucket/prefix for the answers; default: next to the models",
@@ -265,6 +276,12 @@ def _transform_request(name: str, model: str, data: str, target: Any, options: T
         "TransformInput": {"DataSource": {"S3DataSource": {"S3Uri": data}}},
         "TransformOutput": {"S3OutputPath": f"{target.bucket}/transforms/{name}"},
     }
+    if options.single and not options.split:
+        raise ValueError("single: it is for lines, so pass split=True as well")
+    for name in ("input_filter", "output_filter"):
+        path = getattr(options, name)
+        if path is not None and not is_path(path):
+            raise ValueError(f"{name}={path!r}: {EXPECTED_PATH}")
     request = with_options(_TRANSFORM, request, options)
     return require_valid(_TRANSFORM, merge_more(_TRANSFORM, request, options.more.get(_TRANSFORM, {})))
 
@@ -278,7 +295,7 @@ def _content_type_of(folder: Path, content_type: str | None) -> str:
         raise ValueError(f"there are no files in {folder}: expected some to send through the model")
     if content_type:
         return content_type
-    types = {content_type_of(f) for f in files}
+    types = {content_type_of(f.with_suffix("") if f.suffix == ".gz" else f) for f in files}
     if len(types) == 1 and None not in types:
         return types.pop()
     suffixes = {f.suffix.lower() for f in files}

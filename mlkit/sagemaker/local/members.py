@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlkit.sagemaker.api import api_error, check_request
+from mlkit.sagemaker.local.data_processing import has_records
+from mlkit.sagemaker.local.json_path import EXPECTED_PATH, is_path
 
 # %% ../../../nbs/2_sagemaker/4_local/13_members.ipynb #d4af93c8
 @dataclass(frozen=True)
@@ -267,6 +269,7 @@ _ENDPOINT_CAPACITIES = {
     },
 }
 
+_PATH = Treatment("performed", EXPECTED_PATH, is_path)
 _TRANSFORM_JOB = {
     **_performed("TransformJobName ModelName MaxConcurrentTransforms MaxPayloadInMB Environment"),
     "ModelClientConfig": _performed("InvocationsTimeoutInSeconds InvocationsMaxRetries"),
@@ -279,13 +282,13 @@ _TRANSFORM_JOB = {
             }
         },
         "ContentType": PERFORMED,
-        "CompressionType": _only("None", reason="expected None; files are sent as they are"),
+        "CompressionType": PERFORMED,
         "SplitType": _only("None", "Line", reason="expected None or Line; other records are split by SageMaker only"),
     },
     "TransformOutput": {**_performed("S3OutputPath Accept AssembleWith"), "KmsKeyId": KEPT},
     "DataCaptureConfig": _NO_CAPTURE,
     "TransformResources": _kept("InstanceType InstanceCount VolumeKmsKeyId TransformAmiVersion"),
-    "DataProcessing": _refused("records are not filtered or joined on this machine"),
+    "DataProcessing": {"InputFilter": _PATH, "OutputFilter": _PATH, "JoinSource": PERFORMED},
     "Tags": _TAGS,
     "ExperimentConfig": _NO_EXPERIMENT,
 }
@@ -370,10 +373,24 @@ def _endpoint_config_rules(request: dict) -> Iterator[str]:
                 yield f"{kind}: {name!r} has no ModelName; there are no inference components on this machine"
 
 
+def _transform_job_rules(request: dict) -> Iterator[str]:
+    processing = request.get("DataProcessing", {})
+    content_type = request.get("TransformInput", {}).get("ContentType", "")
+    is_used = processing.get("JoinSource") == "Input" or any(
+        processing.get(name, "$") not in ("", "$") for name in ("InputFilter", "OutputFilter")
+    )
+    if is_used and not has_records(content_type):
+        yield (
+            "DataProcessing: records of CSV, JSON and JSON Lines are filtered and joined, and "
+            f"TransformInput.ContentType is {content_type!r}"
+        )
+
+
 _RULES = {
     "CreateTrainingJob": _training_job_rules,
     "CreateModel": _model_rules,
     "CreateEndpointConfig": _endpoint_config_rules,
+    "CreateTransformJob": _transform_job_rules,
 }
 
 # %% ../../../nbs/2_sagemaker/4_local/13_members.ipynb #d35a4315

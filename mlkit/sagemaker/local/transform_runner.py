@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/51_transform_runner.ipynb #a83e5d38
+import gzip
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
+from mlkit.sagemaker.local.data_processing import DataProcessing
 from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.store import now
 from mlkit.sagemaker.local.transform_jobs import TransformJobs
@@ -28,7 +30,8 @@ from mlkit.sagemaker.storage import stage_manifest
 def split_into_bodies(path: Path, request: Mapping) -> Iterator[bytes]:
     """Yield the bodies of the requests for a file. `request` is the request of CreateTransformJob.
 
-    Empty lines are left out. Raises ValueError if the file, or one of its lines, is larger than MaxPayloadInMB.
+    Empty lines are left out, and compressed files are unpacked. Raises ValueError if the file, or one of its lines, is
+    larger than MaxPayloadInMB.
     """
     megabytes = request.get("MaxPayloadInMB", 6)  # 0: no limit
     max_bytes = megabytes * 2**20
@@ -36,19 +39,23 @@ def split_into_bodies(path: Path, request: Mapping) -> Iterator[bytes]:
     def check_size(size: int, source: str) -> None:
         if megabytes and size > max_bytes:
             raise ValueError(
-                f"{source} has {size:,} bytes: expected at most {max_bytes:,} in a request (MaxPayloadInMB={megabytes})"
+                f"{source} has more than {max_bytes:,} bytes, which is too large for a request "
+                f"(MaxPayloadInMB={megabytes})"
             )
 
+    opener = gzip.open if request["TransformInput"].get("CompressionType") == "Gzip" else open
     if request["TransformInput"].get("SplitType", "None") == "None":
-        check_size(path.stat().st_size, path.name)
-        yield path.read_bytes()
+        with opener(path, "rb") as f:
+            content = f.read(max_bytes + 1 if megabytes else -1)
+        check_size(len(content), path.name)
+        yield content
         return
     body_limit = max_bytes or 6 * 2**20
     if request.get("BatchStrategy") == "SingleRecord":
         body_limit = 1  # any second line is beyond it
     lines: list[bytes] = []
     size = 0
-    with open(path, "rb") as f:
+    with opener(path, "rb") as f:
         for i, line in enumerate(f):
             check_size(len(line), f"{path.name}, line {i + 1}")
             if lines and size + len(line) > body_limit:
@@ -62,6 +69,20 @@ def split_into_bodies(path: Path, request: Mapping) -> Iterator[bytes]:
         yield b"".join(lines)
 
 # %% ../../../nbs/2_sagemaker/4_local/51_transform_runner.ipynb #86ac3e48
+DEFAULT_RETRIES = 3  # of a request that failed, as SageMaker documents InvocationsMaxRetries
+
+
+def batch_variables(request: Mapping) -> dict[str, str]:
+    """Return the variables by which SageMaker tells a container that it serves a batch transform."""
+    variables = {
+        "SAGEMAKER_BATCH": "true",
+        "SAGEMAKER_BATCH_STRATEGY": {"SingleRecord": "SINGLE_RECORD"}.get(request.get("BatchStrategy"), "MULTI_RECORD"),
+        "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(request.get("MaxConcurrentTransforms") or 1),
+    }
+    megabytes = request.get("MaxPayloadInMB", 6)
+    return variables | ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": str(megabytes)} if megabytes else {})
+
+
 class TransformRunner:
     """Run a batch transform job whose record exists already.
 
@@ -77,7 +98,9 @@ class TransformRunner:
         self.request = self.rows.get(name)
         model = service.describe_model(ModelName=self.request["ModelName"])
         container = model.get("PrimaryContainer") or model["Containers"][0]
-        self.server = ServerProcess(container, self.files, self.folder / "container", self.request.get("Environment"))
+        environment = batch_variables(self.request) | self.request.get("Environment", {})
+        self.server = ServerProcess(container, self.files, self.folder / "container", environment)
+        self.processing = DataProcessing(self.request)
 
     def run(self) -> None:
         """Run the job to its end, and record how it ended."""
@@ -112,21 +135,32 @@ class TransformRunner:
         return (self.folder / "stop").exists()
 
     def _transform_files(self) -> None:
+        """Transform all files, also after one that fails, and raise the first error."""
         source_uri = self.request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
         output_uri = self.request["TransformOutput"]["S3OutputPath"].rstrip("/")
         is_manifest = self.request["TransformInput"]["DataSource"]["S3DataSource"]["S3DataType"] == "ManifestFile"
         stage = partial(stage_manifest, self.files) if is_manifest else self.files.stage
         source = stage(source_uri, self.folder / "input")
         paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+        errors = []
         for path in paths:
-            if self._is_stopped():
+            if self._is_stopped() or self.server.process.poll() is not None:
                 break
-            answers = self.folder / "answer"
-            with open(answers, "wb") as out:
-                self._transform_file(path, out)
             name = path.relative_to(source).as_posix()
+            answers = self.folder / "answer"
+            try:
+                with open(answers, "wb") as out:
+                    self._transform_file(path, out)
+            except (RuntimeError, ValueError) as e:
+                errors.append(e)
+                print(f"{name}: {e}", flush=True)
+                continue
             self.files.put(answers, f"{output_uri}/{name}.out")
             print(f"{name}: done", flush=True)
+        if len(errors) > 1:
+            raise type(errors[0])(f"{errors[0]}; {len(errors)} of {len(paths)} files failed, see the log")
+        if errors:
+            raise errors[0]
 
     def _transform_file(self, path: Path, out: BinaryIO) -> None:
         """Write the answers to a file in its order, with at most MaxConcurrentTransforms requests under way."""
@@ -146,16 +180,28 @@ class TransformRunner:
             out.write(b"\n")
 
     def _invoke(self, body: bytes, source: str) -> bytes:
-        """Return the model's answer; ask again after an error, as often as the request says.
+        """Return what is written for a body; ask the model again after an error, as often as the request says.
 
-        Raises RuntimeError, which names `source`, if there is no answer or it is an error.
+        Raises RuntimeError, which names `source`, if there is no answer or it is an error, and ValueError for records
+        that cannot be filtered or joined.
         """
-        for _ in range(self.request.get("ModelClientConfig", {}).get("InvocationsMaxRetries", 0)):
+        try:
+            filtered = self.processing.filter_input(body)
+            answer, answer_type = self._invoke_until_answered(filtered, source)
+            return self.processing.finish(body, answer, answer_type)
+        except ValueError as e:
+            raise ValueError(f"{source}: {e}") from None
+
+    def _invoke_until_answered(self, body: bytes, source: str) -> tuple[bytes, str]:
+        for _ in range(self.request.get("ModelClientConfig", {}).get("InvocationsMaxRetries", DEFAULT_RETRIES)):
             with suppress(RuntimeError):
                 return self._invoke_once(body, source)
+            if self.server.process.poll() is not None:
+                break
         return self._invoke_once(body, source)
 
-    def _invoke_once(self, body: bytes, source: str) -> bytes:
+    def _invoke_once(self, body: bytes, source: str) -> tuple[bytes, str]:
+        """Return an answer and its content type."""
         timeout = self.request.get("ModelClientConfig", {}).get("InvocationsTimeoutInSeconds", 600)
         try:
             with self.server.request("POST", "/invocations", body, self._headers(), timeout) as response:
@@ -171,7 +217,7 @@ class TransformRunner:
         if response.status >= 400:
             message = self.server.last_error() if response.status >= 500 else answer.decode("utf-8", "replace")[:500]
             raise RuntimeError(f"{source}: the model answered {response.status}: {message}")
-        return answer
+        return answer, response.headers.get("Content-Type", "")
 
     def _headers(self) -> dict[str, str]:
         headers = {}

@@ -18,6 +18,7 @@ REQUIRED = {  # what the rules about several members need in a request
     "CreateEndpointConfig": dict(
         ProductionVariants=[VARIANT], ShadowProductionVariants=[VARIANT | dict(VariantName="shadow")]
     ),
+    "CreateTransformJob": dict(TransformInput=dict(ContentType="text/csv")),
 }
 
 

@@ -1,5 +1,7 @@
 """Batch transforms that fail, such as with a torn bundle, and what their requests say of data and of errors."""
 
+import gzip
+import json
 import time
 
 import pytest
@@ -101,7 +103,7 @@ def test_a_file_that_is_too_large_for_a_request(local, tmp_path):
     whole = dict(DataSource=source, ContentType="text/csv")
     assert (
         failure_of(local, "large", TransformInput=whole, MaxPayloadInMB=1)
-        == "ClientError: c.csv has 1,048,577 bytes: expected at most 1,048,576 in a request (MaxPayloadInMB=1)"
+        == "ClientError: c.csv has more than 1,048,576 bytes, which is too large for a request (MaxPayloadInMB=1)"
     )
 
 
@@ -126,3 +128,57 @@ def test_a_manifest_and_a_second_try(local, tmp_path):
     assert wait(local, "again")["TransformJobStatus"] == "Completed"
     outputs = local.files.path("s3://bucket/out/busy")
     assert sorted(path.name for path in outputs.iterdir()) == ["a.csv.out", "c.csv.out"]
+
+
+def test_documents_one_by_one(local, tmp_path):
+    """A handler that takes one JSON document gets one line at a time, also of a compressed file, and the variables.
+
+    The other files are transformed, too, if one has a record without the part that the model gets.
+    """
+    documents = [{"id": i, "x": {"value": i / 2}} for i in range(3)]
+    lines = "".join(json.dumps(document) + "\n" for document in documents)
+    files = {
+        "a.jsonl": gzip.compress(lines.encode()),
+        "b.jsonl": gzip.compress(b'{"id": 9}'),
+        "c.jsonl": gzip.compress(b"\n"),
+    }
+    local.files.send(files, "s3://bucket/documents")
+    handlers = (
+        "import json, os\n"
+        "def model_fn(model_dir):\n"
+        "    return {name: os.environ[name] for name in os.environ if name.startswith('SAGEMAKER_')}\n"
+        "def input_fn(body, content_type):\n"
+        "    return json.loads(body)\n"
+        "def predict_fn(data, model):\n"
+        "    return {'twice': 2 * data['value'], 'variables': model}\n"
+        "def output_fn(prediction, accept):\n"
+        "    return json.dumps(prediction), 'application/json'\n"
+    )
+    create_model_with_handlers(local, "documents", handlers, tmp_path)
+    source = dict(S3DataSource=dict(S3DataType="S3Prefix", S3Uri="s3://bucket/documents"))
+    request = make_request(
+        "documents",
+        BatchStrategy="SingleRecord",
+        MaxConcurrentTransforms=2,
+        MaxPayloadInMB=4,
+        Environment=dict(SAGEMAKER_OWN="yes"),
+        TransformInput=dict(
+            DataSource=source, ContentType="application/json", SplitType="Line", CompressionType="Gzip"
+        ),
+        DataProcessing=dict(InputFilter="$.x", JoinSource="Input", OutputFilter="$['id','SageMakerOutput']"),
+    )
+    local.create_transform_job(**request)
+    description = wait(local, "documents")
+    reason = "ClientError: b.jsonl, request 1: $.x: "
+    assert (description["TransformJobStatus"], description["FailureReason"][: len(reason)]) == ("Failed", reason)
+    outputs = local.files.path("s3://bucket/out/documents")
+    assert sorted(path.name for path in outputs.iterdir()) == ["a.jsonl.out", "c.jsonl.out"]
+    answers = [json.loads(line) for line in (outputs / "a.jsonl.out").read_text().splitlines()]
+    assert [(answer["id"], answer["SageMakerOutput"]["twice"]) for answer in answers] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert answers[0]["SageMakerOutput"]["variables"] == {
+        "SAGEMAKER_BATCH": "true",
+        "SAGEMAKER_BATCH_STRATEGY": "SINGLE_RECORD",
+        "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "2",
+        "SAGEMAKER_MAX_PAYLOAD_IN_MB": "4",
+        "SAGEMAKER_OWN": "yes",
+    }
