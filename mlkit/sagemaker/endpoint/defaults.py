@@ -6,8 +6,11 @@
 __all__ = ['default_model_fn', 'default_input_fn', 'default_predict_fn', 'default_output_fn']
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #382fea3d
+import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dis import opname
 from functools import cache
 from pathlib import Path
@@ -20,18 +23,23 @@ from ...model.inputs import call_model, is_tensor_signature
 from ...model.saving import load_model
 from .codecs import RequestError, decode, encode
 from .descriptions import encode_answers, read_input
+from .exported import load_exported
 from ...training.batch import to_device
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #0a3183a7
 def default_model_fn(model_dir: str | Path) -> Any:
     """Load the model in a folder, in evaluation mode, onto the GPU if the machine has one.
 
-    Raises FileNotFoundError if the folder has none or several, and ValueError for a file that torch.save wrote.
+    A model of `save_model` names a class, whose module is imported, but not from the current folder: see
+    `without_current_folder`. TorchScript is code, like a module. A file of torch.export is refused if something in it
+    is code, see `mlkit.sagemaker.endpoint.exported`. Raises FileNotFoundError if the folder has no model or several, and
+    ValueError for a file that torch.save wrote.
     """
     folder = Path(model_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if (folder / "model.json").is_file():
-        return load_model(folder, device)
+        with without_current_folder(folder):
+            return load_model(folder, device)
     exported = sorted(folder.glob("*.pt2"))
     scripts = sorted([*folder.glob("*.pt"), *folder.glob("*.pth")])
     if len(exported) + len(scripts) != 1:
@@ -42,7 +50,7 @@ def default_model_fn(model_dir: str | Path) -> Any:
             f"found {content}. Save the model with save_model, or write a model_fn"
         )
     if exported:
-        return torch.export.load(exported[0]).module().to(device)
+        return load_exported(exported[0]).to(device)
     try:
         return torch.jit.load(scripts[0], map_location=device).eval()
     except RuntimeError:
@@ -50,6 +58,39 @@ def default_model_fn(model_dir: str | Path) -> Any:
             f"{scripts[0].name} is not TorchScript (a pickle, as torch.save writes it, is not opened): save the "
             "model with save_model, or write a model_fn"
         ) from None
+
+# %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #ae84eaa5
+@contextmanager
+def without_current_folder(model_dir: Path) -> Iterator[None]:
+    """Import nothing from the current folder for a while: it may be one that was unpacked from somewhere.
+
+    It is searched as before if it is the folder of code of the model, or stands in PYTHONPATH, or modules were imported
+    from it already, such as the handlers.
+    """
+    here = Path.cwd().resolve()
+    explicit = {Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    original = list(sys.path)
+    kept = [entry for entry in original if Path(entry or ".").resolve() != here]
+    if len(kept) == len(original) or here in explicit or here == (model_dir / "code").resolve() or _has_modules(here):
+        yield
+        return
+    sys.path[:] = kept
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        e.add_note(
+            f"(modules of the current folder, {here}, are not imported for a model: build_bundle puts them into code/, "
+            "and PYTHONPATH=. says that they may be imported)"
+        )
+        raise
+    finally:
+        sys.path[:] = original + [entry for entry in sys.path if entry not in original]
+
+
+def _has_modules(folder):
+    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    absolute = filter(os.path.isabs, files)  # torch.ops has "_ops.py"
+    return any(os.path.dirname(os.path.realpath(file)) == str(folder) for file in absolute)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #ce29fb3b
 def default_input_fn(
