@@ -139,7 +139,13 @@ class EndpointRunner:
             EndpointConfigName=config_name,
             **variants,
             **config_fields(config),
-            Local=dict(ports=fleet.ports(), shadows=fleet.shadow_ports(), next=None, retained=[]),
+            Local=dict(
+                ports=fleet.ports(),
+                shadows=fleet.shadow_ports(),
+                next=None,
+                retained=[],
+                has_many_models=fleet.has_many_models,
+            ),
         )
         self.workers.configure(config.get("AsyncInferenceConfig"))
         if former_fleet:
