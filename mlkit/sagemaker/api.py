@@ -15,7 +15,6 @@ from typing import Any
 from botocore import xform_name
 from botocore.exceptions import ClientError, ParamValidationError
 
-from .endpoint_rules import config_errors
 from ..text import did_you_mean
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #c060a71a
@@ -62,8 +61,6 @@ def _service_errors(operation: str, request: dict, api: str = "sagemaker") -> It
     yield from _exclusion_errors(shape, request, "")
     if operation == "CreateTrainingJob":
         yield from _training_job_errors(request)
-    if operation == "CreateEndpointConfig":
-        yield from config_errors(request)
     if operation == "CreateTransformJob":
         yield from _transform_job_errors(request)
 
