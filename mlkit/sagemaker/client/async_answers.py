@@ -24,7 +24,6 @@ from mlkit.sagemaker.storage import is_denied
 
 # %% ../../../nbs/2_sagemaker/5_client/45_async_answers.ipynb #40883cb4
 _UNTYPED = ("binary/octet-stream", "application/octet-stream")  # what S3 says of an object without a content type
-_STATUS_INTERVAL = 10  # polls between two looks at the status of the endpoint
 
 
 class AsyncAnswer:
@@ -62,6 +61,15 @@ class AsyncAnswer:
         After Ctrl-C the request continues, and a line says how to wait again.
         Raises InvocationFailed with the text of the failure, TimeoutError, and EndpointFailed if nothing will answer.
         """
+        body, content_type = self.wait(timeout, out)
+        endpoint_codecs = import_module("mlkit.sagemaker.endpoint.codecs")
+        try:
+            return endpoint_codecs.decode(body, content_type)
+        except endpoint_codecs.RequestError:
+            return body  # a custom type
+
+    def wait(self, timeout: float | None = None, out: TextIO | None = None) -> tuple[bytes, str]:
+        """Wait for the answer, as `result` does, and return its body and its content type."""
         wait = _Wait(self, timeout, out or sys.stdout)
         interval = self.endpoint.target.log_interval
         name = self.inference_id or self.output
@@ -72,11 +80,7 @@ class AsyncAnswer:
             text = body.decode("utf-8", "replace")
             status = re.search(r"error \((\d{3})\)", text)
             raise InvocationFailed(self.endpoint.name, int(status[1]) if status else None, text)
-        endpoint_codecs = import_module("mlkit.sagemaker.endpoint.codecs")
-        try:
-            return endpoint_codecs.decode(body, content_type)
-        except endpoint_codecs.RequestError:
-            return body  # a custom type
+        return body, content_type
 
     def _hint(self) -> str:
         arguments = repr(self.output) if self.failure is None else f"{self.output!r}, {self.failure!r}"
@@ -121,12 +125,11 @@ class _Wait:
         self.out = out
         self.started_at = time.monotonic()
         self.reminded_at = self.started_at
-        self.n_polls = 0
+        self.looked_at: float | None = None  # when the status of the endpoint was looked at
         self.answer: tuple[bytes, str] | None = None
         self.is_failure = False
 
     def poll(self) -> Poll:
-        self.n_polls += 1
         problem = self._problem()  # before the answer: an endpoint may fail just after it
         for uri in (self.request.output, self.request.failure):
             self.answer = self.request._read(uri) if uri else None
@@ -145,8 +148,10 @@ class _Wait:
 
     def _problem(self) -> str | None:
         """Return why the endpoint will never answer, or None. It is asked now and then."""
-        if self.n_polls % _STATUS_INTERVAL != 1:
+        interval = self.request.endpoint.target.status_interval.longest
+        if self.looked_at is not None and time.monotonic() - self.looked_at < interval:
             return None
+        self.looked_at = time.monotonic()
         try:
             description = self.request.endpoint.describe()
         except ClientError as e:
