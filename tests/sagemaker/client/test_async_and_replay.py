@@ -157,7 +157,7 @@ def test_what_sagemaker_has_captured_is_replayed(endpoint, tmp_path):
     bundle = build_bundle(tmp_path / "code", tmp_path / "code" / "inference.py", out=tmp_path / "model.tar.gz")
     put(endpoint, "s3://bucket/new/model.tar.gz", (tmp_path / "model.tar.gz").read_bytes())
     changes = endpoint.replay("s3://bucket/new/model.tar.gz", out=io.StringIO())
-    assert [row[1:4] for row in changes.rows] == [
+    assert [[row[0], *row[2:4]] for row in changes.rows] == [
         ["event-2", "value label", "virginica"],
         ["event-3", "number length", 2.5],
         ["event-4", "status", 200],
