@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import closing
 from importlib import import_module
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from botocore.exceptions import ClientError
 
@@ -24,7 +24,6 @@ from mlkit.sagemaker.storage import is_denied
 
 # %% ../../../nbs/2_sagemaker/5_client/45_async_answers.ipynb #40883cb4
 _UNTYPED = ("binary/octet-stream", "application/octet-stream")  # what S3 says of an object without a content type
-_STATUS_INTERVAL = 10  # polls between two looks at the status of the endpoint
 
 
 class AsyncAnswer:
@@ -53,7 +52,12 @@ class AsyncAnswer:
     @property
     def done(self) -> bool:
         """Whether the output or the failure is in S3."""
-        return any(self._read(uri) is not None for uri in (self.output, self.failure) if uri)
+        for uri in (self.output, self.failure):
+            opened = self._open(uri) if uri else None
+            if opened is not None:
+                opened[0].close()
+                return True
+        return False
 
     def result(self, timeout: float | None = None, out: TextIO | None = None) -> Any:
         """Wait for the answer and return it decoded; bytes if its content type is not known.
@@ -62,6 +66,15 @@ class AsyncAnswer:
         After Ctrl-C the request continues, and a line says how to wait again.
         Raises InvocationFailed with the text of the failure, TimeoutError, and EndpointFailed if nothing will answer.
         """
+        body, content_type = self.wait(timeout, out)
+        endpoint_codecs = import_module("mlkit.sagemaker.endpoint.codecs")
+        try:
+            return endpoint_codecs.decode(body, content_type)
+        except endpoint_codecs.RequestError:
+            return body  # a custom type
+
+    def wait(self, timeout: float | None = None, out: TextIO | None = None) -> tuple[bytes, str]:
+        """Wait for the answer, as `result` does, and return its body and its content type."""
         wait = _Wait(self, timeout, out or sys.stdout)
         interval = self.endpoint.target.log_interval
         name = self.inference_id or self.output
@@ -72,11 +85,7 @@ class AsyncAnswer:
             text = body.decode("utf-8", "replace")
             status = re.search(r"error \((\d{3})\)", text)
             raise InvocationFailed(self.endpoint.name, int(status[1]) if status else None, text)
-        endpoint_codecs = import_module("mlkit.sagemaker.endpoint.codecs")
-        try:
-            return endpoint_codecs.decode(body, content_type)
-        except endpoint_codecs.RequestError:
-            return body  # a custom type
+        return body, content_type
 
     def _hint(self) -> str:
         arguments = repr(self.output) if self.failure is None else f"{self.output!r}, {self.failure!r}"
@@ -84,15 +93,22 @@ class AsyncAnswer:
 
     def _read(self, uri: str) -> tuple[bytes, str] | None:
         """Return the content of an object and its content type, or None if it does not exist."""
+        opened = self._open(uri)
+        if opened is None:
+            return None
+        with closing(opened[0]) as f:
+            return f.read(), opened[1]
+
+    def _open(self, uri: str) -> tuple[BinaryIO, str] | None:
+        """Return an object, to be read and closed, and its content type, or None if it does not exist."""
         target = self.endpoint.target
         try:
             if isinstance(target, LocalTarget):
-                with closing(target.files.open(uri)) as f:
-                    return f.read(), self._local_type(target) or self._default_type
+                return target.files.open(uri), self._local_type(target) or self._default_type
             bucket, _, key = uri.removeprefix("s3://").partition("/")
             response = target.files.client.get_object(Bucket=bucket, Key=key)
             content_type = response.get("ContentType") or _UNTYPED[0]
-            return response["Body"].read(), self._default_type if content_type in _UNTYPED else content_type
+            return response["Body"], self._default_type if content_type in _UNTYPED else content_type
         except FileNotFoundError:
             return None
         except ClientError as e:
@@ -121,12 +137,11 @@ class _Wait:
         self.out = out
         self.started_at = time.monotonic()
         self.reminded_at = self.started_at
-        self.n_polls = 0
+        self.looked_at: float | None = None  # when the status of the endpoint was looked at
         self.answer: tuple[bytes, str] | None = None
         self.is_failure = False
 
     def poll(self) -> Poll:
-        self.n_polls += 1
         problem = self._problem()  # before the answer: an endpoint may fail just after it
         for uri in (self.request.output, self.request.failure):
             self.answer = self.request._read(uri) if uri else None
@@ -145,8 +160,10 @@ class _Wait:
 
     def _problem(self) -> str | None:
         """Return why the endpoint will never answer, or None. It is asked now and then."""
-        if self.n_polls % _STATUS_INTERVAL != 1:
+        interval = self.request.endpoint.target.status_interval.longest
+        if self.looked_at is not None and time.monotonic() - self.looked_at < interval:
             return None
+        self.looked_at = time.monotonic()
         try:
             description = self.request.endpoint.describe()
         except ClientError as e:

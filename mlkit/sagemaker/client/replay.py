@@ -21,7 +21,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
-from mlkit.sagemaker.client.endpoint_requests import Machines
 from mlkit.sagemaker.client.endpoints import Endpoint, InvocationFailed
 from mlkit.sagemaker.client.target import LocalTarget
 from mlkit.sagemaker.local.client import LocalSageMaker
@@ -222,20 +221,19 @@ def replay_captured(
     print(f"Sending {len(requests)} captured requests to the bundle on this machine", file=out, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path = _bundle_path(endpoint, bundle, Path(folder))
-        options = Machines(environment=endpoint.options.environment)
         local = LocalSageMaker(Path(folder) / "local", s3="folder")
-        with Endpoint.create(path, local, "replay", out=io.StringIO(), environment=options.environment) as trial:
+        environment = endpoint.options.environment
+        with Endpoint.create(path, local, "replay", out=io.StringIO(), environment=environment) as trial:
             changes = [(r, _change(trial, r, tolerance)) for r in requests]
         _wait_until_deleted(local)
     changes = [(request, change) for request, change in changes if change]
     rows = [
-        (f"{r.time:%Y-%m-%d %H:%M:%S}", r.inference_id or r.event_id, what, *map(_shown, values))
-        for r, (what, *values) in changes
+        (r.inference_id or r.event_id, _shown_input(r), what, *map(_shown, values)) for r, (what, *values) in changes
     ]
     kinds = Counter(what.partition(" ")[0] for _, (what, *_) in changes)
     details = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
     note = f"{len(rows)} of {len(requests)} answers change" + (f": {details}" if rows else "")
-    return Table(["time", "request", "what changes", "before", "after"], rows, note)
+    return Table(["request", "input", "what changes", "before", "after"], rows, note)
 
 
 def _bundle_path(endpoint: Endpoint, bundle: Any, folder: Path) -> Path:
@@ -259,7 +257,7 @@ def _change(trial: Endpoint, request: CapturedRequest, tolerance: float) -> tupl
         answer = trial.ask(request.body, content_type, request.answer_type, **arguments)
         after = (200, answer.get("ContentType", ""), answer["Body"].read())
     except InvocationFailed as e:
-        return "status", 200, f"{e.status}: {e}"
+        return "status", 200, f"{e.status}: {str(e).partition(': ')[2]}"
     return compare_answers((200, request.answer_type or "", request.answer), after, tolerance)
 
 
@@ -267,6 +265,13 @@ def _wait_until_deleted(local: LocalSageMaker) -> None:
     """Wait until the process of the endpoint has removed its files, which are in a temporary folder."""
     while local.list_endpoints()["Endpoints"]:
         time.sleep(0.05)
+
+
+def _shown_input(request: CapturedRequest) -> str:
+    try:
+        return _shown(request.body.decode().strip())
+    except UnicodeDecodeError:
+        return f"{len(request.body):,} bytes of {request.content_type}"
 
 
 def _shown(value: Any) -> Any:
