@@ -64,6 +64,11 @@ class _Names:
         self.lock = threading.RLock()
         self.folders: dict[str, list[CodeFolder]] = {}  # that have a module of this name and run now
         self.others: dict[str, ModuleType] = {}  # what had the name before
+        self.process_folder: CodeFolder | None = None  # whose code the whole process is
+
+    def current(self) -> "CodeFolder | None":
+        """Return the folder whose code runs in this thread or task."""
+        return _current.get() or self.process_folder
 
     def add(self, name: str, folder: "CodeFolder") -> None:
         """Make the module of a folder the one of this name."""
@@ -97,7 +102,7 @@ class _Names:
 
     def module(self, name: str) -> ModuleType:
         """Return the module of this name for the code that runs in this thread or task."""
-        folder = _current.get()
+        folder = self.current()
         with self.lock:
             folders = list(self.folders.get(name, ()))
             other = self.others.get(name)
@@ -127,14 +132,14 @@ class _CurrentFinder:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Return the spec of a module that the folder has loaded, or loads now."""
-        folder = _current.get()
+        folder = _names.current()
         if folder is None or not folder.owns(name.partition(".")[0]):
             return None
         return ModuleSpec(name, self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return the module of the folder."""
-        module = _current.get().load(spec.name)
+        module = _names.current().load(spec.name)
         spec.loader_state = module.__spec__
         return module
 
@@ -142,7 +147,7 @@ class _CurrentFinder:
         """Do nothing but restore what importlib has changed: the folder has executed the module."""
         name = module.__spec__.name
         module.__spec__ = module.__spec__.loader_state
-        _names.add(name, _current.get())
+        _names.add(name, _names.current())
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/17_code_folder.ipynb #d9e10188
 _SHARED = ("mlkit", "__main__")  # a bundle has mlkit next to the handlers; there is one mlkit in a process
@@ -300,12 +305,27 @@ class CodeFolder:
     def keep(self) -> None:
         """Make the process the folder's own, as AWS's containers do: its modules and its path stay.
 
-        For a process that serves nothing else; it makes calls faster, and processes that the code starts find it, too.
+        For a process that serves nothing else: calls are faster, and threads and processes that the code starts find
+        the modules, too. It replaces the folder that was kept before.
         """
-        if not self.is_kept:
+        with _names.lock:
+            if self.is_kept:
+                return
+            if _names.process_folder is not None:
+                _names.process_folder.release()
+            _names.process_folder = self
             self.is_kept = True
             self._activate()
             sys.path.insert(0, self.root)
+
+    def release(self) -> None:
+        """End what `keep` began."""
+        with _names.lock:
+            if self.is_kept:
+                self.is_kept = False
+                _names.process_folder = None
+                sys.path.remove(self.root)
+                self._deactivate()
 
     def _activate(self):
         with _names.lock:

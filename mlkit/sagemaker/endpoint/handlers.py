@@ -394,6 +394,13 @@ def call(self: Handlers, name: str, *args, context: Context | None = None) -> An
 
 
 @patch
+def keep_code(self: Handlers) -> None:
+    """Make the process that of the handlers: see `CodeFolder.keep`."""
+    if self.code is not None:
+        self.code.keep()
+
+
+@patch
 def _make_context(self: Handlers, headers: Mapping[str, str], request_id: str | None) -> Context:
     return Context(headers, self._system_properties, self.model_name, request_id, self._context_attributes)
 
