@@ -6,27 +6,24 @@
 __all__ = ['HandlerError', 'Handlers', 'Reply']
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #784a8a2f
-import asyncio
 import dis
 import inspect
 import json
 import os
 import re
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import AsyncGeneratorType, GeneratorType, ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...model.inputs import zeros_like_signature
@@ -50,6 +47,7 @@ from mlkit.sagemaker.endpoint.defaults import (
     default_predict_fn,
 )
 from .descriptions import load_description, load_labels
+from .handler_thread import handler_thread, is_async_function
 from ...text import Table
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #76798149
@@ -252,7 +250,7 @@ class Handlers:
         self._context_attributes = {}  # what handlers set on the context
         self._system_properties = system_properties(self.model_dir)
         # All handlers run in one thread. If one of them is asynchronous, that is the thread of the event loop.
-        self.is_async = any(map(_is_async, self.functions.values()))
+        self.is_async = any(map(is_async_function, self.functions.values()))
 
     @classmethod
     def load(
@@ -312,15 +310,6 @@ def _parameter_names(f):
         return f"({', '.join(inspect.signature(f).parameters)})"
     except ValueError:
         return "(...)"
-
-
-def _is_async(f):
-    f = inspect.unwrap(f)
-    while isinstance(f, partial):
-        f = f.func
-    if not inspect.isroutine(f):
-        f = getattr(f, "__call__", f)  # noqa: B004 -- the method of an object that can be called
-    return inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #de69ede2
 def find_code(model_dir: str | Path, environ: Mapping[str, str] | None = None) -> Handlers:
@@ -407,26 +396,26 @@ def _make_context(self: Handlers, headers: Mapping[str, str], request_id: str | 
 
 @patch
 def run_code(self: Handlers, f: Callable, *args) -> Any:
-    """Call a function where the handlers run: with the modules of their folder, and in their thread."""
+    """Call a function where the handlers run: with the modules of their folder, and in their thread.
+
+    If one of the handlers is asynchronous, that is the thread of its event loop.
+    """
     if self.is_async:
-        return _run_in_loop(self._await_code(f, args))
+        return handler_thread().call(self._await_code, f, args)
     if self.code is None or self.code.is_kept:
         result = f(*args)
     else:
         with self.code.active():
             result = f(*args)
-    return _run_in_loop(self._await_code(lambda: result, ())) if inspect.isawaitable(result) else result
+    return handler_thread().call(self._await_code, lambda: result, ()) if inspect.isawaitable(result) else result
 
 
 @patch
-async def _await_code(self: Handlers, f: Callable, args: tuple) -> tuple[Any, BaseException | None]:
-    """Return the result of a function, awaited, and its error. An error such as SystemExit would end the event loop."""
-    try:
-        with self.code.active() if self.code else nullcontext():
-            result = f(*args)
-            return (await result if inspect.isawaitable(result) else result), None
-    except BaseException as e:
-        return None, e
+async def _await_code(self: Handlers, f: Callable, args: tuple) -> Any:
+    """Return the result of a function, awaited."""
+    with self.code.active() if self.code else nullcontext():
+        result = f(*args)
+        return await result if inspect.isawaitable(result) else result
 
 
 @patch
@@ -443,31 +432,6 @@ def _call_default(self: Handlers, name: str, *args) -> Any:
 
 
 _DEFAULT_FUNCTIONS = {"model_fn": default_model_fn, "predict_fn": default_predict_fn}
-
-
-def _run_in_loop(coroutine: Coroutine) -> Any:
-    """Return what a coroutine of `_await_code` returns, or raise the error.
-
-    It runs in an event loop that all handlers share, in a separate thread: the loops of a notebook and of the server
-    are busy.
-    """
-    result, error = asyncio.run_coroutine_threadsafe(coroutine, _handlers_loop()).result()
-    if error is not None:
-        raise error
-    return result
-
-
-@lru_cache(1)
-def _handlers_loop():
-    loop = asyncio.new_event_loop()
-    threads = torch.get_num_threads()
-
-    def run():
-        torch.set_num_threads(threads)  # torch has a separate number for each thread
-        loop.run_forever()
-
-    threading.Thread(target=run, name="handlers", daemon=True).start()
-    return loop
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #a0450953
 @dataclass

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/41_worker.ipynb #0dc5ab62
 import argparse
+import faulthandler
 import gc
 import json
 import logging
@@ -25,12 +26,16 @@ import torch
 import uvicorn
 
 from .batcher import Settings
+from .handler_thread import HandlerThread
 from .handlers import Handlers, find_code
 from .server import Server
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/41_worker.ipynb #68e06c7f
 class Worker:
     """Serve a model until SIGTERM or Ctrl-C; on SIGHUP, load model and handlers again."""
+
+    frozen_seconds = 5.0  # beyond the timeout, after which the process ends if the event loop does not run
+    ending_seconds = 10  # after which the process ends if a thread does not let it
 
     def __init__(
         self,
@@ -42,13 +47,16 @@ class Worker:
         self.find_handlers = find_handlers
         self.settings = settings
         self.ready_folder = Path(ready_folder) if ready_folder is not None else None
+        self.is_ready = False
+        thread = HandlerThread()
         self.server = Server(
             model_dir,
-            find_handlers(),
+            thread.call(find_handlers),
             settings,
             on_ready=self.handle_ready,
             on_failure=self.handle_failure,
             others_ready=self.others_ready,
+            thread=thread,
         )
         self.uvicorn = uvicorn.Server(
             uvicorn.Config(
@@ -58,6 +66,9 @@ class Worker:
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                ws="none",
+                callback_notify=self.postpone_end,
+                timeout_notify=1,
                 timeout_graceful_shutdown=int(settings.timeout) or 1,
             )
         )
@@ -72,6 +83,7 @@ class Worker:
             self.uvicorn.run(sockets=[listener])
         except KeyboardInterrupt:
             pass
+        faulthandler.dump_traceback_later(self.ending_seconds, exit=True)
         return int(self.server.failure is not None)
 
     def ignore_term(self, *_) -> None:
@@ -84,12 +96,26 @@ class Worker:
     def handle_ready(self) -> None:
         """Tell the other workers that this one is ready."""
         gc.freeze()  # a model has many objects, and none of them ever becomes garbage
+        self.is_ready = True
         if self.ready_folder is not None:
-            (self.ready_folder / f"ready-{os.getpid()}").touch()
+            self.ready_file.touch()
+
+    @property
+    def ready_file(self) -> Path:
+        """The file that tells the other workers that this one is ready."""
+        return self.ready_folder / f"ready-{os.getpid()}"
+
+    async def postpone_end(self) -> None:
+        """Set the timer back that ends the process; called each second by the event loop."""
+        if self.is_ready:
+            faulthandler.dump_traceback_later(self.settings.timeout + self.frozen_seconds, exit=True)
 
     def handle_failure(self) -> None:
-        """End the server after a second, in which /ping is 500."""
+        """End the server after a second, in which /ping of all workers is not 200."""
+        if self.ready_folder is not None:
+            self.ready_file.unlink(missing_ok=True)
         time.sleep(1)
+        self.uvicorn.config.timeout_graceful_shutdown = 1
         self.uvicorn.should_exit = True
 
     def others_ready(self) -> bool:
@@ -112,6 +138,8 @@ def run_worker(
     ready_folder: str | Path | None = None,
 ) -> int:
     """Prepare this process to be a worker, and serve until it ends; return the exit code of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # what a handler prints is in the log at once
     torch.set_num_threads(max((os.cpu_count() or 1) // settings.workers, 1))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     return Worker(model_dir, handlers_finder(model_dir, handlers), settings, ready_folder).run(listener)
