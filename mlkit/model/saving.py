@@ -8,22 +8,25 @@ __all__ = ['save_model', 'load_model', 'load_weights']
 # %% ../../nbs/0_model/03_saving.ipynb #c1c3c71e
 import json
 import warnings
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import __version__
 from .build import build_model, describe_model
-from .inputs import signature
+from .inputs import recorded_signature, signature
 
 # %% ../../nbs/0_model/03_saving.ipynb #bbdd9e4b
 def save_model(
     model: nn.Module,
     folder: str | Path,  # created if it does not exist
-    sample: Any = None,  # an input of the model; only its shapes and dtypes are written
+    # an input of the model, whose shapes and dtypes are written; default: what the model was fed in training
+    sample: Any = None,
     arguments: dict | None = None,  # see `describe_model`
     rows: Any = None,  # what the input means, as `Rows`: its `save(folder)` writes it next to the model
 ) -> Path:
@@ -53,8 +56,9 @@ def save_model(
         rows.save(folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     description |= {
-        "sample": None if sample is None else signature(sample),
+        "sample": recorded_signature(model) if sample is None else signature(sample),
         "shared": aliases,
+        "sha256": _digest(folder / "model.safetensors"),
         "mlkit": __version__,
         "torch": torch.__version__,
     }
@@ -62,6 +66,11 @@ def save_model(
         description["extra_state"] = extra_state
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
+
+# %% ../../nbs/0_model/03_saving.ipynb #c110f63f
+def _digest(path: Path) -> str:
+    with open(path, "rb") as f:
+        return file_digest(f, "sha256").hexdigest()
 
 # %% ../../nbs/0_model/03_saving.ipynb #f569aae4
 def _unique_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -173,13 +182,14 @@ def load_weights(
 ) -> nn.Module:
     """Load the saved weights into `model` and return it.
 
-    Raises ValueError with a line for every tensor that is missing, unexpected or of another shape.
+    Raises ValueError if the file is damaged or of another model, and with a line for every tensor that is missing,
+    unexpected or of another shape.
     """
     description = _read_description(Path(folder))
     path = Path(folder) / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, but model.json is there")
-    tensors = load_file(path)
+    tensors = _read_tensors(path, description.get("sha256"))
     tensors |= {name: tensors[first_name] for name, first_name in description.get("shared", {}).items()}
     state = model.state_dict(keep_vars=True)
     problems = differences(_shapes(state), _shapes(tensors))
@@ -190,3 +200,16 @@ def load_weights(
             t.data = t.data.to(tensors[name].dtype)
     model.load_state_dict(tensors | description.get("extra_state", {}))
     return model
+
+# %% ../../nbs/0_model/03_saving.ipynb #aa0d4826
+def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
+    """Return the tensors in a file. Raises ValueError if it is damaged, or has another digest."""
+    if digest is not None and _digest(path) != digest:
+        raise ValueError(
+            f"{path} is damaged, or not the file that was saved with model.json: its sha256 is not the one in there. "
+            "Save the model again, with save_model"
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as e:
+        raise ValueError(f"{path} is damaged: {e}") from None

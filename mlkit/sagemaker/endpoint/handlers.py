@@ -45,6 +45,7 @@ from mlkit.sagemaker.endpoint.defaults import (
     default_model_fn,
     default_output_fn,
     default_predict_fn,
+    predict_read_input,
 )
 from .descriptions import load_description, load_labels
 from .handler_thread import handler_thread, is_async_function
@@ -72,7 +73,7 @@ HANDLER_SPECS = {
     # returns the input of predict_fn
     "input_fn": HandlerSpec(("data", "content_type"), f"decodes {_READABLE} to tensors that fit the model"),
     # returns the prediction
-    "predict_fn": HandlerSpec(("data", "model"), "calls the model, in inference mode"),
+    "predict_fn": HandlerSpec(("data", "model"), "calls the model, in evaluation mode and without gradients"),
     # returns the body of the reply, or (body, content type)
     "output_fn": HandlerSpec(("prediction", "accept"), "encodes the prediction in the type that Accept prefers"),
     # replaces the three above
@@ -422,6 +423,8 @@ async def _await_code(self: Handlers, f: Callable, args: tuple) -> Any:
 def _call_default(self: Handlers, name: str, *args) -> Any:
     if name == "input_fn":
         return default_input_fn(*args, self.signature, self.description)
+    if name == "predict_fn" and "input_fn" not in self.functions:
+        return predict_read_input(*args, self.signature or self.description)
     if name == "output_fn":
         # A custom predict_fn may return anything, such as probabilities in place of logits.
         description = None if "predict_fn" in self.functions else self.description or self.labels
