@@ -694,7 +694,7 @@ class Exchange:
     def _serialize(self, value, content_type):
         """Return a value as the type that Accept prefers; as JSON, as in AWS's containers, if that cannot hold it."""
         try:
-            body, kind = encode(value, content_type or self.accept)
+            body, kind = encode(value, content_type or self._accept_for_handler())
         except RequestError:
             body, kind = encode(value, "application/json")
         return body, content_type or kind
