@@ -241,6 +241,8 @@ def decode(
     if codec is None or codec.decode is None:
         readable = [name for name, codec in _codecs.items() if codec.decode]
         raise RequestError(415, f"cannot read {kind}: {did_you_mean(kind, readable)}")
+    if isinstance(body, bytearray):  # a custom handler gets one
+        body = bytes(body)
     try:
         if check_shapes is not None and codec.decode is _decode_numpy:
             return _decode_arrays(body, check_shapes)

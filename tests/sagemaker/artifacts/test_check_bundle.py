@@ -65,7 +65,7 @@ def test_model_fn_raises(check_handlers):
 
 
 def test_a_handler_that_returns_what_cannot_be_encoded(check_handlers):
-    (finding,) = check_handlers("def output_fn(prediction, accept): return {1, 2}")
+    (finding,) = check_handlers("def output_fn(prediction, accept): return object()")
     assert "output_fn" in finding.what
     assert "endpoint" in finding.remedy
 
