@@ -212,6 +212,8 @@ def decode(body: bytes | str, content_type: str | None) -> Any:
     if codec is None or codec.decode is None:
         readable = [name for name, codec in _codecs.items() if codec.decode]
         raise RequestError(415, f"cannot read {kind}: {did_you_mean(kind, readable)}")
+    if isinstance(body, bytearray):  # a custom handler gets one
+        body = bytes(body)
     try:
         return codec.decode(body, parameters)
     except RequestError:

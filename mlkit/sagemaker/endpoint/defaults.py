@@ -59,6 +59,8 @@ def default_input_fn(
 
     Raises RequestError if the body cannot be decoded, or if it does not fit the description or the signature.
     """
+    if isinstance(data, bytearray):  # a custom handler gets one
+        data = bytes(data)
     if rows is not None:
         return read_input(data, content_type, rows)
     value = decode(data, content_type)
