@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #545956e8
 import ast
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -35,12 +35,13 @@ class _Call:
     """The arguments of an object's constructor and of the method that uses it, by name."""
 
     kind: str  # job or model
-    constructor: str  # PyTorch, Estimator, ModelTrainer or PyTorchModel
+    constructor: str  # such as PyTorch, Estimator, ModelTrainer or PyTorchModel
     line: int
     made_with: dict[str, Any]
     method: str = ""
     used_with: dict[str, Any] = field(default_factory=dict)
     job: "_Call | None" = None  # of estimator.deploy
+    is_builder: bool = False  # a ModelBuilder, whose deploy begins with the name
 
 
 _PYTORCH = (
@@ -55,25 +56,37 @@ _PYTORCH = (
 _CONSTRUCTORS = {  # the kind, and the arguments without names
     "PyTorch": ("job", _PYTORCH),
     "Estimator": ("job", ("image_uri", "role", "instance_count", "instance_type")),
+    "HuggingFace": (
+        "job",
+        (
+            *("py_version", "entry_point", "transformers_version", "tensorflow_version", "pytorch_version"),
+            *("source_dir", "hyperparameters", "image_uri", "distribution"),
+        ),
+    ),
     "ModelTrainer": ("job", ()),
+    "HuggingFaceModel": (
+        "model",
+        (
+            *("role", "model_data", "entry_point", "transformers_version", "tensorflow_version", "pytorch_version"),
+            *("py_version", "image_uri"),
+        ),
+    ),
+    "ModelBuilder": ("model", ("model",)),
     "PyTorchModel": ("model", ("model_data", "role", "entry_point", "framework_version", "py_version", "image_uri")),
     "Model": ("model", ("image_uri", "model_data", "role")),
 }
-_METHODS = {  # by kind: the arguments without names
+_METHODS = {  # the arguments without names; those of a ModelBuilder's deploy are others
     "fit": ("inputs", "wait", "logs", "job_name"),
     "train": ("input_data_config", "wait", "logs"),
     "deploy": ("initial_instance_count", "instance_type", "serializer", "deserializer"),
+    "builder": ("endpoint_name", "initial_instance_count", "instance_type", "wait"),
 }
-_UNREAD = (
-    "HuggingFace",
-    "TensorFlow",
-    "SKLearn",
-    "XGBoost",
-    "MXNet",
-    "HyperparameterTuner",
-    "ModelBuilder",
-    "Pipeline",
-)
+_FRAMEWORK = "is not read: mlkit runs programs for PyTorch"
+_UNREAD = {  # constructors that are not translated: what to do
+    **dict.fromkeys(("TensorFlow", "TensorFlowModel", "SKLearn", "SKLearnModel", "XGBoost", "MXNet"), _FRAMEWORK),
+    "HyperparameterTuner": "is not read: it starts a job for each value; job.replace({'lr': lr}).run(...) starts one",
+    "Pipeline": "is not read: run its steps one after the other, with TrainingJob and deploy",
+}
 
 
 class _Reader(ast.NodeVisitor):
@@ -95,7 +108,7 @@ class _Reader(ast.NodeVisitor):
         self.generic_visit(node)
         name = self.script.called_name(node)
         if name in _UNREAD and not isinstance(node.func, ast.Attribute):
-            self.unread.append(f"{name}(...) in line {node.lineno} is not read")
+            self.unread.append(f"{name}(...) in line {node.lineno} {_UNREAD[name]}")
         if not isinstance(node.func, ast.Attribute):
             return
         made = self._made(node.func.value)
@@ -105,7 +118,8 @@ class _Reader(ast.NodeVisitor):
             added = self._arguments(node, ())
             made.made_with["hyperparameters"] = {**made.made_with.get("hyperparameters", {}), **added}
         elif name in _METHODS and (name == "deploy" or made.kind == "job"):
-            arguments = self._arguments(node, _METHODS[name])
+            parameters = _METHODS["builder" if made.is_builder else name]
+            arguments = self._arguments(node, parameters)
             job = made if made.kind == "job" and name == "deploy" else None
             call = _Call("model" if name == "deploy" else "job", made.constructor, node.lineno, made.made_with)
             call.method, call.used_with, call.job = name, arguments, job
@@ -120,7 +134,16 @@ class _Reader(ast.NodeVisitor):
         name = self.script.called_name(node)
         if name in _CONSTRUCTORS:
             kind, parameters = _CONSTRUCTORS[name]
-            return _Call(kind, name, node.lineno, self._arguments(node, parameters))
+            arguments = self._arguments(node, parameters)
+            source = self.objects.get(getattr(arguments.get("model"), "text", ""))
+            if name == "ModelBuilder" and source and source.kind == "job":
+                arguments["model"] = Expression("job", "the job above", "role")
+            return _Call(kind, name, node.lineno, arguments, is_builder=name == "ModelBuilder")
+        if name == "build" and isinstance(node.func, ast.Attribute):  # of a ModelBuilder
+            made = self._made(node.func.value)
+            if made:
+                made.made_with |= self._arguments(node, ("mode", "role_arn", "sagemaker_session"))
+            return replace(made, is_builder=False) if made else None  # the model, in version 2
         if name.startswith("with_") and isinstance(node.func, ast.Attribute):
             made = self._made(node.func.value)
             if made:
@@ -155,6 +178,7 @@ _LEFT_OUT = {  # arguments that mlkit has no place for, because it does the same
 _DEFAULTS = {  # what a constructor does without an argument, where mlkit does something else: option, value
     "PyTorch": {"checkpoints": False, "metrics": [], "input_mode": "File"},
     "Estimator": {"checkpoints": False, "metrics": [], "input_mode": "File"},
+    "HuggingFace": {"checkpoints": False, "metrics": [], "input_mode": "File"},
     "ModelTrainer": {
         "checkpoints": False,
         "metrics": [],
@@ -310,6 +334,8 @@ class _JobTranslator(_Translator):
             "training_image": self._image,
             "framework_version": self._framework,
             "py_version": self._python,
+            "transformers_version": self._transformers,
+            "pytorch_version": self._python,
             "hyperparameters": self._config,
             "debugger_hook_config": self._debugger,
             "compute": self._compute,
@@ -322,7 +348,8 @@ class _JobTranslator(_Translator):
             "distributed": self._distribution,
         }
         result = self.translate(special)
-        if self.call.constructor == "PyTorch" and self.call.made_with.get("framework_version") is not None:
+        made_with = self.call.made_with
+        if any(made_with.get(name) is not None for name in ("framework_version", "transformers_version")):
             self._metrics_in_time(result)
         for ours, value in _DEFAULTS[self.call.constructor].items():
             if ours not in result.arguments:
@@ -477,6 +504,9 @@ class _JobTranslator(_Translator):
                 why = "mlkit needs Python 3.11: take an image of torch 2.3 or newer"
             self.take(place, name, image, "image", why, "other" if why else "equal")
 
+    def _transformers(self, place: str, name: str, value: Any) -> None:
+        _take_hugging_face(self, "training", place, name, value, "ml.g5.xlarge")  # all of them are for GPUs
+
     def _python(self, place: str, name: str, value: Any) -> None:
         self.leave(place, name, "equal", "in the name of the image")
 
@@ -527,6 +557,65 @@ def _image_of(name: str, version: Any, python: Any) -> str | Expression | None:
     return f"{name}:{version}-{python}" if python else f"{name}:{version}"
 
 
+_HUGGING_FACE = {  # by kind and versions of transformers and torch: Python, and the ends of the tags for GPUs and CPUs
+    "training": {
+        ("4.56.2", "2.8.0"): ("py312", "cu129-ubuntu22.04"),
+        ("4.55.0", "2.7.1"): ("py312", "cu128-ubuntu22.04"),
+        ("4.49.0", "2.5.1"): ("py311", "cu124-ubuntu22.04"),
+        ("4.48.0", "2.3.0"): ("py311", "cu121-ubuntu20.04"),
+        ("4.46.1", "2.3.0"): ("py311", "cu121-ubuntu20.04"),
+        ("4.36.0", "2.1.0"): ("py310", "cu121-ubuntu20.04"),
+        ("4.28.1", "2.0.0"): ("py310", "cu118-ubuntu20.04"),
+        ("4.26.0", "1.13.1"): ("py39", "cu117-ubuntu20.04"),
+    },
+    "inference": {
+        ("4.51.3", "2.6.0"): ("py312", "cu124-ubuntu22.04", "ubuntu22.04"),
+        ("4.49.0", "2.6.0"): ("py312", "cu124-ubuntu22.04", "ubuntu22.04"),
+        ("4.48.0", "2.3.0"): ("py311", "cu121-ubuntu22.04", "ubuntu22.04"),
+        ("4.37.0", "2.1.0"): ("py310", "cu118-ubuntu20.04", "ubuntu22.04"),
+        ("4.28.1", "2.0.0"): ("py310", "cu118-ubuntu20.04", "ubuntu20.04"),
+        ("4.26.0", "1.13.1"): ("py39", "cu117-ubuntu20.04", "ubuntu20.04"),
+    },
+}
+
+
+def _is_version(versions: tuple[str, ...], *texts: Any) -> bool:
+    """Tell whether texts name these versions, each with its patch or without it."""
+    return all(str(text) in (version, version.rpartition(".")[0]) for version, text in zip(versions, texts))
+
+
+def _take_hugging_face(
+    translator: _Translator, kind: str, place: str, name: str, transformers: Any, instance: Any
+) -> None:
+    """Translate the versions of transformers, torch and Python, of which the SDK makes the name of an image."""
+    arguments = translator.call.made_with
+    if arguments.get("image_uri") is not None or transformers is None:
+        translator.leave(place, name, "equal", "the image is named")
+        return
+    torch = arguments.get("pytorch_version")
+    for value in (transformers, torch, instance):
+        if isinstance(value, Expression):
+            translator.leave(place, name, "not known", f"{value!r}: {value.reason}")
+            return
+    release = next(
+        (r for versions, r in _HUGGING_FACE[kind].items() if _is_version(versions, transformers, torch)), None
+    )
+    if release is None:
+        why = (
+            f"mlkit knows no image of transformers {transformers} with torch {torch}; image= takes the whole tag, "
+            f"huggingface-pytorch-{kind}:..., which sagemaker.image_uris.retrieve() prints"
+        )
+        translator.leave(place, name, "not known", why)
+        return
+    python, *ends = release
+    is_gpu = len(ends) == 1 or str(instance).removeprefix("ml.")[:1] in ("g", "p")
+    device, end = ("gpu", ends[0]) if is_gpu else ("cpu", ends[1])
+    image = f"huggingface-pytorch-{kind}:{torch}-transformers{transformers}-{device}-{python}-{end}"
+    old = kind == "training" and int(python[3:]) < 11
+    why = "mlkit needs Python 3.11: take an image of transformers 4.46 or newer" if old else ""
+    translator.take(place, name, image, "image", why, "other" if why else "equal")
+
+
 _CHANNEL_MEMBERS = (  # of TrainingInput and FileSystemInput: what is taken over
     *("s3_data", "distribution", "compression", "content_type", "record_wrapping", "s3_data_type", "input_mode"),
     *("attribute_names", "instance_groups", "shuffle_config"),
@@ -572,7 +661,10 @@ _MACHINE_NAMES = {f.name for f in fields(Machines)} | {"bundle", "name"}
 class _ModelTranslator(_Translator):
     def __init__(self, call: _Call):
         if call.job:  # estimator.deploy: what the job was made with is in its own translation
-            kept = ("role", "framework_version", "py_version", "image_uri", "entry_point", "source_dir")
+            kept = (
+                *("role", "framework_version", "py_version", "image_uri", "entry_point", "source_dir"),
+                *("transformers_version", "pytorch_version"),
+            )
             call.made_with = {k: v for k, v in call.made_with.items() if k in kept}
         super().__init__(call, "deploy", _MACHINE_NAMES)
 
@@ -580,6 +672,8 @@ class _ModelTranslator(_Translator):
         special = {
             "role": self._role,
             "framework_version": self._framework,
+            "transformers_version": self._transformers,
+            "pytorch_version": self._python,
             "py_version": self._python,
             "entry_point": self._handlers,
             "source_dir": self._handlers,
@@ -588,6 +682,10 @@ class _ModelTranslator(_Translator):
             "serverless_inference_config": self._serverless,
             "wait": self._wait,
             "model_data": self._bundle,
+            "model": self._model,
+            "s3_model_data_url": self._bundle,
+            "role_arn": self._role,
+            "env": self._environment,
         }
         if self.call.job:
             self.result.arguments["bundle"] = Expression("job", "the job above")
@@ -596,6 +694,26 @@ class _ModelTranslator(_Translator):
     def _wait(self, place: str, name: str, value: Any) -> None:
         self.result.waits = value is not False
         self.leave(place, name, "equal", "as deploy() does" if self.result.waits else "wait=False")
+
+    def _transformers(self, place: str, name: str, value: Any) -> None:
+        _take_hugging_face(self, "inference", place, name, value, self.call.used_with.get("instance_type"))
+
+    def _environment(self, place: str, name: str, value: Any) -> None:
+        if isinstance(value, dict) and value.get("HF_MODEL_ID") and self.call.made_with.get("model_data") is None:
+            why = (
+                "mlkit deploys an archive: save the model with save_pretrained(folder), and pass "
+                "build_bundle(folder, handlers)"
+            )
+            self.leave(place, f"{name}.HF_MODEL_ID", "other", why)
+        self._by_words(place, name, value)
+
+    def _model(self, place: str, name: str, value: Any) -> None:
+        """Translate what a ModelBuilder is made of: a trainer of the script, which is the job, or a live model."""
+        if isinstance(value, Expression) and value.text == "job":
+            self.take(place, name, value, "bundle", value.reason)
+        else:
+            why = "build_bundle(model, handlers) writes an archive with the nn.Module, and deploy takes it"
+            self.leave(place, name, "other", why)
 
     def _bundle(self, place: str, name: str, value: Any) -> None:
         if isinstance(value, Expression) and value.text.endswith(".model_data"):

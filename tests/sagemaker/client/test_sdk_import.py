@@ -1,4 +1,4 @@
-"""Twenty scripts in the style of the public ones: what `mlkit import` writes for them makes the SDK's request.
+"""Two dozen scripts in the style of the public ones: what `mlkit import` writes for them makes the SDK's request.
 
 The SDK's requests come from the real SDKs, versions 2 and 3, which run the scripts against moto.
 """
@@ -20,7 +20,10 @@ from mlkit.cli import main
 from mlkit.sagemaker.client.sdk_import import import_script, sdk_fields
 
 SCRIPTS = sorted((CONFORMANCE / "sdk_scripts").glob("*.py"))
-SHORT = ("v2_hyperparameters", "v2_inputs", "v2_model", "v3_compute")  # in every run; the others with --long
+SHORT = (  # in every run; the others with --long
+    *("v2_hugging_face", "v2_hugging_face_model"),
+    *("v2_hyperparameters", "v2_inputs", "v2_model", "v3_compute"),
+)
 
 
 def write_sources(folder):
