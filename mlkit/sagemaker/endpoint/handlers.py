@@ -178,14 +178,15 @@ def find_handlers(source: Any) -> tuple[dict[str, Callable], list[str]]:
 
 def _check_name(name, f, functions, members):
     """Return a warning if a name resembles that of a missing handler. Raises HandlerError if it is a misspelling."""
-    near = get_close_matches(name.lower(), HANDLER_SPECS, 1, 0.85)
+    contained = [handler for handler in HANDLER_SPECS if handler in name.lower()]
+    near = contained or get_close_matches(name.lower(), HANDLER_SPECS, 1, 0.85)
     if not near or near[0] in functions:
         return ""
     if near[0] in _REPLACED_BY_TRANSFORM and "transform_fn" in functions:
         return ""
     if any(name in getattr(getattr(other, "__code__", None), "co_names", ()) for other in members.values()):
         return ""  # another function calls it
-    if near[0] in name.lower():
+    if contained:
         return f"{_location(f)}{name} is not called: the handler would be {near[0]}, and the default one is used"
     raise HandlerError(f"{_location(f)}{name}: did you mean {near[0]!r}? It would never be called")
 
