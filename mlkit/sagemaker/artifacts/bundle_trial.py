@@ -16,6 +16,7 @@ from .findings import Finding
 from ..endpoint.codecs import encode
 from ..endpoint.descriptions import example_request
 from ..endpoint.handlers import HandlerError, HandlerFailure, Handlers, find_code
+from ..endpoint.joining import decide_joining
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/51_bundle_trial.ipynb #cac46bdf
 _SAMPLE_HINT = "pass a request: sample= of deploy or check_bundle, --sample of the mlkit command"
@@ -39,6 +40,9 @@ def try_bundle(report: ChildReport, sample: Path | None, content_type: str | Non
         _add_error(report, e, "no endpoint would come into service")
     else:
         _try_request(report, handlers, sample, content_type)
+        joining = decide_joining(handlers, limit=32, join_requests=None)
+        if joining.hint:
+            report.add_note(joining.note, joining.hint)
 
 
 def _try_request(report: ChildReport, handlers: Handlers, sample: Path | None, content_type: str | None) -> None:

@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from ...patching import patch
 from .batcher import PendingRequest, Predictor, RequestRejected, Settings, settings_from_env
+from .connections import Connections, uvicorn_config
 from .handler_thread import HandlerThread
 from .handlers import HandlerFailure, Handlers, Reply, error_reply, find_code, forget_code
 from .metrics import Metrics
@@ -347,17 +348,8 @@ class ServerThread:
     def __init__(self, server: Server):
         self.server = server
         self.url = ""  # when the server is ready
-        config = uvicorn.Config(
-            server.app,
-            host=server.settings.host,
-            port=server.settings.port,
-            interface="asgi3",
-            lifespan="on",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-        )
+        settings = server.settings
+        config = uvicorn_config(server.app, Connections(settings.timeout), host=settings.host, port=settings.port)
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
 

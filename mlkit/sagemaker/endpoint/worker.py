@@ -26,6 +26,7 @@ import torch
 import uvicorn
 
 from .batcher import Settings
+from .connections import Connections, uvicorn_config
 from .handler_thread import HandlerThread
 from .handlers import Handlers, find_code
 from .server import Server
@@ -34,8 +35,7 @@ from .server import Server
 class Worker:
     """Serve a model until SIGTERM or Ctrl-C; on SIGHUP, load model and handlers again."""
 
-    frozen_seconds = 5.0  # beyond the timeout, after which the process ends if the event loop does not run
-    ending_seconds = 10  # after which the process ends if a thread does not let it
+    ending_seconds = 10  # after a failure, then the process ends even if a thread does not let it
 
     def __init__(
         self,
@@ -58,20 +58,14 @@ class Worker:
             others_ready=self.others_ready,
             thread=thread,
         )
-        self.uvicorn = uvicorn.Server(
-            uvicorn.Config(
-                self.server.app,
-                interface="asgi3",
-                lifespan="on",
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                ws="none",
-                callback_notify=self.postpone_end,
-                timeout_notify=1,
-                timeout_graceful_shutdown=int(settings.timeout) or 1,
-            )
+        config = uvicorn_config(
+            self.server.app,
+            Connections(settings.timeout),
+            callback_notify=self.postpone_end,
+            timeout_notify=1,
+            timeout_graceful_shutdown=int(settings.timeout) or 1,
         )
+        self.uvicorn = uvicorn.Server(config)
 
     def run(self, listener: socket.socket) -> int:
         """Serve on an open socket; return the exit code of the process, 1 if the model could not be loaded."""
@@ -83,7 +77,9 @@ class Worker:
             self.uvicorn.run(sockets=[listener])
         except KeyboardInterrupt:
             pass
-        faulthandler.dump_traceback_later(self.ending_seconds, exit=True)
+        faulthandler.cancel_dump_traceback_later()
+        if self.server.failure is not None:
+            faulthandler.dump_traceback_later(self.ending_seconds, exit=True)
         return int(self.server.failure is not None)
 
     def ignore_term(self, *_) -> None:
@@ -97,6 +93,7 @@ class Worker:
         """Tell the other workers that this one is ready."""
         gc.freeze()  # a model has many objects, and none of them ever becomes garbage
         self.is_ready = True
+        self.set_timer()
         if self.ready_folder is not None:
             self.ready_file.touch()
 
@@ -105,10 +102,15 @@ class Worker:
         """The file that tells the other workers that this one is ready."""
         return self.ready_folder / f"ready-{os.getpid()}"
 
+    def set_timer(self) -> None:
+        """End the process after the timeout, and some more seconds, unless this is called again before."""
+        seconds = self.settings.timeout
+        faulthandler.dump_traceback_later(max(seconds + min(seconds, 5), 5), exit=True)  # set back every two seconds
+
     async def postpone_end(self) -> None:
-        """Set the timer back that ends the process; called each second by the event loop."""
+        """Set the timer back, from the event loop."""
         if self.is_ready:
-            faulthandler.dump_traceback_later(self.settings.timeout + self.frozen_seconds, exit=True)
+            self.set_timer()
 
     def handle_failure(self) -> None:
         """End the server after a second, in which /ping of all workers is not 200."""
