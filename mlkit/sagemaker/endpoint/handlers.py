@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from types import AsyncGeneratorType, GeneratorType, ModuleType
+from types import AsyncGeneratorType, GeneratorType, ModuleType, NoneType
 from typing import Any
 
 from torch import Tensor
@@ -221,15 +221,6 @@ def _error_line(error, path):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
     return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
-
-
-def forget_code(folder: str | Path) -> None:
-    """Remove the modules of a folder from `sys.modules`, except mlkit's own, so that they are imported anew."""
-    prefix = f"{Path(folder).resolve()}{os.sep}"
-    for name, module in list(sys.modules.items()):
-        is_inside = (getattr(module, "__file__", None) or "").startswith(prefix)
-        if is_inside and name.partition(".")[0] != "mlkit":
-            del sys.modules[name]
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #3b65b04f
 @dataclass(repr=False)
@@ -677,7 +668,7 @@ class Exchange:
     def _to_body(self, result, stage):
         """Return body and content type of what output_fn or transform_fn returned."""
         content_type = None
-        if isinstance(result, tuple) and len(result) >= 2 and isinstance(result[1], str):
+        if isinstance(result, tuple) and len(result) >= 2 and isinstance(result[1], (str, NoneType)):
             result, content_type = result[:2]
         try:
             if isinstance(result, (bytes, bytearray, memoryview)):
@@ -730,8 +721,6 @@ def _check_headers(headers: Mapping[str, Any], stage: str) -> dict[str, str]:
     """Return the headers that handlers have set, without those of the server. Raises HandlerFailure."""
     checked = {}
     for name, value in headers.items():
-        if isinstance(value, (int, float)):
-            value = str(value)
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name) or not _is_header_value(value):
             raise HandlerFailure(stage, f"a handler set the header {name!r} to {value!r}: expected text of one line")
         if name.lower() not in _OTHER_HEADERS:
