@@ -100,6 +100,7 @@ class PendingRequest:
     content_type: str | None = None
     accept: str | None = None
     headers: Mapping[str, str] | None = None
+    request_id: str | None = None  # of the log
     function: Callable[[], Any] | None = None  # called in place of the handlers: it returns the next piece of a stream
     exchange: Exchange | None = None  # after it was read
     input: Any = None  # of the model, after it was read
@@ -159,7 +160,12 @@ class BatchRunner:
         if request.function is not None:
             return request.function()
         return self.handlers.respond(
-            request.body, request.content_type, request.accept, request.headers, self.metrics.observe_stage
+            request.body,
+            request.content_type,
+            request.accept,
+            request.headers,
+            self.metrics.observe_stage,
+            request.request_id,
         )
 
     def _call(self, request, function, *args):
@@ -181,7 +187,12 @@ class BatchRunner:
     def _read(self, request):
         """Set the input of a request."""
         request.exchange = self.handlers.receive(
-            request.body, request.content_type, request.accept, request.headers, self.metrics.observe_stage
+            request.body,
+            request.content_type,
+            request.accept,
+            request.headers,
+            self.metrics.observe_stage,
+            request.request_id,
         )
         request.input = request.exchange.read()
         return True

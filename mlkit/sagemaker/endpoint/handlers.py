@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from types import AsyncGeneratorType, GeneratorType, ModuleType
+from types import AsyncGeneratorType, GeneratorType, ModuleType, NoneType
 from typing import Any
 
 from torch import Tensor
@@ -178,14 +178,15 @@ def find_handlers(source: Any) -> tuple[dict[str, Callable], list[str]]:
 
 def _check_name(name, f, functions, members):
     """Return a warning if a name resembles that of a missing handler. Raises HandlerError if it is a misspelling."""
-    near = get_close_matches(name.lower(), HANDLER_SPECS, 1, 0.85)
+    contained = [handler for handler in HANDLER_SPECS if handler in name.lower()]
+    near = contained or get_close_matches(name.lower(), HANDLER_SPECS, 1, 0.85)
     if not near or near[0] in functions:
         return ""
     if near[0] in _REPLACED_BY_TRANSFORM and "transform_fn" in functions:
         return ""
     if any(name in getattr(getattr(other, "__code__", None), "co_names", ()) for other in members.values()):
         return ""  # another function calls it
-    if near[0] in name.lower():
+    if contained:
         return f"{_location(f)}{name} is not called: the handler would be {near[0]}, and the default one is used"
     raise HandlerError(f"{_location(f)}{name}: did you mean {near[0]!r}? It would never be called")
 
@@ -220,15 +221,6 @@ def _error_line(error, path):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
     return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
-
-
-def forget_code(folder: str | Path) -> None:
-    """Remove the modules of a folder from `sys.modules`, except mlkit's own, so that they are imported anew."""
-    prefix = f"{Path(folder).resolve()}{os.sep}"
-    for name, module in list(sys.modules.items()):
-        is_inside = (getattr(module, "__file__", None) or "").startswith(prefix)
-        if is_inside and name.partition(".")[0] != "mlkit":
-            del sys.modules[name]
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #3b65b04f
 @dataclass(repr=False)
@@ -676,7 +668,7 @@ class Exchange:
     def _to_body(self, result, stage):
         """Return body and content type of what output_fn or transform_fn returned."""
         content_type = None
-        if isinstance(result, tuple) and len(result) >= 2 and isinstance(result[1], str):
+        if isinstance(result, tuple) and len(result) >= 2 and isinstance(result[1], (str, NoneType)):
             result, content_type = result[:2]
         try:
             if isinstance(result, (bytes, bytearray, memoryview)):
@@ -729,8 +721,6 @@ def _check_headers(headers: Mapping[str, Any], stage: str) -> dict[str, str]:
     """Return the headers that handlers have set, without those of the server. Raises HandlerFailure."""
     checked = {}
     for name, value in headers.items():
-        if isinstance(value, (int, float)):
-            value = str(value)
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name) or not _is_header_value(value):
             raise HandlerFailure(stage, f"a handler set the header {name!r} to {value!r}: expected text of one line")
         if name.lower() not in _OTHER_HEADERS:

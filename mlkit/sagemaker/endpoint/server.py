@@ -28,7 +28,7 @@ from ...patching import patch
 from .batcher import PendingRequest, Predictor, RequestRejected, Settings, settings_from_env
 from .connections import Connections, uvicorn_config
 from .handler_thread import HandlerThread
-from .handlers import HandlerFailure, Handlers, Reply, error_reply, find_code, forget_code
+from .handlers import HandlerFailure, Handlers, Reply, error_reply, find_code
 from .metrics import Metrics
 from ...training.checks import is_kernel_fault
 
@@ -143,6 +143,8 @@ class Server:
 
     def _start_predictor(self, handlers: Handlers, thread: HandlerThread) -> Predictor:
         """Load the model in the thread that will call the handlers, and return its predictor."""
+        for warning in handlers.warnings:
+            self.log.warning("%s", warning)
         thread.call(handlers.start, self.model_dir)
         predictor = Predictor(handlers, self.settings, self.metrics, thread)
         joining = predictor.runner.joining
@@ -154,7 +156,6 @@ class Server:
         """Load model and handlers again. The old ones answer until the new ones are ready, and stay if that fails."""
         thread = HandlerThread()
         try:
-            forget_code(self.model_dir)
             handlers = thread.call(find_handlers)
             predictor = self._start_predictor(handlers, thread)
         except BaseException as e:
@@ -231,7 +232,7 @@ async def invocations(self: Server, scope: Mapping, receive: Callable, send: Cal
     request_headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     body = _Body(receive, self.settings)
     try:
-        reply = await self._invoke(request_headers, body)
+        reply = await self._invoke(request_headers, body, request_id)
         raw_headers = _raw_headers(reply)
     except ClientDisconnect:
         return
@@ -247,7 +248,7 @@ async def invocations(self: Server, scope: Mapping, receive: Callable, send: Cal
 
 
 @patch
-async def _invoke(self: Server, headers: Mapping[str, str], body: "_Body") -> Reply:
+async def _invoke(self: Server, headers: Mapping[str, str], body: "_Body", request_id: str) -> Reply:
     """Return the reply, or raise the error of the request."""
     if self.predictor is None or self.failure is not None:
         raise RequestRejected(503, self._why_unavailable())
@@ -255,7 +256,7 @@ async def _invoke(self: Server, headers: Mapping[str, str], body: "_Body") -> Re
     accept = headers.get("accept")
     if not accept or accept.strip() == "*/*":
         accept = self.settings.accept
-    return await self.predictor.answer(PendingRequest(data, headers.get("content-type"), accept, headers))
+    return await self.predictor.answer(PendingRequest(data, headers.get("content-type"), accept, headers, request_id))
 
 
 @patch

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -128,8 +127,17 @@ class Worker:
 
 
 def handlers_finder(model_dir: str | Path, handlers: str | Path | None) -> Callable[[], Handlers]:
-    """Return a function that loads the handlers in a file, or the handlers of the model if `handlers` is None."""
-    return partial(Handlers.load, handlers) if handlers else partial(find_code, model_dir)
+    """Return a function that loads the handlers in a file, or the handlers of the model if `handlers` is None.
+
+    The process is theirs from then on: see `CodeFolder.keep`.
+    """
+
+    def find_handlers():
+        loaded = Handlers.load(handlers) if handlers else find_code(model_dir)
+        loaded.keep_code()
+        return loaded
+
+    return find_handlers
 
 
 def run_worker(
