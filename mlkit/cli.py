@@ -23,6 +23,7 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -719,20 +720,34 @@ def _endpoint_exists(name: str, session: Any) -> bool:
 @click.argument("body", default="-")
 @click.option("--content-type", help="Content type of the body; default: by the suffix of the file.")
 @click.option("--accept", help="Content type of the answer.")
+@click.option("--async", "is_async", is_flag=True, help="The endpoint is asynchronous: wait for the answer in S3.")
 @_TARGET
 @click.pass_context
-def invoke(ctx: click.Context, name: str, body: str, content_type: str | None, accept: str | None, target: str) -> dict:
+def invoke(
+    ctx: click.Context,
+    name: str,
+    body: str,
+    content_type: str | None,
+    accept: str | None,
+    is_async: bool,
+    target: str,
+) -> dict:
     """Send a file to an endpoint, and print the answer.
 
     BODY is a file with the body of the request; default: stdin.
     """
     endpoint = _import("client.endpoints").Endpoint(name, _session(target))
     if body == "-":
-        answer = endpoint.ask(sys.stdin.buffer.read(), content_type or "application/json", accept)
+        x = sys.stdin.buffer.read()
+        content_type = content_type or "application/json"
     else:
-        answer = endpoint.ask(Path(body), content_type, accept)
-    content = answer["Body"].read()
-    content_type = answer["ContentType"]
+        x = Path(body)
+    if is_async:
+        content, content_type = endpoint.invoke_async(x, content_type, accept).wait(out=sys.stderr)
+    else:
+        answer = endpoint.ask(x, content_type, accept)
+        content = answer["Body"].read()
+        content_type = answer["ContentType"]
     is_shown = not ctx.meta["as_json"]
     try:
         text = content.decode()
@@ -748,6 +763,37 @@ def invoke(ctx: click.Context, name: str, body: str, content_type: str | None, a
     if is_shown:
         print(text)
     return {"content_type": content_type, "body": text}
+
+
+@mlkit.command(
+    short_help="Send captured requests to a bundle, and list the answers that change.",
+    example="mlkit replay iris new.tar.gz --tolerance 0.01",
+)
+@click.argument("name")
+@click.argument("bundle", required=False)
+@click.option("--limit", type=int, default=1000, show_default=True, help="Number of requests, the latest ones.")
+@click.option("--tolerance", type=float, default=1e-5, show_default=True, help="Of numbers, absolute and relative.")
+@click.option("--since", type=click.DateTime(), help="Only requests from then on, in local time.")
+@click.option("--until", type=click.DateTime(), help="Only requests until then, in local time.")
+@_TARGET
+def replay(
+    name: str,
+    bundle: str | None,
+    limit: int,
+    tolerance: float,
+    since: datetime | None,
+    until: datetime | None,
+    target: str,
+) -> dict:
+    """Send what an endpoint has captured to a bundle on this machine. The exit code is 1 if an answer changes.
+
+    BUNDLE is a model.tar.gz, or its S3 URI; default: the one in service.
+    """
+    endpoint = _import("client.endpoints").Endpoint.attach(name, _session(target))
+    changes = endpoint.replay(bundle, limit, tolerance, since, until)
+    print(changes)
+    rows = [dict(zip(changes.header, row, strict=True)) for row in changes.cells()]
+    return {"ok": not rows, "changes": rows, "note": changes.note}
 
 
 @mlkit.command(short_help="End an endpoint.", example="mlkit delete iris")
@@ -896,7 +942,7 @@ def _advice(error: Exception, arguments: list[str]) -> str | None:
         return None
     if not re.search("(?i)not found|could not find|already exist", str(error)):
         return ""
-    about_endpoints = arguments[0] in ("deploy", "invoke", "delete")
+    about_endpoints = arguments[0] in ("deploy", "invoke", "replay", "delete")
     on_sagemaker = any(argument.endswith("sagemaker") for argument in arguments)
     flags = " --endpoints" * about_endpoints + " --target sagemaker" * on_sagemaker
     return f"\nmlkit list{flags} shows the names"

@@ -111,6 +111,10 @@ class Storage(ABC):
         """Copy an object to a file. Raises FileNotFoundError if it does not exist."""
 
     @abstractmethod
+    def keys(self, uri: str) -> list[str]:
+        """Return the keys of all objects in the folder that a URI names, relative to it, in order."""
+
+    @abstractmethod
     def open(self, uri: str) -> BinaryIO:
         """Open an object for reading."""
 
@@ -257,6 +261,10 @@ class Files(Storage):
         if not self.path(uri).is_file():
             raise FileNotFoundError(f"no S3 object {uri} in {self.root}")
         shutil.copy(self.path(uri), path)
+
+    def keys(self, uri: str) -> list[str]:
+        folder = self.path(uri)
+        return [path.relative_to(folder).as_posix() for path in files_under(folder)]
 
     def open(self, uri: str) -> BinaryIO:
         return open(self.path(uri), "rb")
@@ -444,6 +452,9 @@ class S3(Storage):
             if e.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
                 raise
             raise FileNotFoundError(f"no S3 object {uri}") from None
+
+    def keys(self, uri: str) -> list[str]:
+        return sorted(key for key, _ in self.under(f"{uri.rstrip('/')}/"))
 
     def open(self, uri: str) -> BinaryIO:
         bucket, key = split_uri(uri)

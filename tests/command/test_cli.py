@@ -7,13 +7,16 @@ import sys
 import time
 from base64 import b64decode
 from contextlib import redirect_stderr, redirect_stdout
+from datetime import datetime
 
 import pytest
 import torch
 
 from mlkit.cli import main
 from mlkit.model import MyCustomModel, save_model
-from mlkit.sagemaker.client import Endpoint, LocalSageMaker
+from mlkit.sagemaker.client import Endpoint, LocalSageMaker, Machines, deployment, endpoints
+from mlkit.sagemaker.client.options import make_options
+from mlkit.text import Table
 
 
 def run_command(*arguments):
@@ -208,3 +211,53 @@ def test_local_shows_and_frees_what_this_machine_holds(work):
         assert code == 0
         assert out.startswith("freed "), out
     assert not (work / "local" / "s3").exists()
+
+
+class FakeEndpoint:
+    """An endpoint that has captured one request, and answers asynchronous ones."""
+
+    name = "iris"
+
+    def replay(self, *arguments):
+        self.arguments = arguments
+        return Table(["request", "before", "after"], [["a-1", "setosa", "virginica"]] * self.n_changes, "note")
+
+    def invoke_async(self, x, content_type, accept):
+        self.arguments = (x, content_type, accept)
+        return self
+
+    def wait(self, out):
+        return b"[0.5]", "application/json"
+
+
+@pytest.mark.parametrize("n_changes", [0, 1])
+def test_replay_has_an_exit_code_for_changes(monkeypatch, n_changes):
+    endpoint = FakeEndpoint()
+    endpoint.n_changes = n_changes
+    monkeypatch.setattr(Endpoint, "attach", lambda name, target: endpoint)
+    flags = ["--limit", "5", "--tolerance", "0.1", "--since", "2026-11-28T09:30:00"]
+    code, out, _ = run_command("replay", "iris", "new.tar.gz", *flags, "--json")
+    assert endpoint.arguments == ("new.tar.gz", 5, 0.1, datetime(2026, 11, 28, 9, 30), None)
+    changes = [dict(request="a-1", before="setosa", after="virginica")] * n_changes
+    assert (code, json.loads(out)) == (n_changes, dict(ok=not n_changes, changes=changes, note="note"))
+
+
+def test_an_asynchronous_endpoint_is_invoked(monkeypatch, tmp_path):
+    endpoint = FakeEndpoint()
+    monkeypatch.setattr(endpoints, "Endpoint", lambda name, target: endpoint)
+    (tmp_path / "x.csv").write_text("1,2")
+    code, out, _ = run_command("invoke", "iris", tmp_path / "x.csv", "--async", "--accept", "text/csv")
+    assert (code, out) == (0, "[0.5]\n")
+    assert endpoint.arguments == (tmp_path / "x.csv", None, "text/csv")
+
+
+def test_options_of_asynchronous_requests_are_flags(monkeypatch):
+    passed = {}
+    monkeypatch.setattr(deployment, "deploy", lambda *arguments, **options: passed.update(options) or FakeEndpoint())
+    monkeypatch.setattr(FakeEndpoint, "status", "Creating", raising=False)
+    flags = ["--asynchronous", "output=s3://bucket/out", "--asynchronous", "max_concurrent=3"]
+    assert run_command("deploy", "s3://bucket/model.tar.gz", *flags, "--detach")[0] == 0
+    assert make_options(Machines, dict(asynchronous=passed["asynchronous"]), "deploy").asynchronous == {
+        "output": "s3://bucket/out",
+        "max_concurrent": 3,
+    }

@@ -7,6 +7,7 @@ __all__ = ['Machines']
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #c4377c9d
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -18,6 +19,7 @@ from botocore.exceptions import ClientError
 from ..api import service, unknown_fields
 from mlkit.sagemaker.client.options import (
     described_request,
+    get_path,
     instance_option,
     make_options,
     merge_more,
@@ -166,6 +168,73 @@ def _provisioned_value(options: Any) -> int | None:
 def _percent_value(options: Any) -> int | None:
     return options.capture_percent if options.capture else None
 
+
+# The place in AsyncInferenceConfig of each word of `asynchronous`.
+_ASYNC_PATHS = {
+    "output": "OutputConfig.S3OutputPath",
+    "failures": "OutputConfig.S3FailurePath",
+    "max_concurrent": "ClientConfig.MaxConcurrentInvocationsPerInstance",
+    "on_success": "OutputConfig.NotificationConfig.SuccessTopic",
+    "on_error": "OutputConfig.NotificationConfig.ErrorTopic",
+    "include": "OutputConfig.NotificationConfig.IncludeInferenceResponseIn",
+    "kms_key": "OutputConfig.KmsKeyId",
+}
+_INCLUDED = {"success": "SUCCESS_NOTIFICATION_TOPIC", "error": "ERROR_NOTIFICATION_TOPIC"}
+
+
+def _async_value(options: Any) -> dict | None:
+    """Return the options of asynchronous requests as AsyncInferenceConfig has them."""
+    if options.asynchronous is None:
+        return None
+    config = {"OutputConfig": {}}
+    for word, value in options.asynchronous.items():
+        *parents, name = _ASYNC_PATHS[word].split(".")
+        members = config
+        for parent in parents:
+            members = members.setdefault(parent, {})
+        members[name] = [_INCLUDED[v] for v in value] if word == "include" else value
+    return config
+
+
+def _async_option(words: Any) -> dict | None:
+    """Return the options of asynchronous requests; an AsyncInferenceConfig of the API is taken as well.
+
+    Raises TypeError for anything but a dict, and for a word that does not exist.
+    """
+    if words is None:
+        return None
+    if not isinstance(words, Mapping):
+        raise TypeError(f"asynchronous: expected a dict such as {{'max_concurrent': 4}}, or {{}}, got {words!r}")
+    if words.keys() & {"OutputConfig", "ClientConfig"}:
+        values = {word: get_path(words, path) for word, path in _ASYNC_PATHS.items()}
+        words = {word: value for word, value in values.items() if value is not None}
+    for word in words:
+        if word not in _ASYNC_PATHS:
+            raise TypeError(f"asynchronous takes no {word!r}; {did_you_mean(word, _ASYNC_PATHS)}")
+    words = dict(words)
+    if "include" in words:
+        words["include"] = _included(words["include"])
+    if isinstance(words.get("max_concurrent"), str):
+        words["max_concurrent"] = _whole_number(words["max_concurrent"])
+    return words
+
+
+def _included(names: Any) -> list[str]:
+    names = names.split(",") if isinstance(names, str) else names
+    ours = {theirs: name for name, theirs in _INCLUDED.items()}
+    names = [ours.get(name, name) for name in names]
+    for name in names:
+        if name not in _INCLUDED:
+            raise TypeError(f"asynchronous: include: {name!r}; {did_you_mean(name, _INCLUDED)}")
+    return names
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise TypeError(f"asynchronous: max_concurrent: expected a whole number, got {text!r}") from None
+
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #6e865269
 @dataclass(frozen=True)
 class Machines(ModelOptions):
@@ -241,10 +310,14 @@ class Machines(ModelOptions):
         request=f"{_CONFIG}.DataCaptureConfig.InitialSamplingPercentage",
         value=_percent_value,
     )
-    async_output: str | None = option(
-        "s3://bucket/prefix for the answers of asynchronous requests",
+    asynchronous: Mapping | None = option(
+        "requests wait in a queue and their answers go to S3: a dict, also an empty one, of output and failures "
+        "(s3://bucket/prefix), max_concurrent (of each machine), on_success and on_error (ARNs of topics), include "
+        "(success, error: which notifications have the answer) and kms_key",
         default=None,
-        request=f"{_CONFIG}.AsyncInferenceConfig.OutputConfig.S3OutputPath",
+        request=f"{_CONFIG}.AsyncInferenceConfig",
+        value=_async_value,
+        convert=_async_option,
     )
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #4bbf7e51
@@ -358,6 +431,7 @@ def model_data(uri: str, container: Mapping) -> dict:
     return {"ModelDataSource": {"S3DataSource": source}}
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #4b3a629a
+_PATIENCE = {"SAGEMAKER_MODEL_SERVER_TIMEOUT": "3600"}  # seconds; as long as an asynchronous request may take
 _TORCHSERVE = {"SAGEMAKER_PROGRAM": "inference.py", "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code"}
 
 
@@ -395,10 +469,13 @@ def model_request(name: str, uri: str, target: LocalTarget | AWSTarget, options:
     more = options.more.get("CreateModel", {})
     image = target.image(_first_instance(options.instance), serving=True, name=options.image)
     options = replace(options, image=image, role=target.role_arn(options.role))
-    container = {"Image": options.image, "Environment": _image_environment(options.image)}
+    environment = _image_environment(options.image)
+    if getattr(options, "asynchronous", None) is not None:
+        environment |= _PATIENCE
+    container = {"Image": options.image, "Environment": environment}
     if getattr(options, "models", None):
         container["Mode"] = "MultiModel"
-        if isinstance(target, AWSTarget) and "ray-serve" in options.image:
+        if isinstance(target, AWSTarget) and re.search(r"/ray:|ray-serve", options.image):
             raise ValueError(
                 f"models: the image {options.image} serves one model: pass image= with that of `mlkit dockerfile`, or "
                 "one of AWS's PyTorch images, such as pytorch-inference:2.6"
@@ -432,6 +509,7 @@ def config_request(
     put_shadow(request, shadow, options.shadow_percent)
     request = target.with_defaults("EndpointConfig", with_options(_CONFIG, request, options))
     complete_capture(request)
+    complete_async(request, target)
     return require_valid(_CONFIG, merge_more(_CONFIG, request, options.more.get(_CONFIG, {})))
 
 
@@ -446,9 +524,23 @@ def complete_capture(config: dict) -> None:
     """Let a configuration that names a place for captured data capture requests and answers."""
     capture = config.get("DataCaptureConfig", {})
     if "DestinationS3Uri" in capture and "CaptureOptions" not in capture:
-        capture |= {"EnableCapture": True, "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}]}
+        types = {"CsvContentTypes": ["text/csv"], "JsonContentTypes": ["application/json"]}  # captured as readable text
+        capture |= {
+            "EnableCapture": True,
+            "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+            "CaptureContentTypeHeader": types,
+        }
     elif capture and "DestinationS3Uri" not in capture:
         del config["DataCaptureConfig"]  # an update has removed the place
+
+
+def complete_async(config: dict, target: LocalTarget | AWSTarget) -> None:
+    """Give an asynchronous configuration the places of outputs and failures that it does not name."""
+    if "AsyncInferenceConfig" not in config:
+        return
+    output = config["AsyncInferenceConfig"]["OutputConfig"]
+    output.setdefault("S3OutputPath", f"{target.bucket}/asynchronous/{config['EndpointConfigName']}")
+    output.setdefault("S3FailurePath", f"{output['S3OutputPath'].rstrip('/')}/failures")
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #904f9725
 def existing_requests(
@@ -575,12 +667,12 @@ def _value_at(requests: Any, path: str) -> Any:
 def change_options(requests: dict[str, dict], before: Machines, values: Mapping[str, Any]) -> Machines:
     """Write into requests the options that somebody passes, and those that follow from them; return all options.
 
-    Variables and tags are added to those that exist.
+    Variables, tags and options of asynchronous requests are added to those that exist.
     """
     values = dict(values)
-    for name in ("environment", "tags"):
+    for name in ("environment", "tags", "asynchronous"):
         if name in values:
-            values[name] = {**getattr(before, name), **values[name]}
+            values[name] = {**(getattr(before, name) or {}), **values[name]}
     after = replace(before, **values)
     follow = [f.name for f in fields(after) if _written(before, f.name) != _written(after, f.name)]
     set_options(requests, after, changes={*values, *follow})
@@ -692,6 +784,7 @@ def changed_requests(
     others = {name: uri for name, uri in uris.items() if name != main or uri is None}
     requests["models"] = _change_variants(config, existing, target, new_name, others, shadow, options)
     complete_capture(config)
+    complete_async(config, target)
     requests[_CONFIG] = require_valid(_CONFIG, merge_more(_CONFIG, config, more.get(_CONFIG, {})))
     update = requests["UpdateEndpoint"] | {"EndpointConfigName": requests[_CONFIG]["EndpointConfigName"]}
     requests["UpdateEndpoint"] = update_request(update, description.get("LastDeploymentConfig"), more)

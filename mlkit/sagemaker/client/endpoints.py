@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -529,14 +530,17 @@ def to_body(
 
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #b407d689
 class InvocationFailed(RuntimeError):
-    """The endpoint answered with an error; `status` is the HTTP status of the container, `body` its answer."""
+    """The endpoint answered with an error; `status` is the HTTP status of the container, `body` its answer.
 
-    def __init__(self, name: str, status: int, body: str):
+    status: None if the container gave no answer to an asynchronous request.
+    """
+
+    def __init__(self, name: str, status: int | None, body: str):
         # SageMaker may have cut the body off, so that it is not JSON as a whole.
         match = re.search(r'"(?:error|message)": ?("(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")', body)
         reason = json.loads(match[1], strict=False) if match else body[:500]
         hint = "; Endpoint.logs() has the details" if status == 500 else ""
-        super().__init__(f"{name} answered {status}: {reason}{hint}")
+        super().__init__(f"{name}: {reason}" if status is None else f"{name} answered {status}: {reason}{hint}")
         self.status = status
         self.body = body
 
@@ -609,3 +613,50 @@ def stream(
             raise InvocationFailed(self.name, 500, str(event))
         piece = event["PayloadPart"]["Bytes"]
         yield decoder.decode(piece) if is_text else piece
+
+# %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #c61232c6
+@patch
+def invoke_async(
+    self: Endpoint,
+    x: Any,  # as `invoke` takes it; a text that begins with s3:// names the object with the body
+    content_type: str | None = None,
+    accept: str | None = None,
+    **arguments,  # further ones of boto3's invoke_endpoint_async, such as InvocationTimeoutSeconds
+) -> Any:  # an `AsyncAnswer`, with output, failure, done and result()
+    """Send an input to an asynchronous endpoint, and return its answer, which may not exist yet.
+
+    The input is stored in S3 first, in the target's bucket.
+    """
+    return import_module("mlkit.sagemaker.client.async_answers").send_async(self, x, content_type, accept, arguments)
+
+
+@patch
+def async_answer(self: Endpoint, output: str, failure: str | None = None) -> Any:
+    """Return the answer to an asynchronous request that was sent before, by the places of its output and failure."""
+    return import_module("mlkit.sagemaker.client.async_answers").AsyncAnswer(self, output, failure)
+
+
+@patch
+def captured(
+    self: Endpoint,
+    since: datetime | None = None,  # without a time zone: local time
+    until: datetime | None = None,
+    limit: int | None = None,  # most records, the oldest ones
+) -> Iterator[Any]:  # of `CapturedRequest`
+    """Yield the requests that the endpoint has captured, with their answers, the oldest first."""
+    return import_module("mlkit.sagemaker.client.replay").read_captured(self, since, until, limit)
+
+
+@patch
+def replay(
+    self: Endpoint,
+    bundle: Any = None,  # a model.tar.gz, or its S3 URI; default: the one in service
+    limit: int = 1000,  # most requests, the latest ones
+    tolerance: float = 1e-5,  # of numbers, absolute and relative
+    since: datetime | None = None,
+    until: datetime | None = None,
+    out: TextIO | None = None,  # gets what is shown; default: stdout
+) -> Any:  # a `Table`
+    """Send captured requests to a bundle on this machine, and return a table of the answers that change."""
+    replay_captured = import_module("mlkit.sagemaker.client.replay").replay_captured
+    return replay_captured(self, bundle, limit, tolerance, since, until, out or sys.stdout)

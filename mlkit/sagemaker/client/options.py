@@ -562,7 +562,7 @@ WORDS |= {
         only="bundle",
     ),
     "async_inference_config": _in_request("CreateEndpointConfig", "AsyncInferenceConfig"),
-    "inference_config": Word(only="bundle", answer="serverless=True, or async_output= for asynchronous requests"),
+    "inference_config": Word(only="bundle", answer="serverless=True, or asynchronous={} for asynchronous requests"),
     "data_capture_config": _in_request("CreateEndpointConfig", "DataCaptureConfig"),
     "data_capture_config_dict": _in_request("CreateEndpointConfig", "DataCaptureConfig"),
     "explainer_config": _in_request("CreateEndpointConfig", "ExplainerConfig"),

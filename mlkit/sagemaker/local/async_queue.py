@@ -12,7 +12,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ create table if not exists requests (
     failure text, attempts integer default 0, state text default 'waiting', answer text
 )
 """
+_INDEX = "create index if not exists unfinished on requests (number) where state != 'done'"
 _INSERT = "insert into requests (request, body, received, expires, output, failure) values (?, ?, ?, ?, ?, ?)"
 _SELECT = "select number, request, body, received, expires, output, failure, attempts, state, answer from requests "
 _UNFINISHED = _SELECT + "where state != 'done' order by number limit ?"
@@ -63,9 +64,18 @@ class AsyncQueue:
         self.path = folder / "queue.db"
         self.answers = folder / "answers"
         if not self.path.exists():
-            private_folder(folder)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._run(lambda db: db.execute(_CREATE))
+            self._create(private_folder(folder) / f".queue.{uuid.uuid4()}")
+
+    def _create(self, temporary: Path) -> None:
+        """Make an empty queue at a temporary path, then give it its name, unless another process was first."""
+        os.close(os.open(temporary, os.O_RDWR | os.O_CREAT, 0o600))
+        with closing(sqlite3.connect(temporary)) as db:
+            db.execute("pragma journal_mode = wal")  # clients add requests while the workers read
+            db.execute(_CREATE)
+            db.execute(_INDEX)
+        with suppress(FileExistsError):
+            os.link(temporary, self.path)
+        temporary.unlink()
 
     def add(self, request: Mapping, body: bytes | None, output: str, failure: str | None, received: float) -> None:
         """Add a request that waits. `received` is a time.time()."""
@@ -115,7 +125,7 @@ class AsyncQueue:
 
     def finish(self, number: int) -> None:
         """Mark a request whose output or failure is in S3."""
-        self._run(lambda db: db.execute("update requests set state = 'done', body = null where number = ?", (number,)))
+        self._run(lambda db: db.execute("update requests set state='done', body=null where number=?", (number,)))
         self.answer_path(number).unlink(missing_ok=True)
 
     def find(self, output: str) -> QueuedRequest | None:
@@ -125,14 +135,21 @@ class AsyncQueue:
 
     def count(self, state: str) -> int:
         """Return the number of requests in a state."""
-        return self._run(lambda db: db.execute("select count(*) from requests where state = ?", (state,)).fetchone()[0])
+        with closing(self._connect()) as db:
+            return db.execute("select count(*) from requests where state = ?", (state,)).fetchone()[0]
 
     def _select(self, sql: str, value: Any) -> list[QueuedRequest]:
-        return [_parse_row(row) for row in self._run(lambda db: db.execute(sql, (value,)).fetchall())]
+        with closing(self._connect()) as db:
+            return [_parse_row(row) for row in db.execute(sql, (value,))]
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        db.execute("pragma synchronous = normal")  # a killed process loses nothing; a power failure may
+        return db
 
     def _run(self, action: Callable[[sqlite3.Connection], Any]) -> Any:
         """Return the result of `action`, which is one transaction."""
-        with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
+        with closing(self._connect()) as db:
             db.execute("begin immediate")
             try:
                 result = action(db)
@@ -194,18 +211,18 @@ def enqueue(service: LocalService, request: dict, body: bytes | None) -> dict:
     request = {"InferenceId": str(uuid.uuid4())} | {k: v for k, v in request.items() if k != "Body"}
     output, failure = object_locations(record["AsyncInferenceConfig"], request)
     AsyncQueue(service.resource_folder("Endpoint", name)).add(request, body, output, failure, time.time())
-    revive(service, name)
+    revive(service, record)
     response = dict(InferenceId=request["InferenceId"], OutputLocation=output)
     if failure:
         response["FailureLocation"] = failure
     return response | dict(ResponseMetadata=dict(HTTPStatusCode=202, HTTPHeaders={}))
 
 
-def revive(service: LocalService, name: str) -> bool:
+def revive(service: LocalService, record: Mapping) -> bool:
     """Start the process of an asynchronous endpoint again if it was killed. Return whether that was so."""
-    record = service.table("Endpoint").get(name)
-    if not record or not record.get("AsyncInferenceConfig") or record["EndpointStatus"] in ("Failed", "Deleting"):
+    if not record.get("AsyncInferenceConfig") or record["EndpointStatus"] in ("Failed", "Deleting"):
         return False
+    name = record["EndpointName"]
     lock = take_lock(service._lock_path("Endpoint", name))
     if lock is None:
         return False

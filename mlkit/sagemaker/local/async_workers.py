@@ -135,7 +135,7 @@ class AsyncWorkers:
         self.files = files
         self.runtime = runtime
         self.config: dict = {}  # AsyncInferenceConfig
-        self.concurrency = 0  # requests at the same time
+        self.instances: Callable[[], int] = lambda: 1  # how many the endpoint has now
         self.queue: AsyncQueue | None = None
         self.active: set[int] = set()  # numbers of the requests that threads work on
         self.not_before: dict[int, float] = {}  # of a postponed request: time.monotonic()
@@ -143,13 +143,12 @@ class AsyncWorkers:
         self.stopping = threading.Event()
         self.thread: threading.Thread | None = None
 
-    def configure(self, config: Mapping | None, instances: int = 1) -> None:
+    def configure(self, config: Mapping | None, instances: Callable[[], int] = lambda: 1) -> None:
         """Work with the AsyncInferenceConfig of the endpoint; None: the endpoint is not asynchronous."""
         if config is None:
             return
-        per_instance = config.get("ClientConfig", {}).get("MaxConcurrentInvocationsPerInstance", _DEFAULT_CONCURRENCY)
         self.config = dict(config)
-        self.concurrency = per_instance * max(instances, 1)
+        self.instances = instances
         if self.thread is None:
             self.queue = AsyncQueue(self.folder)
             self.thread = threading.Thread(target=self._run, name="async-queue", daemon=True)
@@ -176,13 +175,19 @@ class AsyncWorkers:
                 with self.changed:
                     self.changed.wait(_IDLE_INTERVAL)
 
+    @property
+    def _concurrency(self) -> int:
+        """How many requests are sent at the same time."""
+        limits = self.config.get("ClientConfig", {})
+        return limits.get("MaxConcurrentInvocationsPerInstance", _DEFAULT_CONCURRENCY) * max(self.instances(), 1)
+
     def _take(self) -> list[QueuedRequest]:
         """Return requests to work on, and mark them as taken."""
         now = time.monotonic()
         with self.changed:
             self.not_before = {n: at for n, at in self.not_before.items() if at > now}
             unavailable = self.active | self.not_before.keys()
-            n_free = self.concurrency - len(self.active)
+            n_free = self._concurrency - len(self.active)
         if n_free <= 0:
             return []
         candidates = self.queue.unfinished(len(unavailable) + n_free)

@@ -35,11 +35,9 @@ def capture_fields(config: Mapping) -> dict:
     summary = dict(
         EnableCapture=is_enabled,
         CaptureStatus="Started" if is_enabled else "Stopped",
-        CurrentSamplingPercentage=capture["InitialSamplingPercentage"],
-        DestinationS3Uri=capture["DestinationS3Uri"],
+        CurrentSamplingPercentage=capture.get("InitialSamplingPercentage"),
     )
-    if "KmsKeyId" in capture:
-        summary["KmsKeyId"] = capture["KmsKeyId"]
+    summary |= {name: capture[name] for name in ("DestinationS3Uri", "KmsKeyId") if name in capture}
     return dict(DataCaptureConfig=summary, Capture=dict(capture))
 
 

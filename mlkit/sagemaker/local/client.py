@@ -53,7 +53,9 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
             raise ValueError(f"{', '.join(running)}: still running, and may need S3: stop or delete first")
         freed = self._clean_resources(name)
         if everything:
-            freed += sum(_remove_folder(self.root / folder) for folder in ("s3", "channels", "sources"))
+            freed += sum(
+                _remove_folder(self.root / folder) for folder in ("s3", "channels", "sources", "notifications")
+            )
         return freed
 
     def _clean_resources(self, name: str | None) -> int:

@@ -23,6 +23,7 @@ from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/43_endpoint_runner.ipynb #aad4ad2d
+_REVIVAL_INTERVAL = 2.0  # seconds until the containers of a killed process, which cannot be started, are tried again
 _RETIREMENT_DELAY = 2.0  # seconds for clients that have read the port of a replaced container, but not connected yet
 
 
@@ -41,7 +42,11 @@ class EndpointRunner:
         self.workers = AsyncWorkers(self.folder, hosting.root, hosting.files, hosting.runtime)
 
     def run(self) -> None:
-        self._deploy(self._record()["EndpointConfigName"])
+        record = self._record()
+        self._deploy(record["EndpointConfigName"])
+        while record["EndpointStatus"] == "InService" and not self.fleet and not self._is_deleted():
+            time.sleep(_REVIVAL_INTERVAL)  # an asynchronous endpoint whose process was killed: it has worked before
+            self._deploy(record["EndpointConfigName"])
         while self.fleet and not self._is_deleted():
             if self._take_file("update"):
                 self._deploy(self._record()["Local"]["next_config"])
@@ -102,7 +107,8 @@ class EndpointRunner:
                 traceback.print_exc()
             if fleet:
                 fleet.stop()
-            status = "InService" if self.fleet else "Failed"
+            was_in_service = self.fleet or self._record()["EndpointStatus"] == "InService"
+            status = "InService" if was_in_service else "Failed"
             self._update_record(
                 removed=("PendingDeploymentSummary",), EndpointStatus=status, FailureReason=str(e)[:1024]
             )
@@ -147,7 +153,7 @@ class EndpointRunner:
                 has_many_models=fleet.has_many_models,
             ),
         )
-        self.workers.configure(config.get("AsyncInferenceConfig"))
+        self.workers.configure(config.get("AsyncInferenceConfig"), lambda: sum(self.fleet.instance_counts().values()))
         if former_fleet:
             delay = max(termination_wait, _RETIREMENT_DELAY)
             threading.Thread(target=_retire, args=(former_fleet.all_servers(), delay, self._is_deleted)).start()

@@ -178,7 +178,7 @@ def describe_endpoint(self: Hosting, **request) -> dict:
     name = description["EndpointName"]
     if description["EndpointStatus"] == "Failed" or self._is_running("Endpoint", name):
         return description
-    if revive(self, name):  # its queue has requests that are owed an answer
+    if revive(self, description):  # its queue has requests that are owed an answer
         return description
     description = self._describe("Endpoint", request)  # its process may have changed it before it ended
     if description["EndpointStatus"] == "Deleting":

@@ -227,7 +227,10 @@ class LocalRuntime:
         if description is None:
             raise api_error("ValidationError", f"Endpoint {name} not found.", operation, _API)
         if description.get("AsyncInferenceConfig") and operation != "InvokeEndpointAsync":
-            message = f"Endpoint {name} is asynchronous: use invoke_endpoint_async, which says where the output will be"
+            message = (
+                f"Endpoint {name} is asynchronous: use invoke_endpoint_async, which says where the output will be; "
+                "in mlkit, Endpoint.invoke_async or mlkit invoke --async"
+            )
             raise api_error("ValidationError", message, operation, _API)
         self.captures[name] = description.get("Capture")
         local = description.get("Local", {})

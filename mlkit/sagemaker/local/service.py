@@ -169,7 +169,7 @@ def _make_private(root: Path) -> None:
         private_folder(root)
     elif not root.exists():
         private_folder(root)
-    for name in (*(kind.table for kind in _KINDS.values()), "s3", "channels", "sources"):
+    for name in (*(kind.table for kind in _KINDS.values()), "s3", "channels", "sources", "notifications"):
         if (root / name).is_dir():
             private_folder(root / name)
 

@@ -174,6 +174,7 @@ def test_what_is_kept_is_described(local, accepts_all, kind):
     if kind == "EndpointConfig":
         for name in ("ProductionVariants", "ShadowProductionVariants"):
             request[name] = [request[name][0] | dict(VariantName=name, ModelName="all")]
+        request["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"] = "s3://bucket/out"
     arn = getattr(local, xform_name(f"Create{kind}"))(**request)[f"{kind}Arn"]
     tags = kept.pop("Tags")
     assert_shown(kept, getattr(local, xform_name(f"Describe{kind}"))(**{f"{kind}Name": "iris"}))
@@ -231,13 +232,12 @@ def test_a_bucket_that_does_not_exist(session):
 def test_refusals_are_errors_of_the_api(local):
     """Several members are named at once, in an error with the code that a request with wrong values has."""
     variant = VARIANT | dict(CoreDumpConfig=dict(DestinationS3Uri="s3://bucket/dumps"))
-    capture = dict(InitialSamplingPercentage=100, DestinationS3Uri="s3://bucket/x", CaptureOptions=[])
-    capture["CaptureOptions"] = [dict(CaptureMode="Input")]
+    explainer = dict(ClarifyExplainerConfig=dict(ShapConfig=dict(ShapBaselineConfig=dict(ShapBaseline="0,0"))))
     with pytest.raises(ClientError) as error:
-        local.create_endpoint_config(EndpointConfigName="iris", ProductionVariants=[variant], DataCaptureConfig=capture)
+        local.create_endpoint_config(EndpointConfigName="iris", ProductionVariants=[variant], ExplainerConfig=explainer)
     assert error.value.response["Error"]["Code"] == "ValidationException"
     message = error.value.response["Error"]["Message"]
     assert message.startswith("not rehearsed here: ")
     assert "ProductionVariants[0].CoreDumpConfig: core dumps are not uploaded on this machine" in message
-    assert "DataCaptureConfig: requests and answers are not captured on this machine" in message
+    assert "ExplainerConfig: answers are explained by SageMaker only" in message
     assert local.list_endpoint_configs()["EndpointConfigs"] == []
