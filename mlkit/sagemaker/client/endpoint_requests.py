@@ -7,6 +7,7 @@ __all__ = ['Machines']
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #c4377c9d
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -474,7 +475,7 @@ def model_request(name: str, uri: str, target: LocalTarget | AWSTarget, options:
     container = {"Image": options.image, "Environment": environment}
     if getattr(options, "models", None):
         container["Mode"] = "MultiModel"
-        if isinstance(target, AWSTarget) and "ray-serve" in options.image:
+        if isinstance(target, AWSTarget) and re.search(r"/ray:|ray-serve", options.image):
             raise ValueError(
                 f"models: the image {options.image} serves one model: pass image= with that of `mlkit dockerfile`, or "
                 "one of AWS's PyTorch images, such as pytorch-inference:2.6"

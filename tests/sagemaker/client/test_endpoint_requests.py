@@ -442,7 +442,8 @@ def test_every_path_of_an_option_exists(operation):
     cls = TransformOptions if operation == "CreateTransformJob" else Machines
     paths = named_leaves(operation, cls)
     assert paths
-    structures = {path[:i] for path in leaves_of(operation) for i in range(len(path)) if path[i] == "."}
+    parts = [path.split(".") for path in leaves_of(operation)]
+    structures = {".".join(names[:n]) for names in parts for n in range(1, len(names))}
     lists = {path.rpartition("[].")[0] for path in leaves_of(operation)}
     for path in paths:
         assert path in leaves_of(operation) | structures | lists, path
