@@ -686,7 +686,7 @@ def deploy(
                 raise click.UsageError("--sample is for a bundle: name one")
             _check_before_update(bundle, sample_file, content_type)
         endpoint = Endpoint.attach(name, session).update(bundle, wait=False, **options)
-    elif bundle is None:
+    elif bundle is None and not options.get("models"):
         raise click.UsageError("Missing argument 'BUNDLE': a new endpoint needs one, here or as bundle in --config")
     else:
         options |= dict(sample=sample_file, content_type=content_type)

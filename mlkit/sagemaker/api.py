@@ -20,7 +20,6 @@ from botocore.paginate import Paginator
 from botocore.validate import ParamValidator
 from botocore.waiter import NormalizedOperationMethod, Waiter, WaiterModel
 
-from .endpoint_rules import config_errors
 from ..text import did_you_mean
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #c060a71a
@@ -62,8 +61,6 @@ def _service_errors(operation: str, request: dict, api: str = "sagemaker") -> It
     yield from _exclusion_errors(shape, request, "")
     if operation == "CreateTrainingJob":
         yield from _training_job_errors(request)
-    if operation == "CreateEndpointConfig":
-        yield from config_errors(request)
 
 
 def _unknown_fields(shape: Shape, value: Any, path: str) -> Iterator[str]:

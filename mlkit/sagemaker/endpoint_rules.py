@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 # %% ../../nbs/2_sagemaker/005_endpoint_rules.ipynb #7a4c5934
-_MACHINE_FIELDS = (
+MACHINE_FIELDS = (  # of a variant; a serverless one has none of them
     "InitialInstanceCount",
     "InstancePools",
     "VolumeSizeInGB",
@@ -48,7 +48,7 @@ def _serverless_variant_errors(variant: Mapping) -> Iterator[str]:
             f"{path}: ProvisionedConcurrency {limits['ProvisionedConcurrency']} is more than MaxConcurrency "
             f"{limits['MaxConcurrency']}"
         )
-    machine_fields = [name for name in _MACHINE_FIELDS if name in variant]
+    machine_fields = [name for name in MACHINE_FIELDS if name in variant]
     if machine_fields:
         yield f"{path}: a serverless variant has no machines: leave out {', '.join(machine_fields)}"
 

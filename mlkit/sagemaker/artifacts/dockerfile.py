@@ -31,6 +31,8 @@ RUN pip install --no-cache-dir "/tmp/{wheel}[serve]" && rm /tmp/{wheel}
 WORKDIR /opt/ml/code
 ENV PYTHONPATH=/opt/ml/code PYTHONUNBUFFERED=1 MLKIT_HOST=0.0.0.0
 EXPOSE 8080
+LABEL com.amazonaws.sagemaker.capabilities.multi-models=true
+LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
 ENTRYPOINT ["python", "-m", "mlkit.cli"]
 CMD ["train"]
 """

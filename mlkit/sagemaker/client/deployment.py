@@ -7,6 +7,7 @@ __all__ = ['deploy']
 
 # %% ../../../nbs/2_sagemaker/5_client/41_deployment.ipynb #d4aa90ed
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,7 +27,8 @@ from .target import AWSTarget, make_target
 # %% ../../../nbs/2_sagemaker/5_client/41_deployment.ipynb #ddff66e1
 @accepts_options(Machines)
 def deploy(
-    bundle: Any = None,  # a model.tar.gz, or its S3 URI; or a TrainingJob that has ended
+    # a model.tar.gz, or its S3 URI; a dict of them by variant; or a TrainingJob that has ended
+    bundle: Any = None,
     target: Any = None,  # a LocalSageMaker or a boto3 session; default: this machine
     name: str | None = None,
     wait: bool = True,  # until it answers
@@ -46,7 +48,7 @@ def deploy(
     bundle, target, name = arguments.values()
     names = ("bundle", "target", "name", "wait", "check", "sample", "content_type", "out")
     machines = make_options(Machines, options, "deploy", *names)
-    if bundle is None:
+    if bundle is None and not machines.models:
         raise TypeError("deploy: expected a bundle, such as deploy('model.tar.gz')")
     require_effect(machines, options)
     check_operations(machines.more, CREATE_OPERATIONS)
@@ -57,17 +59,27 @@ def deploy(
         check = check is not False
         return bundle.deploy(target=target, check=check, sample=sample, content_type=content_type, **options)
     target = make_target(target, options.get("role"), options.get("bucket"))
-    is_remote = str(bundle).startswith("s3://")
-    if sample is not None and is_remote:
-        raise ValueError(f"sample: {bundle} is in S3, and only a bundle on this machine is checked")
+    bundles = [*(bundle.values() if isinstance(bundle, Mapping) else [bundle]), machines.shadow]
+    bundles = [*filter(None, bundles), *machines.models.values()]
+    for part in bundles:
+        if sample is not None and str(part).startswith("s3://"):
+            raise ValueError(f"sample: {part} is in S3, and only a bundle on this machine is checked")
     if check is None:
         check = isinstance(target, AWSTarget) or sample is not None
-    if check and not is_remote:
-        print(f"Checking {Path(bundle).name} in a clean process", file=out or sys.stdout, flush=True)
-        check_bundle = import_module("mlkit.sagemaker.artifacts.check_bundle").check_bundle
-        report = check_bundle(bundle, sample, content_type)
-        if not report.ok:
-            raise ValueError(f"{bundle} would not work behind an endpoint:\n{report}")
-        for note in report.findings:
-            print(note, file=out or sys.stdout, flush=True)
+    if check:
+        for part in bundles:
+            _check(part, sample, content_type, out or sys.stdout)
     return Endpoint.create(bundle, target, name, wait, out, **options)
+
+
+def _check(bundle: Any, sample: Any, content_type: str | None, out: TextIO) -> None:
+    """Try a bundle of this machine in a clean process. Raises ValueError if it would not work."""
+    if str(bundle).startswith("s3://"):
+        return
+    print(f"Checking {Path(bundle).name} in a clean process", file=out, flush=True)
+    check_bundle = import_module("mlkit.sagemaker.artifacts.check_bundle").check_bundle
+    report = check_bundle(bundle, sample, content_type)
+    if not report.ok:
+        raise ValueError(f"{bundle} would not work behind an endpoint:\n{report}")
+    for note in report.findings:
+        print(note, file=out, flush=True)

@@ -7,7 +7,8 @@ __all__ = ['Machines']
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #c4377c9d
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from mlkit.sagemaker.client.options import (
 )
 from .settings_file import read_settings
 from .target import AWSTarget, LocalTarget
+from .variants import check_names, put_shadow, put_variants, rollout_value, weights_option
+from ..endpoint_rules import MACHINE_FIELDS, config_errors, deployment_errors, model_errors
 from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #6c199edc
@@ -278,6 +281,24 @@ class Machines(ModelOptions):
         default=None,
         request=f"{_VARIANT}.VariantName",
     )
+    weights: Mapping[str, float] = option(
+        "share of the requests of each variant, over the sum of all", default_factory=dict, convert=weights_option
+    )
+    shadow: str | None = option(
+        "a bundle that gets copies of the requests, and whose answers are dropped; an update with '' removes it",
+        default=None,
+    )
+    shadow_percent: float = option("how many percent of the requests the shadow gets", default=100.0)
+    models: Mapping[str, str] = option(
+        "bundles by name, many behind one endpoint: invoke(x, model=NAME) selects one", default_factory=dict
+    )
+    rollout: Mapping = option(
+        "how updates move the requests: kind (all, canary, linear or rolling), percent or instances of a step, wait "
+        "after it, alarms that move them back, termination_wait, timeout, rollback_percent",
+        default_factory=dict,
+        request=("CreateEndpoint.DeploymentConfig", "UpdateEndpoint.DeploymentConfig"),
+        value=rollout_value,
+    )
     capture: str | None = option(
         "s3://bucket/prefix for a copy of requests and answers",
         default=None,
@@ -306,7 +327,9 @@ _PARTS = {
     "concurrency": "serverless",
     "provisioned": "serverless",
     "capture_percent": "capture",
+    "shadow_percent": "shadow",
 }
+_OF_MACHINES = ("instance", "count", "volume", "routing", "ami")  # a serverless endpoint has none
 
 
 def require_effect(options: Machines, names: Collection[str]) -> None:
@@ -316,6 +339,9 @@ def require_effect(options: Machines, names: Collection[str]) -> None:
         if whole and not getattr(options, whole):
             value = getattr(options, name)
             raise ValueError(f"{name}={value!r} belongs to {whole}: pass {whole}= as well, or leave {name} out")
+        if name in _OF_MACHINES and options.serverless:
+            value = getattr(options, name)
+            raise ValueError(f"{name}={value!r}: a serverless endpoint has no machines, and no GPUs: leave {name} out")
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #89686abe
 def take_arguments(
@@ -447,7 +473,14 @@ def model_request(name: str, uri: str, target: LocalTarget | AWSTarget, options:
     if getattr(options, "asynchronous", None) is not None:
         environment |= _PATIENCE
     container = {"Image": options.image, "Environment": environment}
-    container |= model_data(uri, more.get("PrimaryContainer") or {})
+    if getattr(options, "models", None):
+        container["Mode"] = "MultiModel"
+        if isinstance(target, AWSTarget) and re.search(r"/ray:|ray-serve", options.image):
+            raise ValueError(
+                f"models: the image {options.image} serves one model: pass image= with that of `mlkit dockerfile`, or "
+                "one of AWS's PyTorch images, such as pytorch-inference:2.6"
+            )
+    container |= model_data(uri, {**container, **(more.get("PrimaryContainer") or {})})
     request = {
         "ModelName": name,
         "ExecutionRoleArn": options.role,
@@ -461,14 +494,19 @@ def config_request(
     name: str,
     target: LocalTarget | AWSTarget,
     options: Machines,
-    model: str | None = None,  # its name; default: the configuration's own
+    models: Mapping[str, str] | None = None,  # by the name of the variant; default: one, of the configuration's name
+    shadow: str | None = None,  # the model of the shadow variant
 ) -> dict:
-    """Return the CreateEndpointConfig request for a model.
+    """Return the CreateEndpointConfig request for one model or several.
 
     Raises ValueError for fields that SageMaker would refuse.
     """
-    variant = {"VariantName": "all", "ModelName": model or name, "InitialVariantWeight": 1}
-    request = {"EndpointConfigName": name, "ProductionVariants": [with_options(_VARIANT, variant, options)]}
+    models = models or {options.variant or "all": name}
+    variant = {"VariantName": next(iter(models)), "ModelName": name, "InitialVariantWeight": 1}
+    variant = with_options(_VARIANT, variant, replace(options, variant=None))
+    request = {"EndpointConfigName": name, "ProductionVariants": [variant]}
+    put_variants(request, models, options.weights)
+    put_shadow(request, shadow, options.shadow_percent)
     request = target.with_defaults("EndpointConfig", with_options(_CONFIG, request, options))
     complete_capture(request)
     complete_async(request, target)
@@ -687,8 +725,11 @@ _POLICIES = ("BlueGreenUpdatePolicy", "RollingUpdatePolicy")
 
 
 def update_request(request: dict, last_deployment: Mapping | None, more: Mapping) -> dict:
-    """Return an UpdateEndpoint request with the last deployment's policy, or with the one in `more`."""
+    """Return an UpdateEndpoint request with its own policy, the one in `more`, or the last
+    deployment's."""
     change = dict(more.get("UpdateEndpoint", {}))
+    if "DeploymentConfig" in request:  # of the option `rollout`
+        return require_valid("UpdateEndpoint", merge_more("UpdateEndpoint", request, change))
     deployment = more.get("CreateEndpoint", {}).get("DeploymentConfig")
     if deployment:
         change.setdefault("DeploymentConfig", deployment)
@@ -704,34 +745,44 @@ def update_request(request: dict, last_deployment: Mapping | None, more: Mapping
 def changed_requests(
     description: dict,  # of DescribeEndpoint
     target: LocalTarget | AWSTarget,
-    name: str,  # for the new model and the new configuration
-    uri: str | None,  # of another bundle
+    new_name: Callable[[], str],  # returns a name for the new configuration, or for a new model
+    uris: Mapping[str | None, str | None],  # of other bundles, by variant; None: of `variant`, or the first one
     values: Mapping[str, Any],  # options that change
-) -> tuple[dict[str, dict], Machines]:
-    """Return the requests of an update, and the options after it. `CreateModel` is missing if the model stays.
+    shadow: str | None = None,  # the URI of another bundle of the shadow variant; "" removes that
+) -> tuple[dict[str, Any], Machines]:
+    """Return the requests of an update, and the options after it.
 
+    `CreateModel` is missing if the model stays. `models` are requests for further models.
     Raises ValueError for fields that SageMaker would refuse.
     """
     more = values.get("more", {})
     requests = _requests_with_tags(description, target, values)
-    model_before = deepcopy(requests.get("CreateModel"))
+    existing = deepcopy(requests)
+    model_before = existing.get("CreateModel")
     options_before = read_options(requests)
     values = _whole_names(values, values.get("instance") or options_before.instance, target)
     options = change_options(requests, options_before, values)
     require_effect(options, values)
-    if uri:
-        replace_bundle(requests, uri, "image" in values)
+    if options.serverless and not options_before.serverless:
+        for name in MACHINE_FIELDS:
+            requests[_VARIANT].pop(name, None)
+    main = requests[_VARIANT]["VariantName"]
+    uris = {main if name is None else name: uri for name, uri in uris.items()}
+    if uris.get(main):
+        replace_bundle(requests, uris[main], "image" in values)
     model = requests.pop("CreateModel", {})
     if "CreateModel" in more or not model_before:
         model = merge_more("CreateModel", model, more.get("CreateModel", {}))
     variant = requests.pop(_VARIANT)
+    config = requests[_CONFIG]
+    config["EndpointConfigName"] = new_name()
     if model and model != model_before:
         if model.get("ModelName") == (model_before or {}).get("ModelName"):
-            model["ModelName"] = name
+            model["ModelName"] = config["EndpointConfigName"]
         variant["ModelName"] = model["ModelName"]
         requests["CreateModel"] = require_valid("CreateModel", model)
-    config = requests[_CONFIG]
-    config["EndpointConfigName"] = name
+    others = {name: uri for name, uri in uris.items() if name != main or uri is None}
+    requests["models"] = _change_variants(config, existing, target, new_name, others, shadow, options)
     complete_capture(config)
     complete_async(config, target)
     requests[_CONFIG] = require_valid(_CONFIG, merge_more(_CONFIG, config, more.get(_CONFIG, {})))
@@ -739,7 +790,79 @@ def changed_requests(
     requests["UpdateEndpoint"] = update_request(update, description.get("LastDeploymentConfig"), more)
     if requests["UpdateEndpoint"]["EndpointName"] != description["EndpointName"]:
         raise ValueError(f"more.UpdateEndpoint.EndpointName: the update is of {description['EndpointName']!r}")
+    models = {m["ModelName"]: m for m in (model, *requests["models"]) if m}
+    models_before = {m["ModelName"]: m for m in [model_before] if m}
+    n_errors = len(_exclusions(existing[_CONFIG], models_before))
+    _require(_exclusions(requests[_CONFIG], models), n_errors)
+    last_deployment = description.get("LastDeploymentConfig") or {}
+    n_errors = len(list(deployment_errors(last_deployment, existing[_CONFIG])))
+    deployment = requests["UpdateEndpoint"].get("DeploymentConfig") or {}
+    _require(list(deployment_errors(deployment, requests[_CONFIG], existing[_CONFIG])), n_errors)
     return requests, options
+
+
+def _exclusions(config: Mapping, models: Mapping[str, Mapping]) -> list[str]:
+    """Return what SageMaker excludes in a configuration, together with the models that have these names."""
+    return [*config_errors(config), *model_errors(config, models)]
+
+
+def require_allowed(config: Mapping, models: Mapping[str, Mapping]) -> None:
+    """Raise ValueError if SageMaker excludes what a configuration and its models have."""
+    _require(_exclusions(config, models))
+
+
+def _require(errors: list[str], n_before: int = 0) -> None:
+    """Raise ValueError if there are more errors than before: an endpoint that exists is allowed to be as it is."""
+    if len(errors) > n_before:
+        raise ValueError("SageMaker would refuse this:\n" + "\n".join(errors))
+
+
+def _change_variants(
+    config: dict,
+    existing: dict[str, dict],  # the requests of the endpoint as it is
+    target: LocalTarget | AWSTarget,
+    new_name: Callable[[], str],
+    uris: Mapping[str, str | None],  # of other bundles by variant; None removes the variant
+    shadow: str | None,
+    options: Machines,
+) -> list[dict]:
+    """Give variants other bundles, and a configuration another shadow. Return the requests of the new models.
+
+    A variant that is new has the environment, the image and the rights of the first one.
+    """
+    requests = []
+    models: dict[str, str | None] = {}
+    variants = {v["VariantName"]: v for v in existing[_CONFIG]["ProductionVariants"]}
+    for name, uri in uris.items():
+        models[name] = None
+        if uri is not None:
+            requests.append(_model_with_bundle(variants.get(name), existing, target, new_name(), uri))
+            models[name] = requests[-1]["ModelName"]
+    put_variants(config, models, options.weights)
+    if shadow:
+        requests.append(_model_with_bundle(None, existing, target, new_name(), shadow))
+        put_shadow(config, requests[-1]["ModelName"], options.shadow_percent)
+    elif shadow == "":
+        put_shadow(config, None, options.shadow_percent)
+    return requests
+
+
+def _model_with_bundle(
+    variant: Mapping | None,  # whose model the new one is like; default: the chosen variant's
+    existing: dict[str, dict],
+    target: LocalTarget | AWSTarget,
+    name: str,
+    uri: str,
+) -> dict:
+    """Return the CreateModel request for a bundle, in all else like an existing model."""
+    model = existing.get("CreateModel")
+    if variant and variant.get("ModelName") not in (None, (model or {}).get("ModelName")):
+        model = _existing_model(target.client.describe_model(ModelName=variant["ModelName"]))
+    requests = {_VARIANT: variant or existing[_VARIANT]}
+    if model:
+        requests["CreateModel"] = deepcopy(model)
+    replace_bundle(requests, uri, has_new_image=False)
+    return require_valid("CreateModel", requests["CreateModel"] | {"ModelName": name})
 
 
 def _requests_with_tags(description: dict, target: LocalTarget | AWSTarget, values: Mapping) -> dict[str, dict]:

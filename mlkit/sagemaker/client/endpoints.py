@@ -8,6 +8,7 @@ __all__ = ['EndpointFailed', 'Endpoint', 'InvocationFailed']
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #e49a33f0
 import codecs
 import hashlib
+import io
 import json
 import re
 import secrets
@@ -15,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from importlib import import_module
@@ -39,6 +40,7 @@ from mlkit.sagemaker.client.endpoint_requests import (
     model_request,
     models_of,
     read_options,
+    require_allowed,
     require_effect,
     send_bundle,
     take_arguments,
@@ -46,6 +48,14 @@ from mlkit.sagemaker.client.endpoint_requests import (
 from .options import make_options, tags_option
 from .polling import Poll, follow_in_text, poll_until_end
 from .target import AWSTarget, LocalTarget, make_target
+from mlkit.sagemaker.client.variants import (
+    SHADOW,
+    bundles_by_variant,
+    check_names,
+    model_archives,
+    model_key,
+    weights_option,
+)
 from ..endpoint.content_types import content_type_of
 
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #e2c8a54b
@@ -72,26 +82,29 @@ class EndpointConfigs:
         """Return a name for a new configuration and its model."""
         return f"{self.stem}-{secrets.token_hex(4)}"
 
-    def create(self, config: dict, model: dict | None) -> None:
-        """Send the request of a configuration, and before that the request of its model, if it has a new one."""
+    def create(self, config: dict, models: Sequence[dict]) -> None:
+        """Send the request of a configuration, and before that the requests of its new models."""
         client = self.target.client
-        if model:
-            client.create_model(**model)
+        created = []
         try:
+            for model in models:
+                client.create_model(**model)
+                created.append(model)
             client.create_endpoint_config(**config)
         except Exception:
-            if model:
-                client.delete_model(ModelName=model["ModelName"])
+            self._discard_models(created)
             raise
 
-    def discard(self, config: dict, model: dict | None) -> None:
+    def discard(self, config: dict, models: Sequence[dict]) -> None:
         """Delete what `create` has made."""
-        client = self.target.client
         with ignore_missing():
-            client.delete_endpoint_config(EndpointConfigName=config["EndpointConfigName"])
-        if model:
+            self.target.client.delete_endpoint_config(EndpointConfigName=config["EndpointConfigName"])
+        self._discard_models(models)
+
+    def _discard_models(self, models: Sequence[dict]) -> None:
+        for model in models:
             with ignore_missing():
-                client.delete_model(ModelName=model["ModelName"])
+                self.target.client.delete_model(ModelName=model["ModelName"])
 
     def names(self) -> list[str]:
         """Return the names of the configurations, the oldest first."""
@@ -155,7 +168,7 @@ class Endpoint:
     @classmethod
     def create(
         cls,
-        bundle: Any = None,  # a model.tar.gz, or its S3 URI
+        bundle: Any = None,  # a model.tar.gz, or its S3 URI; or a dict of them by variant
         target: Any = None,
         name: str | None = None,
         wait: bool = True,  # until it answers
@@ -175,20 +188,45 @@ class Endpoint:
         name = name or f"mlkit-{secrets.token_hex(4)}"
         name = endpoint_request(name, name, options)["EndpointName"]
         self = cls(name, target, options)
-        uri = bundle_uri(bundle, target)
-        new_name = self._configs.new_name()
-        model = model_request(new_name, uri, target, options)
-        config = config_request(new_name, target, options, model["ModelName"])
+        bundles = self._bundles(bundle, options)
+        models = {}
+        for variant, (uri, _) in bundles.items():
+            models[variant] = model_request(self._configs.new_name(), uri, target, options)
+        archives = model_archives(options.models)
+        names = {variant: model["ModelName"] for variant, model in models.items()}
+        shadow = names.pop(SHADOW) if options.shadow else None
+        config = config_request(self._configs.new_name(), target, options, names, shadow)
+        require_allowed(config, {model["ModelName"]: model for model in models.values()})
         request = endpoint_request(name, config["EndpointConfigName"], options)
         self._await_deletion(out or sys.stdout)
-        send_bundle(bundle, uri, target)
-        self._configs.create(config, model)
+        for uri, part in bundles.values():
+            if not options.models:
+                send_bundle(part, uri, target)
+        for key, archive in archives.items():
+            send_bundle(archive, next(iter(bundles.values()))[0] + key, target)
+        self._configs.create(config, list(models.values()))
         try:
             target.client.create_endpoint(**request)
         except Exception:
-            self._configs.discard(config, model)
+            self._configs.discard(config, list(models.values()))
             raise
         return self.wait(out) if wait else self
+
+    def _bundles(self, bundle: Any, options: Machines) -> dict[str, tuple[str, Any]]:
+        """Return the URI and the bundle of each variant, the shadow included."""
+        if options.models:
+            if bundle is not None or options.shadow:
+                raise ValueError("models: they are the bundles of the endpoint: leave out bundle and shadow")
+            prefix = f"{self.target.bucket}/models/{self.name}-{secrets.token_hex(4)}/"
+            return {options.variant or "all": (prefix, None)}
+        bundles = bundles_by_variant(bundle, options.variant)
+        if not bundles:
+            raise TypeError("an endpoint needs a bundle, such as 'model.tar.gz', or models=")
+        if options.shadow:
+            if SHADOW in bundles:
+                raise ValueError(f"shadow: the variant {SHADOW!r} is production: give it another name")
+            bundles[SHADOW] = options.shadow
+        return {variant: (bundle_uri(part, self.target), part) for variant, part in bundles.items()}
 
     @classmethod
     def attach(cls, name: str, target: Any = None) -> "Endpoint":
@@ -344,7 +382,8 @@ def _await_deletion(self: Endpoint, out: TextIO) -> None:
 @patch
 def update(
     self: Endpoint,
-    bundle: Any = None,  # a model.tar.gz, or its S3 URI; default: the one in service
+    # a model.tar.gz, or its S3 URI; or a dict of them by variant, with None for one that ends; default: no other
+    bundle: Any = None,
     wait: bool = True,  # until it answers
     out: TextIO | None = None,  # gets what is shown; default: stdout
     **options,  # fields of `Machines` that change
@@ -356,6 +395,8 @@ def update(
     """
     out = out or sys.stdout
     arguments, values = take_arguments(Machines, "an update", {"bundle": bundle}, options)
+    if "models" in values:
+        raise ValueError("models: an endpoint with many models gets another by add_model(name, bundle)")
     bundle = arguments["bundle"]
     changed_options = make_options(Machines, values, "an update", "bundle", "wait")
     values = {name: getattr(changed_options, name) for name in values}
@@ -369,17 +410,21 @@ def update(
     target = self.target
     if "bucket" in values and isinstance(target, AWSTarget):
         target = AWSTarget(target.session, bucket=values["bucket"])
-    uri = None if bundle is None else bundle_uri(bundle, target)
-    requests, new_options = changed_requests(description, target, self._configs.new_name(), uri, values)
-    if bundle is not None:
-        send_bundle(bundle, uri, target)
+    bundles = bundle if isinstance(bundle, Mapping) else {} if bundle is None else {None: bundle}
+    uris = {variant: None if part is None else bundle_uri(part, target) for variant, part in bundles.items()}
+    shadow = values.get("shadow")
+    shadow_uri = bundle_uri(shadow, target) if shadow else shadow
+    requests, new_options = changed_requests(description, target, self._configs.new_name, uris, values, shadow_uri)
+    for part, uri in [*((bundles[variant], uri) for variant, uri in uris.items()), (shadow, shadow_uri)]:
+        if uri:
+            send_bundle(part, uri, target)
     config = requests["CreateEndpointConfig"]
-    model = requests.get("CreateModel")
-    self._configs.create(config, model)
+    models = [*requests["models"], *([requests["CreateModel"]] if "CreateModel" in requests else [])]
+    self._configs.create(config, models)
     try:
         target.client.update_endpoint(**requests["UpdateEndpoint"])
     except Exception:
-        self._configs.discard(config, model)
+        self._configs.discard(config, models)
         raise
     self._add_tags(description["EndpointArn"], values)
     previous_options = self.options
@@ -388,7 +433,7 @@ def update(
         return self.wait(out) if wait else self
     except EndpointFailed:
         self.options = previous_options
-        self._configs.discard(config, model)
+        self._configs.discard(config, models)
         raise
 
 
@@ -400,6 +445,56 @@ def _add_tags(self: Endpoint, arn: str, values: dict) -> None:
     entries = [{"Key": key, "Value": value} for key, value in tags.items()]
     if entries and isinstance(self.target, AWSTarget):
         self.target.client.add_tags(ResourceArn=arn, Tags=entries)
+
+
+@patch
+def weights(self: Endpoint, changes: Mapping[str, float] | None = None, **by_name: float) -> dict[str, float]:
+    """Change the weights of variants, such as `endpoint.weights(a=9, b=1)`, and return all weights.
+
+    The containers stay as they are. Without arguments, the weights are returned as they are now.
+    Raises ValueError for a variant that the endpoint does not have.
+    """
+    changes = weights_option({**(changes or {}), **by_name})
+    variants = [variant["VariantName"] for variant in self.describe()["ProductionVariants"]]
+    check_names("weights", changes, variants)
+    if changes:
+        desired = [{"VariantName": name, "DesiredWeight": weight} for name, weight in changes.items()]
+        self.target.client.update_endpoint_weights_and_capacities(
+            EndpointName=self.name, DesiredWeightsAndCapacities=desired
+        )
+        self.wait(io.StringIO())
+    return {variant["VariantName"]: variant["CurrentWeight"] for variant in self.describe()["ProductionVariants"]}
+
+
+@patch
+def _models_prefix(self: Endpoint) -> str:
+    """Return where the archives of an endpoint with many models are. Raises ValueError if it has one model."""
+    name = self._variant().get("ModelName")
+    model = self.target.client.describe_model(ModelName=name) if name else {}
+    container = model.get("PrimaryContainer") or (model.get("Containers") or [{}])[0]
+    if container.get("Mode") != "MultiModel":
+        raise ValueError(f"{self.name} has one model for each variant; deploy(models={{...}}) makes one with many")
+    return f"{container['ModelDataUrl'].rstrip('/')}/"
+
+
+@patch
+def models(self: Endpoint) -> list[str]:
+    """Return the names of the models of an endpoint with many models."""
+    prefix = self._models_prefix()
+    names = self.target.files.keys(prefix)
+    return sorted(name.removesuffix(".tar.gz") for name in names if name.endswith(".tar.gz"))
+
+
+@patch
+def add_model(self: Endpoint, name: str, bundle: str | Path) -> None:
+    """Add a model to an endpoint with many models: `endpoint.invoke(x, model=name)` asks it from now on.
+
+    Raises ValueError for the name of a model that exists: SageMaker would answer with the former one for a time.
+    """
+    if name in self.models():
+        raise ValueError(f"there is a model {name!r} already, which may be loaded: give the new one another name")
+    (key, archive) = next(iter(model_archives({name: bundle}).items()))
+    send_bundle(archive, self._models_prefix() + key, self.target)
 
 
 @patch
@@ -457,9 +552,15 @@ def ask(
     content_type: str | None = None,
     accept: str | None = None,
     operation: str = "invoke_endpoint",
+    variant: str | None = None,  # the one that answers; default: one at random, by weight
+    model: str | None = None,  # name of the model, of an endpoint that has many
     **arguments,  # further ones of boto3's operation
 ) -> dict:
     """Send an input and return the answer as boto3 returns it. Raises InvocationFailed if it is an error."""
+    if variant:
+        arguments["TargetVariant"] = variant
+    if model:
+        arguments["TargetModel"] = model_key(model)
     body, content_type = to_body(x, content_type, hasattr(x, "to_csv") and self._takes_names())
     if accept:
         arguments["Accept"] = accept
@@ -484,7 +585,8 @@ def _takes_names(self: Endpoint) -> bool:
 def invoke(self: Endpoint, x: Any, content_type: str | None = None, accept: str | None = None, **arguments) -> Any:
     """Send an input and return the decoded answer; bytes if its content type is not known.
 
-    arguments: further ones of boto3's invoke_endpoint. Raises InvocationFailed if the answer is an error.
+    arguments: variant=, which answers; model=, of an endpoint with many models; and further ones of boto3's
+    invoke_endpoint. Raises InvocationFailed if the answer is an error.
     """
     answer = self.ask(x, content_type, accept, **arguments)
     body = answer["Body"].read()

@@ -6,7 +6,9 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/5_client/34_variants.ipynb #1e1631d2
+import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from mlkit.text import did_you_mean
@@ -24,6 +26,29 @@ def bundles_by_variant(bundle: Any, variant: str | None) -> dict[str, Any]:
     if variant:
         raise ValueError(f"variant={variant!r}: the dict of bundles names the variants: leave variant out")
     return dict(bundle)
+
+
+def model_key(name: str) -> str:
+    """Return the name of a model's archive, under the prefix of an endpoint with many models."""
+    return name if name.endswith(".tar.gz") else f"{name}.tar.gz"
+
+
+def model_archives(models: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the file of each model of `models` by its name under the prefix of the endpoint.
+
+    Raises FileNotFoundError for one that does not exist, and ValueError for a name that is none.
+    """
+    archives = {}
+    for name, bundle in models.items():
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name.split("/"):
+            raise ValueError(f"models: {name!r}: expected a name of letters, digits, dots and dashes")
+        if str(bundle).startswith("s3://"):
+            raise ValueError(f"models: {name!r}: {bundle} is in S3: copy it under the prefix of the endpoint")
+        path = Path(bundle)
+        if not path.is_file():
+            raise FileNotFoundError(f"models: {name!r}: there is no bundle {path}: build_bundle writes one")
+        archives[model_key(name)] = path
+    return archives
 
 
 def weights_option(weights: Any) -> Any:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from .batcher import Settings, settings_from_env
+from .multi_model import is_multi_model, serve_models
 from .worker import handlers_finder, run_worker, worker_command
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/42_supervisor.ipynb #45d92f8b
@@ -94,6 +95,9 @@ def serve(
     listener = socket.create_server((settings.host, settings.port), backlog=2048)
     if settings.workers > 1:
         print(handlers_finder(model_dir, handlers)(), flush=True)
+    if is_multi_model(os.environ):
+        print(f"serving many models at http://{settings.host}:{listener.getsockname()[1]}/invocations", flush=True)
+        return serve_models(settings, listener, os.environ)
     print(f"serving {model_dir} at http://{settings.host}:{listener.getsockname()[1]}/invocations", flush=True)
     if settings.workers == 1:
         return run_worker(model_dir, handlers, settings, listener)

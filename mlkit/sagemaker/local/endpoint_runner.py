@@ -145,7 +145,13 @@ class EndpointRunner:
             EndpointConfigName=config_name,
             **variants,
             **config_fields(config),
-            Local=dict(ports=fleet.ports(), shadows=fleet.shadow_ports(), next=None, retained=[]),
+            Local=dict(
+                ports=fleet.ports(),
+                shadows=fleet.shadow_ports(),
+                next=None,
+                retained=[],
+                has_many_models=fleet.has_many_models,
+            ),
         )
         self.workers.configure(config.get("AsyncInferenceConfig"), lambda: sum(self.fleet.instance_counts().values()))
         if former_fleet:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import Path
 
+from mlkit.sagemaker.local.model_router import MultiModelProcess
 from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.service import LocalService
 
@@ -110,7 +111,8 @@ class Fleet:
         variant = self.variants[name]
         model = self.service.describe_model(ModelName=variant["ModelName"])
         container = model.get("PrimaryContainer") or model["Containers"][0]
-        return ServerProcess(container, self.service.files, self.new_folder(name), _concurrency_limit(variant))
+        process = MultiModelProcess if container.get("Mode") == "MultiModel" else ServerProcess
+        return process(container, self.service.files, self.new_folder(name), _concurrency_limit(variant))
 
     def all_servers(self) -> list[ServerProcess]:
         return [server for servers in self.servers.values() for server in servers]
@@ -159,6 +161,11 @@ class Fleet:
         """Return the ports of the containers of each shadow variant."""
         return {name: _ports(servers) for name, servers in self.servers.items() if name in self.shadows}
 
+    @property
+    def has_many_models(self) -> bool:
+        """Whether a request names its model."""
+        return any(isinstance(server, MultiModelProcess) for server in self.all_servers())
+
     def instance_counts(self) -> dict[str, int]:
         return {name: len(servers) for name, servers in self.servers.items()}
 
@@ -188,7 +195,8 @@ def _stop_server(server: ServerProcess) -> None:
 
 
 def _ports(servers: list[ServerProcess]) -> list[int]:
-    return [server.port for server in servers if server.port]
+    ports = [server.entry_port if isinstance(server, MultiModelProcess) else server.port for server in servers]
+    return [port for port in ports if port]
 
 
 def _read_replies(server: ServerProcess) -> Replies | None:

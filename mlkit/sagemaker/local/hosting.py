@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from mlkit.files import private_folder
 from mlkit.patching import patch
 from mlkit.sagemaker.api import api_error
-from mlkit.sagemaker.endpoint_rules import deployment_errors, model_errors
+from mlkit.sagemaker.endpoint_rules import config_errors, deployment_errors, model_errors
 from mlkit.sagemaker.local.async_queue import revive
 from mlkit.sagemaker.local.async_workers import Subscription
 from mlkit.sagemaker.local.capture import capture_fields
@@ -70,7 +70,7 @@ class Hosting(LocalService):
         variants = [*request["ProductionVariants"], *request.get("ShadowProductionVariants", ())]
         names = [variant.get("ModelName", "") for variant in variants]
         models = {name: self._find("Model", name, "CreateEndpointConfig") for name in names}
-        _refuse("CreateEndpointConfig", model_errors(request, models))
+        _refuse("CreateEndpointConfig", [*config_errors(request), *model_errors(request, models)])
         self._check_places(request)
         return self._create("EndpointConfig", request, CreationTime=now())
 

@@ -153,7 +153,7 @@ _TRAINING_JOB = {
 _CONTAINER = {
     **_kept("ContainerHostname Image"),
     "ImageConfig": _IMAGE_CONFIG,
-    "Mode": _only("SingleModel", reason="expected SingleModel; an endpoint of this machine has one model"),
+    "Mode": PERFORMED,
     "ModelDataUrl": PERFORMED,
     "ModelDataSource": {
         "S3DataSource": {
@@ -172,7 +172,7 @@ _CONTAINER = {
     **dict.fromkeys(
         ("ModelPackageName", "InferenceSpecificationName"), _refused("there is no model registry on this machine")
     ),
-    "MultiModelConfig": _refused("an endpoint of this machine has one model"),
+    "MultiModelConfig": _performed("ModelCacheSetting"),
     "ContainerMetricsConfig": {
         "MetricsEndpoints": _kept("MetricsEndpointPath MetricPublishFrequencyInSeconds"),
     },
@@ -330,7 +330,7 @@ _OPERATIONS = {
     "ListTransformJobs": _LIST_JOBS,
     "InvokeEndpoint": {
         **_INVOCATION,
-        "TargetModel": _refused("an endpoint of this machine has one model"),
+        "TargetModel": PERFORMED,
         "EnableExplanations": _refused("answers are explained by SageMaker only"),
     },
     "InvokeEndpointWithResponseStream": _INVOCATION,
@@ -360,6 +360,9 @@ def _model_rules(request: dict) -> Iterator[str]:
         yield f"Containers: {len(containers)} of them, a model has one container on this machine"
     if not containers and "PrimaryContainer" not in request:
         yield "PrimaryContainer: expected one"
+    for container in [*containers, *([request["PrimaryContainer"]] if "PrimaryContainer" in request else [])]:
+        if container.get("Mode") == "MultiModel" and "ModelDataUrl" not in container:
+            yield "ModelDataUrl: expected the prefix of the models, because the mode is MultiModel"
 
 
 def _endpoint_config_rules(request: dict) -> Iterator[str]:

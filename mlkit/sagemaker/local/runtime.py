@@ -27,6 +27,7 @@ from mlkit.sagemaker.local.async_queue import enqueue
 from mlkit.sagemaker.local.async_workers import Postponed
 from mlkit.sagemaker.local.capture import CaptureWriter, is_sampled
 from mlkit.sagemaker.local.members import check_local_request
+from mlkit.sagemaker.local.model_router import REFUSED_HEADER, TARGET_HEADER
 from mlkit.sagemaker.local.server_process import send_request
 from mlkit.sagemaker.local.service import LocalService, missing_operation
 from mlkit.sagemaker.local.store import now
@@ -41,6 +42,7 @@ _REQUEST_HEADERS = {  # HTTP header of each field of a request
     "CustomAttributes": "X-Amzn-SageMaker-Custom-Attributes",
     "SessionId": "X-Amzn-SageMaker-Session-Id",
     "InferenceId": "X-Amzn-SageMaker-Inference-Id",
+    "TargetModel": TARGET_HEADER,
 }
 
 
@@ -181,6 +183,8 @@ class LocalRuntime:
         response, variant = self._send(operation, request)
         if response.status < 400:
             return response, variant
+        if response.getheader(REFUSED_HEADER):
+            raise api_error("ValidationError", response.read().decode(), operation, _API)
         message = response.read().decode("utf-8", "replace")
         error_type = "client" if response.status < 500 else "server"
         raise _model_error(
@@ -233,6 +237,9 @@ class LocalRuntime:
         if not local.get("ports"):
             status = description["EndpointStatus"]
             raise api_error("ValidationError", f"Endpoint {name} is {status}, not InService.", operation, _API)
+        if "TargetModel" in request and not local.get("has_many_models"):
+            message = f"TargetModel: Endpoint {name} has one model for each variant: leave TargetModel out"
+            raise api_error("ValidationError", message, operation, _API)
         weights = {v["VariantName"]: v["CurrentWeight"] for v in description["ProductionVariants"]}
         fleet = {**local, "weights": weights}
         if local.get("next") and _random.random() < local["next"]["share"]:
