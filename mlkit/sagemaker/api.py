@@ -311,7 +311,7 @@ def check_request(operation: str, request: dict, api: str = "sagemaker") -> None
         raise ParamValidationError(report="\n".join(schema_errors))
     service_errors = list(_service_errors(operation, request, api))
     if service_errors:
-        code = "ValidationException" if api == "sagemaker" else "ValidationError"
+        code = "ValidationError" if api == "sagemaker-runtime" else "ValidationException"
         raise api_error(code, "\n".join(service_errors), operation, api)
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #1a91dbc1

@@ -40,14 +40,13 @@ def config_errors(config: Mapping) -> Iterator[str]:
 def _serverless_variant_errors(variant: Mapping) -> Iterator[str]:
     path = f"ProductionVariants {variant['VariantName']!r}"
     limits = variant["ServerlessConfig"]
-    memory = limits["MemorySizeInMB"]
+    memory = limits.get("MemorySizeInMB", 1024)
     if memory % 1024:
         yield f"{path}: MemorySizeInMB {memory}: expected 1024, 2048, 3072, 4096, 5120 or 6144"
-    if limits.get("ProvisionedConcurrency", 0) > limits["MaxConcurrency"]:
-        yield (
-            f"{path}: ProvisionedConcurrency {limits['ProvisionedConcurrency']} is more than MaxConcurrency "
-            f"{limits['MaxConcurrency']}"
-        )
+    provisioned = limits.get("ProvisionedConcurrency", 0)
+    concurrency = limits.get("MaxConcurrency", provisioned)
+    if provisioned > concurrency:
+        yield f"{path}: ProvisionedConcurrency {provisioned} is more than MaxConcurrency {concurrency}"
     machine_fields = [name for name in MACHINE_FIELDS if name in variant]
     if machine_fields:
         yield f"{path}: a serverless variant has no machines: leave out {', '.join(machine_fields)}"
@@ -80,6 +79,16 @@ def _shadow_errors(config: Mapping) -> Iterator[str]:
         yield "ShadowProductionVariants: an asynchronous endpoint has no shadow variant"
 
 # %% ../../nbs/2_sagemaker/005_endpoint_rules.ipynb #7db18d91
+def container_errors(model: Mapping) -> Iterator[str]:
+    """Yield what SageMaker excludes in the containers of a CreateModel request."""
+    for container in (*model.get("Containers", ()), model.get("PrimaryContainer", {})):
+        is_multi_model = container.get("Mode") == "MultiModel"
+        if is_multi_model and "ModelDataUrl" not in container:
+            yield "ModelDataUrl: expected the prefix of the models, because the mode is MultiModel"
+        if "MultiModelConfig" in container and not is_multi_model:
+            yield "MultiModelConfig: the container has one model; expected the mode MultiModel"
+
+
 def model_errors(config: Mapping, models: Mapping[str, Mapping]) -> Iterator[str]:
     """Yield what SageMaker excludes in a config with its models: CreateModel requests, or descriptions, by name."""
     shadow_names = {variant.get("ModelName") for variant in config.get("ShadowProductionVariants", ())}

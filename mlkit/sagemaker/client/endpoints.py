@@ -54,6 +54,8 @@ from mlkit.sagemaker.client.variants import (
     check_names,
     model_archives,
     model_key,
+    scalable_variant,
+    scaling_requests,
     weights_option,
 )
 from ..endpoint.content_types import content_type_of
@@ -464,6 +466,36 @@ def weights(self: Endpoint, changes: Mapping[str, float] | None = None, **by_nam
         )
         self.wait(io.StringIO())
     return {variant["VariantName"]: variant["CurrentWeight"] for variant in self.describe()["ProductionVariants"]}
+
+
+@patch
+def scale(
+    self: Endpoint,
+    minimum: int | None,  # of the instances; None removes the scaling
+    maximum: int | None = None,
+    target: float | None = None,  # requests a minute for each instance; asynchronous: waiting for each one, default 5
+    variant: str | None = None,  # default: the first one
+    cooldown: float = 300,  # seconds after a change until the next one
+) -> None:
+    """Let the number of a variant's instances follow the requests, between a minimum and a maximum.
+
+    SageMaker's part of it is Application Auto Scaling, which gets a policy with the name of the endpoint. Only
+    asynchronous endpoints have a minimum of 0. Raises ValueError for numbers that cannot be.
+    """
+    description = self.describe()
+    variants = [v["VariantName"] for v in description["ProductionVariants"]]
+    variant = variant or variants[0]
+    check_names("variant", [variant], variants)
+    is_asynchronous = bool(description.get("AsyncInferenceConfig"))
+    resource = scalable_variant(self.name, variant)
+    if minimum is None:
+        self.target.scaling.deregister_scalable_target(**resource)
+        return
+    if any("CurrentServerlessConfig" in v for v in description["ProductionVariants"]):
+        raise ValueError(f"{self.name} is serverless: it has no instances, and scales by itself")
+    limits, policy = scaling_requests(resource, minimum, maximum, target, cooldown, is_asynchronous)
+    self.target.scaling.register_scalable_target(**limits)
+    self.target.scaling.put_scaling_policy(**policy)
 
 
 @patch

@@ -39,6 +39,7 @@ class LocalTarget:
         self.client = client
         self.files = client.files
         self.runtime = client.runtime
+        self.scaling = client.scaling
 
     def __repr__(self):
         return "this machine"
@@ -141,6 +142,11 @@ class AWSTarget:
     def runtime(self) -> Any:
         """The boto3 client that invokes endpoints."""
         return self.account.client("sagemaker-runtime")
+
+    @cached_property
+    def scaling(self) -> Any:
+        """The boto3 client that scales endpoints."""
+        return self.account.client("application-autoscaling")
 
     @cached_property
     def defaults(self) -> dict:

@@ -172,3 +172,56 @@ def _rolling_policy(rollout: Mapping) -> dict:
     if "rollback_percent" in rollout:
         policy["RollbackMaximumBatchSize"] = {"Type": "CAPACITY_PERCENT", "Value": rollout["rollback_percent"]}
     return {"RollingUpdatePolicy": policy}
+
+# %% ../../../nbs/2_sagemaker/5_client/34_variants.ipynb #8fe3d0cb
+def scalable_variant(endpoint: str, variant: str) -> dict[str, str]:
+    """Return the fields by which Application Auto Scaling names the instances of a variant."""
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{endpoint}/variant/{variant}",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+
+
+def scaling_requests(
+    resource: Mapping[str, str],  # of `scalable_variant`
+    minimum: int,
+    maximum: int | None,
+    target: float | None,
+    cooldown: float,
+    is_asynchronous: bool,
+) -> tuple[dict, dict]:
+    """Return the requests RegisterScalableTarget and PutScalingPolicy. Raises ValueError for numbers that cannot be."""
+    if maximum is None or not 0 <= minimum <= maximum or maximum < 1:
+        raise ValueError(f"scale: expected a minimum and a maximum such as scale(1, 4), got {minimum} and {maximum}")
+    if minimum == 0 and not is_asynchronous:
+        raise ValueError(
+            "scale: only an asynchronous endpoint has a minimum of 0, because its requests can wait: use 1"
+        )
+    if target is None and not is_asynchronous:
+        raise ValueError("scale: expected target=, the requests a minute that one instance shall have")
+    if target is not None and target <= 0:
+        raise ValueError(f"scale: target={target}: expected more than 0")
+    tracking: dict[str, Any] = {
+        "TargetValue": float(5 if target is None else target),
+        "ScaleOutCooldown": int(cooldown),
+        "ScaleInCooldown": int(cooldown),
+    }
+    endpoint = resource["ResourceId"].split("/")[1]
+    if is_asynchronous:
+        tracking["CustomizedMetricSpecification"] = {
+            "MetricName": "ApproximateBacklogSizePerInstance",
+            "Namespace": "AWS/SageMaker",
+            "Dimensions": [{"Name": "EndpointName", "Value": endpoint}],
+            "Statistic": "Average",
+        }
+    else:
+        metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+        tracking["PredefinedMetricSpecification"] = metric
+    policy = {
+        **resource,
+        "PolicyName": f"{endpoint}-{resource['ResourceId'].rpartition('/')[2]}",
+        "PolicyType": "TargetTrackingScaling",
+        "TargetTrackingScalingPolicyConfiguration": tracking,
+    }
+    return {**resource, "MinCapacity": minimum, "MaxCapacity": maximum}, policy

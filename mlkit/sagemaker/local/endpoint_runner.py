@@ -15,15 +15,18 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
+from mlkit.sagemaker.local.async_queue import AsyncQueue
 from mlkit.sagemaker.local.async_workers import AsyncWorkers
 from mlkit.sagemaker.local.fleet import Fleet, stop_servers
 from mlkit.sagemaker.local.hosting import Hosting, config_fields, retain_properties, variant_descriptions
 from mlkit.sagemaker.local.rollout import RolledBack, Rollout, RolloutCancelled, RolloutPlan
+from mlkit.sagemaker.local.scaling import Scaler
 from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/43_endpoint_runner.ipynb #aad4ad2d
 _REVIVAL_INTERVAL = 2.0  # seconds until the containers of a killed process, which cannot be started, are tried again
+_SCALING_INTERVAL = 1.0  # seconds between two looks at the scaling policies
 _RETIREMENT_DELAY = 2.0  # seconds for clients that have read the port of a replaced container, but not connected yet
 
 
@@ -36,6 +39,8 @@ class EndpointRunner:
         self.folder = hosting.endpoint_folder(name)
         self.rows = hosting.table("Endpoint")
         self.fleet: Fleet | None = None  # the containers in service
+        self.scaler = Scaler()
+        self.scaled_at = 0.0  # time.monotonic() of the last look at the policies
         self.new_fleet: Fleet | None = None  # during an update, when its containers are ready
         # started so far, also by an earlier process of the endpoint; makes their folders distinct
         self.n_servers = len(list(self.folder.glob("*.log")))
@@ -53,6 +58,9 @@ class EndpointRunner:
             if self._take_file("weights"):
                 self._change_weights()
             self._look()
+            if time.monotonic() - self.scaled_at >= _SCALING_INTERVAL:
+                self.scaled_at = time.monotonic()
+                self._follow_policies()
             time.sleep(0.1)
         self.workers.stop()
         if self.fleet:
@@ -194,6 +202,35 @@ class EndpointRunner:
                 variant["CurrentWeight"] = variant["DesiredWeight"]
 
         self._update_record(update, EndpointStatus="InService", **({"FailureReason": reason} if reason else {}))
+        self._publish_instances(surplus)
+
+    def _follow_policies(self) -> None:
+        """Start or stop instances if a policy asks for it."""
+        record = self._record()
+        scaling = record.get("Local", {}).get("scaling", {})
+        if not any(scaling.values()) or record["EndpointStatus"] != "InService":
+            return
+        invocations = {name: replies.total for name, replies in self.fleet.read_replies().items()}
+        backlog = AsyncQueue(self.folder).count("waiting") if record.get("AsyncInferenceConfig") else 0
+        counts = self.fleet.counts
+        changes = self.scaler.desired_counts(time.monotonic(), scaling, counts, invocations, backlog)
+        if not changes:
+            return
+        for name, count in changes.items():
+            print(f"{name}: {counts[name]} instances become {count}, as its scaling policy asks", flush=True)
+
+        def update(record: dict) -> None:
+            for variant in record["ProductionVariants"]:
+                if variant["VariantName"] in changes:
+                    variant["DesiredInstanceCount"] = changes[variant["VariantName"]]
+
+        self._update_record(update, EndpointStatus="Updating")
+        surplus = self._scale(changes)
+        try:
+            self.fleet.wait_until_ready(self._is_deleted)
+        except RuntimeError as e:
+            print(f"an instance did not start: {e}", flush=True)
+        self._update_record(EndpointStatus="InService")
         self._publish_instances(surplus)
 
     def _scale(self, counts: Mapping[str, int]) -> list[ServerProcess]:

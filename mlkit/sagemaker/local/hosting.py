@@ -18,13 +18,14 @@ from botocore.exceptions import ClientError
 from mlkit.files import private_folder
 from mlkit.patching import patch
 from mlkit.sagemaker.api import api_error
-from mlkit.sagemaker.endpoint_rules import config_errors, deployment_errors, model_errors
+from mlkit.sagemaker.endpoint_rules import config_errors, container_errors, deployment_errors, model_errors
 from mlkit.sagemaker.local.async_queue import revive
 from mlkit.sagemaker.local.async_workers import Subscription
 from mlkit.sagemaker.local.capture import capture_fields
 from mlkit.sagemaker.local.locks import start_locked
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.runtime import LocalRuntime
+from mlkit.sagemaker.local.scaling import LocalScaling
 from mlkit.sagemaker.local.service import (
     LocalService,
     check_outputs,
@@ -44,6 +45,11 @@ class Hosting(LocalService):
         """`boto3.client('sagemaker-runtime')` for the endpoints of this machine."""
         return LocalRuntime(self)
 
+    @cached_property
+    def scaling(self) -> LocalScaling:
+        """`boto3.client('application-autoscaling')` for the endpoints of this machine."""
+        return LocalScaling(self)
+
     def subscribe(self, topic: str, callback: Callable[[dict], Any]) -> Subscription:
         """Call a function with each new notification of a topic, which an asynchronous endpoint names by its ARN.
 
@@ -53,6 +59,7 @@ class Hosting(LocalService):
 
     def create_model(self, **request) -> dict:
         check_local_request("CreateModel", request)
+        _refuse("CreateModel", container_errors(request))
         return self._create("Model", request, CreationTime=now())
 
     def describe_model(self, **request) -> dict:

@@ -299,6 +299,36 @@ _INVOCATION = {
     "InferenceComponentName": _refused("endpoints of this machine have variants, and no inference components"),
 }
 
+_SCALABLE_VARIANT = {
+    "ServiceNamespace": _only("sagemaker", reason="expected sagemaker"),
+    "ResourceId": PERFORMED,
+    "ScalableDimension": _only(
+        "sagemaker:variant:DesiredInstanceCount",
+        reason="expected sagemaker:variant:DesiredInstanceCount; only instances of variants are scaled on this machine",
+    ),
+}
+_STATISTICS_ONLY = _refused("metrics are not computed from others on this machine; expected MetricName")
+_NO_SUSPENSION = _refused("scaling is not suspended on this machine; delete the policy")
+_TARGET_TRACKING = {
+    **_performed("TargetValue ScaleOutCooldown ScaleInCooldown DisableScaleIn"),
+    "PredefinedMetricSpecification": {
+        "PredefinedMetricType": _only(
+            "SageMakerVariantInvocationsPerInstance",
+            reason="expected SageMakerVariantInvocationsPerInstance; other metrics are in CloudWatch only",
+        ),
+        "ResourceLabel": _refused("it is for load balancers"),
+    },
+    "CustomizedMetricSpecification": {
+        "MetricName": _only(
+            "ApproximateBacklogSizePerInstance",
+            reason="expected ApproximateBacklogSizePerInstance; other metrics are in CloudWatch only",
+        ),
+        **_kept("Namespace Statistic Unit"),
+        "Dimensions": _kept("Name Value"),
+        "Metrics": _STATISTICS_ONLY,
+    },
+}
+
 _OPERATIONS = {
     "CreateTrainingJob": _TRAINING_JOB,
     "DescribeTrainingJob": _performed("TrainingJobName"),
@@ -334,6 +364,34 @@ _OPERATIONS = {
         "EnableExplanations": _refused("answers are explained by SageMaker only"),
     },
     "InvokeEndpointWithResponseStream": _INVOCATION,
+    "RegisterScalableTarget": {
+        **_SCALABLE_VARIANT,
+        **_performed("MinCapacity MaxCapacity"),
+        **_kept("RoleARN Tags"),
+        "SuspendedState": _NO_SUSPENSION,
+    },
+    "DeregisterScalableTarget": _SCALABLE_VARIANT,
+    "PutScalingPolicy": {
+        **_SCALABLE_VARIANT,
+        "PolicyName": PERFORMED,
+        "PolicyType": _only("TargetTrackingScaling", reason="expected TargetTrackingScaling"),
+        "TargetTrackingScalingPolicyConfiguration": _TARGET_TRACKING,
+        **dict.fromkeys(
+            ("StepScalingPolicyConfiguration", "PredictiveScalingPolicyConfiguration"),
+            _refused("expected TargetTrackingScalingPolicyConfiguration; the others need alarms of CloudWatch"),
+        ),
+    },
+    "DeleteScalingPolicy": {**_SCALABLE_VARIANT, "PolicyName": PERFORMED},
+    "DescribeScalableTargets": {
+        **{name: _SCALABLE_VARIANT[name] for name in ("ServiceNamespace", "ScalableDimension")},
+        "ResourceIds": PERFORMED,
+        **_kept("MaxResults NextToken"),  # there is one page
+    },
+    "DescribeScalingPolicies": {
+        **_SCALABLE_VARIANT,
+        **_performed("PolicyNames"),
+        **_kept("MaxResults NextToken"),  # there is one page
+    },
     "InvokeEndpointAsync": {
         **_performed("EndpointName Body ContentType Accept CustomAttributes InferenceId InputLocation"),
         **_performed("S3OutputPathExtension Filename RequestTTLSeconds InvocationTimeoutSeconds"),
@@ -360,9 +418,6 @@ def _model_rules(request: dict) -> Iterator[str]:
         yield f"Containers: {len(containers)} of them, a model has one container on this machine"
     if not containers and "PrimaryContainer" not in request:
         yield "PrimaryContainer: expected one"
-    for container in [*containers, *([request["PrimaryContainer"]] if "PrimaryContainer" in request else [])]:
-        if container.get("Mode") == "MultiModel" and "ModelDataUrl" not in container:
-            yield "ModelDataUrl: expected the prefix of the models, because the mode is MultiModel"
 
 
 def _endpoint_config_rules(request: dict) -> Iterator[str]:
@@ -415,5 +470,5 @@ def check_local_request(operation: str, request: dict, api: str = "sagemaker") -
     check_request(operation, request, api)
     reasons = list(refusals(operation, request))
     if reasons:
-        code = "ValidationException" if api == "sagemaker" else "ValidationError"
+        code = "ValidationError" if api == "sagemaker-runtime" else "ValidationException"
         raise api_error(code, "not rehearsed here: " + "\n".join(reasons), operation, api)

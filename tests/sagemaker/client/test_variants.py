@@ -10,12 +10,13 @@ import torch
 from mlkit.model import MyCustomModel
 from mlkit.sagemaker.artifacts.bundle import build_bundle
 from mlkit.sagemaker.client.deployment import deploy
-from mlkit.sagemaker.client.endpoints import EndpointFailed, InvocationFailed
+from mlkit.sagemaker.client.endpoints import Endpoint, EndpointFailed, InvocationFailed
 from mlkit.sagemaker.local import runtime
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.fleet import Replies
 from mlkit.sagemaker.local.server_process import send_request
 
+ROLE = "arn:aws:iam::123456789012:role/job"
 HANDLERS = """
 def model_fn(model_dir):
     return {constant}
@@ -134,3 +135,43 @@ def test_a_shadow_gets_copies_and_an_update_that_fails_goes_back(local, bundles)
         # the same in batches, without errors
         endpoint.update(third, rollout={"kind": "rolling", "percent": 50, "wait": 1}, out=io.StringIO())
         assert {ask(endpoint) for _ in range(20)} == {3}
+
+
+def test_instances_follow_the_requests(local, bundles):
+    with deploy(bundles[0], local, "busy", out=io.StringIO()) as endpoint:
+        for numbers, message in (((0, 2, 1), "only an asynchronous endpoint"), ((1, 2), "expected target=")):
+            with pytest.raises(ValueError, match=message):
+                endpoint.scale(*numbers)
+        endpoint.scale(1, 2, target=1, cooldown=0)
+        (policy,) = local.scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+        assert policy["PolicyName"] == "busy-all"
+
+        def instances():
+            (variant,) = endpoint.describe()["ProductionVariants"]
+            return variant["CurrentInstanceCount"], variant["DesiredInstanceCount"]
+
+        assert instances() == (1, 1)
+        while instances() != (2, 2):
+            assert ask(endpoint) == 1  # no request is lost meanwhile
+        # a later update keeps what was scaled
+        assert endpoint.status in ("InService", "Updating")
+        endpoint.scale(None)
+        assert local.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
+
+
+def test_scaling_on_sagemaker_is_two_requests(session):
+    sagemaker = session.client("sagemaker")
+    sagemaker.create_model(ModelName="iris", ExecutionRoleArn=ROLE, PrimaryContainer={"Image": "image"})
+    variant = {"VariantName": "all", "ModelName": "iris", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    variant["InitialVariantWeight"] = 1.0
+    sagemaker.create_endpoint_config(EndpointConfigName="iris", ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName="iris", EndpointConfigName="iris")
+    endpoint = Endpoint("iris", session)
+    endpoint.scale(1, 4, target=100)
+    scaling = session.client("application-autoscaling")
+    (target,) = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert (target["ResourceId"], target["MinCapacity"], target["MaxCapacity"]) == ("endpoint/iris/variant/all", 1, 4)
+    (policy,) = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+    assert policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"] == 100
+    endpoint.scale(None)
+    assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []

@@ -8,9 +8,15 @@ from mlkit.sagemaker.api import service
 from mlkit.sagemaker.local import members
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.runtime import LocalRuntime
+from mlkit.sagemaker.local.scaling import LocalScaling
 from mlkit.sagemaker.local.training_jobs import _first_description
 from mlkit.sagemaker.storage import open_files
 
+CLIENTS = {
+    "sagemaker": LocalSageMaker,
+    "sagemaker-runtime": LocalRuntime,
+    "application-autoscaling": LocalScaling,
+}
 ROLE = "arn:aws:iam::123456789012:role/job"
 VARIANT = dict(VariantName="all", ModelName="iris", InstanceType="ml.m5.large", InitialInstanceCount=1)
 REQUIRED = {  # what the rules about several members need in a request
@@ -22,7 +28,7 @@ REQUIRED = {  # what the rules about several members need in a request
 
 
 def shape_of(operation):
-    api = "sagemaker-runtime" if operation.startswith("Invoke") else "sagemaker"
+    api = next(api for api in CLIENTS if operation in service(api).operation_names)
     return service(api).operation_model(operation).input_shape
 
 
@@ -90,10 +96,9 @@ def merge(fields, more):
 
 def test_each_operation_has_a_table():
     """No operation of either client is without one, and the tables are of operations that exist."""
-    methods = {(api, client) for api, client in (("sagemaker", LocalSageMaker), ("sagemaker-runtime", LocalRuntime))}
     operations = {
         operation
-        for api, client in methods
+        for api, client in CLIENTS.items()
         for operation in service(api).operation_names
         if hasattr(client, xform_name(operation))
     }
@@ -163,6 +168,8 @@ def accepts_all(monkeypatch):
     from mlkit.sagemaker.local import hosting
 
     monkeypatch.setattr(hosting, "check_local_request", lambda *arguments: None)
+    # the requests have all members, more than SageMaker allows together
+    monkeypatch.setattr(hosting, "_refuse", lambda *arguments: None)
 
 
 @pytest.mark.parametrize("kind", ["Model", "EndpointConfig"])
