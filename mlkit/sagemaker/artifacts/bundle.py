@@ -24,6 +24,7 @@ from ...model.saving import save_model
 from .archive import BundleError, write_archive
 from .cell_source import CellFiles
 from .files import program_files, within
+from .hosting_contract import PROGRAM, hosting_files
 from .imports import find_import_errors, imported_files, is_installed_file
 from .wheel import package_files
 from ..endpoint.handlers import Handlers
@@ -31,7 +32,7 @@ from ...text import Table, human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #6adba125
 # Names in an archive that mlkit writes itself; a folder that was unpacked from a bundle has them, too.
-_MLKIT_NAMES = ("code/mlkit/", "config.yaml", "deployment.py", "code/inference.py")
+_MLKIT_NAMES = ("code/mlkit/", "config.yaml", "deployment.py", "code/inference.py", PROGRAM)
 
 
 def _model_files(model: nn.Module | str | Path, folder: Path, sample: Any) -> dict[str, Path]:
@@ -242,17 +243,27 @@ def _collect(model, handlers, requirements, sample, include, folder) -> dict[str
         handlers_name = _rename_handlers(code, handlers_file)
     if requirements is None:
         requirements = model_files.get("code/requirements.txt", ())
+    requirements_text = _requirements_text(requirements, "images.json" in model_files).encode()
+    if "requirements.txt" not in model_files or _is_same_file(model_files, "requirements.txt"):
+        model_files["requirements.txt"] = requirements_text  # the containers of vLLM and SGLang read it there
     return (
-        model_files
+        hosting_files(model_files | code, _MARK)
+        | model_files
         | code
         | {f"code/{name}": path for name, path in package_files().items()}
         | {
             "code/inference.py": _inference_program(handlers_name).encode(),
-            "code/requirements.txt": _requirements_text(requirements, "images.json" in model_files).encode(),
+            "code/requirements.txt": requirements_text,
             "deployment.py": _DEPLOYMENT.encode(),
             "config.yaml": _CONFIG.encode(),
         }
     )
+
+
+def _is_same_file(files: Mapping[str, Path], name: str) -> bool:
+    """Tell whether the files of a model have a file twice, at the top and in the folder code, as a bundle does."""
+    other = files.get(f"code/{name}")
+    return other is not None and other.read_bytes() == files[name].read_bytes()
 
 
 def _rename_handlers(code: dict[str, Path], handlers_file: Path) -> str:

@@ -16,6 +16,7 @@ from .archive import BundleError, extract_bundle
 from .clean_process import CleanProcess
 from .files import within
 from .findings import Finding, Report
+from .hosting_contract import find_contract_fallbacks
 from .imports import find_syntax_errors
 from .requirements import find_foreign_mlkit, find_unmet_requirements
 from ..endpoint.codecs import encode
@@ -73,6 +74,7 @@ def check_bundle(
             report.findings.append(Finding(str(e), "build it again: mlkit bundle"))
         else:
             report.findings += _check_layout(folder)
+            report.findings += find_contract_fallbacks(folder)
             report.tried.append("layout")
             _run_trial(report, process, sample, content_type)
             size = human_bytes(Path(path).stat().st_size)

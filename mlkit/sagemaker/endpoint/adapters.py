@@ -9,11 +9,12 @@ __all__ = ['torchserve_functions', 'ray_application']
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from .context import Context
 from .handler_thread import HandlerThread
 from .handlers import Handlers, error_reply, find_code
 
@@ -27,17 +28,50 @@ def torchserve_functions(handlers: Handlers) -> tuple[Callable, Callable]:
     def transform_fn(model, data, content_type, accept, context):
         body = data.encode() if isinstance(data, str) else bytes(data)
         try:
-            reply = handlers.respond(body, content_type, accept, context.get_all_request_header(0))
+            exchange = handlers.receive(body, content_type, accept, context.get_all_request_header(0))
+            exchange.context = _RealContext(context, exchange.context.headers)
+            reply = exchange.respond()
+            reply_body = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
         except Exception as e:
             return _torchserve_error(e, context)
         for name, value in reply.headers.items():
             context.set_response_header(0, name, value)
-        if reply.status != 200:
-            context.set_response_status(reply.status, HTTPStatus(reply.status).phrase)
-        reply_body = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
+        if reply.status != 200 and not context.get_response_status(0)[1]:
+            context.set_response_status(reply.status, _phrase(reply.status))
         return reply_body, reply.content_type
 
     return model_fn, transform_fn
+
+
+class _RealContext:
+    """The context that a container passes, for handlers, with what an `Exchange` reads in addition."""
+
+    def __init__(self, context: Any, headers: Mapping[str, str]):
+        vars(self).update(_context=context, headers=headers)  # the headers of the request, names in lower case
+
+    def __getattr__(self, name):
+        return getattr(self._context, name)
+
+    def __setattr__(self, name, value):
+        setattr(self._context, name, value)
+
+    @property
+    def __class__(self):
+        return type(self._context)
+
+    @property
+    def status(self) -> int:
+        """The status of the reply."""
+        return self._context.get_response_status(0)[0]
+
+    @property
+    def response_headers(self) -> dict[str, str]:
+        """The headers of the reply that handlers have set."""
+        return self._context.get_response_headers(0)
+
+    def add_timing(self, stage: str, seconds: float) -> None:
+        """Append the time of a stage to a header of the reply, if the client requests that."""
+        Context.add_timing(self, stage, seconds)
 
 
 def _torchserve_error(error, context):
@@ -46,8 +80,14 @@ def _torchserve_error(error, context):
     status, stage, body = error_reply(error, request_id)
     if status >= 500:
         logging.getLogger("mlkit").error("request %s: %s failed", request_id, stage, exc_info=error.__cause__ or error)
-    context.set_response_status(status, HTTPStatus(status).phrase)
+    context.get_response_headers(0).clear()  # a handler that failed has set them, perhaps wrongly
+    context.set_response_status(status, _phrase(status))
     return body, "application/json"
+
+
+def _phrase(status):
+    """Return the phrase of a status; a handler may have set one that HTTP does not define."""
+    return next((s.phrase for s in HTTPStatus if s == status), "")
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #96ce6973
 def ray_application(model_dir: str | Path) -> Any:
@@ -66,8 +106,8 @@ def ray_application(model_dir: str | Path) -> Any:
     return deployment.bind()
 
 
-def _ray_endpoint(model_dir: str, settings: Any) -> Callable:
-    """Return the ASGI application for one of Ray's processes, with the model loaded."""
+def _loaded_server(model_dir: str, settings: Any) -> Any:
+    """Return mlkit's server for an engine that has its own HTTP server, with the model loaded."""
     from mlkit.sagemaker.endpoint.server import Server
 
     thread = HandlerThread()
@@ -75,7 +115,13 @@ def _ray_endpoint(model_dir: str, settings: Any) -> Callable:
     server.load()
     if server.failure is not None:
         raise server.failure
-    server.on_failure = lambda: os._exit(1)  # Ray starts another process
+    server.on_failure = lambda: os._exit(1)  # the engine, or the platform, starts another process
+    return server
+
+
+def _ray_endpoint(model_dir: str, settings: Any) -> Callable:
+    """Return the ASGI application for one of Ray's processes, with the model loaded."""
+    server = _loaded_server(model_dir, settings)
 
     async def app(scope, receive, send):
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -83,3 +129,35 @@ def _ray_endpoint(model_dir: str, settings: Any) -> Callable:
         await server.app(scope, receive, send)
 
     return app
+
+# %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #2476cd0b
+def hosting_functions(model_dir: str | Path) -> tuple[Callable, Callable]:
+    """Load the model in a folder and its handlers, and return the functions that answer /ping and /invocations.
+
+    AWS's vLLM and SGLang containers find them as `custom_sagemaker_ping_handler` and
+    `custom_sagemaker_invocation_handler`. A model that cannot be loaded fails the start of the container.
+    """
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from mlkit.sagemaker.endpoint.batcher import settings_from_env
+
+    server = _loaded_server(str(model_dir), settings_from_env())
+
+    class Answer(Response):
+        """Let mlkit's server answer a request, whose body has not been read yet."""
+
+        def __init__(self, path):
+            super().__init__()
+            self.path = path
+
+        async def __call__(self, scope, receive, send):
+            await server.app(scope | {"path": self.path}, receive, send)
+
+    async def ping(request: Request) -> Response:
+        return Answer("/ping")
+
+    async def invocations(request: Request) -> Response:
+        return Answer("/invocations")
+
+    return ping, invocations

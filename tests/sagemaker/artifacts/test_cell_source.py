@@ -161,7 +161,8 @@ TAKEN = [
     Case(
         "a decorator with arguments, whose name has changed since",
         [
-            "K = 5\ndef times(k):\n    def wrap(f):\n        def wrapper(a, b): return k * f(a, b)\n        return wrapper\n    return wrap",
+            "K = 5\ndef times(k):\n    def wrap(f):\n"
+            "        def wrapper(a, b): return k * f(a, b)\n        return wrapper\n    return wrap",
             "@times(K)\n" + PREDICT + "data",
         ],
     ),
@@ -229,7 +230,8 @@ TAKEN = [
     Case(
         "a model that is kept, after a trial",
         [
-            "net = None\ndef predict_fn(data, model):\n    global net\n    net = net or [object()]\n    return len(net)",
+            "net = None\ndef predict_fn(data, model):\n"
+            "    global net\n    net = net or [object()]\n    return len(net)",
             "_ = predict_fn(1, 2)",
         ],
         has=["net = None"],
@@ -254,14 +256,17 @@ TAKEN = [
     Case(
         "a module of torch",
         [
-            "import torch\nfrom torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.a = nn.Identity()\n    def forward(self, x): return self.a(x)",
+            "import torch\nfrom torch import nn\nclass Net(nn.Module):\n"
+            "    def __init__(self):\n        super().__init__()\n"
+            "        self.a = nn.Identity()\n    def forward(self, x): return self.a(x)",
             PREDICT + "Net()(torch.ones(1))",
         ],
     ),
     Case(
         "properties and static methods",
         [
-            "class A:\n    @property\n    def p(self): return 1\n    @staticmethod\n    def s(x): return x\n    @classmethod\n    def c(cls): return cls.__name__",
+            "class A:\n    @property\n    def p(self): return 1\n"
+            "    @staticmethod\n    def s(x): return x\n    @classmethod\n    def c(cls): return cls.__name__",
             PREDICT + "(A().p, A.s(data), A.c())",
         ],
     ),
@@ -269,7 +274,8 @@ TAKEN = [
         "an exception",
         [
             "class Bad(ValueError):\n    pass",
-            "def predict_fn(data, model):\n    try:\n        raise Bad('x')\n    except Bad as e:\n        return str(e)",
+            "def predict_fn(data, model):\n    try:\n"
+            "        raise Bad('x')\n    except Bad as e:\n        return str(e)",
         ],
     ),
     Case("a class that is used before it is defined", ["def f(): return A.N", "class A:\n    N = 2", PREDICT + "f()"]),
@@ -286,7 +292,8 @@ TAKEN = [
     Case(
         "a class of handlers",
         [
-            "class Mine:\n    def __init__(self): self.n = 2\n    def predict_fn(self, data, model): return data * self.n",
+            "class Mine:\n"
+            "    def __init__(self): self.n = 2\n    def predict_fn(self, data, model): return data * self.n",
             "handlers = Mine",
         ],
         has=["_handlers = Mine()"],
@@ -367,7 +374,8 @@ REFUSED = [
     Case(
         "an object with a state",
         [
-            "class Mine:\n    def __init__(self, n=1): self.n = n\n    def predict_fn(self, data, model): return self.n",
+            "class Mine:\n"
+            "    def __init__(self, n=1): self.n = n\n    def predict_fn(self, data, model): return self.n",
             "handlers = Mine(5)",
         ],
         refused=["pass the class"],
