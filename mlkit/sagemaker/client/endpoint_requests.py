@@ -578,15 +578,8 @@ def existing_requests(
 
 def existing_tags(description: Mapping, target: LocalTarget | AWSTarget) -> list[dict]:
     """Return the tags of a model or a configuration, without those that AWS itself has set."""
-    if "Tags" in description:
-        return list(description["Tags"])
     arn = next(description[name] for name in ("ModelArn", "EndpointConfigArn") if name in description)
-    try:
-        pages = list(target.client.get_paginator("list_tags").paginate(ResourceArn=arn))
-    except ClientError as e:
-        if "not found" in str(e):  # a client that keeps no tags of it
-            return []
-        raise
+    pages = target.client.get_paginator("list_tags").paginate(ResourceArn=arn)
     return [tag for page in pages for tag in page["Tags"] if not tag["Key"].startswith("aws:")]
 
 

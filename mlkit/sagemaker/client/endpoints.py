@@ -445,7 +445,7 @@ def _add_tags(self: Endpoint, arn: str, values: dict) -> None:
     tags = {**values.get("tags", {})}
     tags |= tags_option(values.get("more", {}).get("CreateEndpoint", {}).get("Tags", []))
     entries = [{"Key": key, "Value": value} for key, value in tags.items()]
-    if entries and isinstance(self.target, AWSTarget):
+    if entries:
         self.target.client.add_tags(ResourceArn=arn, Tags=entries)
 
 

@@ -499,7 +499,8 @@ def resume(self: TrainingJob, config: Mapping[str, Any] | None = None, **options
     """Start another job that continues from this job's checkpoints, and return it.
 
     Its request is the one that this job was started with, except for the hyperparameters in `config` and the options
-    that are passed. Raises ValueError if this job is still running, or has no checkpoints.
+    that are passed. SageMaker does not describe a SessionChainingConfig: of a job that was attached, pass it again with
+    `more`. Raises ValueError if this job is still running, or has no checkpoints.
     """
     description = self.describe()
     if description["TrainingJobStatus"] in ("InProgress", "Stopping"):

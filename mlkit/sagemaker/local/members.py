@@ -343,6 +343,8 @@ _OPERATIONS = {
         ),
     },
     "ListTags": _performed("ResourceArn NextToken MaxResults"),
+    "AddTags": {"ResourceArn": PERFORMED, "Tags": _performed("Key Value")},
+    "DeleteTags": _performed("ResourceArn TagKeys"),
     "CreateModel": _MODEL,
     "DescribeModel": _performed("ModelName"),
     "DeleteModel": _performed("ModelName"),

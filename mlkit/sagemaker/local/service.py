@@ -147,16 +147,42 @@ class LocalService:
 
     def list_tags(self, **request) -> dict:
         """Return the tags of a resource, which Describe operations do not contain."""
-        check_local_request("ListTags", request)
-        arn_type, _, name = request["ResourceArn"].rpartition(":")[2].partition("/")
-        kind = next((kind for kind, storage in _KINDS.items() if storage.arn_type == arn_type), None)
-        record = self.table(kind).get(name) if kind else None
-        if record is None:
-            raise api_error("ValidationException", "Requested resource not found.", "ListTags")
+        table, name = self._tagged("ListTags", request)
+        record = table.get(name)
         # Fewer tags are allowed than the smallest MaxResults: there is one page.
         if request.get("NextToken"):
             raise _invalid_token(request["NextToken"], "ListTags")
         return {"Tags": record.get("Tags", [])[: request.get("MaxResults")]}
+
+    def add_tags(self, **request) -> dict:
+        """Add tags to a resource, or change their values, and return all of them."""
+        table, name = self._tagged("AddTags", request)
+        added = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
+
+        def update(record: dict) -> None:
+            tags = {tag["Key"]: tag["Value"] for tag in record.get("Tags", [])} | added
+            record["Tags"] = [dict(Key=key, Value=value) for key, value in tags.items()]
+
+        return {"Tags": table.change(name, update)["Tags"]}
+
+    def delete_tags(self, **request) -> dict:
+        """Remove the tags with these keys from a resource."""
+        table, name = self._tagged("DeleteTags", request)
+
+        def update(record: dict) -> None:
+            record["Tags"] = [tag for tag in record.get("Tags", []) if tag["Key"] not in request["TagKeys"]]
+
+        table.change(name, update)
+        return {}
+
+    def _tagged(self, operation: str, request: dict) -> tuple[RecordTable, str]:
+        """Return the table and the name of the resource that a request on tags is about."""
+        check_local_request(operation, request)
+        arn_type, _, name = request["ResourceArn"].rpartition(":")[2].partition("/")
+        kind = next((kind for kind, storage in _KINDS.items() if storage.arn_type == arn_type), None)
+        if kind is None or self.table(kind).get(name) is None:
+            raise api_error("ValidationException", "Requested resource not found.", operation)
+        return self.table(kind), name
 
 
 def _make_private(root: Path) -> None:
