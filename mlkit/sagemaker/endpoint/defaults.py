@@ -32,8 +32,9 @@ def default_model_fn(model_dir: str | Path) -> Any:
 
     A model of `save_model` names a class, whose module is imported, but not from the current folder: see
     `without_current_folder`. TorchScript is code, like a module. A file of torch.export is refused if something in it
-    is code, see `mlkit.sagemaker.endpoint.exported`. Raises FileNotFoundError if the folder has no model or several, and
-    ValueError for a file that torch.save wrote.
+    is code, see `mlkit.sagemaker.endpoint.exported`.
+
+    Raises FileNotFoundError if the folder has no model or several, and ValueError for a file that torch.save wrote.
     """
     folder = Path(model_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -249,7 +249,9 @@ def _load_json(text: str) -> Any:
 def _read_json_lines(body: bytes | str, parameters: Mapping[str, str], layout: TableLayout) -> Frame:
     rows = []
     lines = []
-    for number, line in enumerate(_read_text(body, parameters).split("\n"), 1):
+    text = _read_text(body, parameters)
+    check_json_size(text)
+    for number, line in enumerate(io.StringIO(text), 1):
         if not line.strip():
             continue
         try:
