@@ -1,6 +1,6 @@
 """Serve the benchmark's endpoint with other software.
 
-    python peers_serving.py bare|fastapi|litserve MODEL_DIR PORT
+    python peers_serving.py bare|fastapi|litserve|mosec|mosec-batch MODEL_DIR PORT
 
 AWS's TorchServe stack uses this file as its inference.py, and Ray Serve runs the application of `ray`.
 """
@@ -87,6 +87,44 @@ def litserve(folder, port):
     server.run(port=port, generate_client_file=False, log_level="error", num_api_servers=1)
 
 
+try:
+    import mosec
+except ImportError:  # it is installed next to the environment, for its own measurement
+    mosec = None
+else:
+
+    class MosecWorker(mosec.Worker):
+        """Predict a request; mosec decodes and encodes JSON."""
+
+        def __init__(self):
+            self.model = load_model(os.environ["MODEL_DIR"])
+
+        def forward(self, data):
+            return predict(self.model, tensor(data))
+
+    class MosecBatchWorker(MosecWorker):
+        """Predict the requests that wait."""
+
+        def forward(self, data):
+            inputs = [tensor(body) for body in data]
+            prediction = iter(predict(self.model, torch.cat(inputs)))
+            return [[next(prediction) for _ in x] for x in inputs]
+
+
+def serve_mosec(folder, port):
+    sys.argv[1:] = []  # mosec reads it; folder and port are in the environment
+    server = mosec.Server()
+    server.register_runtime({"/invocations": [mosec.Runtime(MosecWorker)]})
+    server.run()
+
+
+def serve_mosec_batch(folder, port):
+    sys.argv[1:] = []
+    server = mosec.Server()
+    server.register_runtime({"/invocations": [mosec.Runtime(MosecBatchWorker, max_batch_size=32, max_wait_time=1)]})
+    server.run()
+
+
 def model_fn(model_dir):
     return load_model(model_dir)
 
@@ -120,5 +158,11 @@ def ray():
 
 if __name__ == "__main__":
     name, folder, port = sys.argv[1:]
-    serve = {"bare": bare, "fastapi": fastapi, "litserve": litserve}[name]
-    serve(folder, int(port))
+    servers = {
+        "bare": bare,
+        "fastapi": fastapi,
+        "litserve": litserve,
+        "mosec": serve_mosec,
+        "mosec-batch": serve_mosec_batch,
+    }
+    servers[name](folder, int(port))

@@ -1,15 +1,18 @@
-"""Compare mlkit's server with a bare ASGI application, FastAPI, LitServe, AWS's TorchServe stack and Ray Serve.
+"""Compare mlkit's server with a bare ASGI application, FastAPI, LitServe, mosec, AWS's TorchServe stack and Ray Serve.
 
     make bench-serving ARGS='--rounds 3 --seconds 5'
 
 All serve the same models to wrk, which sends the same bodies. They run in one environment
-(tests/conformance/serving.txt), each with one process for the model, one thread for torch and one core by default. wrk
-has another core. AWS's stack needs root, Linux and Java. Memory is the proportional set size (PSS) of the server and
-all its processes, after the load.
+(tests/conformance/serving.txt; mosec is installed next to it), each with one process for the model, one thread for
+torch and one core by default. wrk has another core. AWS's stack needs root, Linux and Java. Memory is the proportional
+set size (PSS) of the server and all its processes, after the load.
+
+`mlkit` has the default handlers and a saved sample; `mlkit-custom` has an input_fn, and `mlkit-joined` has it with
+MLKIT_JOIN_REQUESTS=1. `ray-fast` has Ray Serve's throughput options and HAProxy; `mosec-batch` predicts requests
+together.
 """
 
 import argparse
-import base64
 import json
 import os
 import re
@@ -32,14 +35,16 @@ sys.path[:0] = [str(here), str(here.parent / "tests")]
 
 import nets
 from conformance.servers import clean, process, ray_serve, torchserve
-from helpers import environment
+from helpers import REPOSITORY, environment
 
 from mlkit.sagemaker.artifacts.archive import extract_bundle
 from mlkit.sagemaker.artifacts.bundle import build_bundle
 
 HANDLERS = "import json\nfrom bodies import tensor\ndef input_fn(data, content_type): return tensor(json.loads(data))\n"
 DEPLOYMENT = "from peers_serving import ray\napp = ray()\n"
-SERVERS = "mlkit", "bare", "fastapi", "litserve", "torchserve", "ray"
+SERVERS = "mlkit mlkit-custom mlkit-joined bare fastapi litserve mosec mosec-batch torchserve ray ray-fast".split()
+MOSEC = ("mosec==0.9.8", "msgspec==0.22.0", "defspec==0.7.1", "offapi==0.1.4")
+RAY_FAST = dict(RAY_SERVE_THROUGHPUT_OPTIMIZED="1", RAY_SERVE_ENABLE_HA_PROXY="1")
 
 
 @dataclass
@@ -73,25 +78,21 @@ class Results:
 def prepare(name, folder):
     """Create the bundle of a task, and return the `Task`."""
     torch.manual_seed(0)
-    source = folder / "source"
-    source.mkdir(parents=True)
-    shutil.copy(here / "bodies.py", source)
-    handlers = source / "inference.py"
-    handlers.write_text(HANDLERS)
     out = folder / "model.tar.gz"
     if name == "mlp":
-        body = {"inputs": [[0.5] * 10]}
+        body = [[0.5] * 10]
         bundle = build_bundle(nets.MLP(), None, out=out, sample=torch.zeros(1, 10))
     else:
-        body = {"image": base64.b64encode(bytes(range(256)) * 48).decode()}
-        bundle = build_bundle(nets.Residual18(), handlers, out=out, sample=torch.zeros(1, 3, 64, 64))
-    task = Task(name, folder / "mlkit", folder / "peers", json.dumps(body).encode())
+        body = (torch.arange(3 * 64 * 64) % 256).reshape(1, 3, 64, 64).tolist()
+        bundle = build_bundle(nets.Residual18(), None, out=out, sample=torch.zeros(1, 3, 64, 64))
+    task = Task(name, folder / "mlkit", folder / "peers", json.dumps({"inputs": body}).encode())
     extract_bundle(bundle, task.mlkit_folder)
     extract_bundle(bundle, task.peers_folder)
     code = task.peers_folder / "code"
     shutil.copy(here / "peers_serving.py", code / "inference.py")
     for file in ("peers_serving.py", "bodies.py"):
         shutil.copy(here / file, code)
+    (code / "own_handlers.py").write_text(HANDLERS)
     (task.peers_folder / "deployment.py").write_text(DEPLOYMENT)
     return task
 
@@ -106,18 +107,40 @@ def start_server(name, task, folder, packages):
         with torchserve(model, folder, packages, **variables) as p:
             yield p, invocations
         return
-    if name == "ray":
-        variables = dict(OMP_NUM_THREADS="1", MODEL_DIR=str(model))
+    if name.startswith("ray"):
+        variables = dict(OMP_NUM_THREADS="1", MODEL_DIR=str(model)) | (RAY_FAST if name == "ray-fast" else {})
         with ray_serve(model, folder, packages, **variables) as p:
             yield p, "http://127.0.0.1:8000/"
         return
-    if name == "mlkit":
+    env = clean(packages) | dict(PYTHONPATH=f"{model}/code", OMP_NUM_THREADS="1")
+    if name.startswith("mlkit"):
         command = [packages / "python", "-m", "mlkit.cli", "serve", "--model-dir", task.mlkit_folder, "--port", "8080"]
+        if name != "mlkit":
+            command += ["--handlers", model / "code" / "own_handlers.py"]
+        if name == "mlkit-joined":
+            env["MLKIT_JOIN_REQUESTS"] = "1"
     else:
         command = [packages / "python", here / "peers_serving.py", name, model, "8080"]
-    env = clean(packages) | dict(PYTHONPATH=f"{model}/code", OMP_NUM_THREADS="1")
+    if name.startswith("mosec"):
+        command[0] = mosec_packages(packages) / "python"
+        env |= dict(MODEL_DIR=str(model), MOSEC_PORT="8080")
     with process(command, env, folder / "log") as p:
         yield p, invocations
+
+
+def mosec_packages(packages):
+    """Return the folder of programs of an environment with mosec and all packages of another one; create it once."""
+    folder = REPOSITORY / ".venv-conformance" / MOSEC[0].replace("==", "-")
+    if not (folder / "done").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([packages / "python", "-m", "venv", folder], check=True)
+        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, *MOSEC], check=True, capture_output=True)
+        (others,) = packages.parent.glob("lib/python*/site-packages")
+        (site_packages,) = folder.glob("lib/python*/site-packages")
+        (site_packages / "others.pth").write_text(f"{others}\n")
+        (folder / "done").touch()
+    return folder / "bin"
 
 
 def wait_for_prediction(p, url, body, started_at):
