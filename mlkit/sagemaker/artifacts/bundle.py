@@ -203,7 +203,7 @@ def build_bundle(
     # more files and folders, relative to the folder of the handlers; of cells, to the folder of the notebook
     include: Iterable[str | Path] = (),
 ) -> Bundle:
-    """Write a `model.tar.gz` for mlkit's own server and for AWS's TorchServe and Ray Serve containers.
+    """Write a `model.tar.gz` for mlkit's own server and for AWS's TorchServe, Ray Serve, vLLM and SGLang containers.
 
     Raises BundleError if something is missing, or if a module that the handlers or the model import is.
     """

@@ -16,7 +16,7 @@ from typing import Any
 
 from .context import Context
 from .handler_thread import HandlerThread
-from .handlers import Handlers, error_reply, find_code
+from .handlers import Handlers, Reply, error_reply, find_code
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #43489d0d
 def torchserve_functions(handlers: Handlers) -> tuple[Callable, Callable]:
@@ -31,16 +31,44 @@ def torchserve_functions(handlers: Handlers) -> tuple[Callable, Callable]:
             exchange = handlers.receive(body, content_type, accept, context.get_all_request_header(0))
             exchange.context = _RealContext(context, exchange.context.headers)
             reply = exchange.respond()
-            reply_body = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
         except Exception as e:
             return _torchserve_error(e, context)
         for name, value in reply.headers.items():
             context.set_response_header(0, name, value)
         if reply.status != 200 and not context.get_response_status(0)[1]:
             context.set_response_status(reply.status, _phrase(reply.status))
-        return reply_body, reply.content_type
+        body = reply.body if isinstance(reply.body, bytes) else _stream_pieces(reply, context)
+        return body, reply.content_type
 
     return model_fn, transform_fn
+
+
+def _stream_pieces(reply: Reply, context: Any) -> bytes:
+    """Send the pieces of a stream through TorchServe, and return what is left: an error, if a piece has failed.
+
+    Without TorchServe's socket, all pieces are returned.
+    """
+    pieces = []
+    send = _piece_sender(context) or pieces.append
+    context.set_response_content_type(0, reply.content_type)
+    try:
+        for piece in reply.body:
+            if piece:
+                send(piece)
+    except Exception as e:  # the status has been sent already
+        pieces.append(_log_error(e)[1])
+    return b"".join(pieces)
+
+
+def _piece_sender(context: Any) -> Callable[[bytes], None] | None:
+    """Return a function that sends a piece of a reply to TorchServe; None without its socket."""
+    if not hasattr(context, "cl_socket"):
+        return None
+    try:
+        from ts.handler_utils.utils import send_intermediate_predict_response
+    except ImportError:
+        return None
+    return lambda piece: send_intermediate_predict_response([piece], context.request_ids, "", 200, context)
 
 
 class _RealContext:
@@ -75,14 +103,20 @@ class _RealContext:
 
 
 def _torchserve_error(error, context):
-    """Set the status of the reply to a failed request, log it if it is not the client's fault, and return the reply."""
+    """Set the status of the reply to a failed request, and return the reply."""
+    status, body = _log_error(error)
+    context.get_response_headers(0).clear()  # a handler that failed has set them, perhaps wrongly
+    context.set_response_status(status, _phrase(status))
+    return body, "application/json"
+
+
+def _log_error(error):
+    """Log an error if it is not the client's fault, and return the status and the body of the reply."""
     request_id = uuid.uuid4().hex
     status, stage, body = error_reply(error, request_id)
     if status >= 500:
         logging.getLogger("mlkit").error("request %s: %s failed", request_id, stage, exc_info=error.__cause__ or error)
-    context.get_response_headers(0).clear()  # a handler that failed has set them, perhaps wrongly
-    context.set_response_status(status, _phrase(status))
-    return body, "application/json"
+    return status, body
 
 
 def _phrase(status):

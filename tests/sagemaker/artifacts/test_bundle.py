@@ -52,8 +52,10 @@ import inference, mlkit
 class Context:
     def get_all_request_header(self, index):
         return {}
-    def set_response_header(self, name, value):
-        pass
+    def get_response_headers(self, index):
+        return {}
+    def get_response_status(self, index):
+        return 200, None
 
 model = inference.model_fn(folder)
 body, content_type = inference.transform_fn(model, "[[1, 2, 3, 4], [5, 6, 7, 8]]", "application/json", "*/*", Context())

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from jupyter_client.manager import start_new_kernel
+
+from mlkit.sagemaker.artifacts.archive import extract_bundle
+from mlkit.sagemaker.endpoint.handlers import Handlers
 
 PREDICT = "def predict_fn(data, model):\n    return "
 
@@ -436,3 +440,37 @@ def test_what_only_the_notebook_has_is_refused_by_name(case, results):
     assert "error" in result, result
     for text in case.refused:
         assert text in result["error"], result
+
+
+KERNEL_CELLS = [
+    "import json\nimport torch\nfrom torch import nn\nfrom words import WORDS\n"
+    "from mlkit.sagemaker.client import Handlers, build_bundle",
+    "class Net(nn.Module):\n    def __init__(self, width: int):\n        super().__init__()\n        self.width = width"
+    "\n        self.layer = nn.Linear(width, len(WORDS))\n    def forward(self, x):\n        return self.layer(x)",
+    "torch.manual_seed(0)\nnet = Net(2)",
+    "def output_fn(prediction, accept):\n    return json.dumps([WORDS[i] for i in prediction.argmax(1)])\n"
+    "handlers = Handlers.load(output_fn=output_fn)",
+    "bundle = build_bundle(net, handlers, sample=torch.zeros(1, 2))",
+    "print(WORDS[net(torch.tensor([[1., 2.]])).argmax()])",
+]
+
+
+def test_a_bundle_from_a_kernel_answers_elsewhere(tmp_path):
+    (tmp_path / "words.py").write_text("WORDS = ['no', 'yes']\n")
+    outputs = []
+    manager, client = start_new_kernel(cwd=str(tmp_path))
+    try:
+        for cell in KERNEL_CELLS:
+            reply = client.execute_interactive(cell, output_hook=outputs.append, timeout=300)
+            assert reply["content"]["status"] == "ok", reply["content"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    streams = [o["content"] for o in outputs if o["msg_type"] == "stream"]
+    printed = [stream["text"] for stream in streams if stream["name"] == "stdout"]
+    assert not [stream for stream in streams if stream["name"] == "stderr"], streams
+    folder = extract_bundle(tmp_path / "model.tar.gz", tmp_path / "model")
+    assert (folder / "code" / "words.py").is_file()
+    assert "__main__" not in (folder / "model.json").read_text()
+    reply = Handlers.load(folder / "code").test([[1.0, 2.0]], model_dir=folder).reply
+    assert json.loads(reply.body) == [printed[-1].strip()]
