@@ -83,6 +83,11 @@ def _default_sample(handlers: Handlers) -> str:
 
 
 def _add_error(report: ChildReport, error: Exception, consequence: str) -> None:
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError) and str(cause.filename or "").startswith("/opt/ml/"):
+        message = f"{type(cause).__name__}: {cause}"
+        report.add_note(message, "only an endpoint has this path: deploy the bundle on this machine to try it")
+        return
     if isinstance(error, HandlerFailure) and not error.__cause__:
         report.add(Finding(f"{error.stage} {error}", consequence))
     else:
