@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.optim.swa_utils import AveragedModel
 
 # %% ../../nbs/0_model/02_inputs.ipynb #58003cdf
 @dataclass(frozen=True)
@@ -153,6 +154,94 @@ def zeros_like_signature(signature: Any) -> Any:
         return None
     if isinstance(signature, list):
         return tuple(zeros_like_signature(s) for s in signature)
-    if signature.keys() == {"shape", "dtype"}:
+    if is_tensor_signature(signature):
         return torch.zeros(signature["shape"], dtype=getattr(torch, signature["dtype"]))
     return {k: zeros_like_signature(s) for k, s in signature.items()}
+
+
+def is_tensor_signature(signature: Any) -> bool:
+    """Return whether a signature is the one of a tensor, rather than of a dict, a list, or of nothing."""
+    return isinstance(signature, dict) and isinstance(signature.get("dtype"), str)
+
+# %% ../../nbs/0_model/02_inputs.ipynb #c4eed6fd
+def record_input(
+    model: nn.Module,
+    x: Any,  # as `call_model` takes it, without the target
+    samples: int | None = None,  # in the batch, if they are known
+) -> None:
+    """Record the signature of an input that a model was trained on.
+
+    Nothing is recorded from then on if an input has no signature: parts that are not tensors with a batch dimension,
+    another number of parts, or another dtype.
+    """
+    module = _plain_module(model)
+    recorded = vars(module).get(_RECORD, _NOTHING)
+    if recorded is None:
+        return
+    if type(x) is Tensor and type(recorded) is dict and x.ndim and samples in (None, len(x)):
+        # what happens at nearly every step
+        if recorded.get("shape", ())[1:] == list(x.shape[1:]) and recorded["dtype"] == _dtype_name(x):
+            return
+    new = _batch_signature(x, samples)
+    vars(module)[_RECORD] = new if recorded is _NOTHING else _merge(recorded, new)
+
+
+def recorded_signature(model: nn.Module) -> Any:
+    """Return the signature of the inputs that a model was trained on, or None."""
+    return vars(_plain_module(model)).get(_RECORD)
+
+
+def restore_record(model: nn.Module, signature: Any) -> None:
+    """Record a signature, such as that of the same model in an earlier process."""
+    if signature is not None:
+        vars(_plain_module(model))[_RECORD] = signature
+
+
+_RECORD = "_trained_on"
+_NOTHING = object()
+
+
+def _plain_module(model):
+    """Return the module within torch.compile, DistributedDataParallel and AveragedModel."""
+    while True:
+        if "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]
+        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)):
+            model = model.module
+        else:
+            return model
+
+
+def _dtype_name(x):
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _batch_signature(x, samples):
+    """Return the signature of a batch, as of one with a single sample; None if it has none."""
+    if isinstance(x, Tensor):
+        is_batch = x.ndim and not x.is_nested and x.layout == torch.strided and samples in (None, len(x))
+        return {"shape": [1, *x.shape[1:]], "dtype": _dtype_name(x)} if is_batch else None
+    if isinstance(x, Mapping):
+        parts = {k: _batch_signature(v, samples) for k, v in x.items()}
+        return parts if parts and None not in parts.values() and all(isinstance(k, str) for k in parts) else None
+    if isinstance(x, tuple) and not isinstance(x, PackedSequence):
+        parts = [_batch_signature(v, samples) for v in x]
+        return parts if parts and None not in parts else None
+    return None
+
+
+def _merge(first, second):
+    """Return the signature of which both are, or None."""
+    if is_tensor_signature(first) and is_tensor_signature(second):
+        lengths = list(zip(first["shape"], second["shape"]))
+        if first["dtype"] != second["dtype"] or len(first["shape"]) != len(second["shape"]):
+            return None
+        free = {i for i, (length, other) in enumerate(lengths) if length != other} | {*first.get("free", ())}
+        return first | {"free": sorted(free)} if free else first
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        parts = list(map(_merge, first, second))
+        return None if None in parts else parts
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        parts = {k: _merge(v, second[k]) for k, v in first.items()}
+        return None if None in parts.values() else parts
+    return None

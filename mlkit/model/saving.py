@@ -8,24 +8,26 @@ __all__ = ['save_model', 'load_model', 'load_weights']
 # %% ../../nbs/0_model/03_saving.ipynb #c1c3c71e
 import json
 import warnings
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import __version__
 from ..files import check_not_foreign, read_own_json
 from .build import build_model, describe_model
-from .inputs import signature
+from .inputs import recorded_signature, signature
 
 # %% ../../nbs/0_model/03_saving.ipynb #bbdd9e4b
 def save_model(
     model: nn.Module,
     folder: str | Path,  # created if it does not exist
-    sample: Any = None,  # an input of the model; only its shapes and dtypes are written
+    # an input of the model, whose shapes and dtypes are written; default: what the model was fed in training
+    sample: Any = None,
     arguments: dict | None = None,  # see `describe_model`
     rows: Any = None,  # what the input means, as `Rows`: its `save(folder)` writes it next to the model
 ) -> Path:
@@ -52,13 +54,14 @@ def save_model(
         raise TypeError(f"rows: expected a description with a method save(folder), got a {type(rows).__name__}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_free(folder)
+    _check_free(folder, tensors)
     if rows is not None:
         rows.save(folder)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "mlkit": __version__})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     description |= {
-        "sample": None if sample is None else signature(sample),
+        "sample": recorded_signature(model) if sample is None else signature(sample),
         "shared": aliases,
+        "sha256": _digest(folder / "model.safetensors"),
         "mlkit": __version__,
         "torch": torch.__version__,
     }
@@ -67,21 +70,32 @@ def save_model(
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
 
-# %% ../../nbs/0_model/03_saving.ipynb #f569aae4
-def _check_free(folder: Path) -> None:
-    """Raise FileExistsError if saving would overwrite a file that another program wrote."""
+# %% ../../nbs/0_model/03_saving.ipynb #c110f63f
+def _check_free(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Raise FileExistsError if saving would overwrite a file that another program wrote.
+
+    Weights of the same names without a model.json are those of a save that was interrupted.
+    """
     check_not_foreign(folder / "model.json")
     weights = folder / "model.safetensors"
     if not weights.is_file() or read_own_json(folder / "model.json") is not None:
         return
-    with safe_open(weights, "pt") as f:
-        is_own = "mlkit" in (f.metadata() or {})
+    try:
+        with safe_open(weights, "pt") as f:
+            is_own = set(f.keys()) == set(tensors)
+    except SafetensorError:  # it was not written to its end
+        is_own = True
     if not is_own:
         raise FileExistsError(
             f"{weights} is there, and save_model did not write it: it would be overwritten. Save into another folder"
         )
 
 
+def _digest(path: Path) -> str:
+    with open(path, "rb") as f:
+        return file_digest(f, "sha256").hexdigest()
+
+# %% ../../nbs/0_model/03_saving.ipynb #f569aae4
 def _unique_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors to write, and for every further name of one of them the name it is written under."""
     tensors: dict[str, Tensor] = {}
@@ -191,13 +205,14 @@ def load_weights(
 ) -> nn.Module:
     """Load the saved weights into `model` and return it.
 
-    Raises ValueError with a line for every tensor that is missing, unexpected or of another shape.
+    Raises ValueError if the file is damaged or of another model, and with a line for every tensor that is missing,
+    unexpected or of another shape.
     """
     description = _read_description(Path(folder))
     path = Path(folder) / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, but model.json is there")
-    tensors = load_file(path)
+    tensors = _read_tensors(path, description.get("sha256"))
     tensors |= {name: tensors[first_name] for name, first_name in description.get("shared", {}).items()}
     state = model.state_dict(keep_vars=True)
     problems = differences(_shapes(state), _shapes(tensors))
@@ -208,3 +223,16 @@ def load_weights(
             t.data = t.data.to(tensors[name].dtype)
     model.load_state_dict(tensors | description.get("extra_state", {}))
     return model
+
+# %% ../../nbs/0_model/03_saving.ipynb #aa0d4826
+def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
+    """Return the tensors in a file. Raises ValueError if it is damaged, or has another digest."""
+    if digest is not None and _digest(path) != digest:
+        raise ValueError(
+            f"{path} is damaged, or not the file that was saved with model.json: its sha256 is not the one in there. "
+            "Save the model again, with save_model"
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as e:
+        raise ValueError(f"{path} is damaged: {e}") from None

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..model.inputs import call_model
+from ..model.inputs import call_model, record_input, recorded_signature, restore_record
 from ..patching import patch
 from ..text import did_you_mean
 from .batch import sample_count, to_device
@@ -70,7 +70,14 @@ from mlkit.training.state import (
     without_compiler,
 )
 from .stopping import RunLimits, SkipBatch, StopRequest, next_batches
-from .unpacking import ModelLoss, call_on_output, default_loss, main_output, unpack_batch
+from mlkit.training.unpacking import (
+    ModelLoss,
+    call_on_output,
+    default_loss,
+    main_output,
+    unpack_batch,
+    without_target,
+)
 from .workers import check_workers
 
 _all_ = ["SkipBatch"]
@@ -488,6 +495,7 @@ def run_batch(self: Trainer, batch: Any):
 @patch
 def _train_custom_batch(self: Trainer, batch: Any):
     """Train a batch with a subclass's `train_batch`, and record its loss and its step if that has not done so."""
+    self.x = None
     self.loss = None
     step = self.step
     unread = len(self.losses.unread_losses)
@@ -496,6 +504,8 @@ def _train_custom_batch(self: Trainer, batch: Any):
         return
     if not isinstance(self.loss, Tensor):
         raise ValueError(f"{type(self).__name__}.train_batch did not set self.loss: set it to the loss of the batch")
+    if self.x is not None:  # which it has set as `unpack` returned it, or which `train_step` has trained on
+        self._record_input()
     target = self.y if self.y is not None else batch
     self.losses.add(self.loss.detach().mean(), sample_count(target), self.batch, step + 1)
     if self.step == step and not self.accumulated_batches:
@@ -586,6 +596,7 @@ def train_batch(self: Trainer, batch: Any):
 @patch
 def train_step(self: Trainer):
     """Train on `x` and `y`; make an optimizer step if enough batches are accumulated."""
+    self._record_input()
     with self.autocast:
         self.prediction = self.predict(self.x)
         self.notify("before_loss")
@@ -618,6 +629,16 @@ def train_step(self: Trainer):
     if self.accumulated_batches == self.accumulate:
         self.update()
     self.notify("after_batch")
+
+
+@patch
+def _record_input(self: Trainer):
+    """Record the shapes and dtypes that the model is fed, for `save_model`."""
+    x = self.x
+    if not isinstance(x, Tensor):
+        x = without_target(x, self.y)
+    samples = len(self.y) if isinstance(self.y, Tensor) and self.y.ndim else None
+    record_input(self.model, x, samples)
 
 
 @patch
@@ -925,6 +946,7 @@ def state_dict(self: Trainer) -> dict:
         epoch_random=self.random_states.epoch_start if self.batch else None,
         shapes=self.compiled and self.compiled.shapes,
         config=self.config,
+        input=recorded_signature(self.model),
     )
 
 
@@ -939,6 +961,7 @@ def load_state_dict(self: Trainer, state: dict):
     self.stateful.load_state_dict(state["stateful"])
     restore_optimizer(self.optimizer, state["optimizer"])
     without_compiler(self.model).load_state_dict(state["model"])
+    restore_record(self.model, state.get("input"))
     if state.get("loss") and loss_state(self.loss_fn):
         self.loss_fn.load_state_dict(state["loss"])
     if self.scaler and state["scaler"]:
@@ -1119,6 +1142,7 @@ def _train_group(self: Trainer, batches: list) -> int:
 def _advance(self: Trainer, losses: Tensor, pairs: list[tuple[Tensor, Tensor]]):
     """Count the batches of a group; `pairs` are x and y of each."""
     self.x, self.y = pairs[-1]
+    self._record_input()
     self.prediction = None  # rather than the prediction for another batch
     self.loss = losses[-1]
     if self.loss_counter.loss_fn is not self.loss_fn:

@@ -409,6 +409,15 @@ def unpack_batch(batch: Any, model: nn.Module, loss_fn: Callable) -> tuple[Any, 
     return batch, batch if name is None else getattr(batch, name)
 
 
+def without_target(x: Any, target: Any) -> Any:
+    """Return the input of a batch as it is at prediction time: a model with its own loss also gets the target."""
+    if isinstance(x, Mapping) and x is not target:
+        return {name: part for name, part in x.items() if part is not target or name not in TARGET_NAMES}
+    if type(x) is tuple and len(x) > 1 and x[-1] is target:
+        return x[:-1] if len(x) > 2 else x[0]
+    return x
+
+
 def _unpack_named(parts, batch, model, loss_fn):
     name = _target_name(parts)
     if name is None:

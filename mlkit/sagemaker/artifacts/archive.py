@@ -6,10 +6,10 @@
 __all__ = ['BundleError', 'extract_bundle']
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/20_archive.ipynb #45003a00
+import errno
 import gzip
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -53,7 +53,8 @@ def extract_bundle(
 ) -> Path:
     """Unpack a bundle and return the folder.
 
-    Raises BundleError for links, devices, names outside the folder, and archives that are damaged or too large.
+    The archive is read to its last byte, so its checksums are compared. Raises BundleError for links, devices, names
+    outside the folder, and archives that are damaged, cut off or too large, or that continue after their end.
     """
     path = Path(path)
     folder = Path(folder)
@@ -66,14 +67,25 @@ def extract_bundle(
     with tempfile.TemporaryDirectory(prefix=".mlkit-", dir=folder.parent) as temporary:
         unpacked = Path(temporary) / "unpacked"
         try:
-            with gzip.open(path) as packed, tarfile.open(fileobj=_BoundedReader(packed), mode="r:") as tar:
-                _extract(tar, unpacked, max_bytes)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeError) as e:
-            raise BundleError(f"{path.name} is not a whole gzipped tar archive: {e}") from None
+            with gzip.open(path) as packed:
+                reader = _BoundedReader(packed)
+                with tarfile.open(fileobj=reader, mode="r:") as tar:
+                    _extract(tar, unpacked, max_bytes)
+                reader.read_to_end()
+        except BundleError:
+            raise
+        except Exception as e:  # tarfile, gzip and zlib raise many kinds of errors for a damaged archive
+            if isinstance(e, OSError) and e.errno in _MACHINE_ERRORS:
+                raise
+            raise BundleError(f"{path.name} is not a whole gzipped tar archive: {e or type(e).__name__}") from None
         if folder.exists():
             folder.rmdir()
         unpacked.rename(folder)
     return folder
+
+
+# Errors of the machine, which tell nothing about an archive.
+_MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE)
 
 
 class _BoundedReader:
@@ -83,11 +95,27 @@ class _BoundedReader:
         self.file = file
         self.seek = file.seek
         self.tell = file.tell
+        self.last = b""  # what was read last
 
     def read(self, n=-1):
         if not 0 <= n < 2**24:
             raise tarfile.ReadError("a header is too large")
-        return self.file.read(n)
+        self.last = self.file.read(n)
+        return self.last
+
+    def read_to_end(self):
+        """Read the rest of the file. Raises ReadError unless the tar archive ends here, with zeros.
+
+        For `tarfile` an archive also ends at a header that it cannot read. The file itself compares its checksum when
+        it is read to the end.
+        """
+        if len(self.last) != tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it is cut off: the block of zeros at its end is missing")
+        part = self.last
+        while part:
+            if part.count(0) != len(part):
+                raise tarfile.ReadError("a header is damaged, or something follows the end of the archive")
+            part = self.file.read(2**20)
 
 
 def _extract(tar, folder, max_bytes):
@@ -111,6 +139,8 @@ def _find_problem(member: tarfile.TarInfo, names: set[PurePosixPath]) -> str:
         return "is a link"
     if not (member.isfile() or member.isdir()) or member.issparse():
         return "is neither a file nor a folder"
+    if len(name.parts) > 50:
+        return "is nested too deeply"
     if name.is_absolute() or ".." in name.parts or "\\" in member.name or member.name[1:2] == ":":
         return "leads out of the folder"
     if member.isfile() and name in names:

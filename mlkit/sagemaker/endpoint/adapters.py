@@ -9,6 +9,7 @@ __all__ = ['torchserve_functions', 'is_torchserve', 'replace_module', 'ray_appli
 import importlib.util
 import logging
 import multiprocessing
+import os
 import sys
 import uuid
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from .handler_thread import HandlerThread
 from .handlers import Handlers, error_reply, find_code
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #43489d0d
@@ -38,6 +40,8 @@ def torchserve_functions(
             return _torchserve_error(e, context)
         for name, value in reply.headers.items():
             context.set_response_header(0, name, value)
+        if reply.status != 200:
+            context.set_response_status(reply.status, HTTPStatus(reply.status).phrase)
         reply_body = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
         return reply_body, reply.content_type
 
@@ -88,10 +92,12 @@ def _ray_endpoint(model_dir: str, settings: Any) -> Callable:
     """Return the ASGI application for one of Ray's processes, with the model loaded."""
     from mlkit.sagemaker.endpoint.server import Server
 
-    server = Server(model_dir, find_code(model_dir), settings)
+    thread = HandlerThread()
+    server = Server(model_dir, thread.call(find_code, model_dir), settings, thread=thread)
     server.load()
     if server.failure is not None:
         raise server.failure
+    server.on_failure = lambda: os._exit(1)  # Ray starts another process
 
     async def app(scope, receive, send):
         if scope["type"] == "http" and scope["method"] == "POST":

@@ -7,22 +7,20 @@ __all__ = ['Settings']
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #83722271
 import asyncio
-import inspect
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ...patching import patch
+from .handler_thread import HandlerThread, calls_until, is_async_function
 from .handlers import Exchange, HandlerFailure, Handlers, Reply
+from .joining import decide_joining, join_batches, sample_count, split_batch
 from .metrics import Metrics
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #ef9f15b0
@@ -51,6 +49,8 @@ class Settings:
     max_pending: int = _setting(128, "MLKIT_WAITING")
     batch_size: int = _setting(32, "MLKIT_BATCH_SIZE")  # requests that are predicted together, at most
     batch_delay: float = _setting(0.0, "MLKIT_BATCH_DELAY")  # seconds to wait for further requests of a batch
+    # whether requests that wait are predicted together; None: if dimension 0 turns out to be independent samples
+    join_requests: bool | None = _setting(None, "MLKIT_JOIN_REQUESTS")
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #3200b125
 def settings_from_env(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -64,7 +64,7 @@ def settings_from_env(environ: Mapping[str, str] | None = None, **overrides: Any
     for setting in fields(Settings):
         for variable in setting.metadata["variables"]:
             if env.get(variable):
-                values[setting.name] = _parse_variable(variable, env[variable], type(setting.default))
+                values[setting.name] = _parse_variable(variable, env[variable], setting.default)
     settings = Settings(**values | {name: value for name, value in overrides.items() if value is not None})
     for name in ("workers", "max_pending", "batch_size", "timeout"):
         if getattr(settings, name) <= 0:
@@ -74,55 +74,15 @@ def settings_from_env(environ: Mapping[str, str] | None = None, **overrides: Any
     return settings
 
 
-def _parse_variable(variable, text, kind):
+def _parse_variable(variable, text, default):
+    """Return the value of a variable: a flag if the setting has no default, else a value of the default's type."""
     try:
-        return kind(text) * _MEGABYTE if variable.endswith("_IN_MB") else kind(text)
-    except ValueError:
-        raise ValueError(f"{variable}: expected a number, got {text!r}") from None
-
-# %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #25a612b8
-def batch_key(x: Any) -> Any:
-    """Return a key that is equal for inputs which can be joined, or None if `x` is not a batch."""
-    if isinstance(x, Tensor):
-        return (tuple(x.shape[1:]), x.dtype) if x.ndim else None
-    if not isinstance(x, (dict, tuple)):
-        return None
-    items = dict(x) if isinstance(x, dict) else dict(enumerate(x))
-    keys = {name: batch_key(item) for name, item in items.items()}
-    if None in keys.values() or len({len(item) for item in items.values()}) != 1:
-        return None
-    return (type(x).__name__, *keys.items())
-
-
-def join_batches(inputs: list) -> Any:
-    """Concatenate inputs with the same `batch_key`."""
-    if isinstance(inputs[0], Tensor):
-        return torch.cat(inputs)
-    if isinstance(inputs[0], dict):
-        return {name: join_batches([x[name] for x in inputs]) for name in inputs[0]}
-    return tuple(join_batches(list(items)) for items in zip(*inputs))
-
-
-def sample_count(x: Any) -> int:
-    """Return the number of samples in a batch: a tensor, or a dict or tuple of tensors."""
-    if isinstance(x, Tensor):
-        return len(x)
-    return sample_count(next(iter(x.values() if isinstance(x, dict) else x)))
-
-
-def split_batch(prediction: Any, sizes: list[int]) -> list:
-    """Split the prediction for joined inputs by the number of samples in each of them.
-
-    Raises ValueError if the prediction does not have one row for each sample.
-    """
-    if isinstance(prediction, Tensor) and prediction.ndim and len(prediction) == sum(sizes):
-        return list(prediction.split(sizes))
-    if isinstance(prediction, dict):
-        parts = zip(*(split_batch(value, sizes) for value in prediction.values()))
-        return [dict(zip(prediction, values)) for values in parts]
-    if isinstance(prediction, tuple):
-        return list(zip(*(split_batch(value, sizes) for value in prediction)))
-    raise ValueError("the prediction does not have one row for each sample")
+        if default is None:
+            return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+        return type(default)(text) * _MEGABYTE if variable.endswith("_IN_MB") else type(default)(text)
+    except (ValueError, KeyError):
+        expected = "0 or 1" if default is None else "a number"
+        raise ValueError(f"{variable}: expected {expected}, got {text!r}") from None
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #722c0138
 class RequestRejected(HandlerFailure):
@@ -132,14 +92,15 @@ class RequestRejected(HandlerFailure):
         super().__init__("server", message, status)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #1ffd1320
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PendingRequest:
     """A request that waits for its reply, or for the error in its place."""
 
-    body: bytes
+    body: bytes = b""
     content_type: str | None = None
     accept: str | None = None
     headers: Mapping[str, str] | None = None
+    function: Callable[[], Any] | None = None  # called in place of the handlers: it returns the next piece of a stream
     exchange: Exchange | None = None  # after it was read
     input: Any = None  # of the model, after it was read
     reply: Reply | None = None
@@ -171,8 +132,9 @@ class BatchRunner:
     def __init__(self, handlers: Handlers, settings: Settings, metrics: Metrics):
         self.handlers = handlers
         self.metrics = metrics
-        is_default_prediction = not {"predict_fn", "transform_fn"} & handlers.functions.keys()
-        self.joins_requests = settings.batch_size > 1 and is_default_prediction
+        self.joining = decide_joining(handlers, settings.batch_size, settings.join_requests)
+        self.joins_requests = self.joining.is_on
+        self.call_started_at: float | None = None  # when the handler that runs now was called
 
     def run(self, requests: list[PendingRequest]) -> None:
         """Answer requests."""
@@ -182,96 +144,125 @@ class BatchRunner:
             return
         groups = {}
         for request in requests:
-            if self._read(request):
-                groups.setdefault(batch_key(request.input), []).append(request)
+            if request.function is not None:
+                self._answer_alone(request)
+            elif self._call(request, self._read, request):
+                groups.setdefault(self.joining.key_of(request.input), []).append(request)
         for key, group in groups.items():
-            self._answer_group(group, can_join=key is not None)
+            if key is None:
+                self._answer_group(group, [1] * len(group))
+            else:
+                self._answer_group(group, self.joining.group([sample_count(request.input) for request in group]))
 
     def respond(self, request: PendingRequest) -> Reply:
         """Return the reply to one request, or raise its error."""
+        if request.function is not None:
+            return request.function()
         return self.handlers.respond(
             request.body, request.content_type, request.accept, request.headers, self.metrics.observe_stage
         )
 
-    def _answer_alone(self, request):
+    def _call(self, request, function, *args):
+        """Return the result of a function, or None after setting its error on the request."""
+        self.call_started_at = time.monotonic()
         try:
-            request.finish(self.respond(request))
+            return function(*args)
         except Exception as e:
             request.finish(error=e)
+        except BaseException as e:  # it would end the thread, or the event loop
+            request.finish(error=_failure(e))
+        finally:
+            self.call_started_at = None
+
+    def _answer_alone(self, request):
+        self._call(request, lambda: request.finish(self.respond(request)))
         self.metrics.batch_size.observe(1)
 
     def _read(self, request):
-        """Set the input of a request, and return whether that worked."""
-        try:
-            request.exchange = self.handlers.receive(
-                request.body, request.content_type, request.accept, request.headers, self.metrics.observe_stage
-            )
-            request.input = request.exchange.read()
-        except Exception as e:
-            request.finish(error=e)
-            return False
+        """Set the input of a request."""
+        request.exchange = self.handlers.receive(
+            request.body, request.content_type, request.accept, request.headers, self.metrics.observe_stage
+        )
+        request.input = request.exchange.read()
         return True
 
-    def _answer_group(self, group, can_join):
-        predictions = self._predict_joined(group) if can_join and len(group) > 1 else None
-        for i, request in enumerate(group):
-            try:
-                exchange = request.exchange
-                prediction = exchange.predict(request.input) if predictions is None else predictions[i]
-                request.finish(exchange.write(prediction))
-            except Exception as e:
-                request.finish(error=e)
+    def _answer_group(self, group, lengths):
+        """Answer requests whose inputs have been read; `lengths` says how many are predicted together each time."""
+        start = 0
+        for length in lengths:
+            requests = group[start : start + length]
+            start += length
+            predictions = self._predict_joined(requests) if length > 1 else None
+            for i, request in enumerate(requests):
+                self._call(request, self._write, request, predictions, i)
 
-    def _predict_joined(self, group):
+    def _write(self, request, predictions, i):
+        exchange = request.exchange
+        prediction = exchange.predict(request.input) if predictions is None else predictions[i]
+        request.finish(exchange.write(prediction))
+
+    def _predict_joined(self, requests):
         """Return a prediction for each request, or None if they have to be predicted alone."""
+        self.call_started_at = time.monotonic()
         try:
-            sizes = [sample_count(request.input) for request in group]
-            joined = join_batches([request.input for request in group])
-            predictions = split_batch(group[0].exchange.predict(joined), sizes)
+            sizes = [sample_count(request.input) for request in requests]
+            joined = join_batches([request.input for request in requests])
+            predictions = split_batch(requests[0].exchange.predict(joined), sizes)
         except Exception:
             return None
-        self.metrics.batch_size.observe(len(group))
+        finally:
+            self.call_started_at = None
+        self.metrics.batch_size.observe(len(requests))
         return predictions
+
+
+def _failure(error: BaseException) -> HandlerFailure:
+    """Return an error that is no Exception, such as SystemExit, as one that may be raised in an event loop."""
+    failure = HandlerFailure("server", f"{type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #22728912
 class Predictor:
-    """Answer each request where that is fastest: in the event loop, in a thread, or in a pool of threads."""
+    """Answer each request where that is fastest: in the event loop, in the handlers' thread, or in a pool of threads.
+
+    thread: the one that has imported the handlers and loaded the model; default: a new one.
+    """
 
     fast_seconds = 0.001  # a slower prediction is not made in the event loop
     short_body = 2**16  # bytes; decoding a longer body may take longer than that
     idle_seconds = 0.0001  # after this time without a request, the next one does not wait for others
     thread_turns = 20  # requests that go to the thread after a slow prediction
     joining_turns = 8  # turns of the event loop that collect requests after several have come together
+    cancelling_seconds = 1.0  # in which an asynchronous handler has to end after its timeout
 
-    def __init__(self, handlers: Handlers, settings: Settings, metrics: Metrics):
+    def __init__(self, handlers: Handlers, settings: Settings, metrics: Metrics, thread: HandlerThread | None = None):
         self.settings = settings
         self.metrics = metrics
-        self.runner = BatchRunner(handlers, settings, metrics)
+        self.thread = thread or HandlerThread()
+        self.runner = self.thread.call(BatchRunner, handlers, settings, metrics)
         self.model_lock = threading.Lock()  # one thread at a time calls the model
         self.is_closed = False
-
-        startup = ("pre_model_fn", "model_fn", "model_warmup_fn")
-        functions = [f for name, f in handlers.functions.items() if name not in startup]
-        self.only_defaults = not functions
-
-        is_async = any(map(_is_async, functions))
-        self.pool = ThreadPoolExecutor(settings.batch_size, "predictor") if is_async else None
-        self.pool_requests = 0
+        self.only_defaults = not handlers.functions
 
         self.loop_requests: list[PendingRequest] = []  # they are answered in this turn of the event loop
         self.loop_finished_at = 0.0
         self.turns_to_join = 0
         self.requests_to_thread = self.thread_turns
 
-        self.queue = queue.Queue(settings.max_pending)
-        self.torch_threads = torch.get_num_threads()
-        self.thread = threading.Thread(target=self._run_thread, name="predictor", daemon=True)
-        self.thread.start()
+        self.queue: queue.Queue = queue.Queue()
+        self.waiting: set[PendingRequest] = set()  # they have a future
+        self.pool: ThreadPoolExecutor | None = None
+        self.pool_started_at: dict[int, float] = {}  # when the requests that run in the pool have begun, by id
+        startup = ("pre_model_fn", "model_fn", "model_warmup_fn")
+        if any(is_async_function(f) for name, f in handlers.functions.items() if name not in startup):
+            self.thread.run_loop()
+            self.pool = ThreadPoolExecutor(settings.batch_size, "predictor")
+        else:
+            self.thread.start(self._run_thread)
 
     async def answer(self, request: PendingRequest) -> Reply:
         """Return the reply to a request. Raises RequestRejected if too many wait or if it takes too long."""
-        if self.pool is not None:
-            return await self._answer_in_pool(request)
         if self._may_run_in_loop(request):
             self.loop_requests.append(request)
             if self.turns_to_join or time.perf_counter() - self.loop_finished_at < self.idle_seconds:
@@ -284,13 +275,38 @@ class Predictor:
             if request.reply:
                 return request.reply
             self.loop_requests.remove(request)
-        return await self._answer_in_thread(request)
+        waiting = self.queue.qsize() if self.pool is None else len(self.waiting)
+        if waiting >= self.settings.max_pending:
+            raise RequestRejected(429, f"{self.settings.max_pending} requests are waiting already")
+        return await self._answer_later(request)
 
     def close(self) -> None:
         """Let the thread end when it has answered what waits. To be called in the event loop of the server."""
         self.is_closed = True
-        with suppress(queue.Full):
-            self.queue.put_nowait(None)
+        self.queue.put(None)
+        self.thread.close()
+        if self.pool is not None:
+            self.pool.shutdown(wait=False)
+
+    def find_failure(self) -> str:
+        """Return why requests are not answered any more, or an empty text if they are."""
+        if self.is_closed:
+            return ""
+        if not self.thread.is_alive:
+            return "the thread of the handlers has ended"
+        seconds = self.settings.timeout
+        now = time.monotonic()
+        started_at = self.runner.call_started_at
+        pool_started_at = min(list(self.pool_started_at.values()), default=now)
+        is_overdue = started_at is not None and now - started_at > seconds
+        if is_overdue or now - pool_started_at > seconds + self.cancelling_seconds:
+            return f"a handler has not returned after {seconds:g} seconds"
+        return ""
+
+    def fail(self, reason: str) -> None:
+        """Answer all requests that wait with an error. To be called in the event loop of the server."""
+        for request in list(self.waiting):
+            request.resolve(None, RequestRejected(500, reason))
 
     def _run(self, requests):
         started_at = time.perf_counter()
@@ -300,16 +316,6 @@ class Predictor:
         seconds = (time.perf_counter() - started_at) / min(len(requests), 10)
         is_slow = seconds > self.fast_seconds
         self.requests_to_thread = self.thread_turns if is_slow else max(self.requests_to_thread - 1, 0)
-
-    def _rejection_of_too_many(self):
-        return RequestRejected(429, f"{self.settings.max_pending} requests are waiting already")
-
-    def _rejection_of_timeout(self):
-        return RequestRejected(504, f"no reply after {self.settings.timeout:g} seconds")
-
-
-def _is_async(f: Callable) -> bool:
-    return inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #b78af3b2
 @patch
@@ -338,57 +344,80 @@ def _run_in_loop(self: Predictor) -> None:
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #34b09d2c
 @patch
-async def _answer_in_thread(self: Predictor, request: PendingRequest) -> Reply:
+async def _answer_later(self: Predictor, request: PendingRequest) -> Any:
+    """Return the reply to a request when a thread has it."""
     loop = asyncio.get_running_loop()
     request.future = loop.create_future()
-    self.metrics.waiting.inc()
+    self.waiting.add(request)
+    rejection = RequestRejected(504, f"no reply after {self.settings.timeout:g} seconds")
+    timeout = loop.call_later(self.settings.timeout, request.resolve, None, rejection)
     try:
-        self.queue.put_nowait(request)
-    except queue.Full:
-        self.metrics.waiting.dec()
-        raise self._rejection_of_too_many() from None
-    timeout = loop.call_later(self.settings.timeout, request.resolve, None, self._rejection_of_timeout())
-    try:
+        if self.pool is None:
+            self.metrics.waiting.inc()
+            self.queue.put(request)
+        else:
+            self.pool.submit(self._run_in_pool, request)
         return await request.future
     finally:
         timeout.cancel()
+        self.waiting.discard(request)
+
+
+@patch
+async def next_piece(self: Predictor, pieces: Iterator[bytes]) -> bytes | None:
+    """Return the next piece of a stream, or None at its end."""
+    return await self._answer_later(PendingRequest(function=lambda: next(pieces, None)))
+
+
+@patch
+async def close_stream(self: Predictor, pieces: Iterator[bytes]) -> None:
+    """Let the handler that makes a stream end, before its last piece as well."""
+    if hasattr(pieces, "close"):
+        await self._answer_later(PendingRequest(function=pieces.close))
 
 
 @patch
 def _run_thread(self: Predictor) -> None:
-    torch.set_num_threads(self.torch_threads)  # torch has a separate number for each thread
     while not (self.is_closed and self.queue.empty()):
-        requests = [request for request in self._next_batch() if request is not None]
-        self.metrics.waiting.dec(len(requests))
-        requests = [request for request in requests if not request.future.done()]
-        with self.model_lock:
-            self._run(requests)
-
-
-@patch
-def _next_batch(self: Predictor) -> list[PendingRequest | None]:
-    """Wait for a request, and return it with those that may be predicted with it. `close` is a None at the end."""
-    requests = [self.queue.get()]
-    deadline = time.monotonic() + self.settings.batch_delay
-    while self.runner.joins_requests and len(requests) < self.settings.batch_size and requests[-1] is not None:
-        seconds_left = deadline - time.monotonic()
+        requests = []
         try:
-            requests.append(self.queue.get(seconds_left > 0, max(seconds_left, 0)))
-        except queue.Empty:
-            break
-    return requests
+            self._take_requests(requests)
+            with self.model_lock:
+                self._run([request for request in requests if not request.future.done()])
+        except BaseException as e:  # not of a handler: raised in this thread by another one
+            for request in requests:
+                request.finish(error=_failure(e))
 
 
 @patch
-async def _answer_in_pool(self: Predictor, request: PendingRequest) -> Reply:
-    if self.pool_requests >= self.settings.max_pending:
-        raise self._rejection_of_too_many()
-    self.pool_requests += 1
+def _take_requests(self: Predictor, requests: list[PendingRequest]) -> None:
+    """Wait for a request, and append it and those that may be predicted with it. `close` is a None at the end."""
+    deadline = None
+    while not requests or (self.runner.joins_requests and len(requests) < self.settings.batch_size):
+        try:
+            if deadline is None:
+                request = self.queue.get()
+                deadline = time.monotonic() + self.settings.batch_delay
+            else:
+                seconds_left = deadline - time.monotonic()
+                request = self.queue.get(seconds_left > 0, max(seconds_left, 0))
+        except queue.Empty:
+            return
+        if request is None:
+            return
+        requests.append(request)
+        self.metrics.waiting.dec()
+
+
+@patch
+def _run_in_pool(self: Predictor, request: PendingRequest) -> None:
+    if request.future.done():
+        return
+    self.pool_started_at[id(request)] = time.monotonic()
     try:
-        loop = asyncio.get_running_loop()
-        answer = loop.run_in_executor(self.pool, self.runner.respond, request)
-        return await asyncio.wait_for(answer, self.settings.timeout)
-    except TimeoutError:
-        raise self._rejection_of_timeout() from None
+        with calls_until(self.thread, self.settings.timeout + 0.1):  # the client has had its 504 by then
+            request.finish(self.runner.respond(request))
+    except BaseException as e:
+        request.finish(error=e if isinstance(e, Exception) else _failure(e))
     finally:
-        self.pool_requests -= 1
+        del self.pool_started_at[id(request)]

@@ -10,21 +10,29 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import sys
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
 from email.message import Message
+from enum import Enum
 from functools import lru_cache
+from pathlib import PurePath
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from .content_types import BUILT_IN_TYPES, ContentType, add_content_type, find_content_type
 from ...text import did_you_mean
 from ...training.data.arrays import unpack_numpy
+from ...training.data.limits import TooLarge, check_json_size, text_encoding, unpacked_limit
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #c90fdc1d
 class RequestError(ValueError):
@@ -46,25 +54,30 @@ class RequestError(ValueError):
 def parse_content_type(text: str) -> tuple[str, dict[str, str]]:
     """Split a content type as RFC 9110 defines it into the type, in lower case, and its parameters.
 
-    Raises RequestError with status 400 if `text` is not a content type.
+    Raises RequestError with status 400 if `text` is not a content type, or is too long for one.
     """
+    if len(text) > _MAX_TYPE_LENGTH:
+        raise RequestError(400, f"the content type has {len(text):,} characters, expected at most {_MAX_TYPE_LENGTH}")
     kind, parameters = _parse_content_type(text)
     return kind, dict(parameters)
 
 
-@lru_cache(1000)  # clients send the same few content types again and again
+_MAX_TYPE_LENGTH = 500
+
+
+@lru_cache(100)  # clients send the same few content types again and again
 def _parse_content_type(text):
     message = Message()
     try:
         message["content-type"] = text.strip()
-    except ValueError:
+        (kind, _), *parameters = message.get_params(header="content-type") or [("", "")]
+    except Exception:  # noqa: BLE001 -- the parser of email raises many kinds of errors
         raise RequestError(400, f"{text!r} is not a content type") from None
-    (kind, _), *parameters = message.get_params(header="content-type") or [("", "")]
     kind = kind.strip().lower()
     if kind.count("/") != 1 or not all(kind.split("/")) or any(character.isspace() for character in kind):
         raise RequestError(400, f"{text!r} is not a content type: expected one like application/json")
     # A value in RFC 2231 form is a tuple (charset, language, text).
-    return kind, [(k.lower(), v if isinstance(v, str) else v[2]) for k, v in parameters]
+    return kind, [(k.lower(), v if isinstance(v, str) else v[2] or "") for k, v in parameters]
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #50812545
 def choose_type(
@@ -73,12 +86,14 @@ def choose_type(
 ) -> str:
     """Return the type of `available` with the highest quality in an Accept header.
 
-    Raises RequestError with status 406 if none is acceptable, with status 400 if the header is malformed.
+    Raises RequestError with status 406 if none is acceptable, with status 400 if the header is malformed or too long.
     """
+    if len(accept or "") > _MAX_ACCEPT_LENGTH:
+        _split_header(accept)  # raises, and nothing long becomes a key of the cache
     return _choose_type(accept, tuple(available))
 
 
-@lru_cache(1000)
+@lru_cache(100)
 def _choose_type(accept, available):
     ranges = [_parse_range(part) for part in _split_header(accept or "*/*")]
 
@@ -114,18 +129,25 @@ def _parse_range(text):
 
 def preferred_type(accept: str | None, default: str = "application/json") -> str:
     """Return the type, not a wildcard, with the highest quality in an Accept header, or `default` if it names none."""
+    if len(accept or "") > _MAX_ACCEPT_LENGTH:
+        _split_header(accept)
     return _preferred_type(accept or "*/*", default)
 
 
-@lru_cache(1000)
+@lru_cache(100)
 def _preferred_type(accept, default):
     ranges = [_parse_range(part) for part in _split_header(accept)]
     types = [(kind, q) for kind, q in ranges if "*" not in kind and q]
     return max(types, key=lambda pair: pair[1])[0] if types else default
 
 
+_MAX_ACCEPT_LENGTH = 2000
+
+
 def _split_header(text):
-    """Split a header at its commas, except commas within quotes."""
+    """Split a header at its commas, except commas within quotes. Raises RequestError if it is too long."""
+    if len(text) > _MAX_ACCEPT_LENGTH:
+        raise RequestError(400, f"Accept has {len(text):,} characters, expected at most {_MAX_ACCEPT_LENGTH:,}")
     parts = [""]
     is_quoted = False
     for character in text:
@@ -146,6 +168,8 @@ class Codec:
     decode: Callable[[bytes, dict], Any] | None = None
     # encode(prediction); raises TypeError if the type cannot hold the prediction
     encode: Callable[[Any], bytes] | None = None
+    # whether every error of `decode` is the fault of the body, as with the readers of this page
+    is_built_in: bool = False
 
 
 _codecs: dict[str, Codec] = {}  # by content type, aliases included
@@ -165,15 +189,15 @@ def register_codec(
     """
     name = parse_content_type(content_type)[0]
     add_content_type(name, aliases, suffixes)
-    return _register(name, decode, encode)
+    return _register(name, decode, encode, is_built_in=False)
 
 
-def _register(name, decode, encode):
+def _register(name, decode, encode, is_built_in=True):
     """Register a codec for an entry of the table of content types. Raises LookupError if there is no such entry."""
     entry = find_content_type(name)
     if entry is None:
         raise LookupError(f"{name!r} has a codec, but no entry in BUILT_IN_TYPES of endpoint/content_types: add one")
-    codec = Codec(name, decode, encode)
+    codec = Codec(name, decode, encode, is_built_in)
     for key in (name, *entry.aliases):
         _codecs[parse_content_type(key)[0]] = codec
     _encodable_types.cache_clear()
@@ -201,23 +225,36 @@ def codec_name(content_type: str | None) -> str:
     return codec.content_type if codec else kind
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #0e4b5530
-def decode(body: bytes | str, content_type: str | None) -> Any:
+def decode(
+    body: bytes | str,
+    content_type: str | None,
+    # called with the shapes of the arrays in an NPZ before they are unpacked; may raise RequestError
+    check_shapes: Callable[[dict[str, tuple]], None] | None = None,
+) -> Any:
     """Return what a body holds: numbers, strings, lists, dicts or tensors.
 
     A `content_type` of None means application/json. Raises RequestError: with status 415 if no codec reads the type,
-    with status 400 if the body is malformed.
+    with status 413 if the content would take too much memory, and with status 400 if the body is malformed.
     """
     kind, parameters = parse_content_type(content_type or "application/json")
     codec = _find_codec(kind)
     if codec is None or codec.decode is None:
         readable = [name for name, codec in _codecs.items() if codec.decode]
         raise RequestError(415, f"cannot read {kind}: {did_you_mean(kind, readable)}")
+    if isinstance(body, bytearray):  # a custom handler gets one
+        body = bytes(body)
     try:
+        if check_shapes is not None and codec.decode is _decode_numpy:
+            return _decode_arrays(body, check_shapes)
         return codec.decode(body, parameters)
     except RequestError:
         raise
-    except (ValueError, TypeError, LookupError, RecursionError, csv.Error) as e:
-        raise RequestError(400, f"the body is not {kind}: {e}") from None
+    except (TooLarge, MemoryError) as e:
+        raise RequestError(413, f"the body is too large: {e}") from None
+    except Exception as e:  # what the readers of others raise for bytes of anybody: a damaged ZIP file raises ten kinds
+        if codec.is_built_in or isinstance(e, (ValueError, TypeError, LookupError, RecursionError, csv.Error)):
+            raise RequestError(400, f"the body is not {kind}: {str(e)[:300] or type(e).__name__}") from None
+        raise
 
 
 def encode(prediction: Any, accept: str | None = None) -> tuple[bytes, str]:
@@ -262,19 +299,113 @@ def _no_type_error(form, accept):
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #39c7a03a
 def to_plain(value: Any) -> Any:
-    """Return `value` with its tensors and arrays as lists. Raises TypeError if JSON cannot hold it."""
+    """Return `value` with its tensors, arrays and tables as lists. Raises TypeError if JSON cannot hold it."""
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        return value.tolist()
+        return _to_list(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value.value if isinstance(value, Enum) else value
+    try:
+        return _container_to_plain(value)
+    except RecursionError:
+        raise TypeError(f"a {type(value).__name__} that is nested too deeply cannot be written as JSON") from None
+
+
+def _container_to_plain(value):
+    value = to_container(value)
     if isinstance(value, Mapping):
-        return {str(k): to_plain(v) for k, v in value.items()}
+        plain = {str(k): to_plain(v) for k, v in value.items()}
+        if len(plain) < len(value):
+            raise TypeError(f"a {type(value).__name__} with two keys of the same text cannot be written as JSON")
+        return plain
     if isinstance(value, (list, tuple)):
         return [to_plain(v) for v in value]
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
+    if isinstance(value, (Tensor, np.ndarray)):
+        return _to_list(value)
+    if isinstance(value, Enum):
+        return to_plain(value.value)
+    if isinstance(value, (date, time)):
+        return None if value != value else value.isoformat()  # noqa: PLR0124 -- pandas' NaT
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, (PurePath, UUID)):
+        return str(value)
+    if _is_missing(value):
+        return None
     raise TypeError(
         f"a {type(value).__name__} cannot be written as JSON: return a tensor, an array, numbers, text, or lists and "
         "dicts of them"
     )
+
+
+def _to_list(value):
+    """Return a tensor or an array as a list, or a number."""
+    if isinstance(value, Tensor):
+        value = _to_dense(value)
+        if value.is_complex():
+            raise TypeError("complex numbers cannot be written as JSON or CSV: return torch.view_as_real of them")
+        return [part.tolist() for part in value.unbind()] if value.is_nested else value.tolist()
+    if value.dtype.kind in "biufU":
+        return value.tolist()
+    if value.dtype.kind == "c":
+        raise TypeError("complex numbers cannot be written as JSON or CSV: return their real and imag")
+    if value.dtype.kind in "Mm":
+        value = np.where(np.isnat(value), None, value.astype(str))
+    return to_plain(value.tolist())
+
+
+def _to_dense(tensor):
+    """Return a sparse or quantized tensor as a plain one."""
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    is_sparse = not tensor.is_nested and tensor.layout not in (torch.strided, torch._mkldnn)
+    return tensor.to_dense() if is_sparse or tensor.is_mkldnn else tensor
+
+
+def _is_missing(value):
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and value is pandas.NA
+
+
+class _Records(list):
+    """The rows of a table as dicts."""
+
+    def __init__(self, names: Sequence, rows: Sequence[Sequence]):
+        super().__init__(dict(zip(names, row)) for row in rows)
+        if any(len(record) < len(names) for record in self[:1]):
+            raise TypeError("a table with two columns of the same name cannot be written: rename one")
+        self.rows = [list(row) for row in rows]
+
+
+def to_container(value: Any) -> Any:
+    """Return the containers of other packages as ones that codecs write; anything else is returned as it is.
+
+    DataFrames become records, Series and indexes arrays, SciPy's sparse matrices dense ones, and dataclasses dicts.
+    What a model of Hugging Face keeps for its next call (past_key_values) is left out of its output.
+    """
+    if type(value) in _PLAIN_TYPES:
+        return value
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(value, pandas.DataFrame):
+        return _Records(list(value.columns), value.astype(object).where(value.notna(), None).to_numpy().tolist())
+    if pandas is not None and isinstance(value, (pandas.Series, pandas.Index)):
+        return np.asarray(value)
+    if hasattr(value, "to_pylist"):  # of Arrow
+        names = getattr(value, "column_names", None)
+        rows = value.to_pylist()
+        return rows if names is None else _Records(names, [list(row.values()) for row in rows])
+    if callable(getattr(value, "toarray", None)):  # of SciPy
+        return np.asarray(value.toarray())
+    if isinstance(value, Mapping):
+        is_output = "past_key_values" in value and type(value) is not dict
+        return {k: v for k, v in value.items() if k != "past_key_values"} if is_output else value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, (deque, Set, ValuesView, range)):
+        return list(value)
+    return value
+
+
+_PLAIN_TYPES = frozenset((Tensor, np.ndarray, list, tuple, dict, str, bytes, int, float, bool, type(None)))
 
 
 def _nan_to_none(value):
@@ -302,16 +433,16 @@ def _encode_json(prediction):
 def read_text(body: bytes | str, parameters: Mapping[str, str]) -> str:
     """Decode a body in the charset that the content type names, default: UTF-8. Text is returned as it is.
 
-    Raises RequestError with status 415 if the charset is unknown, and UnicodeDecodeError.
+    Raises RequestError with status 415 if the charset is unknown or may not be used, and UnicodeDecodeError.
     """
     if isinstance(body, str):
         return body
     if "charset" not in parameters:
         return body.decode().removeprefix("\ufeff")
-    try:
-        return body.decode(parameters["charset"])
-    except LookupError:
-        raise RequestError(415, f"unknown charset {parameters['charset']!r}") from None
+    encoding = text_encoding(parameters["charset"])
+    if encoding is None:
+        raise RequestError(415, f"unknown charset {parameters['charset'][:60]!r}: use utf-8")
+    return body.decode(encoding)
 
 
 def _raise_for_constant(name):
@@ -322,15 +453,19 @@ _load_json = json.JSONDecoder(parse_constant=_raise_for_constant).decode
 
 
 def _decode_json(body, parameters):
-    return _load_json(read_text(body, parameters))
+    text = read_text(body, parameters)
+    check_json_size(text)
+    return _load_json(text)
 
 
 _register("application/json", _decode_json, _encode_json)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #fcc94485
 def _decode_jsonlines(body, parameters):
+    text = read_text(body, parameters)
+    check_json_size(text)
     rows = []
-    for number, line in enumerate(read_text(body, parameters).splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text), 1):  # only \\n ends a line: a text may hold other separators
         if not line.strip():
             continue
         try:
@@ -343,6 +478,7 @@ def _decode_jsonlines(body, parameters):
 
 def _rows(prediction):
     """Return a prediction if it has rows. Raises TypeError if not."""
+    prediction = to_container(prediction)
     is_scalar = hasattr(prediction, "ndim") and prediction.ndim == 0
     if isinstance(prediction, (Tensor, np.ndarray, list, tuple)) and not is_scalar:
         return prediction
@@ -357,26 +493,48 @@ _register("application/jsonlines", _decode_jsonlines, _encode_jsonlines)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #5ea13893
 def _decode_csv(body, parameters):
-    """Return a float32 tensor (rows, columns)."""
+    """Return a float32 tensor (rows, columns). A header is left out if the content type has header=present."""
     reader = csv.reader(io.StringIO(read_text(body, parameters), newline=""), strict=True)
-    rows = [row for row in reader if row]
-    if not rows:
-        raise ValueError("it has no rows")
-    columns = len(rows[0])
-    table = np.empty((len(rows), columns))
-    for i, row in enumerate(rows):
+    has_header = _has_header(parameters)
+    numbers = array("d")
+    columns = None
+    for row in filter(None, reader):
+        if has_header:
+            has_header = False
+            continue
+        columns = columns or len(row)
         if len(row) != columns:
-            raise ValueError(f"row {i + 1} has {len(row)} columns, row 1 has {columns}")
-        for j, cell in enumerate(row):
-            try:
-                table[i, j] = float(cell)
-            except ValueError:
-                raise ValueError(f"row {i + 1}, column {j + 1}: expected a number, got {cell!r}") from None
-    return torch.from_numpy(table).float()
+            raise ValueError(f"row {reader.line_num} has {len(row)} columns, the first one has {columns}")
+        try:
+            numbers.extend(map(float, row))
+        except ValueError:
+            raise ValueError(_describe_cell(row, reader.line_num)) from None
+    if columns is None:
+        raise ValueError("it has no rows")
+    return torch.frombuffer(numbers, dtype=torch.float64).reshape(-1, columns).float()
+
+
+def _has_header(parameters):
+    header = parameters.get("header", "absent").lower()
+    if header not in ("present", "absent"):
+        raise RequestError(400, f"text/csv; header={header[:60]}: expected present or absent")
+    return header == "present"
+
+
+def _describe_cell(row, line):
+    """Return the message for a row in which a cell is not a number."""
+    for i, cell in enumerate(row, 1):
+        try:
+            float(cell)
+        except ValueError:
+            hint = ". If it is a header, send Content-Type: text/csv; header=present" if line == 1 else ""
+            return f"row {line}, column {i}: expected a number, got {cell[:60]!r}{hint}"
 
 
 def _encode_csv(prediction):
-    rows = [row if isinstance(row, list) else [row] for row in to_plain(_rows(prediction))]
+    prediction = _rows(prediction)
+    plain = to_plain(prediction.rows if isinstance(prediction, _Records) else prediction)
+    rows = [row if isinstance(row, list) else [row] for row in plain]
     if any(isinstance(value, (list, dict)) for row in rows for value in row):
         raise TypeError("CSV has two dimensions, the prediction has more")
     out = io.StringIO()
@@ -387,12 +545,18 @@ def _encode_csv(prediction):
 _register("text/csv", _decode_csv, _encode_csv)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #a1abe625
-MAX_NPZ_BYTES = 2**30  # of the arrays in memory
-
-
 def _decode_numpy(body, parameters):
     """Return the tensor of an NPY body, or the tensors of an NPZ body by name."""
-    content = unpack_numpy(io.BytesIO(body), MAX_NPZ_BYTES)
+    return _decode_arrays(body, lambda shapes: None)
+
+
+def _decode_arrays(body, check_shapes):
+    try:
+        content = unpack_numpy(body, unpacked_limit(body), check_shapes)
+    except (RequestError, TooLarge):
+        raise
+    except Exception as e:
+        raise ValueError(str(e) or type(e).__name__) from None
     if isinstance(content, np.ndarray):
         return _to_tensor(content)
     return {name: _to_tensor(array) for name, array in content.items()}
@@ -407,36 +571,63 @@ def _to_tensor(array):
 
 def _to_named_tensors(prediction):
     """Return the tensors of a prediction by name; a single one is called "output"."""
+    prediction = to_container(prediction)
     values = prediction if isinstance(prediction, Mapping) else {"output": prediction}
     try:
-        return {str(k): v.detach().cpu() if isinstance(v, Tensor) else torch.as_tensor(v) for k, v in values.items()}
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError("only numbers can be written as arrays") from None
+        tensors = {str(k): _to_plain_tensor(v) for k, v in values.items()}
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError("only numbers, in rows of one length, can be written as arrays") from None
+    if len(tensors) < len(values):
+        raise TypeError(f"a {type(values).__name__} with two keys of the same text cannot be written as arrays")
+    return tensors
+
+
+def _to_plain_tensor(value):
+    """Return a tensor without gradients, on the CPU. Raises TypeError, ValueError or RuntimeError if it is none."""
+    value = to_container(value)
+    if isinstance(value, Tensor):
+        return _to_dense(value.detach()).cpu()
+    if isinstance(value, _Records):
+        value = np.array(value.rows)
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        return torch.stack([_to_plain_tensor(item) for item in value])
+    return torch.as_tensor(value)
+
+
+def _to_array(tensor):
+    """Return a tensor as an array; NumPy has no bfloat16."""
+    return (tensor.float() if tensor.dtype.itemsize < 4 and tensor.is_floating_point() else tensor).numpy()
 
 
 def _encode_npy(prediction):
-    if isinstance(prediction, Mapping):
+    tensors = _to_named_tensors(prediction)
+    if tensors.keys() != {"output"}:
         raise TypeError("NPY holds one array, the prediction has several")
     out = io.BytesIO()
-    np.save(out, _to_named_tensors(prediction)["output"].numpy(), allow_pickle=False)
+    np.save(out, _to_array(tensors["output"]), allow_pickle=False)
     return out.getvalue()
 
 
 def _encode_npz(prediction):
     out = io.BytesIO()
-    np.savez(out, **{name: tensor.numpy() for name, tensor in _to_named_tensors(prediction).items()})
+    np.savez(out, **{name: _to_array(tensor) for name, tensor in _to_named_tensors(prediction).items()})
     return out.getvalue()
 
 
+_MAX_SAFETENSORS_HEADER = 2**20  # bytes: some ten thousand tensors
+
+
 def _decode_safetensors(body, parameters):
-    try:
-        return load(body)
-    except SafetensorError as e:
-        raise ValueError(e) from None
+    size = int.from_bytes(body[:8], "little")
+    if size > _MAX_SAFETENSORS_HEADER:
+        raise ValueError(f"its header has {size:,} bytes, expected at most {_MAX_SAFETENSORS_HEADER:,}")
+    return load(body)
 
 
 def _encode_safetensors(prediction):
-    return save({name: tensor.contiguous() for name, tensor in _to_named_tensors(prediction).items()})
+    tensors = _to_named_tensors(prediction)
+    # two of them may share memory, which the format does not allow
+    return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()})
 
 
 _register("application/x-npy", _decode_numpy, _encode_npy)
@@ -444,43 +635,31 @@ _register("application/x-npz", _decode_numpy, _encode_npz)
 _register("application/x-safetensors", _decode_safetensors, _encode_safetensors)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #012d813d
-MAX_PARQUET_BYTES = 2**30  # of the table in memory
-
-
-def read_parquet(body: bytes) -> Any:  # a pyarrow.Table
-    """Return the table in a Parquet body.
-
-    Raises RequestError with status 413 if the table is too large, with status 415 without pyarrow, and ValueError.
-    """
+def _decode_parquet(body, parameters):
+    """Return a float32 tensor (rows, columns)."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
         raise RequestError(415, "cannot read Parquet: the package pyarrow is not installed on the server") from None
-    try:
-        file = pq.ParquetFile(pa.BufferReader(body))
-        metadata = file.metadata
-        groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
-        size = max(sum(groups), 8 * metadata.num_rows * metadata.num_columns)
-        if size > MAX_PARQUET_BYTES:
-            raise RequestError(413, f"the table has {size:,} bytes: expected at most {MAX_PARQUET_BYTES:,}")
-        return file.read()
-    except (pa.ArrowException, OSError) as e:
-        raise ValueError(e) from None
-
-
-def _decode_parquet(body, parameters):
-    """Return a float32 tensor (rows, columns)."""
-    table = read_parquet(body)
+    file = pq.ParquetFile(pa.BufferReader(body))
+    # The columns are looked at before they are read: a text that is repeated may take any memory.
+    for column in file.schema_arrow:
+        kind = str(column.type)
+        if not kind.startswith(("int", "uint", "float", "double", "halffloat", "bool")):
+            raise ValueError(f"column {column.name[:60]!r}: expected numbers, got {kind[:60]}")
+    metadata = file.metadata
+    groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
+    size = max(sum(groups), 8 * metadata.num_rows * metadata.num_columns)
+    if size > unpacked_limit(body):
+        raise TooLarge(f"the table has {size:,} bytes: expected at most {unpacked_limit(body):,}")
+    table = file.read()
     if not table.num_rows or not table.num_columns:
         raise ValueError("it has no rows")
     columns = []
     for name, column in zip(table.column_names, table.columns):
-        kind = str(column.type)
-        if not kind.startswith(("int", "uint", "float", "double", "halffloat", "bool")):
-            raise ValueError(f"column {name!r}: expected numbers, got {kind}")
         if column.null_count:
-            raise ValueError(f"column {name!r}: expected numbers, and {column.null_count} of them are null")
+            raise ValueError(f"column {name[:60]!r}: expected numbers, and {column.null_count} of them are null")
         columns.append(np.asarray(column.to_numpy(), np.float64))
     return torch.from_numpy(np.stack(columns, axis=1)).float()
 

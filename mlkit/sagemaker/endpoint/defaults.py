@@ -6,7 +6,10 @@
 __all__ = ['default_model_fn', 'default_input_fn', 'default_predict_fn', 'default_output_fn']
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #382fea3d
+import re
 from collections.abc import Callable
+from dis import opname
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...files import read_own_json
-from ...model.inputs import call_model
+from ...model.inputs import call_model, is_tensor_signature
 from ...model.saving import load_model
 from .codecs import RequestError, decode, encode
 from .descriptions import encode_answers, read_input
@@ -59,24 +62,55 @@ def default_input_fn(
     content_type: str,
     signature: Any = None,  # of the sample that the model was saved with; see `mlkit.model.saving.signature`
     rows: Any = None,  # the description of the data: a `Rows` or an `Images`
+    tokenizer: Any = None,  # a `TextReader`, if a tokenizer was saved with the model
 ) -> Any:
     """Decode a body to a tensor (batch, ...), or to a tuple or dict of tensors if the model has several inputs.
 
     Raises RequestError if the body cannot be decoded, or if it does not fit the description or the signature.
     """
+    if isinstance(data, bytearray):  # a custom handler gets one
+        data = bytes(data)
     if rows is not None:
         return read_input(data, content_type, rows)
-    value = decode(data, content_type)
+    value = decode(data, content_type, None if signature is None else lambda shapes: _check_shapes(shapes, signature))
     if isinstance(value, dict) and not _names_inputs(value, signature):
         key = next((k for k in ("inputs", "instances") if k in value), None)
         if key:
             value = value[key]
+    if _is_text(value):
+        if tokenizer is None:
+            raise RequestError(
+                422,
+                f"expected numbers, got {_describe(value)}: without an input_fn, a text is read if its tokenizer lies "
+                "in the folder of the model (tokenizer.json, as save_pretrained of transformers writes it)",
+            )
+        return tokenizer.encode([value] if isinstance(value, str) else value, signature)
     return to_inputs(value, signature)
 
 
 def _names_inputs(value, signature):
     """Return whether the keys of a dict are names of the model's inputs."""
-    return isinstance(signature, dict) and "shape" not in signature and value.keys() <= signature.keys()
+    return isinstance(signature, dict) and not is_tensor_signature(signature) and value.keys() <= signature.keys()
+
+
+def _is_text(value):
+    """Return whether a value is a text, or a list of texts."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(item, str) for item in value)
+    return isinstance(value, str)
+
+
+def _check_shapes(shapes, signature):
+    """Raise RequestError if the shapes of named arrays do not fit a signature; other names are found out later."""
+    if is_tensor_signature(signature):
+        pairs = zip(shapes.values(), [signature] if len(shapes) == 1 else [])
+    elif isinstance(signature, dict):
+        pairs = [(shape, signature[name]) for name, shape in shapes.items() if name in signature]
+    else:
+        pairs = zip(shapes.values(), signature)
+    for shape, item_signature in pairs:
+        if is_tensor_signature(item_signature):
+            _is_single(shape, item_signature)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #a949395c
 def to_inputs(
@@ -87,7 +121,7 @@ def to_inputs(
 
     Raises RequestError with status 422 if the value does not fit.
     """
-    if isinstance(signature, dict) and signature.keys() != {"shape", "dtype"}:
+    if isinstance(signature, dict) and not is_tensor_signature(signature):
         return _to_named_inputs(value, signature)
     if isinstance(signature, list):
         if isinstance(value, dict):
@@ -103,7 +137,7 @@ def _to_named_inputs(value, signature):
     if is_list_of_samples:
         value = {name: [item.get(name) for item in value] for name in signature}
     if not isinstance(value, dict) or value.keys() != signature.keys():
-        names = ", ".join(map(str, value)) if isinstance(value, dict) else _describe(value)
+        names = _join_names(value) if isinstance(value, dict) else _describe(value)
         raise RequestError(422, f"expected the inputs {', '.join(signature)}, got {names}")
     return {name: to_inputs(value[name], item_signature) for name, item_signature in signature.items()}
 
@@ -112,7 +146,7 @@ def _to_tensor(value, signature):
     """Return one tensor, with the shape and dtype of the signature if there is one."""
     if isinstance(value, dict):  # NPZ and safetensors name even a single array
         if len(value) != 1:
-            raise RequestError(422, f"expected one input, got {', '.join(map(str, value)) or 'none'}")
+            raise RequestError(422, f"expected one input, got {_join_names(value) or 'none'}")
         value = next(iter(value.values()))
     if isinstance(value, (bytes, str)):
         raise RequestError(422, f"expected numbers, got {_describe(value)}: the model needs an input_fn for that")
@@ -122,11 +156,11 @@ def _to_tensor(value, signature):
     else:
         try:
             x = torch.tensor(value, dtype=_parsing_dtype(value, dtype))
-        except (TypeError, ValueError, RuntimeError, OverflowError) as e:
-            raise RequestError(422, f"expected numbers, in rows of one length: {e}") from None
+        except (TypeError, ValueError, RuntimeError, OverflowError, RecursionError, MemoryError) as e:
+            raise RequestError(422, f"expected numbers, in rows of one length: {str(e)[:200]}") from None
     if not signature:
         return x if x.dtype in (torch.uint8, torch.bool) else x.float()
-    return _fit(x, signature["shape"], dtype)
+    return _fit(x, signature, dtype)
 
 
 def _parsing_dtype(value, dtype):
@@ -140,18 +174,34 @@ def _has_float(value):
     return isinstance(value, float) or (isinstance(value, list) and any(map(_has_float, value)))
 
 
-def _fit(x, shape, dtype):
-    """Return a tensor as a batch of samples of this shape and dtype."""
-    x_shape = list(x.shape)
-    if x_shape == shape[1:]:
+def _fit(x, signature, dtype):
+    """Return a tensor as a batch of samples of the shape and dtype of a signature."""
+    if _is_single(x.shape, signature):
         x = x[None]
-        x_shape = [1, *x_shape]
-    if len(x_shape) != len(shape) or x_shape[1:] != shape[1:] or not x_shape[0]:
-        expected = ", ".join(["batch", *map(str, shape[1:])])
-        raise RequestError(422, f"expected shape ({expected}), got {tuple(x.shape)}")
     if x.is_floating_point() and not dtype.is_floating_point and not bool((x == x.round()).all()):
         raise RequestError(422, f"expected {str(dtype).removeprefix('torch.')}, got numbers with fractions")
     return x if x.dtype == dtype else x.to(dtype)
+
+
+def _is_single(shape, signature):
+    """Return whether a shape is that of a single sample, without a batch dimension. Raises RequestError for others."""
+    expected = signature["shape"][1:]
+    for i in signature.get("free", ()):
+        expected[i - 1] = None
+    shape = list(shape)
+    if shape[1:] == expected and shape and shape[0]:
+        return False
+    if _fits(shape, expected):
+        return True
+    if shape and shape[0] and _fits(shape[1:], expected):
+        return False
+    dimensions = ", ".join(["batch", *("any" if length is None else str(length) for length in expected)])
+    raise RequestError(422, f"expected shape ({dimensions}), got {str(tuple(shape))[:200]}")
+
+
+def _fits(shape, expected):
+    is_equal = (length == other if other is not None else length > 0 for length, other in zip(shape, expected))
+    return len(shape) == len(expected) and all(is_equal)
 
 
 def _describe(value):
@@ -159,11 +209,20 @@ def _describe(value):
         return f"{type(value).__name__} {str(value)[:40]!r}"
     return f"a {type(value).__name__}"
 
+
+def _join_names(value):
+    names = [str(name)[:40] for name in list(value)[:8]]
+    return ", ".join(names) + (f" and {len(value) - 8} more" if len(value) > 8 else "")
+
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #964c42bd
 def default_predict_fn(data: Any, model: Callable) -> Any:
-    """Call `model` in inference mode with its input: a tensor, a tuple of several, or a dict of keyword arguments."""
-    with torch.inference_mode():
-        device = _device_of(model)
+    """Call `model` without gradients with its input: a tensor, a tuple of several, or a dict of keyword arguments.
+
+    The model is changed to evaluation mode first, all modules of it, and moved to the GPU if it lies on the CPU of a
+    machine that has one.
+    """
+    with torch.no_grad():  # as in AWS's containers; a handler may change an output in place, after inference_mode not
+        device = _prepare(model)
         if isinstance(data, Tensor) and data.device == device:
             return model(data)
         if isinstance(data, list):
@@ -174,21 +233,50 @@ def default_predict_fn(data: Any, model: Callable) -> Any:
 _CPU = torch.device("cpu")
 
 
-def _device_of(model):
-    """Return the device of a model's first parameter, or the CPU.
+def _prepare(model):
+    """Change a model to evaluation mode, and return its device: that of its first parameter, or the CPU.
 
-    `next(model.parameters())` takes as long as the prediction of a small model, so the modules are walked here.
+    `next(model.parameters())` takes as long as the prediction of a small model, so the modules are walked here, at
+    every request: a module may have been changed to training mode since the last one.
     """
     if not isinstance(model, nn.Module):
+        evaluate = getattr(model, "eval", None)
+        if callable(evaluate):
+            evaluate()
         return _CPU
+    device = None
+    is_training = False
     modules = [model]
     while modules:
         module = modules.pop()
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                return parameter.device
-        modules += (child for child in module._modules.values() if child is not None)
-    return _CPU
+        is_training = is_training or getattr(module, "training", False)  # a frozen ScriptModule has no mode
+        if device is None:
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    device = parameter.device
+                    break
+        for child in module._modules.values():
+            if child is not None:
+                modules.append(child)
+    if is_training:
+        _evaluate(model)
+    if device == _CPU and _has_gpu() and all(t.device == _CPU for t in (*model.parameters(), *model.buffers())):
+        device = torch.device("cuda", torch.cuda.current_device())
+        model.to(device)
+    return device or _CPU
+
+
+def _evaluate(model):
+    try:
+        model.eval()
+    except NotImplementedError:  # of torch.export, whose graph has no mode
+        for module in model.modules():
+            module.training = False
+
+
+@cache
+def _has_gpu():
+    return torch.cuda.is_available()
 
 
 def default_output_fn(
@@ -198,3 +286,56 @@ def default_output_fn(
 ) -> tuple[bytes, str]:
     """Encode a prediction, and return the body and its content type; see `encode` for its errors."""
     return encode(prediction, accept) if rows is None else encode_answers(prediction, accept, rows)
+
+# %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #361bcb9d
+def predict_read_input(
+    data: Any,
+    model: Callable,
+    signature: Any = None,  # or a description of the data: what was compared with the input
+) -> Any:
+    """Do the same as `default_predict_fn` for an input that `default_input_fn` has read.
+
+    Raises RequestError with status 422 for an error of the model that tells of the shape, dtype or values of an input.
+    """
+    try:
+        return default_predict_fn(data, model)
+    except RequestError:
+        raise
+    except Exception as e:
+        is_about_input = _VALUE_ERRORS.search(str(e)) if signature is not None else _is_about_input(e)
+        if not is_about_input:
+            raise
+        reason = str(e).strip().partition("\n")[0][:200]
+        raise RequestError(422, f"the model cannot take {_describe_input(data)}: {reason}") from e
+
+
+_VALUE_ERRORS = re.compile(r"index (\S+ )?(is )?out of (range|bounds)|class values must be", re.I)
+# Errors of Python that a wrong number of dimensions or other names lead to.
+_SHAPE_ERRORS = re.compile(r"values to unpack|\(\) (missing|takes|got an unexpected|got multiple)|must be Tensor", re.I)
+_MACHINE_ERRORS = re.compile(r"memory|CUDA|cuDNN|same device|internal assert|thread|No such file", re.I)
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def _is_about_input(error):
+    """Return whether a model without a signature has failed on its input: in an operator of torch, or by its shape."""
+    if isinstance(error, (NotImplementedError, torch.OutOfMemoryError)) or _MACHINE_ERRORS.search(str(error)):
+        return False
+    if isinstance(error, (ValueError, TypeError)) and _SHAPE_ERRORS.search(str(error)):
+        return True
+    if not isinstance(error, (RuntimeError, IndexError, ValueError, AssertionError)) or error.__traceback__ is None:
+        return False
+    frame = error.__traceback__
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    code = frame.tb_frame.f_code
+    is_raised_here = opname[code.co_code[frame.tb_lasti]] == "RAISE_VARARGS"
+    is_of_operator = isinstance(error, (RuntimeError, IndexError)) and not is_raised_here
+    return is_of_operator or code.co_filename.startswith(_TORCH) or "guard failed" in str(error).lower()
+
+
+def _describe_input(x):
+    if isinstance(x, Tensor):
+        return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+    if isinstance(x, dict):
+        return ", ".join(f"{name} {_describe_input(item)}" for name, item in list(x.items())[:8])
+    return ", ".join(map(_describe_input, x[:8])) if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"

@@ -16,6 +16,7 @@ import torch
 
 from ...files import read_own_json
 from .codecs import RequestError, codec_name, decode, encode, encode_forms
+from ...training.data.limits import TooLarge
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #051297f0
 def load_description(model_dir: str | Path) -> Any:
@@ -65,10 +66,12 @@ def read_input(
         raise
     except ModuleNotFoundError as e:
         raise RequestError(415, str(e)) from None
-    except (ValueError, TypeError) as e:
+    except (TooLarge, MemoryError) as e:
+        raise RequestError(413, f"the body is too large: {e}") from None
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as e:
         if kind in ("application/json", "application/jsonlines"):
             decode(data, content_type)  # raises if the body is malformed
-        raise RequestError(422, str(e)) from None
+        raise RequestError(422, str(e)[:1000]) from None
 
 
 _IMAGE_TYPES = ("image/*", "application/octet-stream")

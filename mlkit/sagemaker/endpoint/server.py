@@ -9,9 +9,10 @@ __all__ = ['Server', 'serve_in_thread']
 import asyncio
 import logging
 import os
+import re
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -20,12 +21,14 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ...patching import patch
 from .batcher import PendingRequest, Predictor, RequestRejected, Settings, settings_from_env
-from .handlers import Handlers, error_reply, find_code, forget_code
+from .connections import Connections, uvicorn_config
+from .handler_thread import HandlerThread
+from .handlers import HandlerFailure, Handlers, Reply, error_reply, find_code, forget_code
 from .metrics import Metrics
 from ...training.checks import is_kernel_fault
 
@@ -42,6 +45,7 @@ class Server:
     """Serve one model in this process; `app` is an ASGI application."""
 
     flush_interval = 0.5  # seconds between two flushes of the metrics, if several workers serve
+    health_interval = 0.5  # seconds between two looks at the thread that predicts
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Server:
         on_ready: Callable[[], None] = _no_op,  # called when the model is loaded and warm
         on_failure: Callable[[], None] = _no_op,  # called in a thread when the server has to end
         others_ready: Callable[[], bool] = _always_true,  # whether the other workers on the same port are ready
+        thread: HandlerThread | None = None,  # the one that has imported the handlers; default: a new one
     ):
         self.model_dir = Path(model_dir)
         self.handlers = handlers or Handlers()
@@ -58,9 +63,10 @@ class Server:
         self.on_ready = on_ready
         self.on_failure = on_failure
         self.others_ready = others_ready
+        self.thread = thread
         self.metrics = Metrics()
         self.predictor: Predictor | None = None  # when the model is loaded
-        # why the server cannot answer: the model cannot be loaded, or the GPU does not answer any more
+        # why the server cannot answer: the model cannot be loaded, a handler hangs, or the GPU does not answer any more
         self.failure: BaseException | None = None
         self.loop: asyncio.AbstractEventLoop | None = None  # when the server runs
         # Request ids are unique over all servers, and cheap to make.
@@ -86,12 +92,14 @@ class Server:
         self.loop = asyncio.get_running_loop()
         if self.predictor is None and self.failure is None:
             threading.Thread(target=self.load, name="load", daemon=True).start()
-        flushing = asyncio.create_task(self._flush_metrics()) if self.metrics.has_other_processes else None
+        tasks = [asyncio.create_task(self._watch_predictor())]
+        if self.metrics.has_other_processes:
+            tasks.append(asyncio.create_task(self._flush_metrics()))
         yield
-        if flushing is not None:
-            flushing.cancel()
+        for task in tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await flushing
+                await task
         if self.predictor is not None:
             self.predictor.close()
         self.metrics.flush()
@@ -102,29 +110,57 @@ class Server:
             await asyncio.sleep(self.flush_interval)
             self.metrics.flush()
 
+    async def _watch_predictor(self) -> None:
+        """Let the server end when the thread that predicts has ended or hangs."""
+        while self.failure is None:
+            await asyncio.sleep(min(self.health_interval, self.settings.timeout / 4))
+            self._check_predictor()
+
+    def _check_predictor(self) -> None:
+        reason = self.predictor.find_failure() if self.predictor is not None else ""
+        if reason and self.failure is None:
+            self._fail(RuntimeError(reason), reason)
+            self.predictor.fail(f"the server ends: {reason}")
+
+    def _fail(self, error: BaseException, reason: str) -> None:
+        """Let the server end, because it cannot answer any more."""
+        self.failure = error
+        self.log.error("%s: this server ends", reason)
+        threading.Thread(target=self.on_failure, name="failure", daemon=True).start()
+
     def load(self) -> None:
         """Load the model and warm it up. An error is logged, and kept as `failure`."""
         try:
-            self.handlers.start(self.model_dir)
+            predictor = self._start_predictor(self.handlers, self.thread or HandlerThread())
         except BaseException as e:
             self.failure = e
             self.log.error("the model in %s could not be loaded: this server ends", self.model_dir, exc_info=e)
             self.on_failure()
         else:
-            self.predictor = Predictor(self.handlers, self.settings, self.metrics)
+            self.predictor = predictor
             self.on_ready()
             self.log.info("ready: the model in %s is loaded", self.model_dir)
 
+    def _start_predictor(self, handlers: Handlers, thread: HandlerThread) -> Predictor:
+        """Load the model in the thread that will call the handlers, and return its predictor."""
+        thread.call(handlers.start, self.model_dir)
+        predictor = Predictor(handlers, self.settings, self.metrics, thread)
+        joining = predictor.runner.joining
+        if joining.note:
+            self.log.info("%s", "; ".join(text for text in (joining.note, joining.hint) if text))
+        return predictor
+
     def reload(self, find_handlers: Callable[[], Handlers]) -> None:
         """Load model and handlers again. The old ones answer until the new ones are ready, and stay if that fails."""
+        thread = HandlerThread()
         try:
             forget_code(self.model_dir)
-            handlers = find_handlers()
-            handlers.start(self.model_dir)
+            handlers = thread.call(find_handlers)
+            predictor = self._start_predictor(handlers, thread)
         except BaseException as e:
+            thread.close()
             self.log.error("the model in %s could not be loaded again: the old one stays", self.model_dir, exc_info=e)
             return
-        predictor = Predictor(handlers, self.settings, self.metrics)
         self.loop.call_soon_threadsafe(self._replace_predictor, handlers, predictor)
         self.log.info("reloaded: the model in %s", self.model_dir)
 
@@ -137,6 +173,7 @@ class Server:
 
     async def ping(self, request: Request) -> Response:
         """Answer with 200 if the server can take requests, 503 if not yet, 500 if never."""
+        self._check_predictor()
         if self.failure is not None:
             return Response(status_code=500)
         is_ready = self.predictor is not None and self.others_ready()
@@ -146,6 +183,45 @@ class Server:
         """Answer with the metrics in Prometheus's text format."""
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
+# %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #88d8db74
+class _Body:
+    """The body of a request."""
+
+    def __init__(self, receive: Callable[[], Awaitable[dict]], settings: Settings):
+        self.receive = receive
+        self.max_bytes = settings.max_payload
+        self.seconds = settings.timeout
+        self.size = 0  # bytes that have arrived
+        self.is_complete = False
+
+    async def read(self, length: str = "") -> bytes:
+        """Return the body, whose length the header says. Raises RequestRejected as soon as it is too large."""
+        is_too_large = length.isdecimal() and int(length[:20]) > self.max_bytes
+        parts = []
+        while not self.is_complete and not is_too_large:
+            parts.append(await self._read_part())
+            is_too_large = self.size > self.max_bytes
+        if is_too_large:
+            raise RequestRejected(413, f"the body has more than {self.max_bytes:,} bytes")
+        return b"".join(parts) if len(parts) > 1 else parts[0]
+
+    async def skip(self) -> None:
+        """Read the rest of the body and throw it away, up to ten times the limit and until the timeout."""
+        limit = max(10 * self.max_bytes, 2**27)
+        with suppress(ClientDisconnect, TimeoutError):
+            async with asyncio.timeout(self.seconds):
+                while not self.is_complete and self.size < limit:
+                    await self._read_part()
+
+    async def _read_part(self) -> bytes:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
+        self.size += len(part)
+        self.is_complete = not message.get("more_body")
+        return part
+
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #9eb9848c
 @patch
 async def invocations(self: Server, scope: Mapping, receive: Callable, send: Callable) -> None:
@@ -153,73 +229,117 @@ async def invocations(self: Server, scope: Mapping, receive: Callable, send: Cal
     started_at = time.perf_counter()
     request_id = self.id_prefix + f"{next(self.id_numbers):016x}"
     request_headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    body = _Body(receive, self.settings)
     try:
-        status, body, headers = await self._invoke(request_headers, receive)
+        reply = await self._invoke(request_headers, body)
+        raw_headers = _raw_headers(reply)
     except ClientDisconnect:
         return
     except Exception as e:
-        status, body, headers = self._error(e, request_id)
-    self.metrics.observe_reply(status, time.perf_counter() - started_at)
-    if not isinstance(body, bytes):
-        streaming = StreamingResponse(body, status, headers | {"x-request-id": request_id})
-        await streaming(scope, receive, send)
-        return
-    raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    raw_headers += (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode())
-    await send({"type": "http.response.start", "status": status, "headers": raw_headers})
-    await send({"type": "http.response.body", "body": body})
+        reply = self._error(e, request_id)
+        raw_headers = _raw_headers(reply)
+    self.metrics.observe_reply(reply.status, time.perf_counter() - started_at)
+    raw_headers.append((b"x-request-id", request_id.encode()))
+    if isinstance(reply.body, bytes):
+        await _send_body(reply, raw_headers, body, send)
+    else:
+        await self._send_stream(reply, raw_headers, receive, send)
 
 
 @patch
-async def _invoke(self: Server, headers: Mapping[str, str], receive: Callable) -> tuple[int, Any, dict[str, str]]:
-    """Return status, body and headers of the reply, or raise the error of the request."""
-    if self.predictor is None:
-        is_loading = self.failure is None
-        raise RequestRejected(503, "the model is still being loaded" if is_loading else "the model could not be loaded")
-    body = await _read_body(headers, receive, self.settings.max_payload)
+async def _invoke(self: Server, headers: Mapping[str, str], body: "_Body") -> Reply:
+    """Return the reply, or raise the error of the request."""
+    if self.predictor is None or self.failure is not None:
+        raise RequestRejected(503, self._why_unavailable())
+    data = await body.read(headers.get("content-length", ""))
     accept = headers.get("accept")
     if not accept or accept.strip() == "*/*":
         accept = self.settings.accept
-    reply = await self.predictor.answer(PendingRequest(body, headers.get("content-type"), accept, headers))
-    return 200, reply.body, reply.headers | {"content-type": reply.content_type}
+    return await self.predictor.answer(PendingRequest(data, headers.get("content-type"), accept, headers))
 
 
 @patch
-def _error(self: Server, error: Exception, request_id: str) -> tuple[int, bytes, dict[str, str]]:
-    """Log an error of the server or of a handler, and return status, body and headers of the reply."""
+def _why_unavailable(self: Server) -> str:
+    if self.failure is None:
+        return "the model is still being loaded"
+    return "the model could not be loaded" if self.predictor is None else "the server ends after a failure"
+
+
+@patch
+def _error(self: Server, error: Exception, request_id: str) -> Reply:
+    """Log an error of the server or of a handler, and return the reply."""
     status, stage, body = error_reply(error, request_id)
     self.metrics.errors.labels(stage).inc()
     cause = error.__cause__ or error
     if status >= 500 and not isinstance(error, RequestRejected):
         self.log.error("request %s: %s failed", request_id, stage, exc_info=cause)
     if is_kernel_fault(cause) and self.failure is None:
-        self.failure = cause
-        self.log.error("a kernel on the GPU has failed, and it does not answer this process any more: this server ends")
-        threading.Thread(target=self.on_failure, name="failure", daemon=True).start()
-    headers = {"content-type": "application/json"}
-    if status in (429, 503):
-        headers["retry-after"] = "1"
-    return status, body, headers
+        self._fail(cause, "a kernel on the GPU has failed, and it does not answer this process any more")
+    headers = {"retry-after": "1"} if status in (429, 503) else {}
+    return Reply(body, "application/json", headers, status)
 
-# %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #88d8db74
-async def _read_body(headers: Mapping[str, str], receive: Callable[[], Awaitable[dict]], max_bytes: int) -> bytes:
-    """Return the body of a request. Raises RequestRejected as soon as it has more than `max_bytes`."""
-    length = headers.get("content-length", "")
-    size = 0
-    parts = []
-    is_complete = False
-    is_too_large = length.isdigit() and int(length) > max_bytes
-    while not is_complete and not is_too_large:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        is_too_large = size > max_bytes
-        is_complete = not message.get("more_body")
-    if is_too_large:
-        raise RequestRejected(413, f"the body has more than {max_bytes:,} bytes")
-    return b"".join(parts)
+# %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #3e277e16
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_OWN_HEADERS = {"content-length", "transfer-encoding", "connection", "content-type", "x-request-id"}
+_WITHOUT_BODY = (204, 205, 304)
+
+
+def _raw_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a reply as ASGI sends them. Raises HandlerFailure if HTTP does not allow them.
+
+    Those that say how the body is sent are the server's, so a handler cannot set them.
+    """
+    status = reply.status
+    if not isinstance(status, int) or not 200 <= status <= 599:
+        raise HandlerFailure("output_fn", f"the status of the reply is {status!r}: expected 200 to 599")
+    raw_headers = [(b"content-type", _header_value("content-type", reply.content_type))]
+    for name, value in reply.headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise HandlerFailure("output_fn", f"{name!r} is not the name of a header")
+        if name.lower() not in _OWN_HEADERS:
+            raw_headers.append((name.lower().encode(), _header_value(name, value)))
+    return raw_headers
+
+
+def _header_value(name: str, value: str) -> bytes:
+    if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+        raise HandlerFailure("output_fn", f"the header {name} is {value!r}: expected text of one line, in Latin-1")
+    return value.strip().encode("latin-1")
+
+# %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #9a5fc745
+async def _send_body(reply: Reply, raw_headers: list, body: _Body, send: Callable) -> None:
+    """Send a reply that has all of its body."""
+    content = reply.body
+    if reply.status in _WITHOUT_BODY:
+        content = b""
+    else:
+        raw_headers.append((b"content-length", b"%d" % len(content)))
+    if not body.is_complete:
+        raw_headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": reply.status, "headers": raw_headers})
+    if body.is_complete:
+        await send({"type": "http.response.body", "body": content})
+        return
+    await send({"type": "http.response.body", "body": content, "more_body": True})
+    await body.skip()
+    await send({"type": "http.response.body", "body": b""})
+
+
+@patch
+async def _send_stream(self: Server, reply: Reply, raw_headers: list, receive: Callable, send: Callable) -> None:
+    """Send a reply piece by piece, until the client has disconnected. An error of the handler is raised."""
+    pieces: Iterator[bytes] = reply.body
+    predictor = self.predictor
+    disconnected = asyncio.ensure_future(receive())  # the body has been read: all that can come is a disconnect
+    try:
+        await send({"type": "http.response.start", "status": reply.status, "headers": raw_headers})
+        while not disconnected.done() and (piece := await predictor.next_piece(pieces)) is not None:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        disconnected.cancel()
+        await predictor.close_stream(pieces)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #be4f8796
 class ServerThread:
@@ -228,16 +348,8 @@ class ServerThread:
     def __init__(self, server: Server):
         self.server = server
         self.url = ""  # when the server is ready
-        config = uvicorn.Config(
-            server.app,
-            host=server.settings.host,
-            port=server.settings.port,
-            interface="asgi3",
-            lifespan="on",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-        )
+        settings = server.settings
+        config = uvicorn_config(server.app, Connections(settings.timeout), host=settings.host, port=settings.port)
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
 
@@ -282,8 +394,10 @@ def serve_in_thread(
     **settings: Any,  # fields of `Settings`
 ) -> ServerThread:
     """Start a server and wait until it is ready. An error of loading the model is raised here."""
+    thread = HandlerThread()
     if handlers is None:
-        handlers = find_code(model_dir)
+        handlers = thread.call(find_code, model_dir)
     elif not isinstance(handlers, Handlers):
-        handlers = Handlers.load(handlers)
-    return ServerThread(Server(model_dir, handlers, settings_from_env({}, port=port, **settings))).start()
+        handlers = thread.call(Handlers.load, handlers)
+    settings = settings_from_env({}, port=port, **settings)
+    return ServerThread(Server(model_dir, handlers, settings, thread=thread)).start()

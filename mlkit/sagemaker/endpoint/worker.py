@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/41_worker.ipynb #0dc5ab62
 import argparse
+import faulthandler
 import gc
 import json
 import logging
@@ -25,12 +26,16 @@ import torch
 import uvicorn
 
 from .batcher import Settings
+from .connections import Connections, uvicorn_config
+from .handler_thread import HandlerThread
 from .handlers import Handlers, find_code
 from .server import Server
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/41_worker.ipynb #68e06c7f
 class Worker:
     """Serve a model until SIGTERM or Ctrl-C; on SIGHUP, load model and handlers again."""
+
+    ending_seconds = 10  # after a failure, then the process ends even if a thread does not let it
 
     def __init__(
         self,
@@ -42,25 +47,25 @@ class Worker:
         self.find_handlers = find_handlers
         self.settings = settings
         self.ready_folder = Path(ready_folder) if ready_folder is not None else None
+        self.is_ready = False
+        thread = HandlerThread()
         self.server = Server(
             model_dir,
-            find_handlers(),
+            thread.call(find_handlers),
             settings,
             on_ready=self.handle_ready,
             on_failure=self.handle_failure,
             others_ready=self.others_ready,
+            thread=thread,
         )
-        self.uvicorn = uvicorn.Server(
-            uvicorn.Config(
-                self.server.app,
-                interface="asgi3",
-                lifespan="on",
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=int(settings.timeout) or 1,
-            )
+        config = uvicorn_config(
+            self.server.app,
+            Connections(settings.timeout),
+            callback_notify=self.postpone_end,
+            timeout_notify=1,
+            timeout_graceful_shutdown=int(settings.timeout) or 1,
         )
+        self.uvicorn = uvicorn.Server(config)
 
     def run(self, listener: socket.socket) -> int:
         """Serve on an open socket; return the exit code of the process, 1 if the model could not be loaded."""
@@ -72,6 +77,9 @@ class Worker:
             self.uvicorn.run(sockets=[listener])
         except KeyboardInterrupt:
             pass
+        faulthandler.cancel_dump_traceback_later()
+        if self.server.failure is not None:
+            faulthandler.dump_traceback_later(self.ending_seconds, exit=True)
         return int(self.server.failure is not None)
 
     def ignore_term(self, *_) -> None:
@@ -84,12 +92,32 @@ class Worker:
     def handle_ready(self) -> None:
         """Tell the other workers that this one is ready."""
         gc.freeze()  # a model has many objects, and none of them ever becomes garbage
+        self.is_ready = True
+        self.set_timer()
         if self.ready_folder is not None:
-            (self.ready_folder / f"ready-{os.getpid()}").touch()
+            self.ready_file.touch()
+
+    @property
+    def ready_file(self) -> Path:
+        """The file that tells the other workers that this one is ready."""
+        return self.ready_folder / f"ready-{os.getpid()}"
+
+    def set_timer(self) -> None:
+        """End the process after the timeout, and some more seconds, unless this is called again before."""
+        seconds = self.settings.timeout
+        faulthandler.dump_traceback_later(max(seconds + min(seconds, 5), 5), exit=True)  # set back every two seconds
+
+    async def postpone_end(self) -> None:
+        """Set the timer back, from the event loop."""
+        if self.is_ready:
+            self.set_timer()
 
     def handle_failure(self) -> None:
-        """End the server after a second, in which /ping is 500."""
+        """End the server after a second, in which /ping of all workers is not 200."""
+        if self.ready_folder is not None:
+            self.ready_file.unlink(missing_ok=True)
         time.sleep(1)
+        self.uvicorn.config.timeout_graceful_shutdown = 1
         self.uvicorn.should_exit = True
 
     def others_ready(self) -> bool:
@@ -112,6 +140,8 @@ def run_worker(
     ready_folder: str | Path | None = None,
 ) -> int:
     """Prepare this process to be a worker, and serve until it ends; return the exit code of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # what a handler prints is in the log at once
     torch.set_num_threads(max((os.cpu_count() or 1) // settings.workers, 1))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     return Worker(model_dir, handlers_finder(model_dir, handlers), settings, ready_folder).run(listener)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ...model.inputs import recorded_signature, restore_record
 from ...text import did_you_mean
 from ..distributed import to_local_shard
 from ..state import without_compiler
@@ -199,6 +200,9 @@ class EMA:
 
     def after_validate(self, trainer):
         self._restore_model(trainer)
+
+    def after_fit(self, trainer):
+        restore_record(self.model, recorded_signature(trainer.model))  # for `save_model`, as the model itself has it
 
     def on_exception(self, trainer):
         self._restore_model(trainer)

@@ -6,14 +6,17 @@
 __all__ = []
 
 # %% ../../../nbs/1_training/6_data/33_arrays.ipynb #1be5a19f
+import math
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tokenize import TokenError
 from typing import BinaryIO, NamedTuple
-from zipfile import BadZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mlkit.text import did_you_mean
+from mlkit.training.data.limits import TooLarge
 
 # %% ../../../nbs/1_training/6_data/33_arrays.ipynb #c9064702
 class Samples(NamedTuple):
@@ -50,33 +54,16 @@ _DAMAGES = (
 )
 
 
-def unpack_numpy(
-    file: Path | BinaryIO,
-    max_bytes: int | None = None,  # of the arrays in an NPZ file, unpacked; default: any number
-) -> np.ndarray | dict[str, np.ndarray]:
-    """Return the array in an NPY file, or the arrays in an NPZ file by name; refuse pickled objects.
-
-    Raises ValueError if the file is damaged.
-    """
-    try:
-        content = np.load(file, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
-            size = sum(info.file_size for info in content.zip.infolist())
-            if max_bytes is not None and size > max_bytes:
-                raise ValueError(f"unpacked it has {size:,} bytes, expected at most {max_bytes:,}")
-            return dict(content)
-    except _DAMAGES as e:
-        raise ValueError(str(e) or type(e).__name__) from None
-
-
 def load_numpy(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """Return the array in an NPY file, or the arrays in an NPZ file by name; refuse pickled objects."""
     try:
-        return unpack_numpy(path)
-    except ValueError as e:
-        raise ValueError(f"{path}: not plain arrays ({e})") from None
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content:
+            return dict(content)
+    except (ValueError, *_DAMAGES) as e:
+        raise ValueError(f"{path}: not plain arrays ({e or type(e).__name__})") from None
 
 
 def expect_numbers(place: str, array: np.ndarray) -> np.ndarray:
@@ -98,6 +85,85 @@ def _to_tensor(place: str, array: np.ndarray) -> Tensor:
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
     return torch.from_numpy(np.ascontiguousarray(array))
+
+# %% ../../../nbs/1_training/6_data/33_arrays.ipynb #7a34ee82
+@dataclass(frozen=True)
+class ArrayHeader:
+    """What an NPY file declares."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_fortran: bool
+    nbytes: int  # of the header
+
+
+def read_header(file: BinaryIO, size: int) -> ArrayHeader:
+    """Read the header of an NPY file of `size` bytes. Raises ValueError unless the rest are numbers of this shape."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADER_READERS:
+        raise ValueError(f"version {version} of NPY is not for numbers")
+    shape, is_fortran, dtype = _HEADER_READERS[version](file)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"expected numbers, got {dtype}")
+    if len(shape) > 32 or any(length < 0 for length in shape):
+        raise ValueError(f"a shape of {len(shape)} dimensions, or a negative length")
+    nbytes = file.tell()
+    if math.prod(shape) * dtype.itemsize != size - nbytes:
+        raise ValueError("the shape that it declares does not fit the number of its bytes")
+    return ArrayHeader(shape, dtype, is_fortran, nbytes)
+
+
+_HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_MAX_MEMBERS = 1000
+
+
+def unpack_numpy(
+    body: bytes,
+    max_bytes: int,  # of all arrays
+    check: Callable[[dict[str, tuple[int, ...]]], None] = lambda shapes: None,  # raises for shapes that do not fit
+) -> np.ndarray | dict[str, np.ndarray]:
+    """Return the array in an NPY body, or the arrays in an NPZ body by name; refuse pickled objects.
+
+    Raises TooLarge, before anything is unpacked, and ValueError if the body is damaged or has other files in it.
+    """
+    try:
+        if body.startswith(b"PK"):
+            return _unpack_npz(body, max_bytes, check)
+        return _read_array(body)
+    except _DAMAGES as e:
+        raise ValueError(str(e) or type(e).__name__) from None
+
+
+def _read_array(content):
+    header = read_header(BytesIO(content), len(content))
+    array = np.frombuffer(content, header.dtype, math.prod(header.shape), header.nbytes)
+    order = "F" if header.is_fortran else "C"
+    return array.reshape(header.shape, order=order).copy(order)  # of which a tensor may be made
+
+
+def _unpack_npz(body, max_bytes, check):
+    if body.count(b"PK\1\2") > _MAX_MEMBERS:
+        raise ValueError(f"more than {_MAX_MEMBERS} arrays")
+    with ZipFile(BytesIO(body)) as archive:
+        members = {}
+        for info in archive.infolist():
+            if not info.filename.endswith(".npy") or info.filename in members:
+                raise ValueError(f"{info.filename[:60]!r} is not an array, or occurs twice")
+            if info.flag_bits & 1 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+                raise ValueError(f"{info.filename[:60]!r} is encrypted, or compressed in an unknown way")
+            members[info.filename] = info
+        size = sum(info.file_size for info in members.values())
+        if size > max_bytes:
+            raise TooLarge(f"unpacked it has {size:,} bytes, expected at most {max_bytes:,}")
+        shapes = {}
+        for name, info in members.items():
+            with archive.open(info) as file:
+                shapes[name.removesuffix(".npy")] = read_header(file, info.file_size).shape
+        check(shapes)
+        return {name.removesuffix(".npy"): _read_array(archive.read(info)) for name, info in members.items()}
 
 # %% ../../../nbs/1_training/6_data/33_arrays.ipynb #2709b931
 def samples_of_arrays(path: Path, arrays: Mapping[str, np.ndarray | Tensor], label: int | str = "y") -> Samples:

@@ -21,6 +21,7 @@ import numpy as np
 from ...text import did_you_mean
 from .arrays import unpack_numpy
 from .frame import Frame, to_number
+from .limits import TooLarge, check_json_size, text_encoding
 
 # %% ../../../nbs/1_training/6_data/45_requests.ipynb #68cf56b2
 @dataclass(frozen=True)
@@ -117,10 +118,10 @@ _ALIASES = {
 }
 # Limits of a request, of which a few bytes can stand for any number of rows.
 MAX_PARQUET_CELLS = 20_000_000
-MAX_UNPACKED_BYTES = 2**30  # uncompressed
+MAX_UNPACKED_BYTES = 2**28  # uncompressed
 
 
-@lru_cache(100)
+@lru_cache(100)  # of headers that `mlkit.sagemaker.endpoint.codecs` has parsed: they have a limited length
 def _parse_content_type(text: str) -> tuple[str, dict[str, str]]:
     """Return the content type, without aliases, and its parameters."""
     message = Message()
@@ -155,10 +156,11 @@ def _read_text(body: bytes | str, parameters: Mapping[str, str]) -> str:
     """Decode a body in the charset of its content type; default: UTF-8. A byte order mark is removed."""
     if isinstance(body, str):
         return body.removeprefix("\ufeff")
+    encoding = text_encoding(parameters.get("charset", "utf-8"))
+    if encoding is None:
+        raise ValueError(f"unknown charset {parameters['charset'][:60]!r}")
     try:
-        return body.decode(parameters.get("charset", "utf-8")).removeprefix("\ufeff")
-    except LookupError:
-        raise ValueError(f"unknown charset {parameters['charset']!r}") from None
+        return body.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as e:
         raise ValueError(
             f"not {e.encoding} text: {e.reason} at byte {e.start}; send charset= in the content type"
@@ -235,6 +237,7 @@ def _read_json(body: bytes | str, parameters: Mapping[str, str], layout: TableLa
 
 
 def _load_json(text: str) -> Any:
+    check_json_size(text)
     try:
         return json.loads(text)
     except RecursionError:
@@ -352,25 +355,25 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
         file = pq.ParquetFile(pa.BufferReader(body), read_dictionary=texts)  # a text that is repeated takes little
         size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
         if size > MAX_UNPACKED_BYTES:
-            raise ValueError(f"{size:,} bytes uncompressed: expected at most {MAX_UNPACKED_BYTES:,}; send fewer rows")
+            raise TooLarge(f"{size:,} bytes uncompressed: expected at most {MAX_UNPACKED_BYTES:,}; send fewer rows")
         cells = file.metadata.num_rows * max(file.metadata.num_columns, 1)
         if cells > MAX_PARQUET_CELLS:
-            raise ValueError(
-                f"{cells:,} values in one request: expected at most {MAX_PARQUET_CELLS:,}; send fewer rows"
-            )
+            raise TooLarge(f"{cells:,} values in one request: expected at most {MAX_PARQUET_CELLS:,}; send fewer rows")
         names = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
         layout.check_names(names, lambda i: "the body")
         table = file.read([name for name in names if name not in layout.dropped])
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as e:
-        raise ValueError(f"not a Parquet file: {e}") from None
+    except (pa.ArrowException, OSError, MemoryError, OverflowError, RuntimeError, LookupError) as e:
+        raise ValueError(f"not a Parquet file: {str(e)[:300]}") from None
     return Frame.of(table, text_columns=layout.text_columns, where=_line_name)
 
 
 def _read_npy(body: bytes | str, parameters: Mapping[str, str], layout: TableLayout) -> Frame:
     try:
-        array = unpack_numpy(io.BytesIO(body), MAX_UNPACKED_BYTES)
-    except (TypeError, ValueError) as e:
+        array = unpack_numpy(body, MAX_UNPACKED_BYTES)
+    except TooLarge:
+        raise
+    except (AttributeError, TypeError, ValueError) as e:
         raise ValueError(f"not an NPY file: {e}") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or not array.size:
         raise ValueError("expected one array (rows, columns)")

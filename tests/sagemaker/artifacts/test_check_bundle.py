@@ -35,11 +35,12 @@ def model(tmp_path_factory):
 @pytest.fixture
 def check_handlers(model, tmp_path):
     def check_handlers(code, *args, inputs=ZEROS, **options):
-        """Build a bundle with handlers, and return the findings."""
+        """Build a bundle with handlers, and return the findings, without the note that requests are not joined."""
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "inference.py").write_text(code)
         bundle = build_bundle(model, tmp_path / "bad", out=tmp_path / "bad.tar.gz", sample=inputs, **options)
-        return check_bundle(bundle, *args).findings
+        findings = check_bundle(bundle, *args).findings
+        return [finding for finding in findings if "predicted one by one" not in finding.what]
 
     return check_handlers
 
@@ -65,7 +66,7 @@ def test_model_fn_raises(check_handlers):
 
 
 def test_a_handler_that_returns_what_cannot_be_encoded(check_handlers):
-    (finding,) = check_handlers("def output_fn(prediction, accept): return {1, 2}")
+    (finding,) = check_handlers("def output_fn(prediction, accept): return object()")
     assert "output_fn" in finding.what
     assert "endpoint" in finding.remedy
 
@@ -111,3 +112,19 @@ def test_an_archive_with_everything_in_one_folder(tmp_path):
     assert report.findings[0].what == "everything is in the folder model"
     assert not report.findings[0].note
     assert report.tried[:2] == ["layout", "handlers"]
+
+
+MISSING = {  # what the handlers need and no import statement names
+    "plugin": 'from importlib import import_module\nname = "plug" + "in"\nimport_module(name)\n' + VALID,
+    "words.txt": "from pathlib import Path\nPath(__file__).with_name('words.txt').read_text()\n" + VALID,
+    "plugin/relu": (
+        "import importlib\ndef model_fn(model_dir): return importlib.import_module('.'.join(['plugin', 'relu']))"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_missing_file_is_told_include(check_handlers, name):
+    (finding,) = check_handlers(MISSING[name])
+    assert "--include of mlkit bundle" in finding.remedy, finding
+    assert f"if {name.split('/')[0]}" in finding.remedy
