@@ -35,7 +35,10 @@ def try_bundle(report: ChildReport, sample: Path | None, content_type: str | Non
         report.begin("model and warm-up")
         handlers.start(report.source)
     except HandlerError as e:
-        report.add(Finding(str(e), "correct it: no endpoint comes into service with that"))
+        if _missing_file(e, report.source):
+            _add_error(report, e, "")
+        else:
+            report.add(Finding(str(e), "correct it: no endpoint comes into service with that"))
     except Exception as e:
         _add_error(report, e, "no endpoint would come into service")
     else:
@@ -86,7 +89,32 @@ def _default_sample(handlers: Handlers) -> str:
     return "zeros" if handlers.description is None else "an example of the training data"
 
 
+def _missing_file(error: BaseException, folder: Path) -> str:
+    """Return the module or file in a bundle that an error says is missing, or ""."""
+    while error.__cause__ is not None and not isinstance(error, (ModuleNotFoundError, FileNotFoundError)):
+        error = error.__cause__
+    if isinstance(error, ModuleNotFoundError):
+        return (error.name or "").replace(".", "/")
+    code = (folder / "code").resolve()
+    if isinstance(error, FileNotFoundError) and Path(str(error.filename)).is_relative_to(code):
+        return Path(str(error.filename)).relative_to(code).as_posix()
+    return ""
+
+
 def _add_error(report: ChildReport, error: Exception, consequence: str) -> None:
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError) and str(cause.filename or "").startswith("/opt/ml/"):
+        message = f"{type(cause).__name__}: {cause}"
+        report.add_note(message, "only an endpoint has this path: deploy the bundle on this machine to try it")
+        return
+    missing = _missing_file(cause, report.source)
+    if missing:
+        consequence = (
+            f"if {missing} lies next to the handlers, add it to the bundle: include= of build_bundle, --include of "
+            "mlkit bundle; if it is a package of pip, name it in requirements.txt"
+        )
+        report.add(Finding(f"{type(cause).__name__}: {cause}", consequence))
+        return
     if isinstance(error, HandlerFailure) and not error.__cause__:
         report.add(Finding(f"{error.stage} {error}", consequence))
     else:

@@ -6,8 +6,11 @@
 __all__ = ['torchserve_functions', 'ray_application']
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #d675a3d1
+import importlib.util
 import logging
+import multiprocessing
 import os
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -19,10 +22,15 @@ from .handler_thread import HandlerThread
 from .handlers import Handlers, Reply, error_reply, find_code
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #43489d0d
-def torchserve_functions(handlers: Handlers) -> tuple[Callable, Callable]:
-    """Return (model_fn, transform_fn), which `code/inference.py` defines for AWS's TorchServe containers."""
+def torchserve_functions(
+    handlers: Handlers | None = None,  # default: those that came with the model, loaded by model_fn
+) -> tuple[Callable, Callable]:
+    """Return (model_fn, transform_fn), which a bundle's module `inference` defines for AWS's TorchServe containers."""
 
     def model_fn(model_dir):
+        nonlocal handlers
+        if handlers is None:
+            handlers = find_code(model_dir)
         return handlers.start(model_dir)
 
     def transform_fn(model, data, content_type, accept, context):
@@ -122,6 +130,20 @@ def _log_error(error):
 def _phrase(status):
     """Return the phrase of a status; a handler may have set one that HTTP does not define."""
     return next((s.phrase for s in HTTPStatus if s == status), "")
+
+# %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #c5d1a7e4
+def is_torchserve() -> bool:
+    """Tell whether this process is a server of AWS's TorchServe containers, not a program that the handlers started."""
+    return "sagemaker_inference" in sys.modules and multiprocessing.parent_process() is None
+
+
+def replace_module(name: str, package_file: str) -> None:
+    """Put the file NAME.py next to a package NAME in place of the package, which is being imported."""
+    path = Path(package_file).parent.with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #96ce6973
 def ray_application(model_dir: str | Path) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...files import read_own_json
 from ...model.inputs import call_model, is_tensor_signature
 from ...model.saving import load_model
 from .codecs import RequestError, decode, encode
@@ -27,6 +28,9 @@ from .exported import load_exported
 from ...training.batch import to_device
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #0a3183a7
+_FOREIGN = "The model.json there is not from save_model. "
+
+
 def default_model_fn(model_dir: str | Path) -> Any:
     """Load the model in a folder, in evaluation mode, onto the GPU if the machine has one.
 
@@ -38,7 +42,7 @@ def default_model_fn(model_dir: str | Path) -> Any:
     """
     folder = Path(model_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if (folder / "model.json").is_file():
+    if read_own_json(folder / "model.json") is not None:
         with without_current_folder(folder):
             return load_model(folder, device)
     exported = sorted(folder.glob("*.pt2"))
@@ -48,7 +52,8 @@ def default_model_fn(model_dir: str | Path) -> Any:
         raise FileNotFoundError(
             "no model that could be loaded without a model_fn: expected model.json with model.safetensors (save_model "
             "writes them), or one .pt2 file of torch.export, or one .pt file of TorchScript; "
-            f"found {content}. Save the model with save_model, or write a model_fn"
+            f"found {content}. "
+            f"{_FOREIGN * (folder / 'model.json').is_file()}Save the model with save_model, or write a model_fn"
         )
     if exported:
         return load_exported(exported[0]).to(device)

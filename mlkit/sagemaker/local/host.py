@@ -48,6 +48,26 @@ fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 1))"""
 
 
 @lru_cache
+def mount_namespace() -> tuple[str, ...]:
+    """Return the command that runs another command with mounts of its own, or () if that is not possible.
+
+    The process keeps its id, and gets SIGKILL if its parent ends.
+    """
+    if os.environ.get("MLKIT_NAMESPACES") == "no" or sys.platform != "linux":
+        return ()
+    command = ["unshare"]
+    if os.geteuid() == 0:
+        Path("/opt/ml").mkdir(parents=True, exist_ok=True)
+    else:
+        command += ["--user", "--map-root-user"]
+    command += ["--mount", "--propagation", "private", "setpriv", "--pdeathsig", "KILL"]
+    if not shutil.which("unshare") or not shutil.which("setpriv") or not Path("/opt/ml").is_dir():
+        return ()
+    result = subprocess.run([*command, "sh", "-c", "mount --bind /tmp /opt/ml"], capture_output=True)
+    return tuple(command) if result.returncode == 0 else ()
+
+
+@lru_cache
 def namespaces(offline: bool = False) -> tuple[str, ...]:
     """Return the command that runs another command in separate namespaces, or () if that is not possible.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mlkit.files import private_opener
 from mlkit.sagemaker.artifacts.archive import BundleError, extract_bundle
-from mlkit.sagemaker.local.host import end_with_parent
+from mlkit.sagemaker.local.host import end_with_parent, mount_namespace
 from mlkit.sagemaker.storage import S3, Files
 
 # %% ../../../nbs/2_sagemaker/4_local/40_server_process.ipynb #b1f59f46
@@ -43,8 +43,16 @@ def send_request(
     return connection.getresponse()
 
 
+# Runs in a mount namespace, with the arguments: a tree with an empty folder `model`, the model, command.
+_ENTER = """
+mount --bind "$1" /opt/ml && mount --bind "$2" /opt/ml/model && cd /opt/ml/model || exit
+shift 2
+exec "$@"
+"""
+
+
 class ServerProcess:
-    """Run `mlkit serve` for a model.
+    """Run `mlkit serve` for a model, which the server finds at /opt/ml/model if this machine allows it.
 
     container: the container of a CreateModel request. files: the S3 that holds its model.
     folder: receives the model; the log is next to it. environ: replaces variables of the container.
@@ -67,10 +75,18 @@ class ServerProcess:
         """
         if not self.folder.exists():
             self._download_model()
-        command = [sys.executable, "-m", "mlkit.cli", "serve", "--model-dir", str(self.folder)]
+        enter = self._enter_command()
+        model_dir = "/opt/ml/model" if enter else str(self.folder)
+        command = [*enter, sys.executable, "-m", "mlkit.cli", "serve", "--model-dir", model_dir]
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("SM_", "SAGEMAKER_", "MLKIT_"))}
-        environ |= {k: re.sub(r"/opt/ml/model(?=/|$)", str(self.folder), v) for k, v in self.environ.items()}
+        environ |= {k: re.sub(r"/opt/ml/model(?=/|$)", lambda _: model_dir, v) for k, v in self.environ.items()}
         with open(self.log, "ab", opener=private_opener) as log:
+            if not enter:
+                log.write(
+                    f"the model is in {self.folder}, as this machine has no mount namespaces; a handler that "
+                    "opens /opt/ml/model by its path does not find it here\n".encode()
+                )
+                log.flush()
             self.log_offset = log.tell()
             self.port = 0
             self.process = subprocess.Popen(
@@ -84,6 +100,14 @@ class ServerProcess:
                 preexec_fn=end_with_parent,
                 umask=0o022,
             )
+
+    def _enter_command(self) -> list[str]:
+        """Return the command that runs another one with the model at /opt/ml/model; empty if that is not possible."""
+        if not mount_namespace() or self.folder.resolve().is_relative_to("/opt/ml"):
+            return []
+        tree = self.folder.with_suffix(".ml")
+        (tree / "model").mkdir(parents=True, exist_ok=True)
+        return [*mount_namespace(), "sh", "-c", _ENTER, "server", str(tree), str(self.folder)]
 
     def _download_model(self) -> None:
         source = self.container.get("ModelDataSource", {}).get("S3DataSource", {})

@@ -35,31 +35,32 @@ def model(tmp_path_factory):
 @pytest.fixture
 def check_handlers(model, tmp_path):
     def check_handlers(code, *args, inputs=ZEROS, **options):
-        """Build a bundle with handlers, and return the findings."""
+        """Build a bundle with handlers, and return the findings, without the note that requests are not joined."""
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "inference.py").write_text(code)
         bundle = build_bundle(model, tmp_path / "bad", out=tmp_path / "bad.tar.gz", sample=inputs, **options)
-        return check_bundle(bundle, *args).findings
+        findings = check_bundle(bundle, *args).findings
+        return [finding for finding in findings if "predicted one by one" not in finding.what]
 
     return check_handlers
 
 
 def test_a_misspelt_handler(check_handlers):
     findings = check_handlers("def predct_fn(data, model): return model(data)")
-    assert findings[0].what.endswith("handlers.py:1: predct_fn: did you mean 'predict_fn'? It would never be called")
+    assert findings[0].what.endswith("inference.py:1: predct_fn: did you mean 'predict_fn'? It would never be called")
     assert findings[0].remedy == "correct it: no endpoint comes into service with that"
 
 
 def test_predict_fn_raises(check_handlers):
     (finding,) = check_handlers("def predict_fn(data, model):\n    return 1/0")
-    assert (finding.file, finding.line) == ("code/handlers.py", 2)
+    assert (finding.file, finding.line) == ("code/inference.py", 2)
     assert finding.what.splitlines()[0] == "ZeroDivisionError: division by zero"
     assert finding.remedy == "an endpoint would answer with 500"
 
 
 def test_model_fn_raises(check_handlers):
     (finding,) = check_handlers('def model_fn(model_dir): return open(f"{model_dir}/weights.bin")')
-    assert (finding.file, finding.line) == ("code/handlers.py", 1)
+    assert (finding.file, finding.line) == ("code/inference.py", 1)
     assert finding.what.startswith("FileNotFoundError: [Errno 2] No such file or directory: 'weights.bin'")
     assert finding.remedy == "no endpoint would come into service"
 
@@ -111,3 +112,19 @@ def test_an_archive_with_everything_in_one_folder(tmp_path):
     assert report.findings[0].what == "everything is in the folder model"
     assert not report.findings[0].note
     assert report.tried[:2] == ["layout", "handlers"]
+
+
+MISSING = {  # what the handlers need and no import statement names
+    "plugin": 'from importlib import import_module\nname = "plug" + "in"\nimport_module(name)\n' + VALID,
+    "words.txt": "from pathlib import Path\nPath(__file__).with_name('words.txt').read_text()\n" + VALID,
+    "plugin/relu": (
+        "import importlib\ndef model_fn(model_dir): return importlib.import_module('.'.join(['plugin', 'relu']))"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_missing_file_is_told_include(check_handlers, name):
+    (finding,) = check_handlers(MISSING[name])
+    assert "--include of mlkit bundle" in finding.remedy, finding
+    assert f"if {name.split('/')[0]}" in finding.remedy
