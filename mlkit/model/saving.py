@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import __version__
+from ..files import check_not_foreign, read_own_json
 from .build import build_model, describe_model
 from .inputs import recorded_signature, signature
 
@@ -33,7 +34,8 @@ def save_model(
     """Write `model` as `model.safetensors` and `model.json` for `load_model`, and return the folder.
 
     Raises ValueError if the description would build a model with other tensors, and TypeError if it cannot be
-    written. Warns if the class is defined in a notebook or script, where no other process can import it.
+    written. Raises FileExistsError if another program has written a file of one of these names. Warns if the class
+    is defined in a notebook or script, where no other process can import it.
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile wraps the module
     description = describe_model(model, arguments)
@@ -52,9 +54,10 @@ def save_model(
         raise TypeError(f"rows: expected a description with a method save(folder), got a {type(rows).__name__}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _check_free(folder)
     if rows is not None:
         rows.save(folder)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "mlkit": __version__})
     description |= {
         "sample": recorded_signature(model) if sample is None else signature(sample),
         "shared": aliases,
@@ -73,6 +76,20 @@ def _digest(path: Path) -> str:
         return file_digest(f, "sha256").hexdigest()
 
 # %% ../../nbs/0_model/03_saving.ipynb #f569aae4
+def _check_free(folder: Path) -> None:
+    """Raise FileExistsError if saving would overwrite a file that another program wrote."""
+    check_not_foreign(folder / "model.json")
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or read_own_json(folder / "model.json") is not None:
+        return
+    with safe_open(weights, "pt") as f:
+        is_own = "mlkit" in (f.metadata() or {})
+    if not is_own:
+        raise FileExistsError(
+            f"{weights} is there, and save_model did not write it: it would be overwritten. Save into another folder"
+        )
+
+
 def _unique_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors to write, and for every further name of one of them the name it is written under."""
     tensors: dict[str, Tensor] = {}

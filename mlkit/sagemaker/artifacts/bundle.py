@@ -6,6 +6,7 @@
 __all__ = ['Bundle', 'build_bundle']
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #59c5ddf0
+import filecmp
 import json
 import re
 import sys
@@ -19,29 +20,44 @@ from typing import Any
 
 from torch import nn
 
+from ...files import files_under, read_own_json
 from ...model.saving import save_model
 from .archive import BundleError, write_archive
-from .files import program_files, within
-from .imports import find_import_errors, imported_files, is_installed_file
+from .files import is_left_out, program_files, within
+from .imports import find_import_errors, imported_files, is_installed_file, local_files
 from .wheel import package_files
+from mlkit.sagemaker.endpoint.bundle_record import (
+    PACKAGE,
+    RAY_CONFIG,
+    RAY_PROGRAM,
+    RECORD,
+    TORCHSERVE_PROGRAMS,
+    BundleRecord,
+)
 from ...text import Table, human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #6adba125
-# Names in an archive that mlkit writes itself; a folder that was unpacked from a bundle has them, too.
-_MLKIT_NAMES = ("code/mlkit/", "config.yaml", "deployment.py", "code/inference.py")
+_LEFTOVERS = ("__pycache__", ".git", ".ipynb_checkpoints")  # folders that no model needs
 
 
 def _model_files(model: nn.Module | str | Path, folder: Path, sample: Any) -> dict[str, Path]:
-    """Return the files of a saved model by their names in the archive; a model in memory is saved into `folder`."""
+    """Return the files of a saved model by their names in the archive; a model in memory is saved into `folder`.
+
+    Of a folder that was unpacked from a bundle, the files that mlkit wrote are left out.
+    """
     if isinstance(model, nn.Module):
         model = save_model(model, folder, sample=sample)
     model = Path(model)
     if not model.is_dir():
         raise BundleError(f"{model} is not a folder: expected a model, or the folder that save_model wrote")
-    files = {within(path, model): path for path in program_files(model)}
+    files = {within(path, model): path for path in files_under(model)}
+    files = {name: path for name, path in files.items() if not set(name.split("/")[:-1]) & {*_LEFTOVERS}}
     if not files:
         raise BundleError(f"there is nothing in {model}")
-    return {name: path for name, path in files.items() if not name.startswith(_MLKIT_NAMES)}
+    record = BundleRecord.read(model / "code")
+    if record is None:
+        return files
+    return {name: path for name, path in files.items() if not record.is_unchanged(name, path)}
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #013b9c01
 def _module_files(start: Path, source: Path, available: Collection[str] = ()) -> dict[str, Path]:
@@ -54,7 +70,11 @@ def _module_files(start: Path, source: Path, available: Collection[str] = ()) ->
     return {f"code/{name}": path for name, path in imported_files(source, [start]).items()}
 
 
-def _model_modules(description: Mapping, folders: Iterable[Path]) -> dict[str, Path]:
+def _model_modules(
+    description: Mapping,
+    folders: Iterable[Path],
+    code: Path | None = None,  # the folder `code` next to the weights, if there is one: its modules come first
+) -> dict[str, Path]:
     """Return the modules of the user that a model.json names; they are looked for on sys.path and in `folders`."""
     names = set(re.findall(r'"model": "([\w.]+):', json.dumps(description)))
     modules = {}
@@ -62,7 +82,8 @@ def _model_modules(description: Mapping, folders: Iterable[Path]) -> dict[str, P
     sys.path += map(str, folders)
     try:
         for name in names:
-            modules |= _class_module(name)
+            files = local_files(name, code) if code is not None and code.is_dir() else None
+            modules |= _module_files(files[-1], code) if files else _class_module(name)
     finally:
         sys.path[:] = original_path
     return modules
@@ -115,30 +136,41 @@ def _find_handlers(handlers: str | Path | ModuleType | None, model: nn.Module | 
 
 
 def _handlers_of_folder(model: Path) -> Path | None:
-    path = model / "code" / "inference.py"
+    code = model / "code"
+    record = BundleRecord.read(code)
+    if record is not None:
+        name = record.handlers_in(code)
+        return (code / name).resolve() if name else None
+    path = code / "inference.py"
+    if (code / "inference" / "__init__.py").is_file():
+        raise BundleError(
+            f"{code / 'inference'} is a package: Python imports it in place of inference.py. Put the handlers into "
+            "inference.py, and give the package another name"
+        )
     if not path.is_file():
         return None
     if _MARK in path.read_text(encoding="utf-8", errors="replace")[:80]:
         raise BundleError(
-            f"{model} was unpacked from a bundle: pass the file of its handlers, such as "
+            f"{model} was unpacked from a bundle of an earlier version: pass the file of its handlers, such as "
             f"{path.with_name('handlers.py')}"
         )
-    return path
+    return path.resolve()
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #60a55bf2
-def _inference_program(handlers_name: str | None) -> str:
-    """Return `code/inference.py`, with the functions that TorchServe calls; the handlers are in a file next to it."""
-    handlers = f"Handlers.load(Path(__file__).with_name({handlers_name!r}))" if handlers_name else "Handlers()"
-    return f""""For AWS's TorchServe containers; {_MARK}"
-from pathlib import Path
-
+_TORCHSERVE = f""""For AWS's TorchServe containers; {_MARK}"
 from mlkit.sagemaker.endpoint.adapters import torchserve_functions
-from mlkit.sagemaker.endpoint.handlers import Handlers
 
-handlers = {handlers}
-model_fn, transform_fn = torchserve_functions(handlers)
+model_fn, transform_fn = torchserve_functions()
 """
 
+_TORCHSERVE_PACKAGE = f""""For AWS's TorchServe containers; {_MARK}"
+from mlkit.sagemaker.endpoint.adapters import is_torchserve, replace_module, torchserve_functions
+
+if is_torchserve():
+    model_fn, transform_fn = torchserve_functions()
+else:
+    replace_module(__name__, __file__)  # another program gets the user's inference.py
+"""
 
 _DEPLOYMENT = f""""For AWS's Ray Serve containers; {_MARK}"
 import sys
@@ -156,8 +188,46 @@ _CONFIG = f"""# For AWS's Ray Serve containers; {_MARK}
 applications:
   - name: endpoint
     route_prefix: /
-    import_path: deployment:app
+    import_path: {RAY_PROGRAM.removesuffix(".py")}:app
 """
+
+# %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #398ff25f
+def _add_files(contents: dict[str, bytes | Path], files: Mapping[str, Path], place: str) -> None:
+    """Add the user's files to the contents of a bundle. Raises BundleError for two different files of one name."""
+    for name, path in files.items():
+        other = contents.setdefault(name, path)
+        if other != path and not filecmp.cmp(other, path, shallow=False):
+            raise BundleError(
+                f"{name} would be two files, {other} and {path} ({place}): give one of them another name, or remove it"
+            )
+
+
+def _add_own_files(contents: dict[str, bytes | Path], handlers: str | None) -> None:
+    """Add the files that mlkit writes. Raises BundleError if the user has a file of such a name."""
+    own = {RAY_PROGRAM: _DEPLOYMENT.encode()}
+    if TORCHSERVE_PROGRAMS[0] in contents:
+        own[TORCHSERVE_PROGRAMS[1]] = _TORCHSERVE_PACKAGE.encode()
+    else:
+        own[TORCHSERVE_PROGRAMS[0]] = _TORCHSERVE.encode()
+    if RAY_CONFIG not in contents:
+        own[RAY_CONFIG] = _CONFIG.encode()
+    record = BundleRecord.of(handlers, own)
+    own[RECORD] = record.to_bytes()
+    for name, path in contents.items():
+        if name in own:
+            raise BundleError(f"{path} would be {name} in the bundle, and mlkit needs this name: rename the file")
+        if name in ("mlkit.py", "mlkit/__init__.py", "code/mlkit.py") or name.startswith(PACKAGE):
+            raise BundleError(f"{path} would be imported as mlkit, which the handlers need: rename the module")
+    contents |= own | {f"code/{name}": path for name, path in package_files().items()}
+
+
+FOREIGN_CONFIG = "config.yaml is no configuration of Ray Serve: AWS's Ray Serve containers cannot serve it"
+FOREIGN_CONFIG_REMEDY = "rename it, or deploy with another image, such as image='pytorch-inference:2.6'"
+
+
+def is_ray_config(text: str) -> bool:
+    """Tell whether the text of a config.yaml is a configuration of Ray Serve."""
+    return bool(re.search(r"^applications:|^import_path:|^\s*[{].*[\"']applications[\"']", text, re.MULTILINE))
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #6d907abb
 def _requirements_text(requirements: str | Path | Iterable[str], has_images: bool = False) -> str:
@@ -174,6 +244,45 @@ def _requirements_text(requirements: str | Path | Iterable[str], has_images: boo
             lines.append(needed)
     return "\n".join(lines) + "\n"
 
+
+def _find_requirements(
+    requirements: str | Path | Iterable[str] | None, model_files: Mapping[str, Path], handlers: Path | None
+) -> str | Path | Iterable[str]:
+    """Return the requirements: those that were passed, or the file in the model's folder or next to the handlers.
+
+    Raises BundleError if both are there and differ.
+    """
+    if requirements is not None:
+        return requirements
+    of_model = model_files.get("code/requirements.txt")
+    of_handlers = handlers.with_name("requirements.txt") if handlers else None
+    if of_handlers is None or not of_handlers.is_file():
+        return of_model or ()
+    if of_model and _requirements_text(of_model) != _requirements_text(of_handlers):
+        raise BundleError(f"{of_model} and {of_handlers} differ: pass requirements=, the file that counts")
+    return of_handlers
+
+
+def _required_files(requirements: Path, root: Path) -> dict[str, Path]:
+    """Return the files that a requirements file names by -r and -c. Raises BundleError for what pip would not find."""
+    files = {}
+    for number, line in enumerate(requirements.read_text(encoding="utf-8-sig").splitlines(), 1):
+        place = f"{requirements}:{number}"
+        text = line.split(" #")[0].strip()
+        if text.startswith((".", "-e ", "--editable", "/")) and "://" not in text:
+            raise BundleError(
+                f"{place}: {text}: a container would not find it. Name a package, or put its modules next to the "
+                "handlers"
+            )
+        option = re.match(r"(?:-r|--requirement|-c|--constraint)[ =]?\s*([^\s].*)", text)
+        if not option or "://" in option[1]:
+            continue
+        path = (requirements.parent / option[1]).resolve()
+        if not path.is_file() or not path.is_relative_to(root.resolve()):
+            raise BundleError(f"{place}: there is no {option[1]} in {root}, the folder that goes into the bundle")
+        files |= {f"code/{within(path, root.resolve())}": path} | _required_files(path, root)
+    return files
+
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #90bff95e
 class Bundle(Table):
     """An archive that was built, shown as the list of its files. It can be used as a path."""
@@ -182,11 +291,17 @@ class Bundle(Table):
         self,
         path: Path,
         rows: list,  # name and bytes of each file
+        left_out: Iterable[str] = (),  # files and folders next to the handlers that the archive does not have
+        notes: Iterable[str] = (),  # what to know before it is deployed
     ):
         self.path = path
+        self.left_out = list(left_out)
         self.digest = sha256(path.read_bytes()).hexdigest()
-        size = human_bytes(path.stat().st_size)
-        super().__init__(["file", "bytes"], rows, f"{path.name}: {size}, sha256 {self.digest[:12]}")
+        lines = [f"{path.name}: {human_bytes(path.stat().st_size)}, sha256 {self.digest[:12]}"]
+        if self.left_out:
+            names = ", ".join(self.left_out[:8]) + ", ..." * (len(self.left_out) > 8)
+            lines.append(f"not in it, since no import names it: {names}; include= (--include) adds it")
+        super().__init__(["file", "bytes"], rows, "\n".join([*lines, *notes]))
 
     def __fspath__(self):
         return str(self.path)
@@ -195,72 +310,77 @@ class Bundle(Table):
 def build_bundle(
     model: nn.Module | str | Path,  # a model, or the folder that it was saved in
     handlers: str | Path | ModuleType | None = None,  # their file, its folder or its module; default: mlkit's handlers
-    requirements: str | Path | Iterable[str] | None = None,  # a requirements file, or its lines
+    # a requirements file, or its lines; default: requirements.txt next to the handlers, if there is one
+    requirements: str | Path | Iterable[str] | None = None,
     out: str | Path = "model.tar.gz",
     sample: Any = None,  # an input of the model; see `save_model`
     include: Iterable[str | Path] = (),  # more files and folders, relative to the folder of the handlers
 ) -> Bundle:
     """Write a `model.tar.gz` for mlkit's own server and for AWS's TorchServe and Ray Serve containers.
 
-    Raises BundleError if something is missing, or if a module that the handlers or the model import is.
+    Raises BundleError if something is missing, if a module that the handlers or the model import is, and if two files
+    would have one name.
     """
     with tempfile.TemporaryDirectory() as folder:
-        contents = _collect(model, handlers, requirements, sample, include, Path(folder) / "model")
+        handlers_file = _find_handlers(handlers, model)
+        contents = _collect(model, handlers_file, requirements, sample, include, Path(folder) / "model")
         out = Path(out).resolve()
+        left_out = _left_out(handlers_file, contents, out)
+        notes = _ray_notes(contents)
         write_archive(contents, out)
         sizes = {name: len(c) if isinstance(c, bytes) else c.stat().st_size for name, c in contents.items()}
-    return Bundle(out, _summarize(sizes))
+    return Bundle(out, _summarize(sizes), left_out, notes)
 
 
 def _summarize(sizes: Mapping[str, int]) -> list[list]:
     """Return a row for each file of a bundle, and one for all files of mlkit itself."""
-    rows = [[name, size] for name, size in sizes.items() if not name.startswith("code/mlkit/")]
-    mlkit_bytes = sum(size for name, size in sizes.items() if name.startswith("code/mlkit/"))
-    return sorted([*rows, ["code/mlkit/", mlkit_bytes]])
+    rows = [[name, size] for name, size in sizes.items() if not name.startswith(PACKAGE)]
+    mlkit_bytes = sum(size for name, size in sizes.items() if name.startswith(PACKAGE))
+    return sorted([*rows, [PACKAGE, mlkit_bytes]])
+
+
+def _left_out(handlers: Path | None, contents: Mapping[str, bytes | Path], out: Path) -> list[str]:
+    """Return what lies next to the handlers and is not in a bundle, folders with a slash at the end."""
+    if handlers is None:
+        return []
+    in_bundle = {path.resolve() for path in contents.values() if isinstance(path, Path)}
+    folders = {parent for path in in_bundle for parent in path.parents}
+    entries = [
+        p for p in sorted(handlers.parent.iterdir()) if not is_left_out(p) and p.resolve() not in {*in_bundle, out}
+    ]
+    return [f"{p.name}/" if p.is_dir() else p.name for p in entries if p.resolve() not in folders]
+
+
+def _ray_notes(contents: Mapping[str, bytes | Path]) -> list[str]:
+    """Return what there is to know if the config.yaml is the user's."""
+    config = contents[RAY_CONFIG]
+    if isinstance(config, bytes) or is_ray_config(config.read_text(encoding="utf-8", errors="replace")):
+        return []
+    return [f"{FOREIGN_CONFIG}: {FOREIGN_CONFIG_REMEDY}"]
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #3a9cd1f4
-def _collect(model, handlers, requirements, sample, include, folder) -> dict[str, bytes | Path]:
+def _collect(model, handlers_file, requirements, sample, include, folder) -> dict[str, bytes | Path]:
     """Return the contents of a bundle by name; the arguments are the same as for `build_bundle`."""
-    handlers_file = _find_handlers(handlers, model)
     root = handlers_file.parent if handlers_file else Path.cwd()
     model_files = _model_files(model, folder, sample)
-    code = {}
-    if "model.json" in model_files:
-        description = json.loads(model_files["model.json"].read_text(encoding="utf-8"))
-        code |= _model_modules(description, [Path.cwd(), root])
+    model_code = None if isinstance(model, nn.Module) else Path(model).resolve() / "code"
+    contents = dict(model_files)
+    description = read_own_json(model_files["model.json"]) if "model.json" in model_files else None
+    if description is not None:
+        _add_files(contents, _model_modules(description, [Path.cwd(), root], model_code), "a module of the model")
     if handlers_file:
-        in_bundle = {name.split("/")[1].removesuffix(".py") for name in code}
-        code = _module_files(handlers_file, root, in_bundle) | code
+        in_bundle = {name.split("/")[1].removesuffix(".py") for name in contents if name.startswith("code/")}
+        _add_files(contents, _module_files(handlers_file, root, in_bundle), "a module of the handlers")
     for extra in include:
-        code |= _included_files(root, extra)
-    handlers_name = None
-    if handlers_file:
-        handlers_name = _rename_handlers(code, handlers_file)
-    if requirements is None:
-        requirements = model_files.get("code/requirements.txt", ())
-    return (
-        model_files
-        | code
-        | {f"code/{name}": path for name, path in package_files().items()}
-        | {
-            "code/inference.py": _inference_program(handlers_name).encode(),
-            "code/requirements.txt": _requirements_text(requirements, "images.json" in model_files).encode(),
-            "deployment.py": _DEPLOYMENT.encode(),
-            "config.yaml": _CONFIG.encode(),
-        }
-    )
-
-
-def _rename_handlers(code: dict[str, Path], handlers_file: Path) -> str:
-    """Give the handlers a name that is not inference.py, which is mlkit's own, and return it."""
-    name = "handlers.py" if handlers_file.name == "inference.py" else handlers_file.name
-    del code[f"code/{handlers_file.name}"]
-    if code.setdefault(f"code/{name}", handlers_file) != handlers_file:
-        raise BundleError(
-            f"{handlers_file.name} becomes {name} in the bundle, and there is a module of that name already: rename "
-            "one of them"
-        )
-    return name
+        _add_files(contents, _included_files(root, extra), "of include=")
+    requirements = _find_requirements(requirements, model_files, handlers_file)
+    if isinstance(requirements, (str, Path)) and Path(requirements).is_file():
+        named = _required_files(Path(requirements), Path(requirements).resolve().parent)
+        _add_files(contents, named, "which the requirements name")
+    has_images = "images.json" in contents and read_own_json(contents["images.json"]) is not None
+    contents["code/requirements.txt"] = _requirements_text(requirements, has_images).encode()
+    _add_own_files(contents, handlers_file.name if handlers_file else None)
+    return contents
 
 
 def _included_files(root: Path, extra: str | Path) -> dict[str, Path]:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from .archive import BundleError, extract_bundle
+from .bundle import FOREIGN_CONFIG, FOREIGN_CONFIG_REMEDY, is_ray_config
 from .clean_process import CleanProcess
 from .files import within
 from .findings import Finding, Report
 from .imports import find_syntax_errors
 from .requirements import find_foreign_mlkit, find_unmet_requirements
+from ..endpoint.bundle_record import TORCHSERVE_PROGRAMS
 from ..endpoint.codecs import encode
 from ..endpoint.content_types import content_type_of
 from ...text import human_bytes
@@ -37,7 +39,7 @@ def _check_layout(folder: Path) -> Iterator[Finding]:
             "build the archive with build_bundle, or move it",
             "inference.py",
         )
-    elif not (folder / "code" / "inference.py").is_file():
+    elif not any((folder / name).is_file() for name in TORCHSERVE_PROGRAMS):
         yield Finding(
             "no code/inference.py: AWS's TorchServe containers would use their default handlers without a warning",
             "build the archive with build_bundle",
@@ -45,6 +47,8 @@ def _check_layout(folder: Path) -> Iterator[Finding]:
     if not (folder / "config.yaml").is_file():
         message = "no config.yaml: AWS's Ray Serve containers cannot serve it"
         yield Finding(message, "build the archive with build_bundle", note=True)
+    elif not is_ray_config((folder / "config.yaml").read_text(encoding="utf-8", errors="replace")):
+        yield Finding(FOREIGN_CONFIG, FOREIGN_CONFIG_REMEDY, "config.yaml", note=True)
     leftovers = ("__pycache__", ".git", ".ipynb_checkpoints")
     names = sorted({within(path, folder) for path in folder.rglob("*") if path.name in leftovers})
     if names:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .files import within
 from .findings import Finding
+from ..endpoint.bundle_record import RECORD
 from ..job.failure import remedy
 from ...text import did_you_mean
 
@@ -59,6 +60,8 @@ def local_files(name: str, source: Path) -> list[Path] | None:
 
     Raises ModuleNotFoundError, with a remedy as its message, if the folder has the package but not the module.
     """
+    if name.partition(".")[0] == "mlkit" and (source / Path(RECORD).name).is_file():
+        return None  # the folder is the code of a bundle, which has mlkit itself
     files = []
     folder = source
     for i, part in enumerate(name.split(".")):

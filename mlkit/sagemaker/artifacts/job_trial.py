@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...files import read_own_json
 from ...model.build import load_object
 from ...model.inputs import zeros_like_signature
 from ...model.saving import load_model
@@ -201,14 +202,18 @@ class JobTrial:
         if not self.limits.runs:
             message = "it ran to its end without mlkit's Trainer: how long it takes in a job is not known"
             self.report.add_note(message, "nothing to do")
-        if not (model_dir / "model.json").exists():
+        description = read_own_json(model_dir / "model.json")
+        if description is None:
             has_files = any(model_dir.iterdir())
-            message = "no model.json in model_dir: not loaded back" if has_files else "there is nothing in model_dir"
+            message = (
+                "no model.json of save_model in model_dir: not loaded back"
+                if has_files
+                else "there is nothing in model_dir"
+            )
             hint = "save the model there: save_model(model, container.model_dir, sample=x[:1])"
             self.report.add_note(message, hint)
             return
         self.report.begin("save")
-        description = json.loads((model_dir / "model.json").read_text(encoding="utf-8"))
         if description["model"].startswith("__main__:"):
             self._add_class_of_program(description["model"].partition(":")[2])
             return

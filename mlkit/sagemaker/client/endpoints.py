@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from botocore.exceptions import ClientError
 
+from ...files import parse_own_json
 from ...patching import patch
 from ..artifacts.archive import DESCRIPTIONS
 from mlkit.sagemaker.client.endpoint_requests import (
@@ -240,8 +241,8 @@ class Endpoint:
     @property
     def signature(self) -> Any:
         """Shapes and dtypes of an input as the model was saved with; None if it was saved without."""
-        model = self._described.get("model.json")
-        return None if model is None else json.loads(model).get("sample")
+        model = parse_own_json(self._described.get("model.json", b""), f"model.json of {self.name}")
+        return None if model is None else model.get("sample")
 
     @property
     def description(self) -> Any:

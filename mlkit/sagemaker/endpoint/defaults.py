@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...files import read_own_json
 from ...model.inputs import call_model, is_tensor_signature
 from ...model.saving import load_model
 from .codecs import RequestError, decode, encode
@@ -23,6 +24,9 @@ from .descriptions import encode_answers, read_input
 from ...training.batch import to_device
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #0a3183a7
+_FOREIGN = "The model.json there is not from save_model. "
+
+
 def default_model_fn(model_dir: str | Path) -> Any:
     """Load the model in a folder, in evaluation mode, onto the GPU if the machine has one.
 
@@ -30,7 +34,7 @@ def default_model_fn(model_dir: str | Path) -> Any:
     """
     folder = Path(model_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if (folder / "model.json").is_file():
+    if read_own_json(folder / "model.json") is not None:
         return load_model(folder, device)
     exported = sorted(folder.glob("*.pt2"))
     scripts = sorted([*folder.glob("*.pt"), *folder.glob("*.pth")])
@@ -39,7 +43,8 @@ def default_model_fn(model_dir: str | Path) -> Any:
         raise FileNotFoundError(
             "no model that could be loaded without a model_fn: expected model.json with model.safetensors (save_model "
             "writes them), or one .pt2 file of torch.export, or one .pt file of TorchScript; "
-            f"found {content}. Save the model with save_model, or write a model_fn"
+            f"found {content}. "
+            f"{_FOREIGN * (folder / 'model.json').is_file()}Save the model with save_model, or write a model_fn"
         )
     if exported:
         return torch.export.load(exported[0]).module().to(device)

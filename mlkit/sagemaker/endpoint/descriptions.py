@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ...files import read_own_json
 from .codecs import RequestError, codec_name, decode, encode, encode_forms
 from ...training.data.limits import TooLarge
 
@@ -24,11 +25,11 @@ def load_description(model_dir: str | Path) -> Any:
     Raises ValueError if it is damaged.
     """
     folder = Path(model_dir)
-    if (folder / "rows.json").is_file():
+    if read_own_json(folder / "rows.json") is not None:
         from mlkit.training.data.rows import Rows
 
         return Rows.load(folder)
-    if (folder / "images.json").is_file():
+    if read_own_json(folder / "images.json") is not None:
         from mlkit.training.data.images import Images
 
         return Images.load(folder)
@@ -37,7 +38,7 @@ def load_description(model_dir: str | Path) -> Any:
 
 def load_labels(model_dir: str | Path) -> Any:
     """Return the `Labels` that were saved with a model of arrays, or None. Raises ValueError if they are damaged."""
-    if not (Path(model_dir) / "labels.json").is_file():
+    if read_own_json(Path(model_dir) / "labels.json") is None:
         return None
     from mlkit.training.data.target import Labels
 

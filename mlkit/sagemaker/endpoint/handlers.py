@@ -26,8 +26,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ...files import read_own_json
 from ...model.inputs import zeros_like_signature
 from ...patching import patch
+from .bundle_record import BundleRecord
 from .code_folder import CodeFolder
 from mlkit.sagemaker.endpoint.codecs import (
     RequestError,
@@ -318,10 +320,14 @@ def find_code(model_dir: str | Path, environ: Mapping[str, str] | None = None) -
         folder = Path(submitted)
     if not folder.is_dir() and Path("/opt/ml/code").is_dir():
         folder = Path("/opt/ml/code")  # a custom image has the code there
-    if program or (folder / "inference.py").is_file():
-        program = program or "inference.py"
+    record = BundleRecord.read(folder)
+    if record is not None and program in (None, "inference.py"):
+        program = record.handlers_in(folder)
+    elif program is None and (folder / "inference.py").is_file():
+        program = "inference.py"
+    if program:
         return Handlers.load(folder / (program if program.endswith(".py") else f"{program}.py"))
-    return Handlers()
+    return Handlers(code=CodeFolder(folder) if folder.is_dir() else None)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #6d2188f1
 # Called after each stage with its name, its seconds and its result.
@@ -341,8 +347,8 @@ def start(self: Handlers, model_dir: str | Path, on_stage: StageObserver | None 
 
     self.model_dir = str(model_dir)
     self._system_properties = system_properties(self.model_dir)
-    model_file = Path(model_dir) / "model.json"
-    self.signature = json.loads(model_file.read_text(encoding="utf-8")).get("sample") if model_file.is_file() else None
+    model_description = read_own_json(Path(model_dir) / "model.json") or {}
+    self.signature = model_description.get("sample")
     self.description = load_description(model_dir)
     self.labels = load_labels(model_dir)
     if "pre_model_fn" in self.functions:

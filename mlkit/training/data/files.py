@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
-from mlkit.files import files_under
+from mlkit.files import check_not_foreign, files_under
 from mlkit.text import did_you_mean
 
 # %% ../../../nbs/1_training/6_data/10_files.ipynb #30539a20
@@ -93,10 +93,14 @@ def open_text(path: Path) -> BinaryIO:
 
 # %% ../../../nbs/1_training/6_data/10_files.ipynb #d15c0002
 def write_description(description: dict[str, Any], folder: str | Path, name: str) -> Path:
-    """Write a description as the file `name` in a folder, which is created if there is none, and return the file."""
+    """Write a description as the file `name` in a folder, which is created if there is none, and return the file.
+
+    Raises FileExistsError if another program wrote a file of that name.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
+    check_not_foreign(path)
     text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
     return path

@@ -46,20 +46,20 @@ def check_handlers(model, tmp_path):
 
 def test_a_misspelt_handler(check_handlers):
     findings = check_handlers("def predct_fn(data, model): return model(data)")
-    assert findings[0].what.endswith("handlers.py:1: predct_fn: did you mean 'predict_fn'? It would never be called")
+    assert findings[0].what.endswith("inference.py:1: predct_fn: did you mean 'predict_fn'? It would never be called")
     assert findings[0].remedy == "correct it: no endpoint comes into service with that"
 
 
 def test_predict_fn_raises(check_handlers):
     (finding,) = check_handlers("def predict_fn(data, model):\n    return 1/0")
-    assert (finding.file, finding.line) == ("code/handlers.py", 2)
+    assert (finding.file, finding.line) == ("code/inference.py", 2)
     assert finding.what.splitlines()[0] == "ZeroDivisionError: division by zero"
     assert finding.remedy == "an endpoint would answer with 500"
 
 
 def test_model_fn_raises(check_handlers):
     (finding,) = check_handlers('def model_fn(model_dir): return open(f"{model_dir}/weights.bin")')
-    assert (finding.file, finding.line) == ("code/handlers.py", 1)
+    assert (finding.file, finding.line) == ("code/inference.py", 1)
     assert finding.what.startswith("FileNotFoundError: [Errno 2] No such file or directory: 'weights.bin'")
     assert finding.remedy == "no endpoint would come into service"
 
