@@ -32,6 +32,8 @@ def try_bundle(report: ChildReport, sample: Path | None, content_type: str | Non
     try:
         report.begin("handlers")
         handlers = find_code(report.source, {})
+        for warning in handlers.warnings:
+            report.add_note(warning, "correct it, unless it is meant so")
         report.begin("model and warm-up")
         handlers.start(report.source)
     except HandlerError as e:

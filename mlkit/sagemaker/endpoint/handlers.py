@@ -327,7 +327,7 @@ def find_code(model_dir: str | Path, environ: Mapping[str, str] | None = None) -
         program = "inference.py"
     if program:
         return Handlers.load(folder / (program if program.endswith(".py") else f"{program}.py"))
-    return Handlers()
+    return Handlers(code=CodeFolder(folder) if folder.is_dir() else None)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #6d2188f1
 # Called after each stage with its name, its seconds and its result.

@@ -12,7 +12,7 @@ import mlkit
 from mlkit.model import MyCustomModel
 from mlkit.sagemaker.artifacts.archive import BundleError, extract_bundle
 from mlkit.sagemaker.artifacts.bundle import build_bundle
-from mlkit.sagemaker.endpoint.handlers import BundleRecord, Handlers, find_code, forget_code
+from mlkit.sagemaker.endpoint.handlers import BundleRecord, Handlers, find_code
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,6 @@ def test_a_pickle_of_a_class_in_inference_behind_mlkit(pickled):
     handlers = find_code(pickled, {})
     handlers.start(pickled)
     assert handlers.respond(b"[[1, 2, 3, 4]]").body == b"inference.Net [10.0]"
-    forget_code(pickled)
 
 
 def test_another_program_imports_the_module_of_the_user(pickled, tmp_path):
@@ -237,4 +236,3 @@ def test_a_file_of_the_user_stays_or_is_refused(name, program, tmp_path):
         own_model.start(folder)
         assert (own_model.signature, own_model.description, own_model.labels) == (None, None, None)
     assert build_bundle(folder, out=tmp_path / "again.tar.gz").digest == bundle.digest
-    forget_code(folder)

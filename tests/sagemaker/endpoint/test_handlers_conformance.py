@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from itertools import pairwise
+from urllib.request import Request, urlopen
 
 import pytest
 from conformance.handler_cases import CASES, MODEL, NO_PREDICT_FN
@@ -13,6 +14,7 @@ from helpers import CONFORMANCE, environment
 from mlkit.sagemaker.endpoint.codecs import RequestError
 from mlkit.sagemaker.endpoint.context import Context, system_properties
 from mlkit.sagemaker.endpoint.handlers import HandlerError, HandlerFailure, Handlers
+from mlkit.sagemaker.endpoint.server import serve_in_thread
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +182,19 @@ def test_the_context_has_every_member_of_torchserves(toolkits):
                 ours = list(inspect.signature(getattr(objects[kind], name)).parameters)
                 assert ours[: len(parameters)] == parameters, (kind, name, ours, parameters)
     assert sorted(context.system_properties) == toolkits["system_properties"]
+
+
+def test_the_context_behind_the_server(tmp_path):
+    """Headers, status and id of a request arrive over HTTP as in the table."""
+    (tmp_path / "inference.py").write_text(
+        "def transform_fn(model, data, content_type, accept, context):\n"
+        "    context.set_response_status(202)\n"
+        "    context.set_response_header(0, 'X-Id', context.get_request_id(0))\n"
+        "    return [content_type, context.get_all_request_header(0)['X-Amzn-SageMaker-Custom-Attributes']]\n"
+        "def model_fn(model_dir):\n    return len\n"
+    )
+    with serve_in_thread(tmp_path, tmp_path / "inference.py") as server:
+        headers = {"Content-Type": "Text/CSV; header=present", "x-amzn-sagemaker-custom-attributes": "me"}
+        with urlopen(Request(f"{server.url}/invocations", b"a,b", headers)) as reply:
+            assert (reply.status, json.loads(reply.read())) == (202, ["Text/CSV; header=present", "me"])
+            assert reply.headers["X-Id"] == reply.headers["X-Request-Id"]
