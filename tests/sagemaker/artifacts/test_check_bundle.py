@@ -39,7 +39,8 @@ def check_handlers(model, tmp_path):
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "inference.py").write_text(code)
         bundle = build_bundle(model, tmp_path / "bad", out=tmp_path / "bad.tar.gz", sample=inputs, **options)
-        return check_bundle(bundle, *args).findings
+        findings = check_bundle(bundle, *args).findings
+        return [finding for finding in findings if "predicted one by one" not in finding.what]
 
     return check_handlers
 
