@@ -18,13 +18,13 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# %% ../../../nbs/2_sagemaker/2_endpoint/35_connections.ipynb #2a8cba76
+# %% ../../../nbs/2_sagemaker/2_endpoint/35_connections.ipynb #ae77a852
 class Connections:
     """The connections of one server that wait for their client, in the order in which they began to wait."""
 
     header_bytes = 2**16  # of the request line and all headers
     header_count = 128
-    header_seconds = 10.0
+    header_seconds = 20.0
     skipped_bytes = 2**27  # that a client sends after the reply
     refused_seconds = 1.0  # in which a client that still sends can read the reply
     sweep_interval = 1.0  # seconds between two looks at the connections that wait
