@@ -37,6 +37,7 @@ from mlkit.sagemaker.endpoint.defaults import (
     predict_read_input,
 )
 from .descriptions import load_description, load_labels
+from .texts import TextReader
 from ...text import Table
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #76798149
@@ -233,6 +234,7 @@ class Handlers:
     signature: Any = None  # of the sample that the model was saved with
     description: Any = None  # of the data, as saved with the model: a `Rows`, an `Images`, or None
     labels: Any = None  # what the outputs stand for, if the model was saved with `Labels`
+    tokenizer: Any = None  # a `TextReader`, if a tokenizer was saved with the model and the default input_fn reads
     model_dir: str = ""
 
     def __post_init__(self):
@@ -322,6 +324,8 @@ def start(self: Handlers, model_dir: str | Path, on_stage: StageObserver | None 
     self.signature = json.loads(model_file.read_text(encoding="utf-8")).get("sample") if model_file.is_file() else None
     self.description = load_description(model_dir)
     self.labels = load_labels(model_dir)
+    if not {"input_fn", "transform_fn"} & self.functions.keys():
+        self.tokenizer = TextReader.load(model_dir)
     if "pre_model_fn" in self.functions:
         run("pre_model_fn", self.model_dir)
     self.model = run("model_fn", self.model_dir)
@@ -351,7 +355,7 @@ def call(self: Handlers, name: str, *args, context: Context | None = None) -> An
 @patch
 def _call_default(self: Handlers, name: str, *args) -> Any:
     if name == "input_fn":
-        return default_input_fn(*args, self.signature, self.description)
+        return default_input_fn(*args, self.signature, self.description, self.tokenizer)
     if name == "predict_fn" and "input_fn" not in self.functions:
         return predict_read_input(*args, self.signature or self.description)
     if name == "output_fn":
