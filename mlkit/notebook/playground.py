@@ -25,9 +25,10 @@ def _format_signature(signature: Any) -> str:
     """Return a signature as text: 'float32 (1, 4)'. Lists and dicts of signatures are separated by commas."""
     if isinstance(signature, list):
         return ", ".join(map(_format_signature, signature))
-    if signature.keys() != {"shape", "dtype"}:
+    if not isinstance(signature.get("dtype"), str):
         return ", ".join(f"{name}: {_format_signature(inner)}" for name, inner in signature.items())
-    return f"{signature['dtype']} {tuple(signature['shape'])}"
+    lengths = ["any" if i in signature.get("free", ()) else str(n) for i, n in enumerate(signature["shape"])]
+    return f"{signature['dtype']} ({', '.join(lengths)}{',' * (len(lengths) == 1)})"
 
 
 def _read_timings(attributes: str) -> dict[str, float]:

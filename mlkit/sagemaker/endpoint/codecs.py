@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from array import array
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, time
@@ -396,13 +396,17 @@ def to_container(value: Any) -> Any:
     if callable(getattr(value, "toarray", None)):  # of SciPy
         return np.asarray(value.toarray())
     if isinstance(value, Mapping):
-        is_output = "past_key_values" in value and type(value) is not dict
-        return {k: v for k, v in value.items() if k != "past_key_values"} if is_output else value
+        return value if type(value) is OrderedDict else {k: v for k, v in value.items() if not _is_cache(k, v)}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, (deque, Set, ValuesView, range)):
         return list(value)
     return value
+
+
+def _is_cache(name, value):
+    """Return whether a part of an output is what a model of Hugging Face keeps for its next call."""
+    return name == "past_key_values" or type(value).__name__.endswith("Cache")
 
 
 _PLAIN_TYPES = frozenset((Tensor, np.ndarray, list, tuple, dict, str, bytes, int, float, bool, type(None)))

@@ -51,6 +51,7 @@ from mlkit.sagemaker.endpoint.defaults import (
 )
 from .descriptions import load_description, load_labels
 from .handler_thread import handler_thread, is_async_function
+from .texts import TextReader
 from ...text import Table
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #76798149
@@ -235,6 +236,7 @@ class Handlers:
     signature: Any = None  # of the sample that the model was saved with
     description: Any = None  # of the data, as saved with the model: a `Rows`, an `Images`, or None
     labels: Any = None  # what the outputs stand for, if the model was saved with `Labels`
+    tokenizer: Any = None  # a `TextReader`, if a tokenizer was saved with the model and the default input_fn reads
     model_dir: str = ""
     model_name: str = "model"  # what the context says
     warnings: list[str] = field(default_factory=list)  # what may not be meant so
@@ -351,6 +353,8 @@ def start(self: Handlers, model_dir: str | Path, on_stage: StageObserver | None 
     self.signature = model_description.get("sample")
     self.description = load_description(model_dir)
     self.labels = load_labels(model_dir)
+    if not {"input_fn", "transform_fn"} & self.functions.keys():
+        self.tokenizer = TextReader.load(model_dir)
     if "pre_model_fn" in self.functions:
         run("pre_model_fn", self.model_dir)
     self.model = run("model_fn", self.model_dir)
@@ -420,7 +424,7 @@ async def _await_code(self: Handlers, f: Callable, args: tuple) -> Any:
 @patch
 def _call_default(self: Handlers, name: str, *args) -> Any:
     if name == "input_fn":
-        return default_input_fn(*args, self.signature, self.description)
+        return default_input_fn(*args, self.signature, self.description, self.tokenizer)
     if name == "predict_fn" and "input_fn" not in self.functions:
         return predict_read_input(*args, self.signature or self.description)
     if name == "output_fn":
