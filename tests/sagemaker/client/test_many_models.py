@@ -82,7 +82,7 @@ def serve_many(local, tmp_path, n_models, n_loaded, n_requests):
 
 
 def test_each_of_many_models_answers_for_itself(local, tmp_path):
-    serve_many(local, tmp_path, n_models=6, n_loaded=2, n_requests=24)
+    serve_many(local, tmp_path, n_models=4, n_loaded=2, n_requests=12)
 
 
 @pytest.mark.long
