@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import closing
 from importlib import import_module
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from botocore.exceptions import ClientError
 
@@ -52,7 +52,12 @@ class AsyncAnswer:
     @property
     def done(self) -> bool:
         """Whether the output or the failure is in S3."""
-        return any(self._read(uri) is not None for uri in (self.output, self.failure) if uri)
+        for uri in (self.output, self.failure):
+            opened = self._open(uri) if uri else None
+            if opened is not None:
+                opened[0].close()
+                return True
+        return False
 
     def result(self, timeout: float | None = None, out: TextIO | None = None) -> Any:
         """Wait for the answer and return it decoded; bytes if its content type is not known.
@@ -88,15 +93,22 @@ class AsyncAnswer:
 
     def _read(self, uri: str) -> tuple[bytes, str] | None:
         """Return the content of an object and its content type, or None if it does not exist."""
+        opened = self._open(uri)
+        if opened is None:
+            return None
+        with closing(opened[0]) as f:
+            return f.read(), opened[1]
+
+    def _open(self, uri: str) -> tuple[BinaryIO, str] | None:
+        """Return an object, to be read and closed, and its content type, or None if it does not exist."""
         target = self.endpoint.target
         try:
             if isinstance(target, LocalTarget):
-                with closing(target.files.open(uri)) as f:
-                    return f.read(), self._local_type(target) or self._default_type
+                return target.files.open(uri), self._local_type(target) or self._default_type
             bucket, _, key = uri.removeprefix("s3://").partition("/")
             response = target.files.client.get_object(Bucket=bucket, Key=key)
             content_type = response.get("ContentType") or _UNTYPED[0]
-            return response["Body"].read(), self._default_type if content_type in _UNTYPED else content_type
+            return response["Body"], self._default_type if content_type in _UNTYPED else content_type
         except FileNotFoundError:
             return None
         except ClientError as e:

@@ -210,12 +210,22 @@ def enqueue(service: LocalService, request: dict, body: bytes | None) -> dict:
         raise api_error("ValidationError", message, _OPERATION, _API)
     request = {"InferenceId": str(uuid.uuid4())} | {k: v for k, v in request.items() if k != "Body"}
     output, failure = object_locations(record["AsyncInferenceConfig"], request)
+    if "Filename" in request or "S3OutputPathExtension" in request:
+        _check_places(service, output, failure)
     AsyncQueue(service.resource_folder("Endpoint", name)).add(request, body, output, failure, time.time())
     revive(service, record)
     response = dict(InferenceId=request["InferenceId"], OutputLocation=output)
     if failure:
         response["FailureLocation"] = failure
     return response | dict(ResponseMetadata=dict(HTTPStatusCode=202, HTTPHeaders={}))
+
+
+def _check_places(service: LocalService, *uris: str | None) -> None:
+    try:
+        for uri in filter(None, uris):
+            service.files.check_output(uri)
+    except ValueError as e:
+        raise api_error("ValidationError", f"Filename, S3OutputPathExtension: {e}", _OPERATION, _API) from None
 
 
 def revive(service: LocalService, record: Mapping) -> bool:

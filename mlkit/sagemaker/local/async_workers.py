@@ -105,7 +105,8 @@ class Subscription:
 # %% ../../../nbs/2_sagemaker/4_local/37_async_workers.ipynb #dc7e68bf
 _MOST_ATTEMPTS = 3  # that a container does not survive
 _IDLE_INTERVAL = 0.05  # seconds between two looks at an empty queue
-_RETRY_INTERVAL = 1.0  # seconds until a request that cannot be sent, or an answer that cannot be stored, is tried again
+_RETRY_INTERVAL = 5.0  # seconds until an input that cannot be read, or an answer that cannot be stored, is tried again
+_POSTPONED_INTERVAL = 0.2  # seconds until a request is sent again for which no container was ready
 _DEFAULT_CONCURRENCY = 4  # requests at the same time for each instance, if the configuration does not say
 
 
@@ -212,7 +213,7 @@ class AsyncWorkers:
                 self._answer(item)
             self._deliver(self.queue.get(item.number))
         except Postponed:
-            delay = _RETRY_INTERVAL / 5
+            delay = _POSTPONED_INTERVAL
         except Exception as e:  # S3 does not answer, or the disk is full: the queue keeps the request
             print(f"{item.request['InferenceId']}: tried again in {_RETRY_INTERVAL:.0f} s: {e!r}", flush=True)
             delay = _RETRY_INTERVAL
@@ -226,7 +227,7 @@ class AsyncWorkers:
         """Send a request and decide its answer. Raises Postponed if it cannot be sent now."""
         try:
             body = self._read_input(item)
-        except FileNotFoundError as e:
+        except ValueError as e:
             self._decide_failure(item, f"ClientError: {e}", str(e))
             return
         timeout = item.request.get("InvocationTimeoutSeconds", 900)
@@ -251,7 +252,7 @@ class AsyncWorkers:
                 self.runtime.capture(item.request | {"Body": body}, variant, content, content_type, at)
 
     def _read_input(self, item: QueuedRequest) -> bytes:
-        """Return the body of a request. Raises FileNotFoundError if there is none at InputLocation."""
+        """Return the body of a request. Raises ValueError if there is none at InputLocation that may be read."""
         if item.body is not None:
             return item.body
         location = item.request["InputLocation"]
@@ -259,11 +260,14 @@ class AsyncWorkers:
             with closing(self.files.open(location)) as f:
                 return f.read()
         except FileNotFoundError:
-            raise FileNotFoundError(f"there is no object {location}") from None
+            raise ValueError(f"there is no object {location}") from None
+        except (OSError, ValueError) as e:
+            raise ValueError(f"{location} cannot be read: {e}") from None
         except ClientError as e:
-            if e.response["Error"]["Code"] not in ("NoSuchKey", "NoSuchBucket", "404"):
-                raise
-            raise FileNotFoundError(f"there is no object {location}") from None
+            status = e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+            if status >= 500 or status == 429:
+                raise  # S3 may answer the next time
+            raise ValueError(f"{location} cannot be read: {e}") from None
 
     def _decide(self, item: QueuedRequest, response: HTTPResponse, variant: str, content: bytes) -> None:
         if response.status < 400:

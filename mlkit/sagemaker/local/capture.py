@@ -16,6 +16,7 @@ import warnings
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -102,9 +103,10 @@ class CaptureWriter:
     def __init__(self, files: Storage, interval: float = 1.0):
         self.files = files
         self.interval = interval  # seconds in which records are collected
-        self.waiting: dict[str, list[str]] = defaultdict(list)  # lines by the URI of their folder
-        self.n_bytes = 0  # of `waiting`
-        self.n_lost = 0  # records
+        self.waiting: list[tuple] = []  # the arguments of `add`
+        self.n_bytes = 0  # of the bodies in `waiting`
+        self.n_rejected = 0  # records for which there was no room since the last flush
+        self.n_lost = 0  # all records that were not stored
         self.lock = threading.Lock()  # protects all of the above
         self.writing = threading.Lock()  # one thread stores at a time
         self.closed = threading.Event()
@@ -114,14 +116,13 @@ class CaptureWriter:
         self, capture: Mapping, variant: str, request: Mapping, answer: bytes, answer_type: str, at: datetime
     ) -> None:
         """Store a request and its answer a moment later. Nothing is raised."""
-        if len(answer) + len(request["Body"]) + self.n_bytes > _MOST_BYTES:
-            self._lose(1, "too many requests are captured at a time")
-            return
-        line = json.dumps(capture_record(capture, request, answer, answer_type, at)) + "\n"
-        folder = f"{capture['DestinationS3Uri'].rstrip('/')}/{request['EndpointName']}/{variant}/{at:%Y/%m/%d/%H}"
+        size = len(request["Body"]) + len(answer)
         with self.lock:
-            self.waiting[folder].append(line)
-            self.n_bytes += len(line)
+            if self.n_bytes + size > _MOST_BYTES:
+                self.n_rejected += 1
+            else:
+                self.waiting.append((capture, variant, request, answer, answer_type, at))
+                self.n_bytes += size
             if self.thread is None:
                 self.thread = threading.Thread(target=self._run, name="capture", daemon=True)
                 self.thread.start()
@@ -135,13 +136,21 @@ class CaptureWriter:
         """Store the records that wait."""
         with self.writing:
             with self.lock:
-                waiting, self.waiting = self.waiting, defaultdict(list)
+                waiting, self.waiting = self.waiting, []
                 self.n_bytes = 0
-            for folder, lines in waiting.items():
+                n_rejected, self.n_rejected = self.n_rejected, 0
+            if n_rejected:
+                self._lose(n_rejected, "too many requests are captured at a time")
+            lines = defaultdict(list)  # by the URI of their folder
+            for capture, variant, request, answer, answer_type, at in waiting:
+                place = f"{capture['DestinationS3Uri'].rstrip('/')}/{request['EndpointName']}/{variant}"
+                record = capture_record(capture, request, answer, answer_type, at)
+                lines[f"{place}/{at:%Y/%m/%d/%H}"].append(json.dumps(record) + "\n")
+            for folder in lines:
                 try:
-                    self._store(folder, lines)
+                    self._store(folder, lines[folder])
                 except Exception as e:  # a request must not fail because of its copy
-                    self._lose(len(lines), f"{folder} cannot be written: {e}")
+                    self._lose(len(lines[folder]), f"{folder} cannot be written: {e}")
 
     def _store(self, folder: str, lines: list[str]) -> None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -151,7 +160,8 @@ class CaptureWriter:
 
     def _lose(self, n: int, reason: str) -> None:
         self.n_lost += n
-        warnings.warn(f"{self.n_lost} captured requests are lost: {reason}", stacklevel=2)
+        with suppress(Warning):  # where warnings are errors, the thread continues
+            warnings.warn(f"{self.n_lost} captured requests are lost: {reason}", stacklevel=2)
 
     def close(self) -> None:
         """Store the records that wait, and end the thread."""
