@@ -720,6 +720,8 @@ def _endpoint_exists(name: str, session: Any) -> bool:
 @click.argument("body", default="-")
 @click.option("--content-type", help="Content type of the body; default: by the suffix of the file.")
 @click.option("--accept", help="Content type of the answer.")
+@click.option("--variant", help="The variant that answers; default: one at random, by weight.")
+@click.option("--model", help="Name of the model, of an endpoint that has many.")
 @click.option("--async", "is_async", is_flag=True, help="The endpoint is asynchronous: wait for the answer in S3.")
 @_TARGET
 @click.pass_context
@@ -729,6 +731,8 @@ def invoke(
     body: str,
     content_type: str | None,
     accept: str | None,
+    variant: str | None,
+    model: str | None,
     is_async: bool,
     target: str,
 ) -> dict:
@@ -743,9 +747,11 @@ def invoke(
     else:
         x = Path(body)
     if is_async:
+        if variant or model:
+            raise click.UsageError("--variant and --model are for an endpoint that answers at once: leave out --async")
         content, content_type = endpoint.invoke_async(x, content_type, accept).wait(out=sys.stderr)
     else:
-        answer = endpoint.ask(x, content_type, accept)
+        answer = endpoint.ask(x, content_type, accept, variant=variant, model=model)
         content = answer["Body"].read()
         content_type = answer["ContentType"]
     is_shown = not ctx.meta["as_json"]

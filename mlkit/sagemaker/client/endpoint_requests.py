@@ -357,6 +357,15 @@ def take_arguments(
     return {name: taken.pop(name, None) for name in arguments}, taken
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #d3204b86
+def _from_folder(folder: Path, bundle: Any) -> Any:
+    """Return the path of a bundle, or of each in a dict, that a file in a folder names."""
+    if isinstance(bundle, Mapping):
+        return {name: _from_folder(folder, part) for name, part in bundle.items()}
+    if not isinstance(bundle, str) or not bundle or "://" in bundle:
+        return bundle
+    return str(folder / Path(bundle).expanduser())
+
+
 def read_endpoint_file(path: str | Path) -> dict[str, Any]:
     """Return the bundle, the name and the options of an endpoint that a file has; the bundle is relative to the file.
 
@@ -368,9 +377,9 @@ def read_endpoint_file(path: str | Path) -> dict[str, Any]:
         make_options(Machines, options, "deploy", *arguments)
     except TypeError as e:
         raise TypeError(f"{path}: {e}") from None
-    bundle = arguments["bundle"]
-    if bundle is not None and "://" not in bundle:
-        arguments["bundle"] = str(Path(path).resolve().parent / Path(bundle).expanduser())
+    folder = Path(path).resolve().parent
+    arguments["bundle"] = _from_folder(folder, arguments["bundle"])
+    options |= {name: _from_folder(folder, options[name]) for name in ("shadow", "models") if name in options}
     return {name: value for name, value in arguments.items() if value is not None} | options
 
 # %% ../../../nbs/2_sagemaker/5_client/35_endpoint_requests.ipynb #d41ae9a9

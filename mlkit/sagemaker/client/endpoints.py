@@ -27,6 +27,7 @@ from botocore.exceptions import ClientError
 
 from ...patching import patch
 from ..artifacts.archive import DESCRIPTIONS
+from .async_scaling import forget_alarm, start_from_zero
 from mlkit.sagemaker.client.endpoint_requests import (
     CREATE_OPERATIONS,
     UPDATE_OPERATIONS,
@@ -488,20 +489,19 @@ def scale(
     check_names("variant", [variant], variants)
     is_asynchronous = bool(description.get("AsyncInferenceConfig"))
     resource = scalable_variant(self.name, variant)
-    async_scaling = import_module("mlkit.sagemaker.client.async_scaling")
-    has_alarms = is_asynchronous and isinstance(self.target, AWSTarget)
+    account = getattr(self.target, "account", None)  # of SageMaker; this machine starts the first instance by itself
     if minimum is None:
         self.target.scaling.deregister_scalable_target(**resource)
-        if has_alarms:
-            async_scaling.forget_alarm(self.target.account, self.name, variant)
+        if account and is_asynchronous:
+            forget_alarm(account, self.name, variant)
         return
     if any("CurrentServerlessConfig" in v for v in description["ProductionVariants"]):
         raise ValueError(f"{self.name} is serverless: it has no instances, and scales by itself")
     limits, policy = scaling_requests(resource, minimum, maximum, target, cooldown, is_asynchronous)
     self.target.scaling.register_scalable_target(**limits)
     self.target.scaling.put_scaling_policy(**policy)
-    if minimum == 0 and has_alarms:
-        async_scaling.start_from_zero(self.target.account, self.name, variant)
+    if account and minimum == 0:
+        start_from_zero(account, self.name, variant)
 
 
 @patch

@@ -82,12 +82,12 @@ def serve_many(local, tmp_path, n_models, n_loaded, n_requests):
 
 
 def test_each_of_many_models_answers_for_itself(local, tmp_path):
-    serve_many(local, tmp_path, n_models=6, n_loaded=2, n_requests=24)
+    serve_many(local, tmp_path, n_models=4, n_loaded=2, n_requests=12)
 
 
 @pytest.mark.long
 def test_a_hundred_models_with_room_for_ten(local, tmp_path):
-    serve_many(local, tmp_path, n_models=100, n_loaded=10, n_requests=400)
+    serve_many(local, tmp_path, n_models=100, n_loaded=10, n_requests=150)
 
 
 def test_an_image_that_serves_one_model_is_refused(session, monkeypatch):

@@ -91,6 +91,7 @@ def test_weights_share_the_requests_and_one_variant_can_be_named(local, bundles)
     assert local.list_models()["Models"] == []
 
 
+@pytest.mark.long
 def test_a_shadow_gets_copies_and_an_update_that_fails_goes_back(local, bundles):
     first, second, third = bundles
     with deploy(first, local, "steps", shadow=second, out=io.StringIO()) as endpoint:
