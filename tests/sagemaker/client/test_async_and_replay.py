@@ -170,3 +170,21 @@ def test_a_damaged_line_is_named(endpoint):
     endpoint.describe = lambda: dict(DataCaptureConfig=dict(DestinationS3Uri="s3://bucket/captured"))
     with pytest.raises(ValueError, match="2026/11/28/01/a.jsonl, line 1: not a record of captured data"):
         list(endpoint.captured())
+
+
+def test_an_asynchronous_endpoint_scales_from_zero(endpoint, session):
+    """The policy of the queue's length, and one with an alarm that starts the first instance."""
+    variant = dict(VariantName="all", CurrentInstanceCount=1)
+    endpoint.describe = lambda: dict(AsyncInferenceConfig={"OutputConfig": {}}, ProductionVariants=[variant])
+    endpoint.scale(0, 4)
+    assert [name for name, _ in session.calls if name.startswith(("Register", "PutS", "PutM"))] == [
+        "RegisterScalableTarget",
+        "PutScalingPolicy",
+        "PutScalingPolicy",
+        "PutMetricAlarm",
+    ]
+    (alarm,) = session.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    assert alarm["MetricName"] == "HasBacklogWithoutCapacity"
+    assert "first-instance" in alarm["AlarmActions"][0]
+    endpoint.scale(None)
+    assert session.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
