@@ -26,6 +26,7 @@ from contextlib import redirect_stdout
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from mlkit import __version__
@@ -861,15 +862,29 @@ def train(hyperparameters: list[str], wait: bool) -> dict:
     """Become the program in /opt/ml/code (train.py, or the one that SAGEMAKER_PROGRAM names), or mlkit's built-in
     training if there is none.
 
-    The options are the hyperparameters: mlkit train --help shows the program's. With --json as the first
-    option, the program's output goes to stderr and its outcome to stdout.
+    In a container of SageMaker the program gets what mlkit's starter gives it: the variables SM_*, and the
+    hyperparameters as arguments. Options are further arguments: mlkit train --help shows the
+    program's. With --json as the first option, the program's output goes to stderr and its outcome to stdout.
     """
-    command, folder = train_command(hyperparameters, os.environ)
+    starter = _import("artifacts.starter")
+    root = starter.job_root(starter.__file__)
+    command, folder = train_command(hyperparameters, os.environ, Path(root or "/opt/ml") / "code")
+    if root:
+        command = _started_command(starter, root, command, folder or Path.cwd())
     if wait:
         return _wait_for_program(subprocess.Popen(command, cwd=folder, stdout=2))
     if folder:
         os.chdir(folder)
     os.execv(command[0], command)  # noqa: S606 -- the command becomes the program, so that signals reach it
+
+
+def _started_command(starter: ModuleType, root: str, command: list[str], folder: Path) -> list[str]:
+    """Prepare a program as the starter of a job does, and return the command that becomes the program."""
+    os.chdir(folder)
+    starter.set_paths(str(folder), "")
+    program = [part.removeprefix(f"{folder}/") if i == 0 else part for i, part in enumerate(command[1:])]
+    arguments, processes = starter.prepare(root, str(folder), program)
+    return starter.second_start(starter.__file__, arguments, processes)
 
 
 def _wait_for_program(process: subprocess.Popen) -> dict:

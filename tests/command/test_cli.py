@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from mlkit.cli import main
 from mlkit.model import MyCustomModel, save_model
 from mlkit.sagemaker.client import Endpoint, LocalSageMaker, Machines, deployment, endpoints
 from mlkit.sagemaker.client.options import make_options
+from mlkit.sagemaker.job.container import lay_out
 from mlkit.text import Table
 
 
@@ -261,3 +263,33 @@ def test_options_of_asynchronous_requests_are_flags(monkeypatch):
         "output": "s3://bucket/out",
         "max_concurrent": 3,
     }
+
+
+def test_a_plain_program_of_an_image(tmp_path):
+    """`mlkit train` gives a program of the image the variables and arguments of a job, and writes its failure file."""
+    root = lay_out(tmp_path / "ml", {"epochs": "3", "fail": "false"}, {"training": tmp_path})
+    (root / "code").mkdir()
+    (root / "code" / "train.py").write_text(
+        "import argparse, os\n"
+        "parser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--model-dir', default=os.environ['SM_MODEL_DIR'])\n"
+        "parser.add_argument('--epochs', type=int)\n"
+        "parser.add_argument('--fail')\n"
+        "args = parser.parse_args()\n"
+        "open(f'{args.model_dir}/epochs', 'w').write(f'{args.epochs} {os.environ[\"SM_CHANNEL_TRAINING\"]}')\n"
+        "assert args.fail == 'False', 'no rows'\n"
+    )
+
+    def train(*arguments):
+        command = [sys.executable, "-m", "mlkit.cli", "train", "--json", *arguments]
+        process = subprocess.run(command, env=os.environ | {"MLKIT_ROOT": str(root)}, text=True, stdout=subprocess.PIPE)
+        return process.returncode, json.loads(process.stdout)
+
+    code, outcome = train()
+    assert (code, outcome["ok"]) == (0, True)
+    assert (root / "model" / "epochs").read_text() == f"3 {root}/input/data/training"
+    code, outcome = train("--fail", "yes")
+    assert (code, outcome["ok"]) == (0, True), "the hyperparameters of the job come last"
+    (root / "input" / "config" / "hyperparameters.json").write_text('{"fail": "yes"}')
+    code, outcome = train()
+    assert (code, outcome["failure"].splitlines()[0]) == (1, "AssertionError: no rows")

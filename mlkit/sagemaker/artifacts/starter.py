@@ -455,6 +455,7 @@ def set_paths(code: str, packages: str) -> None:
 # %% ../../../nbs/2_sagemaker/3_artifacts/31_starter.ipynb #d0000012
 RUN = "--mlkit-run"  # of the starter's second start, with the arguments of `python`
 LAUNCH = "--mlkit-launch"  # the same in several processes, whose number comes first
+SCRIPT = "--mlkit-script"  # a program that is not Python, and its arguments
 NO_FAILURES = (None, 0, 130, 143)  # exit codes: the last two are Ctrl-C and SIGTERM
 
 
@@ -595,6 +596,15 @@ class Script:
         return f"{self.name} ended with exit code {code}\n{end[-900:]}".strip()
 
 
+def run_script(root: str, arguments: list) -> int:
+    """Run a program that is not Python, and return its exit code; write the failure file if it fails."""
+    script = Script(arguments[0], arguments[1:])
+    exit_code = script.run()
+    if exit_code not in NO_FAILURES and root:
+        write_failure(root, script.failure(exit_code))
+    return exit_code
+
+
 def become_reaper() -> None:
     """Become the parent of processes whose own parent ends, so that they can be waited for (Linux only)."""
     if sys.platform == "linux":
@@ -615,17 +625,21 @@ def wait_for_children() -> None:
 def job_root(file: str) -> str:
     """Return the folder that is /opt/ml in a container, for a starter at an absolute path; empty outside of a job.
 
-    A job finds its program in /opt/ml/input/data/code, and its configuration in /opt/ml/input/config.
+    MLKIT_ROOT names it in a rehearsal without namespaces. A job finds its program in /opt/ml/input/data/code, and its
+    configuration in /opt/ml/input/config.
     """
     code = os.path.dirname(file)
-    for root in (os.path.normpath(os.path.join(code, os.pardir, os.pardir, os.pardir)), "/opt/ml"):
-        if os.path.isdir(os.path.join(root, "input", "config")):
+    above = os.path.normpath(os.path.join(code, os.pardir, os.pardir, os.pardir))
+    for root in (above, os.environ.get("MLKIT_ROOT", ""), "/opt/ml"):
+        if root and os.path.isdir(os.path.join(root, "input", "config")):
             return root
     return ""
 
 
 def link_code(root: str) -> None:
     """Make the program's folder available at /opt/ml/code as well, where SDK v2 has it."""
+    if not os.path.isdir(os.path.join(root, "input", "data", "code")):
+        return  # the image has the program
     try:
         os.symlink(os.path.join("input", "data", "code"), os.path.join(root, "code"), target_is_directory=True)
     except OSError:
@@ -678,9 +692,11 @@ def main(file: str, arguments: list) -> None:
 
 
 def start(root: str, file: str, arguments: list) -> None:
-    """Prepare the job at `root`, then become its program. RUN and LAUNCH are the second half."""
+    """Prepare the job at `root`, then become its program. RUN, SCRIPT and LAUNCH are the second half."""
     if arguments[:1] == [RUN]:
         return run_python(root, arguments[1:])
+    if arguments[:1] == [SCRIPT]:
+        sys.exit(run_script(root, arguments[1:]))
     if arguments[:1] == [LAUNCH]:
         sys.exit(run_processes(root, int(arguments[1]), file, arguments[2:]))
     code = os.path.dirname(os.path.realpath(file))
@@ -692,15 +708,17 @@ def start(root: str, file: str, arguments: list) -> None:
     processes = 0
     if root:
         arguments, processes = prepare(root, code, arguments)
-    if arguments[0] != "-m" and not arguments[0].endswith(".py"):
-        script = Script(arguments[0], arguments[1:])
-        exit_code = script.run()
-        if exit_code not in NO_FAILURES and root:
-            write_failure(root, script.failure(exit_code))
-        sys.exit(exit_code)
-    mode = [LAUNCH, str(processes)] if processes else [RUN]
-    command = [sys.executable, file, *mode, *arguments]
+    command = second_start(file, arguments, processes)
     os.execv(sys.executable, command)  # noqa: S606 -- no shell: the program becomes process 1
+
+
+def second_start(file: str, arguments: list, processes: int) -> list:
+    """Return the command by which the starter at the path `file` becomes a program."""
+    if arguments[0] != "-m" and not arguments[0].endswith(".py"):
+        mode = [SCRIPT]
+    else:
+        mode = [LAUNCH, str(processes)] if processes else [RUN]
+    return [sys.executable, file, *mode, *arguments]
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/31_starter.ipynb #1bd4bcdc
 if __name__ == "__main__" and "__file__" in globals():  # a notebook is __main__, too, but has no file

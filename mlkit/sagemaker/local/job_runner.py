@@ -9,6 +9,7 @@ __all__ = []
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -257,10 +258,20 @@ def _finish(self: JobRunner, outcome: Outcome) -> None:
     if outcome.ended_by:
         self.set_status("Stopped", "MaxRuntimeExceeded" if outcome.ended_by == "time" else "Stopped")
     elif exit_code:
-        failure = outcome.failure[:900] or "the program left no failure file; see the log"
+        failure = outcome.failure[:900] or _failure_without_file(exit_code)
         self.set_status("Failed", "Failed", f"AlgorithmError: {failure}, exit code: {exit_code}")
     else:
         self.set_status("Completed", "Completed")
+
+
+def _failure_without_file(exit_code: int) -> str:
+    """Return the failure of a program that wrote none: the signal that ended it, or that there is no more to say."""
+    names = {number.value: number.name for number in signal.Signals}
+    if exit_code - 128 not in names:
+        return "the program left no failure file; see the log"
+    name = names[exit_code - 128]
+    hint = ", as the kernel does if memory is short" if name == "SIGKILL" else ""
+    return f"the program was ended by the signal {name}{hint}"
 
 
 @patch
