@@ -243,7 +243,7 @@ class Predictor:
     fast_seconds = 0.001  # a slower prediction is not made in the event loop
     short_body = 2**16  # bytes; decoding a longer body may take longer than that
     idle_seconds = 0.0001  # after this time without a request, the next one does not wait for others
-    thread_turns = 20  # requests that go to the thread after a slow prediction
+    thread_turns = 20  # requests that go to the thread after two slow predictions in a row
     joining_turns = 8  # turns of the event loop that collect requests after several have come together
     cancelling_seconds = 1.0  # in which an asynchronous handler has to end after its timeout
 
@@ -260,6 +260,7 @@ class Predictor:
         self.loop_finished_at = 0.0
         self.turns_to_join = 0
         self.requests_to_thread = self.thread_turns
+        self.was_slow = False  # whether the last prediction was slow
 
         self.queue: queue.Queue = queue.Queue()
         self.waiting: set[PendingRequest] = set()  # they have a future
@@ -326,7 +327,11 @@ class Predictor:
             return
         seconds = (time.perf_counter() - started_at) / min(len(requests), 10)
         is_slow = seconds > self.fast_seconds
-        self.requests_to_thread = self.thread_turns if is_slow else max(self.requests_to_thread - 1, 0)
+        if not is_slow:
+            self.requests_to_thread = max(self.requests_to_thread - 1, 0)
+        elif self.was_slow:  # a single one may have waited for the processor
+            self.requests_to_thread = self.thread_turns
+        self.was_slow = is_slow
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #b78af3b2
 @patch

@@ -374,7 +374,9 @@ def call(self: Handlers, name: str, *args, context: Context | None = None) -> An
     """Call one handler, custom or default. The context is passed if the handler takes it; an awaitable is awaited."""
     f = self.functions.get(name)
     if f is None:
-        return self.run_code(self._call_default, name, *args)
+        if self.is_async or not (self.code is None or self.code.is_kept):
+            return self.run_code(self._call_default, name, *args)
+        return self._call_default(name, *args)  # none of the defaults has to be awaited
     calling = self._callings[name]
     if calling.takes_context:
         context = context or self._make_context({}, None)
