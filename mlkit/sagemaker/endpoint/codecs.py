@@ -30,6 +30,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .content_types import BUILT_IN_TYPES, ContentType, add_content_type, find_content_type
+from .long_json import LongJSONDecoder
 from ...text import did_you_mean
 from ...training.data.arrays import unpack_numpy
 from ...training.data.limits import TooLarge, check_json_size, text_encoding, unpacked_limit
@@ -453,13 +454,16 @@ def _raise_for_constant(name):
     raise ValueError(f"{name} is not a number in JSON")
 
 
-_load_json = json.JSONDecoder(parse_constant=_raise_for_constant).decode
+_json_decoder = json.JSONDecoder(parse_constant=_raise_for_constant)
+_load_json = _json_decoder.decode
+_load_long_json = LongJSONDecoder(_json_decoder).decode
+_LONG_TEXT = 2**20  # characters
 
 
 def _decode_json(body, parameters):
     text = read_text(body, parameters)
     check_json_size(text)
-    return _load_json(text)
+    return _load_json(text) if len(text) < _LONG_TEXT else _load_long_json(text)
 
 
 _register("application/json", _decode_json, _encode_json)
