@@ -499,6 +499,17 @@ def _is_raised_on_purpose(error: BaseException) -> bool:
     return path.startswith(_OWN_PACKAGE) or not (path.startswith(_LIBRARIES) or "site-packages" in path)
 
 
+def without_own_frames(error: BaseException) -> BaseException:
+    """Return an error whose traceback begins with the user's code, if it has a part there."""
+    entry = error.__traceback__
+    while entry is not None:
+        path = entry.tb_frame.f_code.co_filename
+        if not path.startswith((_OWN_PACKAGE, _LIBRARIES)):
+            return error.with_traceback(entry)
+        entry = entry.tb_next
+    return error
+
+
 def _toolkit_error(error: BaseException, stage: str) -> Exception | None:
     """Return the error for an exception of AWS's inference toolkit, which need not be installed, or None."""
     names = {cls.__name__ for cls in type(error).__mro__}

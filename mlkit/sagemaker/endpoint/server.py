@@ -28,7 +28,14 @@ from ...patching import patch
 from .batcher import PendingRequest, Predictor, RequestRejected, Settings, settings_from_env
 from .connections import Connections, uvicorn_config
 from .handler_thread import HandlerThread
-from .handlers import HandlerFailure, Handlers, Reply, error_reply, find_code
+from mlkit.sagemaker.endpoint.handlers import (
+    HandlerFailure,
+    Handlers,
+    Reply,
+    error_reply,
+    find_code,
+    without_own_frames,
+)
 from .metrics import Metrics
 from ...training.checks import is_kernel_fault
 
@@ -134,7 +141,8 @@ class Server:
             predictor = self._start_predictor(self.handlers, self.thread or HandlerThread())
         except BaseException as e:
             self.failure = e
-            self.log.error("the model in %s could not be loaded: this server ends", self.model_dir, exc_info=e)
+            message = "the model in %s could not be loaded: this server ends"
+            self.log.error(message, self.model_dir, exc_info=without_own_frames(e))
             self.on_failure()
         else:
             self.predictor = predictor

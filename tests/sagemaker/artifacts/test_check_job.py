@@ -281,6 +281,11 @@ def test_a_program_without_mlkits_trainer(write):
 
 def test_a_model_saved_without_a_sample(write):
     report = check(write(program("train.py", ", sample=data[:1][0]", "")))
+    assert places(report) == []  # training has recorded what the model was fed
+
+    source = program("train.py", ", sample=data[:1][0]", "")
+    source["train.py"] = source["train.py"].replace("save_model(model,", "save_model(Net(config.width),")
+    report = check(write(source))
     message = "the model was saved without a sample: no prediction was tried"
     assert places(report) == [("", None, message, True)]
 

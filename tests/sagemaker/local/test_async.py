@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from helpers import running
@@ -71,11 +72,11 @@ def objects(local, folder):
 
 def kill(local, process):
     """Kill the container of the endpoint, or the process that runs it. Return how many processes it was."""
-    text = {
-        "container": f"serve\0--model-dir\0{local.root}/endpoints/numbers/",
-        "endpoint": f"mlkit.sagemaker.local.endpoint_runner\0{local.root}",
-    }[process]
-    pids = running(text)
+    pids = running(f"mlkit.sagemaker.local.endpoint_runner\0{local.root}")
+    if process == "container":
+        children = [Path(f"/proc/{pid}/task/{pid}/children").read_text().split() for pid in pids]
+        servers = running("mlkit.cli\0serve")
+        pids = [int(pid) for group in children for pid in group if int(pid) in servers]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     return len(pids)
