@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .batcher import Settings, settings_from_env
 from .multi_model import is_multi_model, serve_models
-from .worker import handlers_finder, run_worker, worker_command
+from .worker import handlers_finder, run_worker, threads_per_worker, worker_command
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/42_supervisor.ipynb #45d92f8b
 class Supervisor:
@@ -51,7 +51,7 @@ class Supervisor:
         """Start the workers, which leave their metrics and their ready files in a folder."""
         command = worker_command(self.model_dir, self.handlers, self.settings, self.listener, shared_folder)
         defaults = {
-            "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // self.settings.workers, 1)),
+            "OMP_NUM_THREADS": str(threads_per_worker(self.settings.workers)),
             "PROMETHEUS_MULTIPROC_DIR": shared_folder,
         }
         for _ in range(self.settings.workers):

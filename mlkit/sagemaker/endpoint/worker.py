@@ -140,6 +140,12 @@ def handlers_finder(model_dir: str | Path, handlers: str | Path | None) -> Calla
     return find_handlers
 
 
+def threads_per_worker(workers: int) -> int:
+    """Return how many threads of torch each worker gets, if they share the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // workers, 1)
+
+
 def run_worker(
     model_dir: str | Path,
     handlers: str | Path | None,
@@ -150,7 +156,8 @@ def run_worker(
     """Prepare this process to be a worker, and serve until it ends; return the exit code of the process."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # what a handler prints is in the log at once
-    torch.set_num_threads(max((os.cpu_count() or 1) // settings.workers, 1))
+    if "OMP_NUM_THREADS" not in os.environ:  # which torch has read
+        torch.set_num_threads(threads_per_worker(settings.workers))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     return Worker(model_dir, handlers_finder(model_dir, handlers), settings, ready_folder).run(listener)
 
