@@ -74,7 +74,7 @@ def save_model(
 def _check_free(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Raise FileExistsError if saving would overwrite a file that another program wrote.
 
-    Weights of the same names without a model.json are those of a save that was interrupted.
+    Weights with the names of this model and no model.json were left by an interrupted save: they are overwritten.
     """
     check_not_foreign(folder / "model.json")
     weights = folder / "model.safetensors"

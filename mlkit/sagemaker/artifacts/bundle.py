@@ -203,24 +203,24 @@ def _add_files(contents: dict[str, bytes | Path], files: Mapping[str, Path], pla
 
 def _add_own_files(contents: dict[str, bytes | Path], handlers: str | None) -> None:
     """Add the files that mlkit writes. Raises BundleError if the user has a file of such a name."""
-    own = {RAY_PROGRAM: _DEPLOYMENT.encode()}
+    mlkit_files = {RAY_PROGRAM: _DEPLOYMENT.encode()}
     if TORCHSERVE_PROGRAMS[0] in contents:
-        own[TORCHSERVE_PROGRAMS[1]] = _TORCHSERVE_PACKAGE.encode()
+        mlkit_files[TORCHSERVE_PROGRAMS[1]] = _TORCHSERVE_PACKAGE.encode()
     else:
-        own[TORCHSERVE_PROGRAMS[0]] = _TORCHSERVE.encode()
+        mlkit_files[TORCHSERVE_PROGRAMS[0]] = _TORCHSERVE.encode()
     if RAY_CONFIG not in contents:
-        own[RAY_CONFIG] = _CONFIG.encode()
-    own |= hosting_files(contents, _MARK)
+        mlkit_files[RAY_CONFIG] = _CONFIG.encode()
+    mlkit_files |= hosting_files(contents, _MARK)
     if "requirements.txt" not in contents:  # the containers of vLLM and SGLang read it there
-        own["requirements.txt"] = contents["code/requirements.txt"]
-    record = BundleRecord.of(handlers, own)
-    own[RECORD] = record.to_bytes()
+        mlkit_files["requirements.txt"] = contents["code/requirements.txt"]
+    record = BundleRecord.of(handlers, mlkit_files)
+    mlkit_files[RECORD] = record.to_bytes()
     for name, path in contents.items():
-        if name in own:
+        if name in mlkit_files:
             raise BundleError(f"{path} would be {name} in the bundle, and mlkit needs this name: rename the file")
         if name in ("mlkit.py", "mlkit/__init__.py", "code/mlkit.py") or name.startswith(PACKAGE):
             raise BundleError(f"{path} would be imported as mlkit, which the handlers need: rename the module")
-    contents |= own | {f"code/{name}": path for name, path in package_files().items()}
+    contents |= mlkit_files | {f"code/{name}": path for name, path in package_files().items()}
 
 
 FOREIGN_CONFIG = "config.yaml is no configuration of Ray Serve: AWS's Ray Serve containers cannot serve it"

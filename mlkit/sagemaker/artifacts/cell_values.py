@@ -49,7 +49,7 @@ class Expression:
         reference: Callable[[Any], str | None],  # returns an expression for a class or function; None: it has no name
         module: Callable[
             [str], str
-        ] = str,  # is told each module that has to be imported; returns its name in the source
+        ] = str,  # called with the name of each module to import; returns its name in the source
     ):
         self.reference = reference
         self.module = module

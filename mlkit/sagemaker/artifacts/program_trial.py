@@ -88,7 +88,7 @@ class ParserWatch:
         self.message = ""  # the last one of argparse
 
     def install(self, packages: Iterable[str]):
-        """Watch the parsers of argparse, and those of the given packages."""
+        """Watch the parsers of argparse, and of the packages."""
         for name in _PARSE_METHODS:
             setattr(argparse.ArgumentParser, name, self._watched(getattr(argparse.ArgumentParser, name)))
         argparse.ArgumentParser.__init__ = self._watched_init(argparse.ArgumentParser.__init__)

@@ -159,7 +159,10 @@ class BatchRunner:
         """Return the reply to one request, or raise its error."""
         if request.function is not None:
             return request.function()
-        return self.handlers.respond(
+        return self._receive(request).respond()
+
+    def _receive(self, request):
+        return self.handlers.receive(
             request.body,
             request.content_type,
             request.accept,
@@ -186,14 +189,7 @@ class BatchRunner:
 
     def _read(self, request):
         """Set the input of a request."""
-        request.exchange = self.handlers.receive(
-            request.body,
-            request.content_type,
-            request.accept,
-            request.headers,
-            self.metrics.observe_stage,
-            request.request_id,
-        )
+        request.exchange = self._receive(request)
         request.input = request.exchange.read()
         return True
 

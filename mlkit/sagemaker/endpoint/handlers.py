@@ -194,16 +194,11 @@ def _check_name(name, f, functions, members):
     raise HandlerError(f"{_location(f)}{name}: did you mean {near[0]!r}? It would never be called")
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #83f3ef25
-def load_module(path: str | Path) -> ModuleType:
-    """Import a file, with the modules of its folder, for itself: see `CodeFolder`.
+def _load_code(path: Path) -> tuple[ModuleType, CodeFolder]:
+    """Return the module of a file, and the CodeFolder that it is in.
 
     Raises HandlerError, with the line, if the file does not exist or cannot be imported.
     """
-    return _load_code(path)[0]
-
-
-def _load_code(path):
-    """Return the module of a file, and the CodeFolder that it is in."""
     path = Path(path).resolve()
     if not path.is_file():
         raise HandlerError(f"{path} does not exist: expected the file with the handlers")
