@@ -500,6 +500,7 @@ def kernel_fault(machine):
         if machine.has_gpu:
             assert "device-side assert" in error, error
             assert any("CUDA_LAUNCH_BLOCKING" in note and "earlier" in note for note in notes), notes
+            assert any(note.startswith("(noticed in epoch 1, after batch ") for note in notes), notes
         else:
             assert error.startswith("IndexError"), error
             assert "(in epoch 1, batch 5)" in notes, notes
@@ -519,13 +520,15 @@ def start_server(folder, model, sample, **settings):
 
 
 def post(url, rows):
-    """Return status and body of the reply to a request for predictions."""
+    """Return status and body of the reply to a request for predictions; 0 if the server does not answer any more."""
     request = Request(f"{url}/invocations", json.dumps(rows).encode(), {"content-type": "application/json"})
     try:
         with urlopen(request, timeout=30) as reply:
             return reply.status, json.load(reply)
     except HTTPError as error:
         return error.code, json.load(error)
+    except OSError as error:
+        return 0, str(error)
 
 
 @check
@@ -564,20 +567,53 @@ def server(machine):
 
 @check
 def server_fault(machine):
-    """After a request that fails in a kernel the server answers others, or its /ping does not say 200 any more."""
+    """A token that the model does not have is refused, and the server goes on."""
     with tempfile.TemporaryDirectory() as folder:
         with start_server(folder, nets.SmallBERT(), torch.ones(1, 4, dtype=torch.int64)) as running:
             status, body = post(running.url, [[1, 2, 3, 4]])
             assert status == 200, body
-            failed, _ = post(running.url, [[1, 2, 3, 5000]])  # the model knows 2048 tokens
+            failed, reason = post(running.url, [[1, 2, 3, 5000]])  # the model knows 2048 tokens
             after, _ = post(running.url, [[1, 2, 3, 4]])
-            try:
-                ping = urlopen(f"{running.url}/ping").status
-            except HTTPError as error:
-                ping = error.code
+            ping = ping_status(running.url)
+    assert failed == 422, (failed, reason)
+    assert (after, ping) == (200, 200), f"the next request got {after}, and /ping says {ping}"
+    return f"the request got {failed}, the next one {after}, /ping {ping}"
+
+
+class Lookup(nn.Module):
+    """Look numbers up in a table, by an index that nothing checks on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.arange(10.0))
+
+    def forward(self, x):
+        return self.table[x]
+
+
+@check
+def server_ends(machine):
+    """After a request that fails in a kernel the server answers others, or its /ping does not say 200 any more."""
+    with tempfile.TemporaryDirectory() as folder:
+        with start_server(folder, Lookup(), torch.ones(1, 4, dtype=torch.int64)) as running:
+            status, body = post(running.url, [[1, 2, 3, 4]])
+            assert status == 200, body
+            failed, _ = post(running.url, [[1, 2, 3, 5000]])
+            after, _ = post(running.url, [[1, 2, 3, 4]])
+            ping = ping_status(running.url)
     assert failed >= 400, failed
     assert after == 200 or ping != 200, f"the next request got {after}, but /ping says {ping}"
     return f"the request got {failed}, the next one {after}, /ping {ping}"
+
+
+def ping_status(url):
+    """Return the status of /ping; 0 if the server does not answer any more."""
+    try:
+        return urlopen(f"{url}/ping").status
+    except HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
 
 
 # Speed
@@ -784,11 +820,10 @@ def run_child(names, machine):
         for name in names:
             result = make_check(name, machine)
             print(json.dumps(asdict(result)), file=results, flush=True)
-            if result.status == "FAILED":
-                try:
-                    machine.synchronize()
-                except RuntimeError:
-                    os._exit(DEVICE_LOST)
+            try:
+                machine.synchronize()
+            except RuntimeError:
+                os._exit(DEVICE_LOST)
 
 
 # The parent: starts children and prints the results

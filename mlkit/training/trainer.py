@@ -39,6 +39,7 @@ from mlkit.training.checks import (
     check_sample_mean,
     explain_bad_loss,
     first_bad_loss,
+    is_kernel_fault,
     whole_number,
 )
 from .compiled import CompiledGroups, CompiledSteps, group_size, why_not_grouped
@@ -906,7 +907,10 @@ def validate(self: Trainer) -> dict[str, float] | None:
 def _report(self: Trainer, error: Exception):
     """Add to an error where it happened and what it may mean, and notify `on_exception`."""
     self.exception = error
-    if self.evaluator.batch is None:
+    if is_kernel_fault(error):  # a GPU reports it some batches later
+        error.add_note(f"(noticed in epoch {self.epoch + 1}, after batch {self.batch})")
+        prediction = y = None
+    elif self.evaluator.batch is None:
         error.add_note(f"(in epoch {self.epoch + 1}, batch {self.batch + 1})")
         prediction, y = self.prediction, self.y
     else:

@@ -15,6 +15,7 @@ from dis import opname
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -261,10 +262,12 @@ def default_predict_fn(data: Any, model: Callable) -> Any:
     """Call `model` without gradients with its input: a tensor, a tuple of several, or a dict of keyword arguments.
 
     The model is changed to evaluation mode first, all modules of it, and moved to the GPU if it lies on the CPU of a
-    machine that has one.
+    machine that has one. Raises IndexError for a token that an embedding does not have, on a GPU as well.
     """
     with torch.no_grad():  # as in AWS's containers; a handler may change an output in place, after inference_mode not
         device = _prepare(model)
+        if device.type == "cuda":
+            _guard_embeddings(model)
         if isinstance(data, Tensor) and data.device == device:
             return model(data)
         if isinstance(data, list):
@@ -314,6 +317,26 @@ def _evaluate(model):
     except NotImplementedError:  # of torch.export, whose graph has no mode
         for module in model.modules():
             module.training = False
+
+
+def _guard_embeddings(model):
+    """Let the embeddings of a model refuse an index that is out of range: on a GPU it would end the process."""
+    if model in _guarded_models:
+        return
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            module.register_forward_pre_hook(_check_indices)
+    _guarded_models.add(model)
+
+
+_guarded_models = WeakSet()
+
+
+def _check_indices(embedding, args):
+    if args and args[0].numel():
+        low, high = torch.stack(args[0].aminmax()).tolist()
+        if low < 0 or high >= embedding.num_embeddings:
+            raise IndexError(f"index out of range: {low} to {high}, expected 0 to {embedding.num_embeddings - 1}")
 
 
 @cache
