@@ -30,7 +30,7 @@ def test_every_check_works_on_the_cpu_or_is_skipped_in_words():
     skipped = {name: detail for name, (outcome, detail) in results.items() if outcome == "skipped"}
     assert skipped.keys() == {*NEEDS_GPU, *COMPILES}
     assert all("needs a GPU" in skipped[name] for name in NEEDS_GPU)
-    assert len(results) == 17 and last == "13 ok, 0 failed, 4 skipped"
+    assert len(results) == 18 and last == "14 ok, 0 failed, 4 skipped"
     for name in ("speed_mlp", "speed_resnet", "speed_gpt"):
         assert re.search(r"plain [\d,]+ us a step, careful [\d.]+ x .*, mlkit [\d.]+ x ", results[name][1])
         assert "lightning" in results[name][1] and "accelerate" in results[name][1]
