@@ -424,15 +424,26 @@ def install_missing(root: str, requirements: list, folder: str) -> None:
     print(output, flush=True)
 
 
-def install_requirements(root: str, packages: str) -> None:
-    """Install the requirements of the program in the working directory; `packages` is empty in a container."""
+def is_package(program: str, spelling: str) -> bool:
+    """Return whether a job installs its working directory as a package: SDK v2 does, if it has a setup.py."""
+    return spelling == "v2" and not program.endswith(".sh") and os.path.isfile("setup.py")
+
+
+def install_requirements(root: str, program: str, packages: str) -> None:
+    """Install what the program in the working directory needs; `packages` is empty in a container."""
+    import tempfile
+
     requirements = ["-r", "requirements.txt"] if os.path.isfile("requirements.txt") else []
     if find_spec("safetensors") is None:
         requirements += ["safetensors>=0.4"]
-    if requirements and packages:
-        install_missing(root, requirements, packages)
-    elif requirements:
-        print(pip_install(root, *requirements), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        # a copy, since pip writes into the folder
+        if root and is_package(program, os.environ.get("MLKIT_SPELLING", "v2")):
+            requirements.insert(0, shutil.copytree(".", os.path.join(temporary, "package"), symlinks=True))
+        if requirements and packages:
+            install_missing(root, requirements, packages)
+        elif requirements:
+            print(pip_install(root, *requirements), flush=True)
 
 
 def set_paths(code: str, packages: str) -> None:
@@ -674,9 +685,18 @@ def prepare(root: str, code: str, program: list) -> tuple:
     os.environ.pop("MLKIT_PROCESSES", None)
     if processes and not (is_builtin or program[0].endswith(".py")):
         job.fail(f"{program[0]}: only a Python program is started in several processes; a script may call torchrun")
+    if is_package(program[0], spelling) and not processes and not is_builtin:
+        arguments = as_module(arguments)
     link_code(root)
     wait_for_hosts(job)
     return arguments, processes
+
+
+def as_module(arguments: list) -> list:
+    """Return the arguments that run a Python file as a module, as SDK v2 runs one of a package."""
+    program, *rest = arguments
+    is_module = program.endswith(".py") and program[:-3].isidentifier()
+    return ["-m", program[:-3], *rest] if is_module else arguments
 
 
 def main(file: str, arguments: list) -> None:
@@ -703,7 +723,7 @@ def start(root: str, file: str, arguments: list) -> None:
     os.chdir(code)  # requirements may name files in this folder
     packages = os.environ.pop("MLKIT_PACKAGES", "")
     packages = os.path.abspath(packages) if packages else ""
-    install_requirements(root, packages)
+    install_requirements(root, arguments[0], packages)
     set_paths(code, packages)
     processes = 0
     if root:

@@ -24,11 +24,13 @@ def check_job_options(options: JobOptions, source: Source) -> None:
         raise ValueError("checkpoint_path: there are no checkpoints, as checkpoints=False says; leave out one of them")
     if options.tensorboard_path and not options.tensorboard:
         raise ValueError("tensorboard_path: pass tensorboard='s3://bucket/prefix' as well, where its files go")
-    if options.network_isolation and "requirements.txt" in source.files:
-        raise ValueError(
-            "network_isolation: without a network the job cannot install its requirements.txt. Install them in the "
-            "image (mlkit dockerfile writes one), and leave the file out"
-        )
+    installed = ["requirements.txt"] if options.spelling == "v3" else ["requirements.txt", "setup.py"]
+    for name in installed:
+        if options.network_isolation and name in source.files:
+            raise ValueError(
+                f"network_isolation: without a network the job cannot install its {name}. Install it in the image "
+                "(mlkit dockerfile writes one), and leave the file out"
+            )
     path = options.environment.get("PATH")
     if path is not None and (not path or "$" in path):
         raise ValueError(

@@ -29,6 +29,11 @@ def remedy(error: BaseException) -> str | None:
         )
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "?").partition(".")[0]
+        if os.path.isfile("setup.py"):
+            return (
+                f"-> {package!r} is not installed: a job of SDK v2's spelling installs the package of the setup.py in "
+                "its source folder. Before a check, install it here: pip install --no-deps SOURCE_FOLDER"
+            )
         return (
             f"-> {package!r} is not installed in this container: add the package that contains it to requirements.txt "
             "in the source folder, or add the file to that folder"

@@ -60,6 +60,7 @@ PROGRAMS = {
         source="code",
         options={"entry": "nets/train.py"},
     ),
+    "src_layout": Program([6, "train", "train.py"], "", {"width": 2}, source="code"),
     "helper": Program({"lr": 0.5}, "what follows the argument parser at options.py:", {"lr": 0.5}, source="train.py"),
     "shell": Program([3, "yes"], "train.sh, a shell script", {"epochs": 3}, options={"entry": "train.sh"}),
     "script_of_a_requirement": Program([3, 3, 3], "", source="train.py"),
@@ -145,6 +146,9 @@ def test_a_check_of_a_program_says_what_it_has_not_tried(key, tmp_path):
     report = make_job(key, tmp_path).check()
     if key == "script_of_a_requirement":
         assert "No such file or directory: 'describe-rows'" in report.findings[0].what  # it is not installed here
+        return
+    if key == "src_layout":
+        assert "installs the package of the setup.py" in report.findings[0].remedy
         return
     assert report.ok, report
     assert bool(report.untried) == bool(PROGRAMS[key].untried), report
