@@ -82,6 +82,17 @@ class Supervisor:
             worker.send_signal(signal.SIGHUP)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/42_supervisor.ipynb #d228cfe1
+def _open_listener(settings: Settings) -> socket.socket:
+    """Return a socket of the settings' host and port, or the one of MLKIT_LISTENER, which a parent process has opened.
+
+    The variable holds its file descriptor.
+    """
+    descriptor = os.environ.pop("MLKIT_LISTENER", None)  # not for the workers
+    if descriptor is None:
+        return socket.create_server((settings.host, settings.port), backlog=2048)
+    return socket.socket(fileno=int(descriptor))
+
+
 def serve(
     model_dir: str | Path = "/opt/ml/model",
     handlers: str | Path | None = None,  # a file; default: the handlers that came with the model
@@ -92,7 +103,7 @@ def serve(
     Raises HandlerError before anything is started if the handlers cannot work, and OSError if the port is taken.
     """
     settings = settings or settings_from_env()
-    listener = socket.create_server((settings.host, settings.port), backlog=2048)
+    listener = _open_listener(settings)
     if settings.workers > 1:
         print(handlers_finder(model_dir, handlers)(), flush=True)
     if is_multi_model(os.environ):

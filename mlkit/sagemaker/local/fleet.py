@@ -112,7 +112,8 @@ class Fleet:
         model = self.service.describe_model(ModelName=variant["ModelName"])
         container = model.get("PrimaryContainer") or model["Containers"][0]
         process = MultiModelProcess if container.get("Mode") == "MultiModel" else ServerProcess
-        return process(container, self.service.files, self.new_folder(name), _concurrency_limit(variant))
+        offline = model.get("EnableNetworkIsolation", False) or self.config.get("EnableNetworkIsolation", False)
+        return process(container, self.service.files, self.new_folder(name), _concurrency_limit(variant), offline)
 
     def all_servers(self) -> list[ServerProcess]:
         return [server for servers in self.servers.values() for server in servers]

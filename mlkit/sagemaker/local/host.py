@@ -30,7 +30,16 @@ from mlkit.sagemaker.job.container import lay_out
 from mlkit.sagemaker.storage import copy_or_link
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #eba2fce8
-_UNSHARE = ("--mount", "--uts", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "private")
+_NAMESPACES = (
+    "--mount",
+    "--uts",
+    "--pid",
+    "--fork",
+    "--kill-child=SIGKILL",
+    "--mount-proc",
+    "--propagation",
+    "private",
+)
 # Runs inside the namespaces, with the arguments: tree, hosts file, host name, working directory, command.
 # The PATH is the program's own, and may lack the programs that are needed before.
 _ENTER = """
@@ -47,51 +56,47 @@ _LOOPBACK = """import fcntl, socket, struct
 fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 1))"""
 
 
-@lru_cache
-def mount_namespace() -> tuple[str, ...]:
-    """Return the command that runs another command with mounts of its own, or () if that is not possible.
+# Runs before a command in a network namespace: it has no network but the loopback interface.
+ENTER_OFFLINE = f"{shlex.join([sys.executable, '-c', _LOOPBACK])} || exit\n"
 
-    The process keeps its id, and gets SIGKILL if its parent ends.
+
+def _unshare(options: tuple[str, ...], *trial: str) -> tuple[str, ...]:
+    """Return the command that runs another one in new namespaces, or () if a trial in them fails.
+
+    Users and systems may not be allowed to create them, and MLKIT_NAMESPACES=no forbids it.
     """
-    if os.environ.get("MLKIT_NAMESPACES") == "no" or sys.platform != "linux":
+    if os.environ.get("MLKIT_NAMESPACES") == "no" or sys.platform != "linux" or not shutil.which("unshare"):
         return ()
-    command = ["unshare"]
+    command = ["unshare", *options]
     if os.geteuid() == 0:
         Path("/opt/ml").mkdir(parents=True, exist_ok=True)
     else:
-        command += ["--user", "--map-root-user"]
-    command += ["--mount", "--propagation", "private", "setpriv", "--pdeathsig", "KILL"]
-    if not shutil.which("unshare") or not shutil.which("setpriv") or not Path("/opt/ml").is_dir():
+        command[1:1] = ["--user", "--map-root-user"]
+    if not Path("/opt/ml").is_dir():
         return ()
-    result = subprocess.run([*command, "sh", "-c", "mount --bind /tmp /opt/ml"], capture_output=True)
+    result = subprocess.run([*command, *trial], capture_output=True)
     return tuple(command) if result.returncode == 0 else ()
+
+
+@lru_cache
+def mount_namespace(offline: bool = False) -> tuple[str, ...]:
+    """Return the command that runs another command with mounts of its own, or () if that is not possible.
+
+    The process keeps its id, and gets SIGKILL if its parent ends. offline: without any network, see ENTER_OFFLINE.
+    """
+    network = ("--net",) if offline else ()
+    options = ("--mount", *network, "--propagation", "private", "setpriv", "--pdeathsig", "KILL")
+    return _unshare(options, "sh", "-c", (ENTER_OFFLINE if offline else "") + "mount --bind /tmp /opt/ml")
 
 
 @lru_cache
 def namespaces(offline: bool = False) -> tuple[str, ...]:
     """Return the command that runs another command in separate namespaces, or () if that is not possible.
 
-    It is not possible if the system or the user may not create them, or if MLKIT_NAMESPACES is "no".
-    offline: without any network but the loopback interface, which the other command has to bring up.
+    offline: without any network, see ENTER_OFFLINE.
     """
-    if os.environ.get("MLKIT_NAMESPACES") == "no" or sys.platform != "linux":
-        return ()
-    if not shutil.which("unshare") or not shutil.which("hostname"):
-        return ()
-    command = ["unshare"]
-    if os.geteuid() == 0:
-        Path("/opt/ml").mkdir(parents=True, exist_ok=True)
-    else:
-        command += ["--user", "--map-root-user"]
-    command += _UNSHARE
-    trial = ["sh", "-c", _TRY]
-    if offline:
-        command.append("--net")
-        trial = [sys.executable, "-c", _LOOPBACK]
-    if not Path("/opt/ml").is_dir():
-        return ()
-    result = subprocess.run([*command, *trial], capture_output=True)
-    return tuple(command) if result.returncode == 0 else ()
+    network = ("--net",) if offline else ()
+    return _unshare((*_NAMESPACES, *network), "sh", "-c", (ENTER_OFFLINE if offline else "") + _TRY)
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #48b8dabc
 @dataclass
@@ -120,7 +125,7 @@ class Host:
             working_dir = "/opt/ml/code" if (self.root / "code").is_dir() else "/"
             enter = ["sh", "-c", _ENTER, "host", str(self.root), str(hosts), self.name, working_dir, environ["PATH"]]
             if self.offline:
-                enter[2] = f"{shlex.join([sys.executable, '-c', _LOOPBACK])} || exit\n{_ENTER}"
+                enter[2] = ENTER_OFFLINE + _ENTER
             command = [*namespaces(self.offline), *enter, *command]
             environ["PATH"] = os.environ.get("PATH") or os.defpath
         with open(self.log, "ab", opener=private_opener) as log:

@@ -22,6 +22,7 @@ from mlkit.sagemaker.endpoint_rules import config_errors, container_errors, depl
 from mlkit.sagemaker.local.async_queue import revive
 from mlkit.sagemaker.local.async_workers import Subscription
 from mlkit.sagemaker.local.capture import capture_fields
+from mlkit.sagemaker.local.host import mount_namespace
 from mlkit.sagemaker.local.locks import start_locked
 from mlkit.sagemaker.local.members import check_local_request
 from mlkit.sagemaker.local.runtime import LocalRuntime
@@ -59,7 +60,7 @@ class Hosting(LocalService):
 
     def create_model(self, **request) -> dict:
         check_local_request("CreateModel", request)
-        _refuse("CreateModel", container_errors(request))
+        _refuse("CreateModel", [*container_errors(request), *_isolation_errors(request)])
         return self._create("Model", request, CreationTime=now())
 
     def describe_model(self, **request) -> dict:
@@ -77,7 +78,10 @@ class Hosting(LocalService):
         variants = [*request["ProductionVariants"], *request.get("ShadowProductionVariants", ())]
         names = [variant.get("ModelName", "") for variant in variants]
         models = {name: self._find("Model", name, "CreateEndpointConfig") for name in names}
-        _refuse("CreateEndpointConfig", [*config_errors(request), *model_errors(request, models)])
+        _refuse(
+            "CreateEndpointConfig",
+            [*config_errors(request), *model_errors(request, models), *_isolation_errors(request)],
+        )
         self._check_places(request)
         return self._create("EndpointConfig", request, CreationTime=now())
 
@@ -126,6 +130,15 @@ class Hosting(LocalService):
         if record is None:
             raise _not_found(kind, name, operation)
         return describable(f"Describe{kind}", record)
+
+
+def _isolation_errors(request: Mapping) -> Iterator[str]:
+    """Yield an error if a request asks for containers without network, and this machine cannot take it away."""
+    if request.get("EnableNetworkIsolation") and not mount_namespace(offline=True):
+        yield (
+            "not rehearsed here: EnableNetworkIsolation: processes cannot have a network of their own on this "
+            "machine; leave it out of the rehearsal"
+        )
 
 
 def _refuse(operation: str, errors: Iterable[str]) -> None:

@@ -235,8 +235,15 @@ class MultiModelProcess(ServerProcess):
     The other arguments are the same as for `ServerProcess`.
     """
 
-    def __init__(self, container: Mapping, files: Files | S3, folder: Path, environ: Mapping[str, str] | None = None):
-        super().__init__(container, files, folder, {**(environ or {}), "SAGEMAKER_MULTI_MODEL": "true"})
+    def __init__(
+        self,
+        container: Mapping,
+        files: Files | S3,
+        folder: Path,
+        environ: Mapping[str, str] | None = None,
+        offline: bool = False,
+    ):
+        super().__init__(container, files, folder, {**(environ or {}), "SAGEMAKER_MULTI_MODEL": "true"}, offline)
         caches = container.get("MultiModelConfig", {}).get("ModelCacheSetting", "Enabled") == "Enabled"
         self.router = ModelRouter(container["ModelDataUrl"], files, folder, caches)
 

@@ -9,6 +9,7 @@ __all__ = []
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from mlkit.files import private_opener
 from mlkit.sagemaker.artifacts.archive import BundleError, extract_bundle
-from mlkit.sagemaker.local.host import end_with_parent, mount_namespace
+from mlkit.sagemaker.local.host import ENTER_OFFLINE, end_with_parent, mount_namespace
 from mlkit.sagemaker.storage import S3, Files
 
 # %% ../../../nbs/2_sagemaker/4_local/40_server_process.ipynb #b1f59f46
@@ -56,12 +57,21 @@ class ServerProcess:
 
     container: the container of a CreateModel request. files: the S3 that holds its model.
     folder: receives the model; the log is next to it. environ: replaces variables of the container.
+    offline: without network, but for the requests that it answers; needs `mount_namespace(offline=True)`.
     """
 
-    def __init__(self, container: Mapping, files: Files | S3, folder: Path, environ: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        container: Mapping,
+        files: Files | S3,
+        folder: Path,
+        environ: Mapping[str, str] | None = None,
+        offline: bool = False,
+    ):
         self.container = container
         self.files = files
         self.folder = folder
+        self.offline = offline
         self.log = folder.with_suffix(".log")
         self.environ = {**container.get("Environment", {}), **(environ or {})}
         self.process: subprocess.Popen | None = None
@@ -89,25 +99,29 @@ class ServerProcess:
                 log.flush()
             self.log_offset = log.tell()
             self.port = 0
-            self.process = subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--port", "0"],
-                env=environ | {"PYTHONUNBUFFERED": "1"},
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                cwd=self.folder,
-                start_new_session=True,
-                preexec_fn=end_with_parent,
-                umask=0o022,
-            )
+            # opened here, since a socket stays in the network in which it was opened
+            with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+                self.process = subprocess.Popen(
+                    command,
+                    env=environ | {"PYTHONUNBUFFERED": "1", "MLKIT_LISTENER": str(listener.fileno())},
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    cwd=self.folder,
+                    start_new_session=True,
+                    preexec_fn=end_with_parent,
+                    pass_fds=[listener.fileno()],
+                    umask=0o022,
+                )
 
     def _enter_command(self) -> list[str]:
         """Return the command that runs another one with the model at /opt/ml/model; empty if that is not possible."""
-        if not mount_namespace() or self.folder.resolve().is_relative_to("/opt/ml"):
+        if not mount_namespace(self.offline) or self.folder.resolve().is_relative_to("/opt/ml"):
             return []
         tree = self.folder.with_suffix(".ml")
         (tree / "model").mkdir(parents=True, exist_ok=True)
-        return [*mount_namespace(), "sh", "-c", _ENTER, "server", str(tree), str(self.folder)]
+        script = (ENTER_OFFLINE if self.offline else "") + _ENTER
+        return [*mount_namespace(self.offline), "sh", "-c", script, "server", str(tree), str(self.folder)]
 
     def _download_model(self) -> None:
         source = self.container.get("ModelDataSource", {}).get("S3DataSource", {})

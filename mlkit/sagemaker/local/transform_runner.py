@@ -99,7 +99,8 @@ class TransformRunner:
         model = service.describe_model(ModelName=self.request["ModelName"])
         container = model.get("PrimaryContainer") or model["Containers"][0]
         environment = batch_variables(self.request) | self.request.get("Environment", {})
-        self.server = ServerProcess(container, self.files, self.folder / "container", environment)
+        offline = model.get("EnableNetworkIsolation", False)
+        self.server = ServerProcess(container, self.files, self.folder / "container", environment, offline)
         self.processing = DataProcessing(self.request)
 
     def run(self) -> None:
