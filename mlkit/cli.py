@@ -837,8 +837,8 @@ def local(action: str, name: str | None, everything: bool) -> dict:
         return {"freed": freed}
     size = client.size
     print(f"{client!r}, {human_bytes(size)}")
-    jobs = len(client.rows.all())
-    endpoints = len(client.table("Endpoint").all())
+    jobs = client.rows.count()
+    endpoints = client.table("Endpoint").count()
     return {"root": str(client.root), "jobs": jobs, "endpoints": endpoints, "bytes": size}
 
 # %% ../nbs/4_command/20_cli.ipynb #32b20e9a
