@@ -8,53 +8,185 @@ __all__ = []
 # %% ../nbs/04_plotting.ipynb #60d49244
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+# %% ../nbs/04_plotting.ipynb #0ceb8a02
+class SeriesStyle(NamedTuple):
+    """How a line is drawn."""
+
+    color: str
+    dashes: tuple[float, ...] = ()  # lengths of strokes and gaps, in line widths; empty: a solid line
+
+
+_LOSSES = {"train_loss": ("training", "#1f77c9"), "valid_loss": ("validation", "#d9600a")}
+_NAMES_AND_COLORS = _LOSSES | {"learning_rate": ("learning rate", "#808080")}
+_OTHER_COLORS = "#388e3c", "#a050c8", "#00899a", "#d63384", "#827717", "#8d6e63", "#d32f2f"
+_DASHES = (), (5, 2), (1.5, 1.5), (5, 2, 1.5, 2)
+_NOT_METRICS = "epoch", "step", "seconds"  # other numbers in the metrics of an epoch
+
+
+def series_label(name: str) -> str:
+    """Return the name of a metric as plots show it: 'valid_loss' is 'validation', 'valid_f1_score' is 'f1 score'."""
+    if name in _NAMES_AND_COLORS:
+        return _NAMES_AND_COLORS[name][0]
+    return name.removeprefix("valid_").replace("_", " ")
+
+
+def series_styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
+    """Return the style of each series; of those without a color of their own, by their order."""
+    styles = {}
+    others = 0
+    for name in names:
+        if name in _NAMES_AND_COLORS:
+            styles[name] = SeriesStyle(_NAMES_AND_COLORS[name][1])
+        elif name not in styles:
+            repeats, i = divmod(others, len(_OTHER_COLORS))
+            styles[name] = SeriesStyle(_OTHER_COLORS[i], _DASHES[repeats % len(_DASHES)])
+            others += 1
+    return styles
+
+
+def other_metrics(names: Iterable[str]) -> list[str]:
+    """Return the metrics other than losses. One of training is left out if validation has it as well."""
+    names = [name for name in dict.fromkeys(names) if name not in _LOSSES and name not in _NOT_METRICS]
+    return [n for n in names if not (n.startswith("train_") and "valid_" + n.removeprefix("train_") in names)]
 
 # %% ../nbs/04_plotting.ipynb #82aaa8a3
 def plot_losses(
     ax: Any,  # matplotlib Axes
     series: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],  # (x, y) by name; None leaves a gap
     *,
-    labels: Mapping[str, str] | None = None,  # by name, for the legend; default: the name with spaces
-    colors: Mapping[str, str] | None = None,  # by name; default: matplotlib's color cycle
+    labels: Mapping[str, str] | None = None,  # by name, for the legend; default: `series_label`
+    styles: Mapping[str, SeriesStyle] | None = None,  # by name; default: `series_styles`
     best: Mapping[str, tuple[float, float]] | None = None,  # by name: a point (x, y) to circle
     label_best: bool = True,  # name the circles in the legend
     x_label: str = "epoch",
     y_label: str = "",
+    log: bool = False,  # a logarithmic axis; values that have no logarithm are not drawn
+    clip: str = "",  # 'above' or 'below': end the axis before the values of runs that diverged in that direction
 ) -> None:
     """Draw a line for each series, circle the best points, and label the axes.
 
-    x is a count, such as epochs or steps. A series without points is left out.
+    x is a count, such as epochs or steps. A series without points is left out. Raises ValueError if `clip` is unknown.
     """
-    labels = labels or {}
-    colors = dict(colors or {})
+    if clip not in ("", "above", "below"):
+        raise ValueError(f"clip: expected 'above', 'below' or '', got {clip!r}")
+    labels = {name: series_label(name) for name in series} | dict(labels or {})
+    styles = series_styles(series) | dict(styles or {})
+    series = {name: (x, [_to_drawable(v, log) for v in y]) for name, (x, y) in series.items() if len(x)}
+    end = _axis_end([y for _, y in series.values()], log, clip) if clip else None
     for name, (x, y) in series.items():
-        if not len(x):
-            continue
-        values = [math.nan if v is None else v for v in y]
-        (line,) = ax.plot(x, values, label=labels.get(name, name.replace("_", " ")), color=colors.get(name))
-        colors[name] = line.get_color()
+        label = labels[name] + _divergence(x, y, end, clip, x_label)
+        color, dashes = styles[name]
+        (line,) = ax.plot(x, [v if math.isfinite(v) else math.nan for v in y], label=label, color=color)
+        if dashes:
+            line.set_linestyle((0, dashes))
+        single = [i for i in range(len(y)) if _is_single(y, i)]
+        if single:
+            ax.plot([x[i] for i in single], [y[i] for i in single], ".", color=color)
     for name, (x, y) in (best or {}).items():
         label = f"best, {x_label} {x}" if label_best else None
-        ax.plot(x, y, "o", color=colors[name], fillstyle="none", label=label)
+        ax.plot(x, y, "o", color=styles[name].color, fillstyle="none", label=label)
+    if log:
+        ax.set_yscale("log", nonpositive="mask")
+    if end is not None:
+        _end_axis(ax, series, styles, end, clip)
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    if ax.get_legend_handles_labels()[0]:
+    count = len(ax.get_legend_handles_labels()[0])
+    if count > 6:
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
+    elif count:
         ax.legend(frameon=False)
+
+
+def _to_drawable(value, log):
+    """Return a value as a float: NaN if it is missing or has no logarithm, infinity if it is not finite."""
+    if value is None:
+        return math.nan
+    if not math.isfinite(value):
+        return math.inf
+    return math.nan if log and value <= 0 else float(value)
+
+
+def _is_single(values, i):
+    """Return whether a value has no neighbor, so that no line passes through it."""
+    neighbors = values[max(i - 1, 0) : i] + values[i + 1 : i + 2]
+    return math.isfinite(values[i]) and not any(map(math.isfinite, neighbors))
+
+# %% ../nbs/04_plotting.ipynb #0ceb8c41
+_FAR = 10  # times the range of ordinary values
+
+
+def _axis_end(runs, log, clip):
+    """Return where an axis ends so that it leaves out what diverged; None if nothing did. A run is a list of values."""
+    sign = 1 if clip == "above" else -1  # from here on, lower values are better
+    ranges = []
+    for values in runs:
+        finite = [sign * (math.log10(v) if log else v) for v in values if math.isfinite(v)]
+        if finite:
+            start, lowest, highest = finite[0], min(finite), max(finite)
+            width = max(start - lowest, 0.1 if log else 0.1 * abs(start))
+            ranges.append((lowest, highest if highest <= start + _FAR * width else start, highest))
+    if not ranges:
+        return None
+    ranges.sort()
+    bottom, top, _ = ranges[0]
+    for lowest, end, _ in ranges[1:]:
+        width = max(top - bottom, 0.1 if log else 0.1 * abs(top))
+        if lowest <= top + _FAR * width:
+            top = max(top, end)
+    if top >= max(highest for *_, highest in ranges):
+        return None
+    top += 0.05 * ((top - bottom) or abs(top) or 1)
+    return 10 ** (sign * top) if log else sign * top
+
+
+def _is_beyond(value, end, clip):
+    """Return whether a value lies beyond the end of the axis."""
+    if end is None or not math.isfinite(value):
+        return False
+    return value > end if clip == "above" else value < end
+
+
+def _divergence(x, y, end, clip, x_label):
+    """Return how the legend tells that a run leaves the axis or is not finite; empty if it is neither."""
+    for position, value in zip(x, y):
+        if _is_beyond(value, end, clip):
+            return f" (off the axis at {x_label} {position:g})"
+        if math.isinf(value):
+            return f" (not finite at {x_label} {position:g})"
+    return ""
+
+
+def _end_axis(ax, series, styles, end, clip):
+    """End the axis, and mark each run where it leaves it."""
+    for name, (x, y) in series.items():
+        beyond = [position for position, value in zip(x, y) if _is_beyond(value, end, clip)]
+        if beyond:
+            marker = "^" if clip == "above" else "v"
+            ax.plot(beyond[0], end, marker, color=styles[name].color, clip_on=False)
+    if clip == "above":
+        ax.set_ylim(top=end)
+    else:
+        ax.set_ylim(bottom=end)
 
 # %% ../nbs/04_plotting.ipynb #69e5ca4e
 def to_png(figure: Any) -> bytes:
-    """Return a matplotlib Figure as a PNG image of 100 dots per inch."""
+    """Return a matplotlib Figure as a PNG image of 150 dots per inch."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=100, facecolor=figure.get_facecolor())
+    figure.savefig(out, format="png", dpi=150, facecolor=figure.get_facecolor())
     return out.getvalue()
 
 
-def show_as_png(figure: Any) -> Any:
-    """Return `figure` after making notebooks show it, even where pyplot was never imported."""
+def make_figure(width: float, height: float) -> Any:
+    """Return a matplotlib Figure of a size in inches, which a notebook shows even where pyplot was never imported."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
     figure._repr_png_ = lambda: to_png(figure)
     return figure

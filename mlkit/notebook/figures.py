@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from .curves import Curves, metric_label, smooth
-from ..plotting import plot_losses, show_as_png
+from .curves import Curves, smooth
+from ..plotting import make_figure, plot_losses, series_styles
 from ..text import Table
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #13f0a001
 def _make_figure(width, height):
-    """Return a figure that every notebook shows, even if pyplot has not been imported."""
-    from matplotlib.figure import Figure
-
-    return show_as_png(Figure(figsize=(width, height), layout="constrained"))
+    return make_figure(width, height)
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #52c7da8c
 def draw_figure(
@@ -48,19 +45,17 @@ def _draw_figure(curves, log, title, note):
     figure = _make_figure(4.6 * columns, 3.2)
     axes = figure.subplots(1, columns, squeeze=False)[0]
     valid = curves.metric_points("valid_loss")
-    series = {"validation": _columns(valid)}
+    series = {"valid_loss": _columns(valid)}
     if len(curves.loss.points.x):
         _plot_steps(axes[0], curves, [y for _, y in valid], log)
     else:
-        series["training"] = _columns(curves.metric_points("train_loss"))
-    best = {"validation": (curves.best["epoch"], curves.best["valid_loss"])} if curves.best else {}
-    plot_losses(axes[0], series, colors={"training": "C0", "validation": "C1"}, best=best, y_label="loss")
-    if log:
-        axes[0].set_yscale("log")
+        series["train_loss"] = _columns(curves.metric_points("train_loss"))
+    best = {"valid_loss": (curves.best["epoch"], curves.best["valid_loss"])} if curves.best else {}
+    plot_losses(axes[0], series, best=best, y_label="loss", log=log)
     if metrics:
         epochs = [e["epoch"] for e in curves.epochs]
         values = {name: (epochs, [e.get(name) for e in curves.epochs]) for name in metrics}
-        plot_losses(axes[1], values, labels={name: metric_label(name) for name in metrics})
+        plot_losses(axes[1], values)
     if title:
         figure.suptitle(title)
     if note:
@@ -77,9 +72,10 @@ def _plot_steps(ax, curves, valid_losses, log):
     """Draw the training loss of each step: the range of its values, their mean, and the smoothed mean."""
     x, mean, low, high = curves.loss.points
     x = x * curves.step_width("epoch")
-    ax.fill_between(x, low, high, alpha=0.2, color="C0", linewidth=0)
-    ax.plot(x, mean, color="C0", alpha=0.3, linewidth=0.7)
-    ax.plot(x, smooth(mean), color="C0", label="training")
+    color = series_styles(["train_loss"])["train_loss"].color
+    ax.fill_between(x, low, high, alpha=0.2, color=color, linewidth=0)
+    ax.plot(x, mean, color=color, alpha=0.3, linewidth=0.7)
+    ax.plot(x, smooth(mean), color=color, label="training")
     # quantiles: one wild step must not flatten all others
     bottom = min(float(np.quantile(low, 0.005)), *valid_losses, math.inf)
     top = max(float(np.quantile(high, 0.995)), *valid_losses, -math.inf)

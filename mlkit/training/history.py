@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..patching import patch
-from ..plotting import plot_losses, show_as_png
+from ..plotting import make_figure, other_metrics, plot_losses, series_styles
 from ..text import Table, did_you_mean
 
 # %% ../../nbs/1_training/51_history.ipynb #373d6630
@@ -143,15 +143,14 @@ def plot(self: History, title: str = "") -> Any:
     A run that validates within epochs is drawn by its steps. Returns a matplotlib Figure, which a notebook shows; its
     `savefig` writes PNG, SVG or PDF.
     """
-    from matplotlib.figure import Figure
-
     losses = [name for name in ("train_loss", "valid_loss") if name in self.names]
-    metrics = [name for name in self.names if name.startswith("valid_") and name != "valid_loss"]
+    metrics = other_metrics(self.names)
     recorded = self.recorded
     plots = 1 + bool(metrics) + len(recorded)
     columns = min(plots, 3)
     rows = math.ceil(plots / columns)
-    figure = Figure(figsize=(4.5 * columns, 3.2 * rows), layout="constrained")
+    figure = make_figure(4.5 * columns, 3.2 * rows)
+    styles = series_styles([*losses, *metrics, *recorded])
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[plots:]:
         unused.remove()
@@ -168,13 +167,13 @@ def plot(self: History, title: str = "") -> Any:
         plot_losses(
             axes[1],
             {name: (self[x], self[name]) for name in metrics},
-            colors={name: f"C{i}" for i, name in enumerate(metrics, 2)},  # C0 and C1 are the losses
+            styles=styles,
             x_label=x,
         )
     for ax, (name, values) in zip(axes[1 + bool(metrics) :], recorded.items()):
-        plot_losses(ax, {name: (list(values), list(values.values()))}, x_label="step")
+        plot_losses(ax, {name: (list(values), list(values.values()))}, styles=styles, x_label="step")
     figure.suptitle(title)
-    return show_as_png(figure)
+    return figure
 
 
 def _valid_loss(epoch: dict) -> float:
