@@ -615,7 +615,7 @@ def stop(name: str, target: str) -> dict:
 @mlkit.command("list", short_help="List jobs or endpoints, newest first.", example="mlkit list --contains iris")
 @click.option("--contains", help="Part of the name.")
 @click.option("--status", help="A status such as InProgress, Completed or Failed; InService for an endpoint.")
-@click.option("--most", type=int, default=10, show_default=True, help="Number of rows.")
+@click.option("--most", type=click.IntRange(1), default=10, show_default=True, help="Number of rows.")
 @click.option("--endpoints", is_flag=True, help="List endpoints in place of jobs.")
 @_TARGET
 def list_jobs(contains: str | None, status: str | None, most: int, endpoints: bool, target: str) -> dict:
@@ -623,14 +623,15 @@ def list_jobs(contains: str | None, status: str | None, most: int, endpoints: bo
     from mlkit.text import Table
 
     client = _import("client.target").make_target(_session(target)).client
-    filters = {"MaxResults": most, "NameContains": contains, "StatusEquals": status}
+    filters = {"NameContains": contains, "StatusEquals": status}
     filters = {name: value for name, value in filters.items() if value}
     if endpoints:
-        noun, prefix = "endpoint", "Endpoint"
-        summaries = client.list_endpoints(**filters)["Endpoints"]
+        noun, prefix, operation, field = "endpoint", "Endpoint", "list_endpoints", "Endpoints"
     else:
-        noun, prefix = "job", "TrainingJob"
-        summaries = client.list_training_jobs(**filters)["TrainingJobSummaries"]
+        noun, prefix, operation, field = "job", "TrainingJob", "list_training_jobs", "TrainingJobSummaries"
+    limits = {"MaxItems": most, "PageSize": min(most, 100)}
+    pages = client.get_paginator(operation).paginate(**filters, PaginationConfig=limits)
+    summaries = [summary for page in pages for summary in page[field]]
     rows = [(s[f"{prefix}Name"], s[f"{prefix}Status"], s["CreationTime"]) for s in summaries]
     table = Table([noun, "status", "started"], [[n, status, f"{t:%Y-%m-%d %H:%M:%S}"] for n, status, t in rows])
     print(table if rows else f"no {noun}s")
@@ -837,8 +838,8 @@ def local(action: str, name: str | None, everything: bool) -> dict:
         return {"freed": freed}
     size = client.size
     print(f"{client!r}, {human_bytes(size)}")
-    jobs = len(client.rows.all())
-    endpoints = len(client.table("Endpoint").all())
+    jobs = client.rows.count()
+    endpoints = client.table("Endpoint").count()
     return {"root": str(client.root), "jobs": jobs, "endpoints": endpoints, "bytes": size}
 
 # %% ../nbs/4_command/20_cli.ipynb #32b20e9a

@@ -6,7 +6,7 @@
 __all__ = ['launcher', 'monitor', 'runs', 'playground', 'train_widget', 'LossPlot', 'compare', 'form', 'Form']
 
 # %% ../../nbs/3_notebook/00_notebook.ipynb #a442b231
-from .figures import compare
+from .comparison import compare
 from .forms import Form, form
 from .launcher import launcher
 from .loss_plot import LossPlot

@@ -6,147 +6,223 @@
 __all__ = ['Runs', 'runs']
 
 # %% ../../nbs/3_notebook/41_runs.ipynb #176b6c47
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 
-from .controls import button
-from .curves import duration
+from .comparison import Comparison, compare
+from .controls import BackgroundThread, button
 from .display import in_notebook, show_widget
-from .figures import Comparison, compare
+from .figures import to_curves
 from .monitor import Monitor
-from .theme import alert_block, muted
-from .watch import ENDED, seconds_between
-from ..plotting import to_png
+from .run_table import Column, RunTable
+from .theme import GRID_COLOR, NEUTRAL_GRAY, SUCCESS_COLOR, TEXT_COLOR, alert_block, muted
+from .watch import ENDED
+from ..patching import patch
+from ..sagemaker.client.job_list import JobList, ListedJob
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.target import make_target
 from ..text import Table
 
 # %% ../../nbs/3_notebook/41_runs.ipynb #41f0a002
-@dataclass(frozen=True)
-class _Column:
-    title: str
-    width: str  # CSS
-    text: Callable[[dict], str]  # of a summary that ListTrainingJobs returns
+_ROW_HEIGHT = 26  # pixels
+_HIDDEN_STYLE = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap"
 
 
-_COLUMNS = (
-    _Column("job", "250px", lambda summary: summary["TrainingJobName"]),
-    _Column("status", "90px", lambda summary: summary["TrainingJobStatus"]),
-    _Column("started", "150px", lambda summary: f"{summary['CreationTime']:%Y-%m-%d %H:%M:%S}"),
-    _Column("duration", "80px", lambda summary: _job_duration(summary)),
-)
-# the values of SortBy and SortOrder
-_ORDERS = {
-    "newest first": ("CreationTime", "Descending"),
-    "oldest first": ("CreationTime", "Ascending"),
-    "by name": ("Name", "Ascending"),
-    "by status": ("Status", "Ascending"),
-}
-_ANY_STATUS = "any status"
+def _text_width(texts) -> int:
+    """Return the pixels of a column: at most 300, of which a longer text is cut and shown as a tooltip."""
+    longest = max(map(len, texts), default=0)
+    return min(math.ceil(7.5 * longest) + 20, 300)
 
 
-def _job_duration(summary):
-    return duration(seconds_between(summary["CreationTime"], summary.get("TrainingEndTime")))
+def _column_widths(columns: list[Column], jobs: list[ListedJob]) -> list[int]:
+    # a title is followed by an arrow
+    return [_text_width([column.title + "  ↑", *(column.text(job) for job in jobs)]) for column in columns]
+
+
+def _rows_html(
+    columns: list[Column],
+    jobs: list[ListedJob],
+    widths: list[int],
+    best: dict[str, str],  # by title of a column: the name of the best job
+    sort_title: str,
+    descending: bool,
+) -> str:
+    """Return a table with a row for each job. Its header is for screen readers: others see the buttons."""
+    head = ""
+    for column in columns:
+        order = f' aria-sort="{"descending" if descending else "ascending"}"' if column.title == sort_title else ""
+        head += f'<th scope="col"{order}><span style="{_HIDDEN_STYLE}">{escape(column.title)}</span></th>'
+    groups = "".join(f'<col style="width:{width}px">' for width in widths)
+    body = ""
+    for job in jobs:
+        cells = "".join(_cell_html(column, job, best.get(column.title) == job.name) for column in columns)
+        body += f'<tr style="height:{_ROW_HEIGHT}px" aria-label="{escape(job.name, quote=True)}">{cells}</tr>'
+    style = (
+        f"table-layout:fixed;width:{sum(widths)}px;border-collapse:collapse;margin:0;font-size:13px;color:{TEXT_COLOR}"
+    )
+    return (
+        f'<table style="{style}"><colgroup>{groups}</colgroup><thead><tr style="height:0">{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _cell_html(column, job, is_best):
+    text = column.text(job)
+    value = column.value(job)
+    align = "right" if isinstance(value, (int, float)) else "left"
+    style = (
+        f"height:{_ROW_HEIGHT}px;line-height:{_ROW_HEIGHT - 1}px;padding:0 8px;text-align:{align};white-space:nowrap;"
+        f"overflow:hidden;text-overflow:ellipsis;box-sizing:border-box;border-bottom:1px solid {GRID_COLOR}"
+    )
+    content = escape(text)
+    if is_best:
+        content = f'<b style="color:{SUCCESS_COLOR}" title="the best">★ {content}</b>'
+    return f'<td style="{style}" title="{escape("" if value is None else str(value), quote=True)}">{content}</td>'
 
 # %% ../../nbs/3_notebook/41_runs.ipynb #93082e39
 class Runs:
     """The training jobs of a target, to sort, filter, open and compare; `runs(...)` makes one."""
 
-    def __init__(self, target: Any = None, limit: int = 25):
+    def __init__(self, target: Any = None, limit: int | None = None):
         self.target = make_target(target)
-        self.limit = limit
-        self.jobs = []  # as ListTrainingJobs returned them
-        self.checkboxes = {}  # {job name: Checkbox}
+        self.rows = RunTable(JobList(self.target, limit), self._show_progress)
+        self.error = None  # of the last action
+        self.checkboxes = {}  # {job name: Checkbox} of the page
         self.monitor = None  # of the job that was opened last
-        self.filter = widgets.Text(
-            placeholder="name contains", continuous_update=False, layout=widgets.Layout(width="220px")
-        )
-        self.status = _dropdown([_ANY_STATUS, "InProgress", *ENDED])
-        self.order = _dropdown(_ORDERS)
-        for control in (self.filter, self.status, self.order):
-            control.observe(lambda change: self.refresh(), "value")
-        refresh_button = button("Refresh", self.refresh, icon="refresh", layout=widgets.Layout(width="100px"))
-        open_button = button("Open", self.open, tooltip="watch the selected job")
-        compare_button = button("Compare", self.compare, tooltip="compare the selected jobs")
-        self.list = widgets.VBox()
+        self.thread = None  # of the last action that reads from SageMaker
+        self.shows_all_columns = False
+        self._selected = {}  # names of the selected jobs, in the order of their selection
+        self._is_showing = False  # the checkboxes change because the page does
+        self._make_controls()
         self.message = widgets.HTML()
         self.details = widgets.VBox()  # a monitor, or a comparison
+        scrolled = widgets.Layout(overflow="auto", max_width="100%", width="100%")
+        pages = widgets.HBox([self.previous_button, self.next_button, self.position], layout=_WRAPPED)
         self.widget = widgets.VBox(
             [
-                widgets.HBox([self.filter, self.status, self.order, refresh_button]),
-                self.list,
-                widgets.HBox([open_button, compare_button]),
+                widgets.HBox([self.filter, self.status, self.all_columns, self.refresh_button], layout=_WRAPPED),
+                widgets.Box([widgets.HBox([self.names, self.cells])], layout=scrolled),
+                self.equal,
+                pages,
+                widgets.HBox([self.open_button, self.compare_button, self.clear_button], layout=_WRAPPED),
                 self.message,
                 self.details,
             ]
         )
         self.refresh()
 
-    def refresh(self):
-        """Ask the target for its jobs and show them. Selected jobs stay selected."""
-        sort_by, sort_order = _ORDERS[self.order.value]
-        request = {"MaxResults": self.limit, "SortBy": sort_by, "SortOrder": sort_order}
-        if self.filter.value:
-            request["NameContains"] = self.filter.value
-        if self.status.value != _ANY_STATUS:
-            request["StatusEquals"] = self.status.value
-        self.message.value = ""
-        try:
-            self.jobs = self.target.client.list_training_jobs(**request)["TrainingJobSummaries"]
-        except Exception as e:
-            self.jobs = []
-            self.message.value = alert_block(str(e))
-        selected = self.selected
-        self.checkboxes = {}
-        rows = []
-        for job in self.jobs:
-            name = job["TrainingJobName"]
-            layout = widgets.Layout(width=_COLUMNS[0].width)
-            checkbox = widgets.Checkbox(value=name in selected, description=name, indent=False, layout=layout)
-            self.checkboxes[name] = checkbox
-            rows.append(widgets.HBox([checkbox, *(_cell(job, column) for column in _COLUMNS[1:])]))
-        self.list.children = rows or [widgets.HTML(muted("no jobs"))]
+    def _make_controls(self):
+        self.filter = widgets.Text(
+            placeholder="words of the name, and conditions: lr<0.01 valid_loss<0.3 optimizer=adam",
+            continuous_update=False,
+            layout=widgets.Layout(flex="1 1 260px", width="auto", min_width="200px"),
+        )
+        self.status = widgets.Dropdown(options=[_ANY_STATUS, "InProgress", *ENDED], layout=_narrow("130px"))
+        for control, name in ((self.filter, "filter"), (self.status, "status")):
+            control.tooltip = name
+            control.observe(lambda change: self._act(self.refresh), "value")
+        self.all_columns = widgets.Checkbox(description="all columns", indent=False, layout=_narrow("110px"))
+        self.all_columns.observe(self._show_all_columns, "value")
+        self.refresh_button = button(
+            "Refresh", lambda: self._act(self.refresh), icon="refresh", layout=_narrow("100px")
+        )
+        self.previous_button = button(
+            "Previous", lambda: self._act(self.show_page, self.rows.page - 1), layout=_narrow("90px")
+        )
+        self.next_button = button("Next", lambda: self._act(self.show_page, self.rows.page + 1), layout=_narrow("90px"))
+        self.open_button = button("Open", self.open, tooltip="watch the selected job", layout=_narrow("100px"))
+        self.compare_button = button("Compare", lambda: self._act(self._show_comparison), layout=_narrow("130px"))
+        self.compare_button.tooltip = "compare the selected jobs, or those of the page if none is selected"
+        self.clear_button = button("Clear selection", self._clear_selection, layout=_narrow("130px"))
+        self.position = widgets.HTML()
+        self.equal = widgets.HTML()  # what the hidden columns have
+        self.name_button = button("job", lambda: self._act(self.sort, "job"), layout=widgets.Layout(width="auto"))
+        self.names = widgets.VBox([self.name_button], layout=widgets.Layout(flex="0 0 auto"))
+        self.table_html = widgets.HTML(layout=widgets.Layout(margin="0"))
+        self.titles = widgets.HBox()
+        self.cells = widgets.VBox([self.titles, self.table_html], layout=widgets.Layout(flex="0 0 auto"))
+        self._title_buttons = {}  # by title
+        self._free_checkboxes = []  # of earlier pages, to be used again: making one takes the browser some time
+        self._checkbox_layout = widgets.Layout(width="auto", height=f"{_ROW_HEIGHT}px", margin="0 8px 0 0")
+
+    @property
+    def jobs(self) -> list[ListedJob]:
+        """The jobs of the page that is shown."""
+        return self.rows.jobs
 
     @property
     def selected(self) -> list[str]:
         """Names of the selected jobs."""
-        return [name for name, checkbox in self.checkboxes.items() if checkbox.value]
+        return list(self._selected)
 
     @property
-    def table(self) -> Table:
-        """The jobs that are listed."""
-        return Table([c.title for c in _COLUMNS], [[c.text(job) for c in _COLUMNS] for job in self.jobs])
+    def columns(self) -> list[Column]:
+        """The columns that are shown: those whose values differ, or all on request."""
+        if self.shows_all_columns:
+            return self.rows.columns
+        return [column for column in self.rows.columns if column not in self.rows.equal]
 
-    def open(self):
+    def table(self) -> Table:
+        """Return the jobs of the page as a table."""
+        rows = [[_table_value(column, job) for column in self.columns] for job in self.jobs]
+        note = self.rows.position if len(self.jobs) != len(self.rows.matches) or not self.rows.is_complete else ""
+        return Table([column.title for column in self.columns], rows, note)
+
+    def to_pandas(self) -> Any:
+        """Return all jobs that match as a pandas DataFrame, with every column.
+
+        Of jobs on SageMaker those that were not shown are described, one request each.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("to_pandas() needs pandas: pip install pandas") from None
+        jobs = self.rows.describe_all()
+        frame = pandas.DataFrame({c.title: [c.value(job) for job in jobs] for c in self.rows.columns})
+        frame["started"] = pandas.to_datetime([job.created for job in jobs], utc=True)
+        return frame
+
+    def open(self) -> None:
         """Show the selected job in a monitor; of several the first."""
-        if not self.selected:
+        if not self._selected:
             self.message.value = alert_block("select a job")
             return
+        self.message.value = ""
         if self.monitor:
             self.monitor.close()
-        self.monitor = Monitor(TrainingJob.attach(self.selected[0], self.target)).start()
+        try:
+            self.monitor = Monitor(TrainingJob.attach(self.selected[0], self.target)).start()
+        except Exception as e:
+            self._show_error(e)
+            return
         self.details.children = [self.monitor.widget]
 
-    def compare(self) -> Comparison | None:
-        """Compare the selected jobs, or all if none is selected. Return None if no job is listed."""
-        names = self.selected or list(self.checkboxes)
+    def compare(
+        self,
+        metric: str | None = None,  # default: a loss, if the jobs have one
+        lower: bool | None = None,  # a lower value is a better one; default: by the name of the metric
+        log: bool = False,  # a logarithmic axis
+    ) -> Comparison | None:
+        """Compare the selected jobs, or those of the page if none is selected. Return None if no job is listed.
+
+        All values of the metrics are read, from the logs if the jobs ran on SageMaker.
+        """
+        names = self.selected or [job.name for job in self.jobs]
         if not names:
             return None
-        jobs = {name: TrainingJob.attach(name, self.target) for name in names}
-        metrics = {metric for job in jobs.values() for metric in job.metrics()}
-        comparison = compare(jobs, "valid_loss" if "valid_loss" in metrics else "train_loss")
-        table = comparison._repr_html_().replace("text-align:", "padding:1px 10px;text-align:")
-        layout = widgets.Layout(max_width="600px")
-        figure = widgets.Image(value=to_png(comparison.figure), format="png", layout=layout)
-        self.details.children = [widgets.HTML(table), figure]
+        read_runs = {name: _ReadRun(TrainingJob.attach(name, self.target)) for name in names}
+        comparison = compare(read_runs, metric, lower, log)
+        self.details.children = [_ComparisonView(read_runs, comparison).widget]
         return comparison
 
     def __repr__(self):
-        return repr(self.table) if self.jobs else "no jobs"
+        if self.error is not None and not self.jobs:
+            return f"{type(self.error).__name__}: {self.error}"
+        return repr(self.table()) if self.jobs else "no jobs"
 
     def _ipython_display_(self):
         if not in_notebook():
@@ -155,17 +231,241 @@ class Runs:
         show_widget(self.widget, repr(self))
 
 
-def _dropdown(options):
-    return widgets.Dropdown(options=list(options), layout=widgets.Layout(width="130px"))
+_ANY_STATUS = "any status"
+_WRAPPED = {"flex_flow": "row wrap", "align_items": "center"}
 
 
-def _cell(job, column):
-    return widgets.HTML(muted(column.text(job), "white-space:nowrap"), layout=widgets.Layout(width=column.width))
+def _narrow(width):
+    return widgets.Layout(width=width)
 
 
+def _table_value(column, job):
+    """Return a value as a table shows it: times as text."""
+    return column.text(job) if column.kind == "job" else column.value(job)
+
+
+@patch
+def _act(self: Runs, action: Callable[..., Any], *arguments: Any) -> None:
+    """Do what a click asks for and show its error; what reads from SageMaker in the background, one at a time."""
+    if self.thread is not None and not self.thread.ended:
+        return
+
+    def run():
+        try:
+            action(*arguments)
+        except Exception as e:
+            self._show_error(e)
+
+    if self.rows.source.is_local or not in_notebook():
+        run()
+    else:
+        self.message.value = muted("reading …")
+        self.thread = BackgroundThread(run, name="runs")
+        self.thread.start()
+
+
+@patch
+def _show_progress(self: Runs, done: int, total: int) -> None:
+    self.message.value = muted(f"read the descriptions of {done:,} of {total:,} jobs")
+
+
+@patch
+def _show_error(self: Runs, error: Exception) -> None:
+    self.error = error
+    self._show()
+    self.message.value = alert_block(str(error))
+
+
+@patch
+def refresh(self: Runs) -> None:
+    """Read the jobs again and show the first page. Selected jobs stay selected."""
+    self.rows.filter = self.filter.value
+    self.rows.status = "" if self.status.value == _ANY_STATUS else self.status.value
+    self._change_rows(self.rows.refresh)
+
+
+@patch
+def sort(self: Runs, column: str, descending: bool | None = None) -> None:
+    """Sort by a column and show the first page; default: the best first, or the other order if it is sorted by it."""
+    self._change_rows(self.rows.sort, column, descending)
+
+
+@patch
+def show_page(self: Runs, page: int) -> None:
+    """Show a page of 50 jobs; the first is 0."""
+    self._change_rows(self.rows.show_page, max(page, 0))
+
+
+@patch
+def _change_rows(self: Runs, change: Callable[..., None], *arguments: Any) -> None:
+    """Change the rows and show them; an error is shown in their place, since SageMaker may not be reached."""
+    self.error = None
+    self.message.value = ""
+    try:
+        change(*arguments)
+    except Exception as e:
+        self._show_error(e)
+        return
+    self._show()
+    self.message.value = ""
+
+
+@patch
+def _show_all_columns(self: Runs, change: dict) -> None:
+    self.shows_all_columns = change["new"]
+    self._show()
+
+
+@patch
+def _show(self: Runs) -> None:
+    """Write the rows into the widgets."""
+    rows = self.rows
+    columns = [column for column in self.columns if column.title != "job"]
+    widths = _column_widths(columns, rows.jobs)
+    self.table_html.value = (
+        _rows_html(columns, rows.jobs, widths, rows.best, rows.sort_title, rows.descending) if rows.jobs else ""
+    )
+    self.name_button.description = self._title_text("job")
+    self.titles.children = [self._title_button(column.title, width) for column, width in zip(columns, widths)]
+    self.names.children = [self.name_button, *self._show_checkboxes()]
+    self.names.layout.display = self.cells.layout.display = "" if rows.jobs else "none"
+    self.equal.value = "" if self.shows_all_columns else self._equal_html()
+    self.position.value = muted(rows.position)
+    self.previous_button.disabled = rows.page == 0
+    self.next_button.disabled = not rows.has_next
+    self._show_selection()
+
+
+@patch
+def _title_text(self: Runs, title: str) -> str:
+    if title != self.rows.sort_title:
+        return title
+    return f"{title} {'↓' if self.rows.descending else '↑'}"
+
+
+@patch
+def _title_button(self: Runs, title: str, width: int) -> widgets.Button:
+    if title not in self._title_buttons:
+        layout = widgets.Layout(margin="0", padding="0 4px", flex="0 0 auto")
+        self._title_buttons[title] = button("", lambda: self._act(self.sort, title), layout=layout)
+        self._title_buttons[title].tooltip = f"sort by {title}"
+    title_button = self._title_buttons[title]
+    title_button.description = self._title_text(title)
+    title_button.layout.width = f"{width}px"
+    return title_button
+
+
+@patch
+def _show_checkboxes(self: Runs) -> list[widgets.Checkbox]:
+    """Return a checkbox for each job of the page."""
+    free = [*self._free_checkboxes, *self.checkboxes.values()]
+    self.checkboxes = {}
+    self._is_showing = True
+    for job in self.rows.jobs:
+        checkbox = free.pop(0) if free else self._make_checkbox()
+        checkbox.description = job.name
+        checkbox.value = job.name in self._selected
+        self.checkboxes[job.name] = checkbox
+    self._is_showing = False
+    self._free_checkboxes = free
+    return list(self.checkboxes.values())
+
+
+@patch
+def _make_checkbox(self: Runs) -> widgets.Checkbox:
+    checkbox = widgets.Checkbox(indent=False, layout=self._checkbox_layout)
+    checkbox.observe(self._select, "value")
+    return checkbox
+
+
+@patch
+def _select(self: Runs, change: dict) -> None:
+    if self._is_showing:
+        return
+    name = change["owner"].description
+    if change["new"]:
+        self._selected[name] = True
+    else:
+        self._selected.pop(name, None)
+    self._show_selection()
+
+
+@patch
+def _show_selection(self: Runs) -> None:
+    count = len(self._selected)
+    self.compare_button.description = f"Compare {count}" if count else "Compare"
+    self.clear_button.layout.display = "" if count else "none"
+
+
+@patch
+def _clear_selection(self: Runs) -> None:
+    self._selected.clear()
+    self._show()
+
+
+@patch
+def _equal_html(self: Runs) -> str:
+    """Return what the hidden columns have, except what the SDK has added."""
+    jobs = self.rows.matches
+    described = next((job for job in jobs if job.metrics is not None), None)
+    texts = [
+        f"{column.title} {column.text(described)}"
+        for column in self.rows.equal
+        if described and not column.title.startswith(("sagemaker_", "_tuning_"))
+    ]
+    return muted(f"the same in all: {', '.join(texts)}") if texts else ""
+
+# %% ../../nbs/3_notebook/41_runs.ipynb #3f77b594
+class _ReadRun:
+    """A job whose metrics have been read, so that it can be compared again without reading its log."""
+
+    def __init__(self, job: TrainingJob):
+        self.name = job.name
+        self.hyperparameters = job.hyperparameters
+        self.curves = to_curves(job)
+
+
+@patch
+def _show_comparison(self: Runs) -> None:
+    if self.compare() is None:
+        self.message.value = alert_block("no jobs to compare")
+    else:
+        self.message.value = ""
+
+
+class _ComparisonView:
+    """A comparison with controls for its metric and axis."""
+
+    def __init__(self, runs: dict[str, _ReadRun], comparison: Comparison):
+        self.runs = runs
+        metrics = dict.fromkeys(
+            name
+            for run in runs.values()
+            for metrics in run.curves.epochs[:1] + run.curves.epochs[-1:]
+            for name in metrics
+            if name not in ("epoch", "seconds")
+        )
+        self.metric = widgets.Dropdown(
+            options=list(metrics) or [comparison.metric], value=comparison.metric, description="metric"
+        )
+        self.log = widgets.Checkbox(value=comparison.log, description="logarithmic axis", indent=False)
+        for control in (self.metric, self.log):
+            control.observe(
+                lambda change: self.show(compare(self.runs, self.metric.value, log=self.log.value)), "value"
+            )
+        self.figure = widgets.HTML()
+        self.table = widgets.HTML()
+        self.widget = widgets.VBox([widgets.HBox([self.metric, self.log], layout=_WRAPPED), self.figure, self.table])
+        self.show(comparison)
+
+    def show(self, comparison: Comparison):
+        self.figure.value = comparison.figure_html(comparison.log, ink=NEUTRAL_GRAY)
+        self.table.value = comparison._repr_html_()
+
+# %% ../../nbs/3_notebook/41_runs.ipynb #2738fe9d
 def runs(
     target: Any = None,  # a LocalSageMaker or a boto3 session; default: this machine
-    limit: int = 25,  # jobs to list
+    limit: int | None = None,  # jobs to list, the newest; default: all
 ) -> Runs:
-    """List the training jobs of a target, to open or compare them."""
+    """List the training jobs of a target, in pages of 50, to sort, filter, open or compare them."""
     return Runs(target, limit)

@@ -127,6 +127,12 @@ _DENIED = {  # by operation
     "CreateMultipartUpload": "The option output names another place (output=, --output; bucket= of deploy)",
     "DescribeLogStreams": "The job continues. To see its log these credentials need logs:DescribeLogStreams",
     "GetLogEvents": "The job continues. To see its log these credentials need logs:GetLogEvents",
+    "ListTrainingJobs": (
+        "To list jobs these credentials need sagemaker:ListTrainingJobs; a job whose name is known is found without"
+    ),
+    "DescribeTrainingJob": (
+        "To see the hyperparameters and metrics of a job these credentials need sagemaker:DescribeTrainingJob"
+    ),
     "ListTags": "The request has tags, which only sagemaker:ListTags shows",
 }
 
@@ -169,10 +175,10 @@ class Account:
         self.session = session
         self.region = region_of(session)
 
-    def client(self, service: str) -> Any:
-        """Return a boto3 client whose errors say what to do."""
+    def client(self, service: str, **options: Any) -> Any:
+        """Return a boto3 client whose errors say what to do. `options` are those of `session.client`."""
         try:
-            return add_advice(self.session.client(service, region_name=self.region))
+            return add_advice(self.session.client(service, region_name=self.region, **options))
         except BotoCoreError as e:
             _advise_on_exception(e)
             raise

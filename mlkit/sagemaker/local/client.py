@@ -146,7 +146,7 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
 
 def _count(table: RecordTable) -> int | str:
     try:
-        return len(table.all())
+        return table.count()
     except DamagedState:
         return "damaged"
 

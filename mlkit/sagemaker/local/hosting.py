@@ -34,6 +34,7 @@ from mlkit.sagemaker.local.service import (
     list_response,
     make_arn,
     readable_kind,
+    summary_fields,
 )
 from mlkit.sagemaker.local.store import now
 
@@ -71,7 +72,7 @@ class Hosting(LocalService):
 
     def list_models(self, **request) -> dict:
         check_local_request("ListModels", request)
-        return list_response(self.table("Model").all(), request, "Model")
+        return list_response(self.table("Model").select(*summary_fields("Model")), request, "Model")
 
     def create_endpoint_config(self, **request) -> dict:
         check_local_request("CreateEndpointConfig", request)
@@ -93,7 +94,9 @@ class Hosting(LocalService):
 
     def list_endpoint_configs(self, **request) -> dict:
         check_local_request("ListEndpointConfigs", request)
-        return list_response(self.table("EndpointConfig").all(), request, "EndpointConfig")
+        return list_response(
+            self.table("EndpointConfig").select(*summary_fields("EndpointConfig")), request, "EndpointConfig"
+        )
 
     def _check_places(self, config: dict) -> None:
         """Raise the error of an endpoint config that names a place where nothing can be stored, or needs one."""

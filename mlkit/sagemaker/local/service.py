@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,23 @@ class LocalService:
             with suppress(ClientError):  # it may have just been deleted
                 descriptions.append(describe(**{f"{kind}Name": record[f"{kind}Name"]}))
         return descriptions
+
+    def _job_fields(self, table: RecordTable, kind: str, describe: Callable[..., dict], *fields: str) -> list[dict]:
+        """Return the summaries of all jobs of a kind, with further fields. Do not change them.
+
+        Only a job whose record says that it runs, without a process, is described: it has died.
+        """
+        fields = (*summary_fields(kind), *fields)
+        jobs = []
+        for record in table.select(*fields):
+            name = record[f"{kind}Name"]
+            if record[f"{kind}Status"] in RUNNING_STATUSES and not self._is_running(kind, name):
+                with suppress(ClientError):  # it may have just been deleted
+                    description = describe(**{f"{kind}Name": name})
+                    jobs.append({field: description[field] for field in fields if field in description})
+            else:
+                jobs.append(record)
+        return jobs
 
     def _add_locked(self, kind: str, name: str, record: dict) -> int | None:
         """Add the record of a resource and take its lock. Return the lock, or None if the name is taken."""
@@ -252,6 +270,11 @@ def make_arn(kind: str, name: str) -> str:
     return f"arn:aws:sagemaker:us-east-1:000000000000:{_KINDS[kind].arn_type}/{name}"
 
 
+def summary_fields(kind: str) -> tuple[str, ...]:
+    """Return the fields of a summary in the response of a List operation."""
+    return (f"{kind}Name", f"{kind}Arn", "CreationTime", "LastModifiedTime", *_KINDS[kind].summary_fields)
+
+
 def readable_kind(kind: str) -> str:
     """Return a kind as SageMaker's error messages spell it, such as "endpoint config"."""
     return _KINDS[kind].arn_type.replace("-", " ")
@@ -266,13 +289,14 @@ def list_response(records: list[dict], request: Mapping, kind: str) -> dict:
     token = request.get("NextToken") or "0"
     if not token.isdecimal():
         raise _invalid_token(token, f"List{kind}s")
-    matches = [record for record in records if _matches(record, request, kind)]
+    times = _time_bounds(request)
+    matches = [record for record in records if _matches(record, request, times, kind)]
     sort_fields = {"Name": name, "Status": f"{kind}Status"}
     sort_field = sort_fields.get(request.get("SortBy", ""), "CreationTime")
     matches.sort(key=lambda record: record[sort_field], reverse=request.get("SortOrder", "Descending") == "Descending")
     begin = int(token)
     end = begin + request.get("MaxResults", 10)
-    fields = (name, f"{kind}Arn", "CreationTime", "LastModifiedTime", *_KINDS[kind].summary_fields)
+    fields = summary_fields(kind)
     page = [{field: record[field] for field in fields if field in record} for record in matches[begin:end]]
     response = {_KINDS[kind].list_field: page}
     if len(matches) > end:
@@ -280,19 +304,22 @@ def list_response(records: list[dict], request: Mapping, kind: str) -> dict:
     return response
 
 
-def _matches(record: dict, request: Mapping, kind: str) -> bool:
-    """Return whether a record passes the filters of a List request."""
+def _time_bounds(request: Mapping) -> dict[str, datetime]:
+    """Return the bounds of times in a List request, such as CreationTimeAfter."""
+    parse_time = import_module("botocore.utils").parse_to_aware_datetime
+    names = [f"{field}{bound}" for field in ("CreationTime", "LastModifiedTime") for bound in ("Before", "After")]
+    return {name: parse_time(request[name]) for name in names if request.get(name)}
+
+
+def _matches(record: dict, request: Mapping, times: Mapping[str, datetime], kind: str) -> bool:
+    """Return whether a record passes the filters of a List request, with `times` from `_time_bounds`."""
     if request.get("NameContains", "").lower() not in record[f"{kind}Name"].lower():
         return False
     status = record.get(f"{kind}Status")
     if request.get("StatusEquals", status) != status:
         return False
-    parse_time = import_module("botocore.utils").parse_to_aware_datetime
-    for field in ("CreationTime", "LastModifiedTime"):
-        before = request.get(f"{field}Before")
-        if before and record[field] >= parse_time(before):
-            return False
-        after = request.get(f"{field}After")
-        if after and record[field] <= parse_time(after):
+    for name, bound in times.items():
+        field = name.removesuffix("Before").removesuffix("After")
+        if (record[field] >= bound) if name.endswith("Before") else (record[field] <= bound):
             return False
     return True

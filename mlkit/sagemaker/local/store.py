@@ -31,6 +31,12 @@ _SQL = {
     "insert": "insert or ignore into {table} values (?, ?, ?)",
     "select": "select about from {table} where name=?",
     "select_all": "select rowid, about from {table} order by created, rowid",
+    # Of a record that SQLite does not take for JSON, the whole record. {{rest}}: whether it has the other fields.
+    "select_fields": (
+        "select json_valid(about), case when json_valid(about) then {{rest}} end, "
+        "case when json_valid(about) then json_extract(about, {{fields}}) else about end "
+        "from {table} order by created, rowid"
+    ),
     "select_first": "select rowid, about from {table}",
     "select_last": "select rowid, about from {table} order by rowid desc",
     "update": "update {table} set about=? where name=?",
@@ -38,6 +44,7 @@ _SQL = {
     "delete_row": "delete from {table} where rowid=?",
 }
 _RESERVE_SIZE = 2**18  # bytes; a transaction on a full disk needs a part of it
+_TIME_RESOLUTION = 1.0  # seconds, at most, between two times of modification that a file system tells apart
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter if the message quotes a damaged name
 
@@ -64,6 +71,7 @@ class RecordTable:
         self.table = table
         self.required = required
         self._sql = {operation: statement.format(table=table) for operation, statement in _SQL.items()}
+        self._selected: dict[tuple[str, ...], tuple[tuple, list[dict]]] = {}  # by fields: state of the file, result
         if not path.parent.exists():
             private_folder(path.parent)
         _make_private_file(path)
@@ -104,11 +112,51 @@ class RecordTable:
     def all(self) -> list[dict]:
         """Return all records, the oldest first. Warn of damaged ones, and leave them out."""
         records = [self._parse(text) for text in self._read(self._read_rows).values()]
+        return self._without_damaged(records)
+
+    def select(self, *fields: str) -> list[dict]:
+        """Return these fields of all records, the oldest first; of the times inside of a field, only the text.
+
+        Damaged records are left out, with a warning. SQLite reads the fields out of the records, and a table that has
+        not changed is not read again: this is ten times faster than `all`. Callers share the result: do not change it.
+        """
+        state = self._file_state()
+        if state is not None and self._selected.get(fields, (None, None))[0] == state:
+            return self._selected[fields][1]
+        rest = [field for field in self.required if field not in fields]
+        statement = self._sql["select_fields"].format(
+            fields=", ".join("?" * (len(fields) + 2)),
+            rest=" and ".join(["json_type(about) = 'object'", *["json_type(about, ?) is not null"] * len(rest)]),
+        )
+        # An object has nothing at "$[0]" and "$[1]": of fewer than two paths, SQLite returns no list.
+        paths = [*map(_json_path, rest), "$[0]", "$[1]", *map(_json_path, fields)]
+        try:
+            rows = self._read(lambda db: db.execute(statement, paths).fetchall())
+        except DamagedState:  # or an SQLite without functions for JSON
+            return [{field: record[field] for field in fields if field in record} for record in self.all()]
+        records = self._without_damaged([self._parse_fields(fields, *row) for row in rows])
+        if state is not None and len(records) == len(rows):
+            self._selected[fields] = (state, records)
+        return records
+
+    def count(self) -> int:
+        """Return the number of records that are not damaged."""
+        return len(self.select())
+
+    def _file_state(self) -> tuple | None:
+        """Return what changes with each transaction that writes; None if the last one is too recent to tell."""
+        state = self.path.stat()
+        if time.time() - state.st_mtime < _TIME_RESOLUTION:
+            return None
+        return state.st_ino, state.st_size, state.st_mtime_ns
+
+    def _without_damaged(self, records: list[dict | None]) -> list[dict]:
+        """Return the records that are not None, and warn of the others."""
         if None in records:
             warnings.warn(
                 f"{records.count(None)} damaged records in the table {self.table} of {self.path} are left out; "
                 "mlkit local clean deletes them",
-                stacklevel=2,
+                stacklevel=3,
             )
         return [record for record in records if record is not None]
 
@@ -154,10 +202,30 @@ class RecordTable:
             record = _from_json(text)
         except (ValueError, TypeError, RecursionError):
             return None
-        if not isinstance(record, dict) or any(field not in record for field in self.required):
+        if not isinstance(record, dict):
             return None
-        times = [record[field] for field in self.required if field.endswith("Time")]
-        return record if all(isinstance(at, datetime) and at.tzinfo for at in times) else None
+        return record if all(_is_usable(record, field) for field in self.required) else None
+
+    def _parse_fields(
+        self, fields: tuple[str, ...], is_json: int | None, has_rest: int | None, text: Any
+    ) -> dict | None:
+        """Return the fields that SQLite has read, or None if the record is damaged.
+
+        A record with NaN is JSON for Python, but not for SQLite: then `text` is the whole record.
+        """
+        if not is_json:
+            record = self._parse(text)
+            return record and {field: record[field] for field in fields if field in record}
+        try:
+            values = json.loads(text)[2:]
+            record = {field: _decode_time(value) for field, value in zip(fields, values) if value is not None}
+        except (ValueError, TypeError):
+            return None
+        return (
+            record
+            if has_rest and all(_is_usable(record, field) for field in self.required if field in fields)
+            else None
+        )
 
 # %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #98ce635e
 @patch
@@ -238,6 +306,18 @@ def _make_reserve(self: RecordTable) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _is_usable(record: dict, field: str) -> bool:
+    """Return whether a record has a field, and in a field for a time a datetime with its time zone."""
+    if not field.endswith("Time"):
+        return field in record
+    at = record.get(field)
+    return isinstance(at, datetime) and at.tzinfo is not None
+
+
+def _json_path(field: str) -> str:
+    return f'$."{field}"'
+
+
 def _primary_code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
 
@@ -248,12 +328,11 @@ def _has_no_room(error: Exception) -> bool:
 
 def _make_private_file(path: Path) -> None:
     """Create a file that only its owner can read, or make an existing one so. SQLite's journal gets the same mode."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        if os.fstat(file).st_mode & 0o077:
-            os.fchmod(file, 0o600)
-    finally:
-        os.close(file)
+    # An existing file is not opened: closing it would release the locks that SQLite holds for other threads.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
 
 # %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #607c8b17
 def _to_json(record: dict) -> str:
@@ -264,10 +343,13 @@ def _to_json(record: dict) -> str:
 
 
 def _from_json(text: str | bytes) -> dict:
-    def decode(value):
-        return datetime.fromisoformat(value["$time"]) if value.keys() == {"$time"} else value
+    return json.loads(text, object_hook=_decode_time)
 
-    return json.loads(text, object_hook=decode)
+
+def _decode_time(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"$time"}:
+        return datetime.fromisoformat(value["$time"])
+    return value
 
 
 def now() -> datetime:

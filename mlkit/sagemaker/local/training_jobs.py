@@ -213,4 +213,20 @@ def list_training_jobs(self: TrainingJobs, **request) -> dict:
 
 @patch
 def _training_jobs(self: TrainingJobs) -> list[dict]:
-    return self._descriptions("TrainingJob", self.describe_training_job)
+    return self._job_fields(self.rows, "TrainingJob", self.describe_training_job)
+
+
+@patch
+def job_results(self: TrainingJobs) -> list[dict]:
+    """Return the summaries of all jobs, the oldest first, with their hyperparameters and last metrics.
+
+    boto3's client has no such operation. Callers share the result: do not change it.
+    """
+    return self._job_fields(
+        self.rows,
+        "TrainingJob",
+        self.describe_training_job,
+        "HyperParameters",
+        "FinalMetricDataList",
+        "TrainingStartTime",
+    )

@@ -97,7 +97,7 @@ class TransformJobs(Hosting):
         return list_response(self._transform_jobs(), request, "TransformJob")
 
     def _transform_jobs(self) -> list[dict]:
-        return self._descriptions("TransformJob", self.describe_transform_job)
+        return self._job_fields(self.transforms, "TransformJob", self.describe_transform_job)
 
     def _find_model(self, name: str) -> None:
         if self.table("Model").get(name) is None:

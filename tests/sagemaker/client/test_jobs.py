@@ -97,7 +97,7 @@ def test_the_launcher_asks_before_it_costs_money(session, folder):
     assert form.wait().monitor.wait(60).watch.status == "Completed", form.message.value
     assert [n for n, _ in session.calls].count("CreateTrainingJob") == 1
     table = runs(session)
-    assert [j["TrainingJobName"] for j in table.jobs] == [form.job.name]
+    assert [j.name for j in table.jobs] == [form.job.name]
     assert table.compare().rows[0][0] == form.job.name
     assert monitor(form.job.name, session).watch.status == "Completed"
 
