@@ -7,13 +7,20 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/5_client/23_job_config.ipynb #73952f47
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ..artifacts.source import Source
 from ..artifacts.starter import quote
-from ..job.hyperparameters import check_hyperparameters, to_hyperparameters, write_value
+from mlkit.sagemaker.job.hyperparameters import (
+    check_hyperparameters,
+    flat_values,
+    to_hyperparameters,
+    to_json,
+    write_value,
+)
 from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/5_client/23_job_config.ipynb #a5522eb4
@@ -24,17 +31,22 @@ def make_hyperparameters(config: Any, source: Source) -> dict[str, str]:
     if not source.entry and isinstance(config, Mapping):
         return _builtin_hyperparameters(config)
     if is_dataclass(config) and not isinstance(config, type):
-        return keep_strings(to_hyperparameters(config), vars(config), source)
+        return keep_strings(to_hyperparameters(config), flat_values(config), source)
     if not isinstance(config, Mapping):
         raise TypeError(f"config: expected a dataclass or a dict, got a {type(config).__name__}")
     hyperparameters = {str(name): write_hyperparameter(name, value) for name, value in config.items()}
     check_hyperparameters(hyperparameters)
+    check_overlaps(hyperparameters)
     return keep_strings(hyperparameters, config, source)
 
 
 def keep_strings(hyperparameters: dict[str, str], values: Mapping[str, Any], source: Source) -> dict[str, str]:
     """Write strings that look like other values, such as "true", in the quotes of JSON, as SDK v2 does."""
-    quoted = {str(k): quote(hyperparameters[str(k)]) for k, value in values.items() if isinstance(value, str)}
+    quoted = {}
+    for name, value in values.items():
+        string = to_json(value)
+        if isinstance(string, str) and hyperparameters[str(name)] == string:  # otherwise it has quotes already
+            quoted[str(name)] = quote(string)
     if not source.entry or all(hyperparameters[name] == text for name, text in quoted.items()):
         return hyperparameters
     # By sagemaker_program a program with an entry_point recognizes the quotes.
@@ -53,9 +65,16 @@ def _builtin_hyperparameters(config: Mapping) -> dict[str, str]:
     return {k: v for k, v in to_hyperparameters(Config(**config)).items() if v != defaults[k]}
 
 
+def check_overlaps(hyperparameters: Mapping[str, str]) -> None:
+    """Raise ValueError if a nested config is passed as a dict and a field of that dict is passed, too."""
+    for name, text in hyperparameters.items():
+        outer, dot, inner = name.rpartition(".")
+        if dot and re.match(rf"\s*\{{.*{re.escape(json.dumps(inner))}\s*:", hyperparameters.get(outer, "")):
+            raise ValueError(f"hyperparameter {name!r} is passed twice, as {text!r} and within {outer!r}: pass it once")
+
+
 def write_hyperparameter(name: str, value: Any) -> str:
-    is_scalar = hasattr(value, "item") and getattr(value, "ndim", 1) == 0  # of NumPy or torch
     try:
-        return write_value(value.item() if is_scalar else value)
+        return write_value(value)
     except TypeError as e:
         raise TypeError(f"hyperparameter {name!r}: {e}") from None

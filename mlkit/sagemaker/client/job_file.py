@@ -7,9 +7,9 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/5_client/24_job_file.ipynb #1b5d5c88
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,7 @@ from .channel import Channel
 from .job_options import JOB_ARGUMENTS, JobOptions
 from .options import make_options, take_words
 from .settings_file import read_settings, write_settings
+from ..job.hyperparameters import config_fields, flat_values, to_json
 
 # %% ../../../nbs/2_sagemaker/5_client/24_job_file.ipynb #4bc33930
 def read_job_file(path: str | Path) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def _relative(location: Any, folder: Path) -> str:
 
 def _plain(value: Any) -> Any:
     """Return a value of a config or an option as JSON has it."""
-    if isinstance(value, Enum):
-        return value.name
+    if isinstance(value, (Enum, PurePath)) or (is_dataclass(value) and not isinstance(value, type)):
+        return to_json(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(member) for name, member in value.items()}
     if isinstance(value, (list, tuple)):
@@ -72,13 +73,20 @@ def _plain(value: Any) -> Any:
     return value.item() if is_scalar else value
 
 
-def _plain_fields(values: Any, is_complete: bool) -> dict[str, Any]:
+def _plain_config(config: Any) -> dict[str, Any]:
+    """Return the values of a config as JSON has them, by dotted names, without a None that is the default."""
+    defaults = config_fields(type(config))
+    values = flat_values(config)
+    return {name: _plain(v) for name, v in values.items() if v is not None or defaults[name].default is not None}
+
+
+def _plain_fields(values: Any) -> dict[str, Any]:
     """Return the fields of a dataclass as JSON has them, without those that have their defaults."""
     plain = {}
     for f in fields(values):
         value = getattr(values, f.name)
         default = f.default if f.default_factory is MISSING else f.default_factory()
-        if value != default or (is_complete and value is not None):
+        if value != default:
             plain[f.name] = _plain(value)
     return plain
 
@@ -98,12 +106,12 @@ def write_job_file(
         raise ValueError(f"source: a file has no place for the module {source.__name__}: pass its file")
     folder = Path(path).resolve().parent
     settings = {} if source is None else {"source": _relative(source, folder)}
-    settings |= _plain_fields(options, is_complete=False)
+    settings |= _plain_fields(options)
     if config is not None:
-        settings["config"] = _plain(config) if isinstance(config, Mapping) else _plain_fields(config, is_complete=True)
+        settings["config"] = _plain(config) if isinstance(config, Mapping) else _plain_config(config)
     entries = {}
     for name, channel in channels.items():
         location = _relative(channel.location, folder)
-        channel_options = _plain_fields(channel.options, is_complete=False)
+        channel_options = _plain_fields(channel.options)
         entries[name] = {"location": location} | channel_options if channel_options else location
     return write_settings(path, settings | ({"channels": entries} if entries else {}))

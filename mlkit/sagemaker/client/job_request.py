@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ..artifacts.source import Source
-from .job_config import keep_strings, write_hyperparameter
+from .job_config import check_overlaps, keep_strings, write_hyperparameter
 from .job_options import JobOptions, options_of_request
 from .options import merge_more, require_valid, set_options
 
@@ -53,6 +53,7 @@ def changed_request(request: dict, changes: Mapping[str, Any]) -> dict:
     if config:
         texts = {str(name): write_hyperparameter(name, value) for name, value in config.items()}
         hyperparameters = request.get("HyperParameters", {}) | texts
+        check_overlaps(hyperparameters)
         request["HyperParameters"] = keep_strings(hyperparameters, config, Source({}, current.entry))
     options = replace(current, **changes)
     if changes.get("spot") and not options.max_wait:

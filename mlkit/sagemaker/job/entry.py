@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 
 from .container import Container
 from .failure import failure_text, write_failure
-from .hyperparameters import find_conflicts, read_config
+from .hyperparameters import check_types, find_conflicts, read_config
 from mlkit.sagemaker.job.launcher import (
     exit_on_sigterm,
     exit_with_launcher,
@@ -39,7 +39,8 @@ def entry_point(
 ) -> Callable:
     """Make a function the program of a job: called without arguments it runs as a job and exits with the job's code.
 
-    Raises TypeError for a parameter that is neither a config nor a container and has no default.
+    Raises TypeError for a parameter that is neither a config nor a container and has no default, and for a field of the
+    config that cannot travel as text.
     """
     if f is None:
         return partial(entry_point, processes=processes, grace=grace)
@@ -57,13 +58,16 @@ def entry_point(
 def entry_parameters(f: Callable) -> dict[str, type]:
     """Return the parameters of an entry point: name -> the dataclass of its config, or `Container`.
 
-    Parameters of other types are left out if they have a default. Raises TypeError if they have none.
+    Parameters of other types are left out if they have a default. Raises TypeError if they have none, and for a field
+    of a config that cannot travel as text.
     """
     annotations = get_type_hints(f)
     parameters = {}
     for name, parameter in inspect.signature(f).parameters.items():
         annotation = annotations.get(name, Container if name == "container" else None)
         if isinstance(annotation, type) and is_dataclass(annotation):
+            if annotation is not Container:
+                check_types(annotation)
             parameters[name] = annotation
         elif parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL,

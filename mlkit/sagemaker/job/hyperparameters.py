@@ -18,10 +18,10 @@ import textwrap
 import tokenize
 import types
 from collections import ChainMap, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from ...text import did_you_mean
@@ -29,26 +29,15 @@ from ...text import did_you_mean
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #f6244db9
 def read_value(
     text: str,
-    kind: Any,  # int, float, bool, str, an Enum, or Optional, Union, Literal, list, dict of these
+    kind: Any,  # a type that the table has
     quoted: bool = False,  # a string may be in JSON's quotes
 ) -> Any:
     """Return the value of type `kind` that a text spells. Raises ValueError if the text does not fit the type."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return _read_union(text, kind, quoted)
-    if origin is Literal:
-        return _read_choice(text, {str(c): c for c in get_args(kind)}, quoted)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return _read_choice(text, {n: c for c in kind for n in (c.name, str(c.value))}, quoted)
-    if (origin or kind) in (list, dict):
-        return _read_collection(text, origin or kind, get_args(kind))
-    if kind is bool:
-        return _read_bool(_unquoted(text).strip())
-    if kind in (int, float):
-        return _read_number(_unquoted(text).strip(), kind)
-    if kind in (str, Any):
-        return _unquoted(text) if quoted else text
-    raise TypeError(f"cannot read a {type_name(kind)} from text")
+    kind = _plain_type(kind)
+    converter = _find_converter(kind)
+    if converter is None:
+        raise TypeError(_type_error(kind))
+    return converter.read(text, kind, quoted)
 
 
 def type_name(kind: Any) -> str:
@@ -56,67 +45,202 @@ def type_name(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
 
 
+class _Converter(NamedTuple):
+    """How text becomes a value of one family of types. `write_value` is the way back."""
+
+    name: str  # for messages
+    matches: Callable[[Any], bool]  # whether a type belongs to the family
+    read: Callable[[str, Any, bool], Any]  # (text, kind, quoted) to a value
+    # In a union with str: the texts that mean a value of this family; default: all that can be read as one.
+    notation: str = ""
+    is_key: bool = True  # whether a dict can have such keys
+    parts: Callable[[Any], Sequence] = get_args  # the types that have to be able to travel, too
+
+
+_CONVERTERS: list[_Converter] = []
+
+
+def _reads(name: str, matches: Callable[[Any], bool], **options) -> Callable:
+    """Add a function to the table of converters; the parameters are those of `_Converter`."""
+
+    def add(read):
+        _CONVERTERS.append(_Converter(name, matches, read, **options))
+        return read
+
+    return add
+
+
+def _find_converter(kind: Any) -> _Converter | None:
+    return next((converter for converter in _CONVERTERS if converter.matches(kind)), None)
+
+
+def _type_error(kind: Any) -> str:
+    names = ", ".join(converter.name for converter in _CONVERTERS)
+    return f"a value of type {type_name(kind)} cannot travel as text; expected one of {names}"
+
+
+def _plain_type(kind: Any) -> Any:
+    """Return the type that a NewType or a type alias stands for."""
+    while alias := getattr(kind, "__supertype__", None) or getattr(kind, "__value__", None):
+        kind = alias
+    return kind
+
+
+def _is_class(kind: Any, *classes: type) -> bool:
+    return isinstance(kind, type) and not get_args(kind) and issubclass(kind, classes)
+
+
+def _is_generic(kind: Any, cls: type) -> bool:
+    """Return whether a type is a class such as `list`, or that class with arguments, such as `list[int]`."""
+    return (get_origin(kind) or kind) is cls
+
+
 def _unquoted(text: str) -> str:
+    string = _quoted_string(text)
+    return text if string is None else string
+
+
+def _quoted_string(text: str) -> str | None:
+    """Return the string that a text in JSON's quotes stands for; None for any other text."""
     if not (len(text) > 1 and text[0] == text[-1] == '"'):
-        return text
+        return None
     try:
         return json.loads(text)
     except ValueError:
-        return text
+        return None
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #be5179ba
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 
 
-def _read_bool(text: str) -> bool:
-    if text.lower() not in _TRUE + _FALSE:
+@_reads("bool", lambda kind: kind is bool, notation="(true|false)$")
+def _read_bool(text: str, kind: type, quoted: bool) -> bool:
+    word = _unquoted(text).strip().lower()
+    if word not in _TRUE + _FALSE:
         raise ValueError(f"expected bool, got {text!r}")
-    return text.lower() in _TRUE
+    return word in _TRUE
 
 
-def _read_number(text: str, kind: type) -> int | float:
+@_reads("int", lambda kind: kind is int)
+@_reads("float", lambda kind: kind is float)
+def _read_number(text: str, kind: type, quoted: bool) -> int | float:
+    text = _unquoted(text).strip()
     try:
         return kind(text)
     except ValueError:
         raise ValueError(f"expected {kind.__name__}, got {text!r}") from None
 
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #799613e7
-def _read_union(text: str, kind: Any, quoted: bool) -> Any:
-    """Return None if the type allows it and the text spells it, else the value of the first type that fits."""
-    kinds = get_args(kind)
-    if type(None) in kinds and text.strip() in ("", "null", "None", "none"):
-        return None
-    for k in kinds:
-        try:
-            if k is not type(None):
-                return read_value(text, k, quoted)
-        except ValueError:
-            continue
-    raise ValueError(f"expected {type_name(kind)}, got {text!r}")
+
+@_reads("str", lambda kind: kind is str)
+@_reads("Path", lambda kind: _is_class(kind, PurePath))
+def _read_string(text: str, kind: type, quoted: bool) -> str | PurePath:
+    return kind(_unquoted(text) if quoted else text)
 
 
-def _read_choice(text: str, choices: Mapping[str, Any], quoted: bool) -> Any:
-    text = _unquoted(text) if quoted else text
-    if text in choices:
-        return choices[text]
-    suggestion = did_you_mean(text, choices)
-    message = f"expected one of {', '.join(map(repr, choices))}, got {text!r}"
-    raise ValueError(f"{message}; {suggestion}" if suggestion.startswith("did you mean") else message)
+@_reads("None", lambda kind: kind is type(None))
+def _read_none(text: str, kind: type, quoted: bool) -> None:
+    if text.strip() not in ("", "null", "None", "none"):
+        raise ValueError(f"expected None, got {text!r}")
+
+# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #6cb77f4d
+def write_value(
+    value: Any,
+    quoted: bool = False,  # strings in JSON's quotes, as SDK v2 sends them
+    kind: Any = None,  # the type that will read the text; a string that it would take for another value gets quotes
+) -> str:
+    """Return `value` as text that `read_value` reads. Raises TypeError for a value that JSON does not have."""
+    plain = to_json(value)
+    if not isinstance(plain, str):
+        return json.dumps(plain)
+    needs_quotes = kind is not None and not _reads_as(plain, kind, value) and _reads_as(json.dumps(plain), kind, value)
+    return json.dumps(plain) if quoted or needs_quotes else plain
+
+
+def _reads_as(text: str, kind: Any, value: Any) -> bool:
+    try:
+        return _is_same(read_value(text, kind), value)
+    except ValueError:
+        return False
+
+
+def to_json(value: Any) -> Any:
+    """Return a value as JSON has it. Raises TypeError for a value that no type can read."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, PurePath):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, Mapping):
+        return {_key_text(to_json(key)): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a number of NumPy or torch
+        return value.item()
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"cannot write a {type(value).__name__} as a hyperparameter: {value!r}")
+
+
+def _key_text(key: Any) -> str:
+    """Return the key of a dict as JSON has it: a string."""
+    return key if isinstance(key, str) else write_value(key)
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c4a0a1ab
-def _read_collection(text: str, kind: type, item_kinds: tuple) -> list | dict:
-    """Read a list or a dict; `item_kinds` are the type's arguments, such as (str, int) of dict[str, int]."""
+@_reads("list", lambda kind: _is_generic(kind, list), notation=r"\[", is_key=False)
+def _read_list(text: str, kind: Any, quoted: bool) -> list:
+    item_kind = (get_args(kind) or (Any,))[0]
+    return [_read_item(item, item_kind) for item in _read_items(text, "a list")]
+
+
+@_reads(
+    "tuple",
+    lambda kind: _is_generic(kind, tuple),
+    notation=r"[\[(]",
+    is_key=False,
+    parts=lambda kind: [part for part in get_args(kind) if part not in (..., ())],
+)
+def _read_tuple(text: str, kind: Any, quoted: bool) -> tuple:
+    items = _read_items(text, "a tuple")
+    kinds = get_args(kind) or (Any, ...)
+    if kinds[-1] is Ellipsis:
+        return tuple(_read_item(item, kinds[0]) for item in items)
+    if kinds == ((),):  # how Python 3.10 writes the empty tuple
+        kinds = ()
+    if len(items) != len(kinds):
+        raise ValueError(f"expected {len(kinds)} values as {type_name(kind)}, got {len(items)} in {text!r}")
+    return tuple(_read_item(item, item_kind) for item, item_kind in zip(items, kinds))
+
+
+@_reads("dict", lambda kind: _is_generic(kind, dict), notation=r"\{", is_key=False)
+def _read_dict(text: str, kind: Any, quoted: bool) -> dict:
+    key_kind, value_kind = get_args(kind) or (Any, Any)
+    items = _read_mapping(text, "a dict")
+    if key_kind is not Any:
+        items = {read_value(_key_text(key), key_kind): value for key, value in items.items()}
+    return {key: _read_item(value, value_kind) for key, value in items.items()}
+
+
+def _read_items(text: str, name: str) -> list:
     value = _read_literal(text)
-    if not isinstance(value, (list, tuple, dict)):
-        value = _read_short_form(text, kind)
-    if isinstance(value, dict) != (kind is dict):
-        raise ValueError(f"expected a {kind.__name__}, got {text!r}")
-    if kind is list:
-        (item_kind,) = item_kinds or (Any,)
-        return [_read_item(v, item_kind) for v in value]
-    key_kind, value_kind = item_kinds or (Any, Any)
-    return {_read_item(k, key_kind): _read_item(v, value_kind) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, dict):
+        raise ValueError(f"expected {name}, got {text!r}")
+    text = _unquoted(text).strip()
+    return [_Text(part.strip()) for part in text.split(",")] if text else []
+
+
+def _read_mapping(text: str, name: str) -> dict:
+    value = _read_literal(text)
+    if isinstance(value, dict):
+        return value
+    text = _unquoted(text)
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if isinstance(value, (list, tuple)) or not all("=" in part for part in parts):
+        raise ValueError(f"expected {name} as JSON or as a=1,b=2, got {text!r}")
+    return {key: _Text(part) for key, _, part in (part.partition("=") for part in parts)}
 
 
 def _read_literal(text: str) -> Any:
@@ -129,40 +253,169 @@ def _read_literal(text: str) -> Any:
     return None
 
 
-def _read_short_form(text: str, kind: type) -> list[str] | dict[str, str]:
-    parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    if kind is list:
-        return parts
-    if not all("=" in part for part in parts):
-        raise ValueError(f"expected a dict as JSON or as a=1,b=2, got {text!r}")
-    return dict(part.split("=", 1) for part in parts)
+class _Text(str):
+    """A part of a short form: a text of which the type is not known, unlike a string in JSON."""
 
 
 def _read_item(value: Any, kind: Any) -> Any:
-    """Return an item of a collection, which is a text or a value of JSON, as a value of type `kind`."""
-    if kind is Any or (kind is str and isinstance(value, str)):
-        return value
-    if isinstance(value, str):
-        return read_value(value, kind)
+    """Return an item of a collection, which is a `_Text` or a value of JSON, as a value of type `kind`."""
+    if isinstance(value, _Text):
+        return read_value(str(value), kind)
     return read_value(json.dumps(value), kind, quoted=True)
 
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #6cb77f4d
-def write_value(
-    value: Any,
-    quoted: bool = False,  # strings in JSON's quotes, as SDK v2 sends them
-) -> str:
-    """Return `value` as text that `read_value` reads. Raises TypeError for a value that JSON does not have."""
-    if isinstance(value, Enum):
-        value = value.name
-    if isinstance(value, str) and not quoted:
-        return value
-    return json.dumps(value, default=_enum_name)
+# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #799613e7
+@_reads("a union of these", lambda kind: get_origin(kind) in (Union, types.UnionType))
+def _read_union(text: str, kind: Any, quoted: bool) -> Any:
+    """Return the value of the type in a union that spells it as the text does, else of the first that reads it."""
+    kinds = get_args(kind)
+    string_kind = next((k for k in kinds if _is_class(k, str, PurePath) and not _is_class(k, Enum)), None)
+    string = _quoted_string(text)
+    if string_kind and string is not None:
+        value = string_kind(string)
+        if quoted or not _is_same(_read_union(string, kind, False), value):
+            return value
+    values = []
+    for k in kinds:
+        if k is string_kind or (string_kind and not _has_notation(text, k)):
+            continue
+        try:
+            values.append(read_value(text, k, quoted))
+        except ValueError:
+            continue
+        if write_value(values[-1]) == _normal_json(text):
+            return values[-1]
+    if values:
+        return values[0]
+    if string_kind:
+        return read_value(text, string_kind, quoted)
+    raise ValueError(f"expected {type_name(kind)}, got {text!r}")
 
 
-def _enum_name(value: Any) -> str:
-    if isinstance(value, Enum):
-        return value.name
-    raise TypeError(f"cannot write a {type(value).__name__} as a hyperparameter: {value!r}")
+def _has_notation(text: str, kind: Any) -> bool:
+    converter = _find_converter(_plain_type(kind))
+    return converter is None or re.match(converter.notation, text.strip(), re.IGNORECASE) is not None
+
+
+def _normal_json(text: str) -> str:
+    """Return JSON with the spaces that `json.dumps` writes, and any other text as it is."""
+    try:
+        return json.dumps(json.loads(text))
+    except (ValueError, RecursionError):
+        return text.strip()
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Return whether two values are equal and of one type; NaN is the same as NaN."""
+    return type(a) is type(b) and (a == b or repr(a) == repr(b))
+
+
+@_reads("Any", lambda kind: kind is Any)
+def _read_any(text: str, kind: Any, quoted: bool) -> Any:
+    """Return what a text stands for in JSON, else the text; a string is in quotes if it would be another value."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, str) and not quoted and _is_same(_read_any(value, kind, False), value):
+        return text
+    return value
+
+
+@_reads("Literal", lambda kind: get_origin(kind) is Literal, parts=lambda kind: ())
+def _read_literal_type(text: str, kind: Any, quoted: bool) -> Any:
+    choices = {}
+    for choice in get_args(kind):
+        if not isinstance(choice, str):
+            choices |= {write_value(choice): choice}
+    spellings = {str(choice): choice for choice in choices.values()}
+    for choice in get_args(kind):
+        if isinstance(choice, str):
+            choices[json.dumps(choice) if choice in choices else choice] = choice
+    return _read_choice(text, choices, spellings | choices, quoted)
+
+
+@_reads("Enum", lambda kind: _is_class(kind, Enum), parts=lambda kind: ())
+def _read_enum(text: str, kind: Any, quoted: bool) -> Any:
+    names = {member.name: member for member in kind}
+    return _read_choice(text, names, {str(member.value): member for member in kind} | names, quoted)
+
+
+def _read_choice(text: str, choices: Mapping[str, Any], spellings: Mapping[str, Any], quoted: bool) -> Any:
+    """Return a choice by one of its spellings; `choices` has those that an error names."""
+    text = _unquoted(text) if quoted and text not in spellings else text
+    if text in spellings:
+        return spellings[text]
+    suggestion = did_you_mean(text, spellings)
+    message = f"expected one of {', '.join(map(repr, choices))}, got {text!r}"
+    raise ValueError(f"{message}; {suggestion}" if suggestion.startswith("did you mean") else message)
+
+# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c0a7ec03
+def field_types(config_type: type) -> dict[str, Any]:
+    """Return the types of the fields that `__init__` of a dataclass takes, by name."""
+    try:
+        kinds = get_type_hints(config_type)
+    except NameError as e:
+        raise TypeError(f"{config_type.__name__}: {e}: define it where the module of the class can find it") from None
+    return {f.name: _plain_type(kinds[f.name]) for f in dataclasses.fields(config_type) if f.init}
+
+
+def is_nested(kind: Any) -> bool:
+    """Return whether a field's type is a dataclass, whose fields travel one by one as `optim.lr`."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c0a7ec02
+@_reads("a dataclass", is_nested, notation=r"\{", is_key=False, parts=lambda kind: list(field_types(kind).values()))
+def _read_dataclass(text: str, kind: type, quoted: bool) -> Any:
+    kinds = field_types(kind)
+    arguments = {}
+    for name, value in _read_mapping(text, type_name(kind)).items():
+        if name not in kinds:
+            raise ValueError(f"unknown field {name!r} of {type_name(kind)}; {did_you_mean(name, kinds)}")
+        try:
+            arguments[name] = _read_item(value, kinds[name])
+        except ValueError as e:
+            raise ValueError(f"{name}: {e}") from None
+    missing = [f.name for f in dataclasses.fields(kind) if f.init and _is_required(f) and f.name not in arguments]
+    if missing:
+        raise ValueError(f"expected {type_name(kind)} with {', '.join(missing)}, got {text!r}")
+    return kind(**arguments)
+
+
+def _is_required(f: dataclasses.Field) -> bool:
+    return f.default is f.default_factory is dataclasses.MISSING
+
+# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c0a7ec05
+def check_types(config_type: type) -> None:
+    """Raise TypeError with a line for each field of a config that cannot travel, by its dotted name."""
+    errors = list(_type_errors(config_type, "", ()))
+    if errors:
+        raise TypeError("\n".join(errors))
+
+
+def _type_errors(config_type: type, prefix: str, outer: tuple[type, ...]) -> Iterator[str]:
+    for name, kind in field_types(config_type).items():
+        if is_nested(kind) and kind not in outer:
+            yield from _type_errors(kind, f"{prefix}{name}.", (*outer, config_type))
+            continue
+        for error in _part_errors(kind, outer):
+            yield f"hyperparameter {prefix + name!r}: {error}; a field that is no hyperparameter has field(init=False)"
+
+
+def _part_errors(kind: Any, checked: tuple, as_key: bool = False) -> Iterator[str]:
+    """Yield why types within a type cannot travel."""
+    kind = _plain_type(kind)
+    if is_nested(kind) and kind in checked:  # a dataclass may contain itself
+        return
+    converter = _find_converter(kind)
+    if converter is None:
+        yield _type_error(kind)
+        return
+    if as_key and not converter.is_key:
+        yield f"a {type_name(kind)} cannot be the key of a dict in JSON; expected a text, a number or a choice"
+        return
+    is_dict = _is_generic(kind, dict)
+    for i, part in enumerate(converter.parts(kind)):
+        yield from _part_errors(part, (*checked, kind), as_key or (is_dict and i == 0))
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #ba2fc4f5
 def field_comments(config_type: type) -> dict[str, str]:
@@ -273,10 +526,13 @@ def read_config(
 ) -> Any:
     """Return a `config_type` whose fields are read from arguments and hyperparameters.
 
-    Raises ValueError that names the hyperparameter, what was expected, the text and its source.
+    Raises ValueError that names the hyperparameter, what was expected, the text and its source; TypeError for a field
+    of a type that cannot travel as text.
     """
-    raw_values = _raw_values(config_type, argv, hyperparameters, **parser_options)
-    return config_type(**_read_fields(config_type, {name: values[0] for name, values in raw_values.items()}))
+    check_types(config_type)
+    fields = config_fields(config_type)
+    raw_values = _raw_values(fields, _make_parser(fields, **parser_options), argv, hyperparameters)
+    return _build(config_type, fields, _read_fields(fields, {name: raw[0] for name, raw in raw_values.items()}))
 
 
 class _RawValue(NamedTuple):
@@ -285,59 +541,135 @@ class _RawValue(NamedTuple):
     text: str
     source: str  # --epochs, SM_HPS, hyperparameters.json
     quoted: bool  # strings are in JSON's quotes
+    rank: int = 0  # of the source; a lower one takes precedence
 
-    def read(self, kind: Any) -> Any:
-        return read_value(self.text, kind, self.quoted)
-
-
-def _read_fields(config_type: type, raw_values: Mapping[str, _RawValue]) -> dict[str, Any]:
-    """Return the value of each field that has a text. Raises ValueError for a wrong name, value or missing field."""
-    values = {}
-    kinds = get_type_hints(config_type)
-    for name, raw in raw_values.items():
-        _check_name(name, config_type)
+    def read(self, name: str, kind: Any) -> Any:
         try:
-            values[name] = raw.read(kinds[name])
-        except ValueError as e:
-            raise ValueError(f"hyperparameter {name!r}: {e} (from {raw.source})") from None
-    for f in dataclasses.fields(config_type):
-        if _is_required(f) and f.name not in values:
-            raise ValueError(f"hyperparameter {f.name!r} is required: pass --{f.name}")
+            return read_value(self.text, kind, self.quoted)
+        except (ValueError, TypeError) as e:
+            raise type(e)(f"hyperparameter {name!r}: {e} (from {self.source})") from None
+
+
+def _read_fields(fields: Mapping[str, "ConfigField"], raw_values: Mapping[str, _RawValue]) -> dict[str, Any]:
+    """Return the value of each field that has a text. Raises ValueError for a wrong name or value."""
+    values = {}
+    for name, raw in raw_values.items():
+        _check_name(name, fields)
+        values[name] = raw.read(name, fields[name].kind)
     return values
 
 
-def _check_name(name: str, config_type: type) -> None:
-    names = [f.name for f in dataclasses.fields(config_type)]
-    if name not in names:
+def _check_name(name: str, fields: Mapping[str, "ConfigField"]) -> None:
+    if name not in fields:
+        names = [f.name for f in fields.values() if not f.is_group]
         raise ValueError(f"unknown hyperparameter {name!r}; {did_you_mean(name, names)}")
 
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #aca7f12d
-def _make_parser(config_type: type, **parser_options) -> argparse.ArgumentParser:
-    """Return a parser with a flag for each field of a dataclass; the values it parses are still text."""
-    parser = argparse.ArgumentParser(**{"allow_abbrev": False, "argument_default": argparse.SUPPRESS} | parser_options)
-    kinds = get_type_hints(config_type)
+# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c0a7ec08
+class ConfigField(NamedTuple):
+    """A field of a config, or of one that is nested in it."""
+
+    name: str  # `optim.lr` for the field of a nested config
+    kind: Any  # its type
+    default: Any  # dataclasses.MISSING if it is required
+    comment: str
+    is_group: bool  # its value is a nested config, whose fields follow
+
+
+def config_fields(config: Any, prefix: str = "", outer: tuple[type, ...] = ()) -> dict[str, ConfigField]:
+    """Return the fields of a config by their dotted names. Of an instance, the defaults are its values."""
+    config_type = config if isinstance(config, type) else type(config)
     comments = field_comments(config_type)
+    kinds = field_types(config_type)
+    fields = {}
     for f in dataclasses.fields(config_type):
+        if not f.init:
+            continue
+        if config_type is not config:
+            default = getattr(config, f.name)
+        else:
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        name = prefix + f.name
+        kind = kinds[f.name]
+        is_group = is_nested(kind) and kind not in (*outer, config_type)
+        fields[name] = ConfigField(name, kind, default, comments.get(f.name, ""), is_group)
+        if is_group:
+            inner = default if isinstance(default, kind) else kind
+            fields |= config_fields(inner, f"{name}.", (*outer, config_type))
+    return fields
+
+
+def flat_values(config: Any) -> dict[str, Any]:
+    """Return the values of a config by their dotted names. Raises ValueError for a nested config of another class."""
+    defaults = config_fields(type(config))
+    values = {}
+    for f in config_fields(config).values():
+        if not f.is_group:
+            values[f.name] = f.default
+            continue
+        default = defaults[f.name].default
+        expected = type(default) if isinstance(default, f.kind) else f.kind
+        if type(f.default) is not expected:
+            raise ValueError(f"hyperparameter {f.name!r}: expected a {type_name(expected)}, got {f.default!r}")
+    return values
+
+# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c0a7ec09
+def _build(
+    config_type: type,
+    fields: Mapping[str, ConfigField],
+    values: Mapping[str, Any],  # by dotted name
+    prefix: str = "",
+    base: Any = None,  # a nested config that is the default
+) -> Any:
+    """Return a config with some values; others have their defaults. Raises ValueError for a value that is missing."""
+    arguments = {}
+    for f in dataclasses.fields(config_type):
+        name = prefix + f.name
+        if not f.init:
+            continue
+        default = fields[name].default
+        is_required = default is dataclasses.MISSING
+        if fields[name].is_group and (is_required or any(other.startswith(f"{name}.") for other in values)):
+            inner = default if isinstance(default, fields[name].kind) else None
+            inner_type = fields[name].kind if inner is None else type(inner)
+            arguments[f.name] = _build(inner_type, fields, values, f"{name}.", inner)
+        elif name in values:
+            arguments[f.name] = values[name]
+        elif is_required:
+            raise ValueError(f"hyperparameter {name!r} is required: pass --{name}")
+        elif base is not None:
+            arguments[f.name] = default
+    return config_type(**arguments)
+
+# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #aca7f12d
+def _make_parser(fields: Mapping[str, ConfigField], **parser_options) -> argparse.ArgumentParser:
+    """Return a parser with a flag for each field of a config; the values it parses are still text."""
+    parser = argparse.ArgumentParser(**{"allow_abbrev": False, "argument_default": argparse.SUPPRESS} | parser_options)
+    for f in fields.values():
         flags = [f"--{f.name}"]
         if len(f.name) == 1:
             flags.append(f"-{f.name}")
-        kind = kinds[f.name]
-        text = f"{comments.get(f.name, '')} {_default_note(f)}".strip().replace("%", "%%")
-        options = dict(nargs="?", const="true") if kind is bool else {}
-        parser.add_argument(*flags, dest=f.name, metavar=_metavar(kind), help=text, **options)
+        text = f"{f.comment} {_default_note(f)}".strip().replace("%", "%%")
+        options = dict(nargs="?", const="true") if f.kind is bool else {}
+        parser.add_argument(
+            *flags,
+            dest=f.name,
+            metavar=_metavar(f.kind),
+            help=argparse.SUPPRESS if f.is_group else text,
+            **options,
+        )
     return parser
 
 
-def _is_required(f: dataclasses.Field) -> bool:
-    return f.default is f.default_factory is dataclasses.MISSING
-
-
-def _default_note(f: dataclasses.Field) -> str:
+def _default_note(f: ConfigField) -> str:
     """Return what the help says of a field's default."""
-    if _is_required(f):
+    if f.default is dataclasses.MISSING:
         return "(required)"
-    default = f.default_factory() if f.default is dataclasses.MISSING else f.default
-    return "" if default is None else f"(default: {write_value(default)})"
+    if f.default is None:
+        return ""
+    try:
+        return f"(default: {write_value(f.default)})"
+    except TypeError:  # not a value of the field's type
+        return f"(default: {f.default!r})"
 
 
 def _metavar(kind: Any) -> str:
@@ -346,7 +678,7 @@ def _metavar(kind: Any) -> str:
         return "|".join(_metavar(k) for k in get_args(kind) if k is not type(None))
     if get_origin(kind) is Literal:
         return "{" + ",".join(map(str, get_args(kind))) + "}"
-    if isinstance(kind, type) and issubclass(kind, Enum):
+    if _is_class(kind, Enum):
         return "{" + ",".join(c.name for c in kind) + "}"
     return type_name(kind)
 
@@ -372,14 +704,16 @@ _SETTINGS = ("sagemaker_", "_tuning_objective_metric")  # hyperparameters for la
 
 
 def _raw_values(
-    config_type: type, argv: Sequence[str], hyperparameters: Mapping[str, Any] | None, **parser_options
+    fields: Mapping[str, ConfigField],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    hyperparameters: Mapping[str, Any] | None,
 ) -> dict[str, list[_RawValue]]:
     """Return the texts of each hyperparameter in order of precedence, without those that only render the next one."""
-    parser = _make_parser(config_type, **parser_options)
-    arguments, unknown = parser.parse_known_args(_join_flags(argv, get_type_hints(config_type)))
-    _check_unknown(unknown, config_type)
+    arguments, unknown = parser.parse_known_args(_join_flags(argv, fields))
+    _check_unknown(unknown, fields)
     raw_values = {name: [_RawValue(text, f"--{name}", False)] for name, text in vars(arguments).items()}
-    for source, mapping in _sources(hyperparameters):
+    for rank, (source, mapping) in enumerate(_sources(hyperparameters), 1):
         # SDK v2 writes every string in quotes, and always names the program
         quoted = str(mapping.get("sagemaker_program", "")).startswith('"')
         for name, value in mapping.items():
@@ -389,8 +723,28 @@ def _raw_values(
             values = raw_values.setdefault(name, [])
             if values and values[-1].text in (text, *_renderings(text)):
                 values.pop()
-            values.append(_RawValue(text, source, quoted))
+            values.append(_RawValue(text, source, quoted, rank))
+    for f in fields.values():
+        if f.is_group:
+            _split_group(f, raw_values, fields)
     return raw_values
+
+
+def _split_group(group: ConfigField, raw_values: dict[str, list[_RawValue]], fields: Mapping[str, ConfigField]) -> None:
+    """Replace the text of a whole nested config, which is a dict, by texts of its fields; theirs take precedence."""
+    for raw in raw_values.pop(group.name, []):
+        try:
+            items = _read_mapping(raw.text, type_name(group.kind))
+        except ValueError as e:
+            raise ValueError(f"hyperparameter {group.name!r}: {e} (from {raw.source})") from None
+        for key, value in items.items():
+            name = f"{group.name}.{key}"
+            _check_name(name, fields)
+            is_text = isinstance(value, _Text)
+            text = str(value) if is_text else json.dumps(value)
+            values = raw_values.setdefault(name, [])
+            values.append(_RawValue(text, raw.source, not is_text, raw.rank))
+            values.sort(key=lambda value: value.rank)
 
 
 def _sources(hyperparameters: Mapping[str, Any] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -407,11 +761,11 @@ def find_conflicts(
     hyperparameters: Mapping[str, Any] | None = None,  # as `read_config` takes them
 ) -> Iterator[str]:
     """Yield a warning for each hyperparameter that two sources give different values."""
-    kinds = get_type_hints(config_type)
-    for name, (first, *others) in _raw_values(config_type, argv, hyperparameters).items():
+    fields = config_fields(config_type)
+    for name, (first, *others) in _raw_values(fields, _make_parser(fields), argv, hyperparameters).items():
         for other in others:
             try:
-                is_same = repr(other.read(kinds[name])) == repr(first.read(kinds[name]))
+                is_same = repr(other.read(name, fields[name].kind)) == repr(first.read(name, fields[name].kind))
             except ValueError:
                 is_same = False
             if not is_same:
@@ -421,7 +775,7 @@ def find_conflicts(
                 )
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #a93beb63
-def _join_flags(argv: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
+def _join_flags(argv: Sequence[str], fields: Mapping[str, ConfigField]) -> list[str]:
     """Join each `--name value` to `--name=value`, in which argparse cannot take the value for a flag."""
     joined = []
     remaining = deque(argv)
@@ -431,7 +785,7 @@ def _join_flags(argv: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
         if not flag.startswith("-") or "=" in flag or flag in ("-h", "--help"):
             joined.append(flag)
             continue
-        value_is_optional = kinds.get(name) in (None, bool)  # None: an unknown name, which is reported later
+        value_is_optional = name not in fields or fields[name].kind is bool  # an unknown name is reported later
         if not value_is_optional and not remaining:
             raise ValueError(f"hyperparameter {name!r}: no value (from {flag})")
         if not remaining or (value_is_optional and remaining[0].startswith("--")):
@@ -441,7 +795,7 @@ def _join_flags(argv: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
     return joined
 
 
-def _check_unknown(arguments: Sequence[str], config_type: type) -> None:
+def _check_unknown(arguments: Sequence[str], fields: Mapping[str, ConfigField]) -> None:
     """Raise ValueError for an argument that argparse does not know, except for SageMaker's own `--sagemaker_*`."""
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
@@ -450,7 +804,7 @@ def _check_unknown(arguments: Sequence[str], config_type: type) -> None:
                 f"unexpected argument {argument!r}: expected hyperparameters as --name value, a list as '[1, 2]' or 1,2"
             )
         if not name.startswith(_SETTINGS):
-            _check_name(name, config_type)
+            _check_name(name, fields)
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #9432ad2e
 def check_hyperparameters(
@@ -527,7 +881,8 @@ def to_hyperparameters(
 ) -> dict[str, str]:
     """Return a config as the HyperParameters of a CreateTrainingJob request.
 
-    Raises ValueError if a request cannot carry it, or if it would be read as a different config.
+    Raises ValueError if a request cannot carry it, or if it would be read as a different config; TypeError for a field
+    of a type that cannot travel as text.
     """
     texts = _to_texts(config, quoted)
     check_hyperparameters(texts)
@@ -537,16 +892,24 @@ def to_hyperparameters(
 
 
 def _to_texts(config: Any, quoted: bool = False) -> dict[str, str]:
-    return {f.name: write_value(getattr(config, f.name), quoted) for f in dataclasses.fields(config)}
+    check_types(type(config))
+    kinds = config_fields(type(config))
+    return {name: _write_field(name, value, quoted, kinds[name].kind) for name, value in flat_values(config).items()}
+
+
+def _write_field(name: str, value: Any, quoted: bool, kind: Any) -> str:
+    try:
+        return write_value(value, quoted, kind)
+    except TypeError as e:
+        raise TypeError(f"hyperparameter {name!r}: {e}") from None
 
 
 def _check_same(config: Any, copy: Any) -> None:
     """Raise ValueError if a config that was read back differs; NaN is the same as NaN."""
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        read = getattr(copy, f.name)
-        if value != read and repr(value) != repr(read):
-            raise ValueError(f"hyperparameter {f.name!r}: {value!r} would be read as {read!r}")
+    copies = flat_values(copy)
+    for name, value in flat_values(config).items():
+        if value != copies[name] and repr(value) != repr(copies[name]):
+            raise ValueError(f"hyperparameter {name!r}: {value!r} would be read as {copies[name]!r}")
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #6b274b95
 def to_argv(config: Any) -> list[str]:
