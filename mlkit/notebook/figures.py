@@ -14,6 +14,7 @@ import numpy as np
 
 from .curves import Curves, metric_label, smooth
 from ..plotting import plot_losses, show_as_png
+from ..sagemaker.local.metric_lines import series_values
 from ..text import Table
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #13f0a001
@@ -95,6 +96,10 @@ def to_curves(run: Any) -> Curves:
     if hasattr(run, "curves"):
         return run.curves
     curves = Curves(state="")
+    if hasattr(run, "metric_points"):  # a TrainingJob
+        for metrics in run.metric_points():
+            curves.add_point(series_values(metrics))
+        return curves
     if hasattr(run, "epochs") and hasattr(run, "steps"):
         curves.loss.extend(run.steps)
         epochs = run.epochs

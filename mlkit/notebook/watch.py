@@ -12,17 +12,10 @@ from datetime import datetime
 
 from mlkit.notebook.curves import Curves, duration
 from mlkit.sagemaker.client.jobs import TrainingJob
-from mlkit.sagemaker.local.logs import MetricReader
+from mlkit.sagemaker.local.metric_lines import MetricReader, series_values
 
 # %% ../../nbs/3_notebook/25_watch.ipynb #ef8420c9
 ENDED = "Completed", "Failed", "Stopped"  # values of TrainingJobStatus
-_METRIC_NAMES = {  # names that other programs use, and ours
-    "loss": "train_loss",
-    "val_loss": "valid_loss",
-    "validation_loss": "valid_loss",
-    "train:loss": "train_loss",
-    "validation:loss": "valid_loss",
-}
 
 
 class Watch:
@@ -48,20 +41,20 @@ class Watch:
         changed = previous_status != self.description.get("SecondaryStatus")
         for host, line in self.job.target.lines(self.job.name, self.log_positions):
             self.lines.append(f"[{host}] {line}" if self.job.options.hosts > 1 else line)
-            self._record_metrics(line)
+            self._record_metrics(host, line)
             changed = True
         if self.status == "Completed":
             self.missing_model = self.job.missing_model
         total_epochs = str(self.description.get("HyperParameters", {}).get("epochs", ""))
-        self.curves.total_epochs = int(total_epochs) if total_epochs.isdigit() else None
+        counts_epochs = self.curves.x_name == "epoch" and total_epochs.isdigit()
+        self.curves.total_epochs = int(total_epochs) if counts_epochs else None
         self.curves.seconds = self.training_seconds
         self.curves.state = "running" if self.running else self.status.lower()
         return changed
 
-    def _record_metrics(self, line):
-        metrics = {_METRIC_NAMES.get(name, name): value for name, value in self.metric_reader.find(line)}
-        if metrics.keys() - {"epoch"}:
-            self.curves.add_epoch({"epoch": self.curves.epoch + 1} | metrics)
+    def _record_metrics(self, host, line):
+        if metrics := self.metric_reader.find(line, host):
+            self.curves.add_point(series_values(metrics))
 
     @property
     def status(self) -> str:

@@ -23,7 +23,8 @@ from mlkit.sagemaker.client.options import merge_fields
 from mlkit.sagemaker.client.polling import Interval
 from mlkit.sagemaker.images import RELEASES, image_uri
 from mlkit.sagemaker.local.client import LocalSageMaker
-from mlkit.sagemaker.local.logs import MetricReader, new_lines
+from mlkit.sagemaker.local.logs import new_lines
+from mlkit.sagemaker.local.metric_lines import MetricReader
 from mlkit.sagemaker.storage import S3, Files
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #a7acf82a
@@ -109,6 +110,13 @@ class LocalTarget:
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]  # the last line may be incomplete
+
+    def metric_points(self, name: str) -> list[dict[str, float]]:
+        """Return the metrics of each line of a job's log that has any, by name, the oldest first."""
+        points: dict[Any, dict[str, float]] = {}
+        for i, metric in enumerate(self.metrics(name)):
+            points.setdefault(metric.get("Line", -i), {})[metric["MetricName"]] = metric["Value"]
+        return list(points.values())
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #20211dad
 class AWSTarget:
@@ -235,17 +243,29 @@ class AWSTarget:
             yield host, message
 
     def metrics(self, name: str) -> list[dict]:  # MetricName, Value; Timestamp if only the last value is known
-        """Return all values of a job's metrics so far, as its expressions find them in the log.
+        """Return all values of a job's metrics so far, the oldest first.
 
         SageMaker itself keeps only the last value of each metric; that is returned if the log has none.
         """
         description = self.client.describe_training_job(TrainingJobName=name)
-        reader = MetricReader(description["AlgorithmSpecification"].get("MetricDefinitions", []))
-        values = []
-        if reader.patterns:
-            for _, line in self.lines(name, {}):
-                values += [dict(MetricName=metric, Value=value) for metric, value in reader.find(line)]
+        points = self._logged_points(name, description)
+        values = [dict(MetricName=metric, Value=value) for point in points for metric, value in point.items()]
         return values or [_final_metric(metric) for metric in description.get("FinalMetricDataList", ())]
+
+    def metric_points(self, name: str) -> list[dict[str, float]]:
+        """Return the metrics of each line of a job's log that has any, by name, the oldest first.
+
+        If the log has none, return the last value of each metric, which is what SageMaker itself keeps.
+        """
+        description = self.client.describe_training_job(TrainingJobName=name)
+        points = self._logged_points(name, description)
+        last_values = {m["MetricName"]: m["Value"] for m in description.get("FinalMetricDataList", ())}
+        return points or ([last_values] if last_values else [])
+
+    def _logged_points(self, name, description):
+        reader = MetricReader(description["AlgorithmSpecification"].get("MetricDefinitions", []))
+        points = (reader.find(line, host) for host, line in self.lines(name, {}))
+        return [point for point in points if point]
 
 
 def _read_stream(logs: Any, group: str, stream: str, tokens: dict[str, str]) -> Iterator[dict]:
