@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../../nbs/2_sagemaker/4_local/22_metric_lines.ipynb #22f0a002
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlkit.sagemaker.local.logs import new_lines
@@ -79,6 +79,9 @@ def series_name(name: str) -> str:
         suffix = {"train": "step", "valid": "epoch"}[part]  # Lightning's, where it logs both
         if len(words) > 2 and words[-1] == suffix:
             words.pop()
+    elif len(words) > 1 and words[-1].lower() in _PARTS:  # TensorBoard's Loss/train
+        part = _PARTS[words.pop().lower()]
+        words.insert(0, part)
     plain = "_".join(words)
     if plain.lower() == "loss":
         return "train_loss"
@@ -307,14 +310,15 @@ class LineReader:
             return {}
         if not self._columns or separator != self._separator or len(cells) != len(self._columns):
             return {}
-        return row_metrics(zip(self._columns, cells))
+        return read_columns(self._columns, cells)
 
 
-def row_metrics(cells: Iterable[tuple[str, str]]) -> dict[str, float]:
-    """Return the metrics of a row of a table, whose cells are pairs of a column's name and a text."""
-    values = {name: float(text) for name, text in cells if _WHOLE_NUMBER.fullmatch(text or "")}
-    named = {"epoch" if name.lower() == "epoch" else name: value for name, value in values.items()}
-    return _named_metrics(named)
+def read_columns(names: Sequence[str], cells: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of a row of a table; none, if no column is an epoch or a step."""
+    cells = [cell.strip() for cell in cells]
+    values = {name.strip(): float(cell) for name, cell in zip(names, cells) if _WHOLE_NUMBER.fullmatch(cell)}
+    named = {name.lower() if name.lower() in ("epoch", "step") else name: value for name, value in values.items()}
+    return _named_metrics(named) if named.keys() & {"epoch", *_STEP_NAMES} else {}
 
 # %% ../../../nbs/2_sagemaker/4_local/22_metric_lines.ipynb #ce4cd9d1
 class MetricReader:
