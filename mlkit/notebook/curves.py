@@ -130,49 +130,78 @@ class Curves:
     loss: Series = field(default_factory=Series)  # one value per step
     learning_rate: Series = field(default_factory=Series)  # one value per drawing
     epochs: list[dict] = field(default_factory=list)  # metrics per epoch; of many epochs only every n-th is kept
-    epoch: int = 0  # completed epochs
+    epoch: float = 0  # completed epochs
+    x_name: str = "epoch"  # or "step", if the metrics are known at steps only: then `epoch` counts steps
     total_epochs: int | None = None
     batch: int = 0  # completed batches of the running epoch
     batches_per_epoch: int | None = None
     seconds: float = 0.0  # since the start of the run
     state: str = "running"  # or why the run has ended
     epoch_interval: int = 1  # of so many epochs one is kept
+    epochs_added: int = 0  # kept and dropped ones
     best: dict | None = None  # metrics of the epoch with the lowest valid_loss
+    latest: dict = field(default_factory=dict)  # last number of each metric
+
+    def __post_init__(self):
+        for metrics in self.epochs:
+            self._update_latest(metrics)
+
+    def _update_latest(self, metrics):
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+        self.latest.update(numbers)
 
     def add_epoch(self, metrics: dict, limit: int = 2000):
-        """Append the metrics of an epoch.
+        """Append the metrics of an epoch, or add them to those of the last epoch if it is the same.
 
         If more than `limit` epochs are kept, every second one is dropped. The best epoch and the last one remain.
         """
-        self.epoch = int(metrics.get("epoch", self.epoch + 1))
+        epoch = metrics.get("epoch", self.epoch + 1)
+        self.epoch = int(epoch) if epoch == int(epoch) else epoch
         metrics = dict(metrics, epoch=self.epoch)
+        self._update_latest(metrics)
+        if self.epochs and self.epochs[-1]["epoch"] == self.epoch:
+            metrics = self.epochs.pop() | metrics
+        else:
+            if (self.epochs_added - 1) % self.epoch_interval:
+                self.epochs.pop()  # it was there only as the last epoch
+            self.epochs_added += 1
         if self._is_best(metrics.get("valid_loss")):
             self.best = metrics
-        if self.epochs and not self._is_kept(self.epochs[-1]):
-            self.epochs.pop()  # it was there only as the last epoch
         self.epochs.append(metrics)
         if len(self.epochs) > limit:
             self.epoch_interval *= 2
-            self.epochs = [e for e in self.epochs[:-1] if self._is_kept(e)] + self.epochs[-1:]
+            self.epochs = self.epochs[:-1:2] + self.epochs[-1:]
+
+    def add_point(self, metrics: dict):
+        """Append the metrics of a line of a log, at its `epoch` or `step`.
+
+        The first line decides which of them the curves have as their x. Metrics without it belong to the last epoch, or
+        to the next one if the last epoch has them already.
+        """
+        values = {name: value for name, value in metrics.items() if name not in ("epoch", "step")}
+        positions = {name: metrics[name] for name in ("epoch", "step") if math.isfinite(metrics.get(name, math.nan))}
+        if not values:
+            return
+        if not self.epochs and positions:
+            has_whole_epoch = float(positions.get("epoch", 0)).is_integer()
+            self.x_name = "step" if "step" in positions and has_whole_epoch else "epoch"
+        if self.x_name in positions:
+            x = positions[self.x_name]
+        elif positions or (self.epochs and values.keys().isdisjoint(self.epochs[-1])):
+            x = self.epoch
+        else:
+            x = self.epoch + 1
+        self.add_epoch({"epoch": x} | values)
 
     def _is_best(self, valid_loss):
         if not isinstance(valid_loss, (int, float)) or not math.isfinite(valid_loss):
             return False
         return self.best is None or valid_loss < self.best["valid_loss"]
 
-    def _is_kept(self, metrics):
-        return (metrics["epoch"] - 1) % self.epoch_interval == 0
-
     @property
     def other_metrics(self) -> list[str]:
         """Names of the metrics other than losses. A training metric is left out if validation has it as well."""
-        names = [
-            name
-            for metrics in self.epochs[:1] + self.epochs[-1:]
-            for name, value in metrics.items()
-            if name not in ("epoch", "train_loss", "valid_loss", "seconds") and isinstance(value, (int, float))
-        ]
-        names = list(dict.fromkeys(names))
+        names = [name for name in self.latest if name not in ("epoch", "train_loss", "valid_loss", "seconds")]
         return [n for n in names if not (n.startswith("train_") and "valid_" + n.removeprefix("train_") in names)]
 
     def metric_points(self, name: str, epoch_width: float = 1.0) -> list[tuple[float, float]]:
@@ -217,8 +246,9 @@ class Curves:
     @property
     def summary(self) -> str:
         """The plot as one line of text."""
-        parts = [f"epoch {self.epoch}/{self.total_epochs}" if self.total_epochs else f"epoch {self.epoch}"]
-        last = self.epochs[-1] if self.epochs else {}
+        count = f"{self.epoch:,}" if self.x_name == "step" else f"{self.epoch:.4g}"
+        parts = [f"{self.x_name} {count}/{self.total_epochs}" if self.total_epochs else f"{self.x_name} {count}"]
+        last = self.latest
         if self.loss.count:
             means = self.loss.points.mean
             parts.append(f"step {self.loss.count:,}")
@@ -227,7 +257,7 @@ class Curves:
             parts.append(f"loss {last['train_loss']:.4g}")
         if self.best:
             parts.append(f"valid loss {last.get('valid_loss', math.nan):.4g}")
-            parts.append(f"best {self.best['valid_loss']:.4g} in epoch {self.best['epoch']}")
+            parts.append(f"best {self.best['valid_loss']:.4g} in {self.x_name} {self.best['epoch']:,.6g}")
         for name in self.other_metrics:
             if last.get(name) is not None:
                 parts.append(f"{metric_label(name)} {last[name]:.4g}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from .curves import Curves, smooth
 from ..plotting import make_figure, plot_losses, series_styles
+from ..sagemaker.local.metric_lines import series_values
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #13f0a001
 def _make_figure(width, height):
@@ -89,6 +90,10 @@ def to_curves(run: Any) -> Curves:
     if hasattr(run, "curves"):
         return run.curves
     curves = Curves(state="")
+    if hasattr(run, "metric_points"):  # a TrainingJob
+        for metrics in run.metric_points():
+            curves.add_point(series_values(metrics))
+        return curves
     if hasattr(run, "epochs") and hasattr(run, "steps"):
         curves.loss.extend(run.steps)
         epochs = run.epochs

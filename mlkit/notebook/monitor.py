@@ -16,9 +16,11 @@ import ipywidgets as widgets
 from .controls import BackgroundThread, button
 from .curves import duration
 from .display import in_notebook, replace_by_picture, show_widget
+from .job_details import JobDetails
+from .next_steps import NextSteps
 from .svg import draw_svg
 from .theme import OUTPUT_STYLE, TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
-from .watch import ENDED, Watch, seconds_between
+from .watch import ENDED, Watch, find_job, seconds_between
 from ..patching import patch
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.polling import Interval, Poll, poll_until_end
@@ -85,6 +87,8 @@ class Monitor:
     ):
         self.job = job
         self.watch = Watch(job)
+        self.details = JobDetails(job)
+        self.next_steps = NextSteps(job)
         self.interval = interval
         self.on_end = on_end
         self.handles = None  # DisplayHandles of status, plot and log
@@ -106,7 +110,7 @@ class Monitor:
         )
         self.filter.observe(lambda change: self.show_log(), "value")
         self.status_area = widgets.VBox([self.status, self.stop_button, self.question])
-        self.log_area = widgets.VBox([self.filter, self.log])
+        self.log_area = widgets.VBox([self.next_steps.widget, self.filter, self.log])
         self.widget = widgets.VBox([self.status_area, self.plot, self.log_area])
 
     def ask_to_stop(self):
@@ -132,12 +136,14 @@ class Monitor:
         """Write the state of the job into the widgets."""
         watch = self.watch
         can_be_stopped = watch.running and watch.status != "Stopping"
-        self.status.value = _status_html(watch, self.error)
+        self.status.value = _status_html(watch, self.error) + self.details._repr_html_()
         self.stop_button.layout.display = "" if can_be_stopped and not self.asks_to_stop else "none"
         self.question.layout.display = "" if watch.running and self.asks_to_stop else "none"
-        plot = draw_svg(watch.curves) + caption(watch.curves.summary) if watch.curves.epochs else ""
+        note = caption(watch.metrics_note) if watch.metrics_note else ""
+        plot = draw_svg(watch.curves) + caption(watch.curves.summary) if watch.curves.epochs else note
         if plot != self.plot.value:
             self.plot.value = plot
+        self.next_steps.show(watch.description, watch.missing_model)
         self.show_log()
 
     def show_log(self):
@@ -147,13 +153,14 @@ class Monitor:
             self.log.value = log
 
     def __repr__(self):
-        return repr(self.watch)
+        return "\n".join(filter(None, [repr(self.watch), repr(self.details)]))
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #30f0a006
 @patch
 def poll(self: Monitor) -> bool:
     """Ask for the state of the job once and show it. Return whether anything is new."""
     changed = self.watch.poll()
+    self.details.update(self.watch.description)
     self.error = ""
     self.show()
     return changed
@@ -240,7 +247,7 @@ def end_display(self: Monitor):
     if self.watch.curves.epochs:
         replace_by_picture(plot_handle, self.watch.curves, draw_svg(self.watch.curves))
     else:
-        plot_handle.update({"text/plain": ""}, raw=True)
+        plot_handle.update({"text/html": self.plot.value, "text/plain": self.watch.metrics_note}, raw=True)
 
 
 @patch
@@ -257,9 +264,12 @@ def monitor(
     target: Any = None,  # where a job with that name runs: a boto3 session or a LocalSageMaker; default: this machine
     interval: float | None = None,  # seconds between two polls; default: as often as the target allows
 ) -> Monitor:
-    """Show a training job until it has ended, with a button that stops it."""
+    """Show a training job until it has ended, with a button that stops it, and what can be done with its model.
+
+    Raises ValueError, with the names that are near, if the target has no job of that name.
+    """
     if isinstance(job, str):
-        job = TrainingJob.attach(job, target)
+        job = find_job(job, target)
     job_monitor = Monitor(job, interval)
     if not in_notebook():
         job_monitor.poll()

@@ -203,7 +203,7 @@ def _draw_losses(curves, box, log, axis):
     x_values = [0, *x[-1:], *(metrics["epoch"] * epoch_width for metrics in curves.epochs)]
     panel = _Panel(box, x_values, y_values, "loss", log)
 
-    parts = [panel.frame("epoch" if axis == "step" and not curves.loss.count else AXES[axis])]
+    parts = [panel.frame(AXES[axis] if curves.loss.count or axis == "time" else curves.x_name)]
     legend = []
     if has_steps:
         parts.append(panel.band(x, low, high, _TRAINING_COLOR))
@@ -216,7 +216,7 @@ def _draw_losses(curves, box, log, axis):
         parts.append(panel.line(*zip(*valid), _VALIDATION_COLOR))
         legend.append(("validation", _VALIDATION_COLOR))
         epoch, value = curves.best["epoch"], curves.best["valid_loss"]
-        tooltip = f"best: {value:.4g} in epoch {epoch}"
+        tooltip = f"best: {value:.4g} in {curves.x_name} {epoch:,.6g}"
         parts.append(panel.circle(epoch * epoch_width, value, _VALIDATION_COLOR, tooltip))
     legend_left = panel.left + panel.width - 170
     parts += [_legend_entry(legend_left + 90 * i, name, color) for i, (name, color) in enumerate(legend)]

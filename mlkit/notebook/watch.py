@@ -7,22 +7,28 @@ __all__ = []
 
 # %% ../../nbs/3_notebook/25_watch.ipynb #8ce9ebba
 import re
+import time
 from collections import deque
+from collections.abc import Iterable
 from datetime import datetime
+from difflib import get_close_matches
+from typing import Any
+
+from botocore.exceptions import ClientError
 
 from mlkit.notebook.curves import Curves, duration
 from mlkit.sagemaker.client.jobs import TrainingJob
-from mlkit.sagemaker.local.logs import MetricReader
+from mlkit.sagemaker.client.target import LocalTarget, make_target
+from mlkit.sagemaker.local.metric_lines import MetricReader, series_values
 
 # %% ../../nbs/3_notebook/25_watch.ipynb #ef8420c9
 ENDED = "Completed", "Failed", "Stopped"  # values of TrainingJobStatus
-_METRIC_NAMES = {  # names that other programs use, and ours
-    "loss": "train_loss",
-    "val_loss": "valid_loss",
-    "validation_loss": "valid_loss",
-    "train:loss": "train_loss",
-    "validation:loss": "valid_loss",
-}
+_FILES_INTERVAL = 15.0  # seconds between two looks at the files of a running job
+_HINT_DELAY = 60.0  # seconds of training without a metric, after which the monitor says how to print one
+METRICS_HINT = (
+    "No metrics are recognized in the log. This line is, for each epoch or step: "
+    'print(f"[metrics] epoch={epoch} train_loss={train_loss:.6g} valid_loss={valid_loss:.6g}")'
+)
 
 
 class Watch:
@@ -36,6 +42,8 @@ class Watch:
         self.missing_model = ""  # a sentence about a job that has completed without a model
         self.curves = Curves(state="")
         self.metric_reader = None
+        self.metric_files = None  # a MetricFiles; used while the log has no metrics
+        self._files_read_at = -_FILES_INTERVAL
 
     def poll(self) -> bool:
         """Ask for the state of the job and for new lines of its log. Return whether anything is new."""
@@ -45,23 +53,48 @@ class Watch:
         if self.metric_reader is None:
             definitions = self.description["AlgorithmSpecification"].get("MetricDefinitions", [])
             self.metric_reader = MetricReader(definitions)
+            self.metric_files = self.job.target.metric_files(self.description)
         changed = previous_status != self.description.get("SecondaryStatus")
         for host, line in self.job.target.lines(self.job.name, self.log_positions):
             self.lines.append(f"[{host}] {line}" if self.job.options.hosts > 1 else line)
-            self._record_metrics(line)
+            self._record_metrics(host, line)
             changed = True
+        changed = self._read_files() or changed
         if self.status == "Completed":
             self.missing_model = self.job.missing_model
         total_epochs = str(self.description.get("HyperParameters", {}).get("epochs", ""))
-        self.curves.total_epochs = int(total_epochs) if total_epochs.isdigit() else None
+        counts_epochs = self.curves.x_name == "epoch" and total_epochs.isdigit()
+        self.curves.total_epochs = int(total_epochs) if counts_epochs else None
         self.curves.seconds = self.training_seconds
         self.curves.state = "running" if self.running else self.status.lower()
         return changed
 
-    def _record_metrics(self, line):
-        metrics = {_METRIC_NAMES.get(name, name): value for name, value in self.metric_reader.find(line)}
-        if metrics.keys() - {"epoch"}:
-            self.curves.add_epoch({"epoch": self.curves.epoch + 1} | metrics)
+    def _record_metrics(self, host, line):
+        if metrics := self.metric_reader.find(line, host):
+            self.curves.add_point(series_values(metrics))
+
+    def _read_files(self) -> bool:
+        """Draw the metrics in the files of the job if its log has none. Return whether any is new."""
+        is_due = time.monotonic() - self._files_read_at >= _FILES_INTERVAL or not self.running
+        if self.metric_reader.last_values or not self.training_seconds or not is_due:
+            return False
+        points = self.metric_files.read(ended=not self.running)
+        self._files_read_at = time.monotonic()
+        curves = Curves(state=self.curves.state)
+        for metrics in points:
+            curves.add_point(series_values(metrics))
+        is_new = curves.epochs != self.curves.epochs
+        self.curves = curves
+        return is_new
+
+    @property
+    def metrics_note(self) -> str:
+        """What to do if no metrics are found, or why the files of the job cannot be read; empty if there are some."""
+        if self.curves.epochs or self.status in ("", "Failed"):
+            return ""
+        if self.metric_files is not None and self.metric_files.note:
+            return self.metric_files.note
+        return METRICS_HINT if self.status == "Completed" or self.training_seconds > _HINT_DELAY else ""
 
     @property
     def status(self) -> str:
@@ -120,7 +153,7 @@ class Watch:
                 f"billable {duration(self.billable_seconds)}",
             ]
         )
-        curves = self.curves.summary if self.curves.epochs else ""
+        curves = self.curves.summary if self.curves.epochs else self.metrics_note
         return "\n".join(part for part in (first_line, curves, self.failure_reason, self.missing_model) if part)
 
 
@@ -129,3 +162,48 @@ def seconds_between(start: datetime | None, end: datetime | None = None) -> floa
     if start is None:
         return 0.0
     return max(((end or datetime.now(start.tzinfo)) - start).total_seconds(), 0.0)
+
+
+def find_job(name: str, target: Any = None) -> TrainingJob:
+    """Return the job of a name. Raises ValueError, with the names that are near, if the target has no such job.
+
+    Raises the ClientError of SageMaker if these credentials may not list jobs.
+    """
+    target = make_target(target)
+    try:
+        return TrainingJob.attach(name, target)
+    except ClientError as error:
+        if "not found" not in str(error):
+            raise
+        try:
+            names = _candidates(name, target.client)
+        except ClientError:
+            raise error from None
+    near = _near_names(name, names)
+    if near:
+        hint = f"did you mean {' or '.join(map(repr, near))}?"
+    elif names:
+        hint = f"the latest ones are {', '.join(map(repr, names[:3]))}; runs() lists all"
+    else:
+        hint = "it has no jobs yet"
+    if isinstance(target, LocalTarget) and not near:
+        hint += ". For a job on SageMaker, pass target=boto3.Session()"
+    raise ValueError(f"training job {name!r} not found on {target}: {hint}")
+
+
+def _candidates(name: str, client: Any) -> list[str]:
+    """Return the names of the latest jobs, and of those that have the first word of a name in theirs."""
+    requests = [{"MaxResults": 50, "SortBy": "CreationTime", "SortOrder": "Descending"}]
+    words = re.findall(r"[A-Za-z0-9]{3,}", name)
+    if words:
+        requests.append(requests[0] | {"NameContains": words[0]})
+    pages = [client.list_training_jobs(**request)["TrainingJobSummaries"] for request in requests]
+    return list(dict.fromkeys(summary["TrainingJobName"] for page in pages for summary in page))
+
+
+def _near_names(name: str, names: Iterable[str]) -> list[str]:
+    """Return up to three names that look like a name, or contain it, whatever the case."""
+    by_lower = {other.lower(): other for other in names}
+    containing = [other for other in by_lower if name.lower() in other or other in name.lower()]
+    near = get_close_matches(name.lower(), by_lower, 3, 0.6)
+    return [by_lower[other] for other in dict.fromkeys([*near, *containing])][:3]

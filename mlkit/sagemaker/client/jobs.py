@@ -420,11 +420,18 @@ def _format_line(self: TrainingJob, host: str, line: str) -> str:
 
 @patch
 def metrics(self: TrainingJob) -> dict[str, list[float]]:
-    """Return the values of each metric so far, as its expressions find them in the log."""
+    """Return the values of each metric so far: of those that the request defines, and of all other forms that
+    `mlkit.sagemaker.local.metric_lines` reads."""
     values = {}
     for metric in self._require_target().metrics(self.name):
         values.setdefault(metric["MetricName"], []).append(metric["Value"])
     return values
+
+
+@patch
+def metric_points(self: TrainingJob) -> list[dict[str, float]]:
+    """Return the metrics of each line of the log that has any, by name, with its `epoch` or `step` if it has one."""
+    return self._require_target().metric_points(self.name)
 
 
 @patch

@@ -23,7 +23,9 @@ from mlkit.sagemaker.client.options import merge_fields
 from mlkit.sagemaker.client.polling import Interval
 from mlkit.sagemaker.images import RELEASES, image_uri
 from mlkit.sagemaker.local.client import LocalSageMaker
-from mlkit.sagemaker.local.logs import MetricReader, new_lines
+from mlkit.sagemaker.local.logs import new_lines
+from mlkit.sagemaker.local.metric_files import MetricFiles
+from mlkit.sagemaker.local.metric_lines import MetricReader
 from mlkit.sagemaker.storage import S3, Files
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #a7acf82a
@@ -104,11 +106,31 @@ class LocalTarget:
 
     def metrics(self, name: str) -> list[dict]:  # MetricName, Value
         """Return all values of a job's metrics so far, the oldest first."""
+        return self._logged_metrics(name) or _listed_metrics(self.metric_points(name))
+
+    def _logged_metrics(self, name):
         path = self.client.folder(name) / "metrics.jsonl"
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]  # the last line may be incomplete
+
+    def metric_points(self, name: str) -> list[dict[str, float]]:
+        """Return the metrics of each line of a job's log that has any, or else of its files, the oldest first."""
+        points: dict[Any, dict[str, float]] = {}
+        for i, metric in enumerate(self._logged_metrics(name)):
+            points.setdefault(metric.get("Line", -i), {})[metric["MetricName"]] = metric["Value"]
+        if points or self.client.rows.get(name) is None:
+            return list(points.values())
+        return self.metric_files(self.client.describe_training_job(TrainingJobName=name)).read(ended=True)
+
+    def metric_files(self, description: dict) -> MetricFiles:
+        """Return a reader of the metrics that a job writes to files."""
+        return MetricFiles(self.files, description, self.client.folder(description["TrainingJobName"]))
+
+
+def _listed_metrics(points: list[dict[str, float]]) -> list[dict]:
+    return [dict(MetricName=name, Value=value) for point in points for name, value in point.items()]
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #20211dad
 class AWSTarget:
@@ -235,17 +257,32 @@ class AWSTarget:
             yield host, message
 
     def metrics(self, name: str) -> list[dict]:  # MetricName, Value; Timestamp if only the last value is known
-        """Return all values of a job's metrics so far, as its expressions find them in the log.
+        """Return all values of a job's metrics so far, the oldest first.
 
         SageMaker itself keeps only the last value of each metric; that is returned if the log has none.
         """
         description = self.client.describe_training_job(TrainingJobName=name)
+        final = [_final_metric(metric) for metric in description.get("FinalMetricDataList", ())]
+        return _listed_metrics(self._points(name, description)) or final
+
+    def metric_points(self, name: str) -> list[dict[str, float]]:
+        """Return the metrics of each line of a job's log that has any, or else of its files, the oldest first.
+
+        If there are none, return the last value of each metric, which is what SageMaker itself keeps.
+        """
+        description = self.client.describe_training_job(TrainingJobName=name)
+        last_values = {m["MetricName"]: m["Value"] for m in description.get("FinalMetricDataList", ())}
+        return self._points(name, description) or ([last_values] if last_values else [])
+
+    def _points(self, name, description):
         reader = MetricReader(description["AlgorithmSpecification"].get("MetricDefinitions", []))
-        values = []
-        if reader.patterns:
-            for _, line in self.lines(name, {}):
-                values += [dict(MetricName=metric, Value=value) for metric, value in reader.find(line)]
-        return values or [_final_metric(metric) for metric in description.get("FinalMetricDataList", ())]
+        logged = (reader.find(line, host) for host, line in self.lines(name, {}))
+        ended = description["TrainingJobStatus"] in ("Completed", "Failed", "Stopped")
+        return [point for point in logged if point] or self.metric_files(description).read(ended)
+
+    def metric_files(self, description: dict) -> MetricFiles:
+        """Return a reader of the metrics that a job writes to files, as far as they are in S3."""
+        return MetricFiles(self.files, description)
 
 
 def _read_stream(logs: Any, group: str, stream: str, tokens: dict[str, str]) -> Iterator[dict]:

@@ -21,7 +21,7 @@ from mlkit.files import files_under
 from mlkit.patching import patch
 from mlkit.sagemaker.instances import find_instance
 from mlkit.sagemaker.local.host import Host, Outcome, make_hosts, pack_results, result_files, run_hosts
-from mlkit.sagemaker.local.logs import MetricReader
+from mlkit.sagemaker.local.metric_lines import MetricReader
 from mlkit.sagemaker.local.store import RecordTable, now
 from mlkit.sagemaker.storage import S3, Files, open_files, stage_manifest
 
@@ -127,6 +127,7 @@ class JobRunner:
         self.events = FolderSync(self.files, events_uri, events.get("LocalPath", "/opt/ml/output/tensorboard"))
         self.channels: dict[str, Path | list[Path]] = {}
         self.hosts: list[Host] = []
+        self.metric_lines = 0  # lines of the log that have metrics
         self.started_at = 0.0  # time.monotonic()
         self.synced_at = 0.0
 
@@ -230,17 +231,24 @@ def _instance_limits(request: Mapping) -> dict[str, int]:
 
 @patch
 def _record_metrics(self: JobRunner, ended: bool = False) -> None:
-    """Append new metrics of the logs to `metrics.jsonl`, and record the last value of each in the description."""
-    metrics = [
-        dict(MetricName=name, Value=value, Timestamp=time.time())
-        for name, value in self.metrics.read([host.log for host in self.hosts], ended)
-    ]
+    """Append new metrics of the logs to `metrics.jsonl`, and record the last value of each.
+
+    The description has those that the request defines, as SageMaker's has. The record has all, as `LastMetrics`.
+    """
+    metrics = []
+    for values in self.metrics.read([host.log for host in self.hosts], ended):
+        self.metric_lines += 1
+        metrics += [
+            dict(MetricName=name, Value=value, Timestamp=time.time(), Line=self.metric_lines)
+            for name, value in values.items()
+        ]
     if not metrics:
         return
     with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as f:
         f.writelines(json.dumps(metric) + "\n" for metric in metrics)
-    last_values = [dict(MetricName=k, Value=v, Timestamp=now()) for k, v in self.metrics.last_values.items()]
-    self.rows.change(self.name, lambda description: description.update(FinalMetricDataList=last_values))
+    last_values = [dict(MetricName=k, Value=v, Timestamp=now()) for k, v in self.metrics.defined_values.items()]
+    final = dict(FinalMetricDataList=last_values) if last_values else {}
+    self.rows.change(self.name, lambda record: record.update(final, LastMetrics=self.metrics.last_values))
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #ab2a270d
 @patch
