@@ -7,7 +7,7 @@ __all__ = ['Monitor', 'monitor']
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #30f0a001
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -16,8 +16,9 @@ import ipywidgets as widgets
 from .controls import BackgroundThread, button
 from .curves import duration
 from .display import in_notebook, replace_by_picture, show_widget
+from .log_view import LogView
 from .svg import draw_svg
-from .theme import OUTPUT_STYLE, TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
+from .theme import TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
 from .watch import ENDED, Watch, seconds_between
 from ..patching import patch
 from ..sagemaker.client.jobs import TrainingJob
@@ -58,18 +59,6 @@ def _transitions_html(transitions):
         steps.append(f'<span title="{tooltip}">{muted(text)}</span>')
     return muted(" → ").join(steps)
 
-
-def _log_html(lines: Iterable[str]) -> str:
-    """Return the lines of a log in a box that is scrolled to the last one."""
-    # a reversed column is scrolled to its end by the browser, and stays there when lines are added
-    text = "".join(f"<div>{escape(line) or '&nbsp;'}</div>" for line in reversed(list(lines)))
-    return (
-        '<div tabindex="0" role="log" aria-label="log" style="display:flex;flex-direction:column-reverse;'
-        "max-height:240px;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;"
-        f"font:12px/1.45 var(--jp-code-font-family,monospace);{OUTPUT_STYLE}"
-        f'">{text or "<div>nothing yet</div>"}</div>'
-    )
-
 # %% ../../nbs/3_notebook/30_monitor.ipynb #f90aff13
 class Monitor:
     """Show a training job and stop it on request; `monitor(...)` makes one.
@@ -94,19 +83,15 @@ class Monitor:
         self.error = ""  # of the last poll, or of stopping
         self.status = widgets.HTML()
         self.plot = widgets.HTML()
-        self.log = widgets.HTML()
+        self.log = LogView()
         self.stop_button = button("Stop", self.ask_to_stop, icon="stop", tooltip="ask the job to stop")
         self.confirm_button = button("Yes, stop it", self.stop, button_style="danger")
         self.decline_button = button("No", self.decline_to_stop)
         question = "Stop this job? Its model so far is saved, and resume() continues from there."
         self.question = widgets.HBox([widgets.HTML(question), self.confirm_button, self.decline_button])
         self.question.layout.display = "none"
-        self.filter = widgets.Text(
-            placeholder="filter the log", layout=widgets.Layout(width="260px"), continuous_update=True
-        )
-        self.filter.observe(lambda change: self.show_log(), "value")
         self.status_area = widgets.VBox([self.status, self.stop_button, self.question])
-        self.log_area = widgets.VBox([self.filter, self.log])
+        self.log_area = self.log.widget
         self.widget = widgets.VBox([self.status_area, self.plot, self.log_area])
 
     def ask_to_stop(self):
@@ -138,13 +123,7 @@ class Monitor:
         plot = draw_svg(watch.curves) + caption(watch.curves.summary) if watch.curves.epochs else ""
         if plot != self.plot.value:
             self.plot.value = plot
-        self.show_log()
-
-    def show_log(self):
-        """Write the lines of the log that match the filter into the widget."""
-        log = _log_html(self.watch.log(self.filter.value))
-        if log != self.log.value:
-            self.log.value = log
+        self.log.show(watch.lines, watch.line_count)
 
     def __repr__(self):
         return repr(self.watch)
@@ -235,7 +214,7 @@ def end_display(self: Monitor):
     """Replace the widgets by what can be saved: text, and a picture of the curves."""
     status_handle, plot_handle, log_handle = self.handles
     status_handle.update({"text/html": self.status.value, "text/plain": repr(self)}, raw=True)
-    last_lines = {"text/plain": "\n".join(self.watch.log(limit=20))}
+    last_lines = {"text/plain": self.log.text(20)}
     log_handle.update(self.log_area._repr_mimebundle_() | last_lines, raw=True)
     if self.watch.curves.epochs:
         replace_by_picture(plot_handle, self.watch.curves, draw_svg(self.watch.curves))

@@ -32,6 +32,7 @@ class Watch:
         self.job = job
         self.description = {}  # as DescribeTrainingJob returned it; empty before the first poll
         self.lines = deque(maxlen=log_limit)  # last lines of the log, with the host if there are several
+        self.line_count = 0  # lines that the log has had
         self.log_positions = {}  # how far each log has been read; the job's target fills it
         self.missing_model = ""  # a sentence about a job that has completed without a model
         self.curves = Curves(state="")
@@ -48,6 +49,7 @@ class Watch:
         changed = previous_status != self.description.get("SecondaryStatus")
         for host, line in self.job.target.lines(self.job.name, self.log_positions):
             self.lines.append(f"[{host}] {line}" if self.job.options.hosts > 1 else line)
+            self.line_count += 1
             self._record_metrics(line)
             changed = True
         if self.status == "Completed":
