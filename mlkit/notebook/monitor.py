@@ -15,7 +15,7 @@ import ipywidgets as widgets
 
 from .controls import BackgroundThread, button
 from .curves import duration
-from .display import in_notebook, replace_by_picture, show_widget
+from .display import in_notebook, replace_by_picture, running_cell, show_widget
 from .log_view import LogView
 from .svg import draw_svg
 from .theme import TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
@@ -23,6 +23,7 @@ from .watch import ENDED, Watch, seconds_between
 from ..patching import patch
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.polling import Interval, Poll, poll_until_end
+from ..sagemaker.storage import local_root
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #d72d84a5
 def _status_html(watch: Watch, error: str = "") -> str:
@@ -41,7 +42,7 @@ def _status_html(watch: Watch, error: str = "") -> str:
     ]
     if watch.failure_reason:
         style = "font-size:15px;font-weight:600;word-break:normal;overflow-wrap:anywhere;margin:8px 0"
-        parts.append(alert_block(watch.failure_reason, style))
+        parts.append(alert_block(watch.failure_headline, style))
     for text in (watch.missing_model, error):
         if text:
             parts.append(f"<div>{alert_line(text)}</div>")
@@ -55,7 +56,8 @@ def _transitions_html(transitions):
         status = transition["Status"]
         seconds = seconds_between(transition["StartTime"], transition.get("EndTime"))
         text = status if status in ENDED else f"{status} {duration(seconds)}"
-        tooltip = escape(str(transition.get("StatusMessage", "")), quote=True)
+        message = str(transition.get("StatusMessage", "")).partition("\nTraceback")[0]
+        tooltip = escape(message, quote=True)
         steps.append(f'<span title="{tooltip}">{muted(text)}</span>')
     return muted(" → ").join(steps)
 
@@ -77,6 +79,7 @@ class Monitor:
         self.interval = interval
         self.on_end = on_end
         self.handles = None  # DisplayHandles of status, plot and log
+        self.shown_in = None  # the number of the cell that displays it
         self.thread = None
         self.closed = threading.Event()
         self.asks_to_stop = False  # the question is displayed
@@ -185,8 +188,21 @@ def close(self: Monitor):
 
 @patch
 def wait(self: Monitor, timeout: float | None = None) -> Monitor:
-    """Wait until the job has ended, at most `timeout` seconds. An interrupt ends the waiting, not the job."""
-    self.start().thread.wait(timeout)
+    """Wait until the job has ended, at most `timeout` seconds. In a notebook, show it meanwhile.
+
+    An interrupt ends the waiting, not the job.
+    """
+    is_default_target = getattr(self.job.target.client, "root", None) == local_root()
+    target = "" if is_default_target else ", target"
+    when_interrupted = f"the job continues; monitor({self.job.name!r}{target}) shows it again"
+    try:
+        if in_notebook() and self.handles is None:
+            self.show_here()
+        self.start()
+    except KeyboardInterrupt:
+        print(f"interrupted: {when_interrupted}", flush=True)
+        return self
+    self.thread.wait(timeout, when_interrupted)
     return self
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #ebf42c76
@@ -200,6 +216,7 @@ def show_here(self: Monitor) -> Monitor:
         show_widget(self.plot, ""),
         show_widget(self.log_area, ""),
     ]
+    self.shown_in = running_cell()
     return self
 
 
@@ -227,7 +244,8 @@ def _ipython_display_(self: Monitor):
     if not in_notebook():
         print(repr(self))
         return
-    self.show_here()
+    if self.shown_in != running_cell():  # `wait` may have displayed it in this cell
+        self.show_here()
     self.start()
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #30f0a008

@@ -81,6 +81,13 @@ class Watch:
         return self.description.get("FailureReason", "") if self.status == "Failed" else ""
 
     @property
+    def failure_headline(self) -> str:
+        """Why the job failed, without a traceback that is in the log."""
+        headline, traceback, _ = self.failure_reason.partition("\nTraceback")
+        in_log = traceback and any("Traceback (most recent call last)" in line for line in self.lines)
+        return headline if in_log else self.failure_reason
+
+    @property
     def transitions(self) -> list[dict]:
         """The steps of the job so far: Status, StartTime, EndTime, StatusMessage."""
         return self.description.get("SecondaryStatusTransitions", [])
