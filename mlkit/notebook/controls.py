@@ -40,9 +40,18 @@ class BackgroundThread(threading.Thread):
         """Whether the target has returned."""
         return self._ended.is_set()
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(
+        self,
+        timeout: float | None = None,
+        when_interrupted: str = "",  # a line to print after an interrupt; default: KeyboardInterrupt is raised
+    ) -> bool:
         """Wait until the target has returned, at most `timeout` seconds. Return whether it has."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while not self.ended and time.monotonic() < deadline:
-            self._ended.wait(min(0.5, max(deadline - time.monotonic(), 0)))
+        try:
+            while not self.ended and time.monotonic() < deadline:
+                self._ended.wait(min(0.5, max(deadline - time.monotonic(), 0)))
+        except KeyboardInterrupt:
+            if not when_interrupted:
+                raise
+            print(f"interrupted: {when_interrupted}", flush=True)
         return self.ended

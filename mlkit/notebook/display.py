@@ -25,6 +25,15 @@ def in_notebook() -> bool:
     return hasattr(get_ipython(), "kernel")
 
 
+def running_cell() -> int | None:
+    """Return the number of the cell that is running; None outside of a notebook."""
+    if not in_notebook():
+        return None
+    from IPython import get_ipython
+
+    return get_ipython().execution_count
+
+
 def show_widget(widget: Any, text: str) -> Any:
     """Display a widget, with `text` wherever widgets cannot be shown. Return the DisplayHandle."""
     from IPython.display import display

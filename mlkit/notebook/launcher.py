@@ -197,9 +197,9 @@ def _run_in_background(self: Launcher, action: Callable[[], Any], progress: str)
 
 @patch
 def wait(self: Launcher) -> Launcher:
-    """Wait for the check or the launch that is running."""
+    """Wait for the check or the launch that is running. An interrupt ends the waiting."""
     if self.thread:
-        self.thread.wait()
+        self.thread.wait(when_interrupted="the launcher continues, and shows the result")
     return self
 
 

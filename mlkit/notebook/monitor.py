@@ -7,7 +7,7 @@ __all__ = ['Monitor', 'monitor']
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #30f0a001
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -15,15 +15,17 @@ import ipywidgets as widgets
 
 from .controls import BackgroundThread, button
 from .curves import duration
-from .display import in_notebook, replace_by_picture, show_widget
+from .display import in_notebook, replace_by_picture, running_cell, show_widget
 from .job_details import JobDetails
+from .log_view import LogView
 from .next_steps import NextSteps
 from .svg import draw_svg
-from .theme import OUTPUT_STYLE, TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
+from .theme import TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
 from .watch import ENDED, Watch, find_job, seconds_between
 from ..patching import patch
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.polling import Interval, Poll, poll_until_end
+from ..sagemaker.storage import local_root
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #d72d84a5
 def _status_html(watch: Watch, error: str = "") -> str:
@@ -42,7 +44,7 @@ def _status_html(watch: Watch, error: str = "") -> str:
     ]
     if watch.failure_reason:
         style = "font-size:15px;font-weight:600;word-break:normal;overflow-wrap:anywhere;margin:8px 0"
-        parts.append(alert_block(watch.failure_reason, style))
+        parts.append(alert_block(watch.failure_headline, style))
     for text in (watch.missing_model, error):
         if text:
             parts.append(f"<div>{alert_line(text)}</div>")
@@ -56,21 +58,10 @@ def _transitions_html(transitions):
         status = transition["Status"]
         seconds = seconds_between(transition["StartTime"], transition.get("EndTime"))
         text = status if status in ENDED else f"{status} {duration(seconds)}"
-        tooltip = escape(str(transition.get("StatusMessage", "")), quote=True)
+        message = str(transition.get("StatusMessage", "")).partition("\nTraceback")[0]
+        tooltip = escape(message, quote=True)
         steps.append(f'<span title="{tooltip}">{muted(text)}</span>')
     return muted(" → ").join(steps)
-
-
-def _log_html(lines: Iterable[str]) -> str:
-    """Return the lines of a log in a box that is scrolled to the last one."""
-    # a reversed column is scrolled to its end by the browser, and stays there when lines are added
-    text = "".join(f"<div>{escape(line) or '&nbsp;'}</div>" for line in reversed(list(lines)))
-    return (
-        '<div tabindex="0" role="log" aria-label="log" style="display:flex;flex-direction:column-reverse;'
-        "max-height:240px;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;"
-        f"font:12px/1.45 var(--jp-code-font-family,monospace);{OUTPUT_STYLE}"
-        f'">{text or "<div>nothing yet</div>"}</div>'
-    )
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #f90aff13
 class Monitor:
@@ -92,25 +83,22 @@ class Monitor:
         self.interval = interval
         self.on_end = on_end
         self.handles = None  # DisplayHandles of status, plot and log
+        self.shown_in = None  # the number of the cell that displays it
         self.thread = None
         self.closed = threading.Event()
         self.asks_to_stop = False  # the question is displayed
         self.error = ""  # of the last poll, or of stopping
         self.status = widgets.HTML()
         self.plot = widgets.HTML()
-        self.log = widgets.HTML()
+        self.log = LogView()
         self.stop_button = button("Stop", self.ask_to_stop, icon="stop", tooltip="ask the job to stop")
         self.confirm_button = button("Yes, stop it", self.stop, button_style="danger")
         self.decline_button = button("No", self.decline_to_stop)
         question = "Stop this job? Its model so far is saved, and resume() continues from there."
         self.question = widgets.HBox([widgets.HTML(question), self.confirm_button, self.decline_button])
         self.question.layout.display = "none"
-        self.filter = widgets.Text(
-            placeholder="filter the log", layout=widgets.Layout(width="260px"), continuous_update=True
-        )
-        self.filter.observe(lambda change: self.show_log(), "value")
         self.status_area = widgets.VBox([self.status, self.stop_button, self.question])
-        self.log_area = widgets.VBox([self.next_steps.widget, self.filter, self.log])
+        self.log_area = widgets.VBox([self.next_steps.widget, self.log.widget])
         self.widget = widgets.VBox([self.status_area, self.plot, self.log_area])
 
     def ask_to_stop(self):
@@ -144,13 +132,7 @@ class Monitor:
         if plot != self.plot.value:
             self.plot.value = plot
         self.next_steps.show(watch.description, watch.missing_model)
-        self.show_log()
-
-    def show_log(self):
-        """Write the lines of the log that match the filter into the widget."""
-        log = _log_html(self.watch.log(self.filter.value))
-        if log != self.log.value:
-            self.log.value = log
+        self.log.show(watch.lines, watch.line_count)
 
     def __repr__(self):
         return "\n".join(filter(None, [repr(self.watch), repr(self.details)]))
@@ -213,8 +195,21 @@ def close(self: Monitor):
 
 @patch
 def wait(self: Monitor, timeout: float | None = None) -> Monitor:
-    """Wait until the job has ended, at most `timeout` seconds. An interrupt ends the waiting, not the job."""
-    self.start().thread.wait(timeout)
+    """Wait until the job has ended, at most `timeout` seconds. In a notebook, show it meanwhile.
+
+    An interrupt ends the waiting, not the job.
+    """
+    is_default_target = getattr(self.job.target.client, "root", None) == local_root()
+    target = "" if is_default_target else ", target"
+    when_interrupted = f"the job continues; monitor({self.job.name!r}{target}) shows it again"
+    try:
+        if in_notebook() and self.handles is None:
+            self.show_here()
+        self.start()
+    except KeyboardInterrupt:
+        print(f"interrupted: {when_interrupted}", flush=True)
+        return self
+    self.thread.wait(timeout, when_interrupted)
     return self
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #ebf42c76
@@ -228,6 +223,7 @@ def show_here(self: Monitor) -> Monitor:
         show_widget(self.plot, ""),
         show_widget(self.log_area, ""),
     ]
+    self.shown_in = running_cell()
     return self
 
 
@@ -242,7 +238,7 @@ def end_display(self: Monitor):
     """Replace the widgets by what can be saved: text, and a picture of the curves."""
     status_handle, plot_handle, log_handle = self.handles
     status_handle.update({"text/html": self.status.value, "text/plain": repr(self)}, raw=True)
-    last_lines = {"text/plain": "\n".join(self.watch.log(limit=20))}
+    last_lines = {"text/plain": self.log.text(20)}
     log_handle.update(self.log_area._repr_mimebundle_() | last_lines, raw=True)
     if self.watch.curves.epochs:
         replace_by_picture(plot_handle, self.watch.curves, draw_svg(self.watch.curves))
@@ -255,7 +251,8 @@ def _ipython_display_(self: Monitor):
     if not in_notebook():
         print(repr(self))
         return
-    self.show_here()
+    if self.shown_in != running_cell():  # `wait` may have displayed it in this cell
+        self.show_here()
     self.start()
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #30f0a008

@@ -168,9 +168,9 @@ class Playground:
         )
 
     def wait(self) -> "Playground":
-        """Wait for the answer to the last request."""
+        """Wait for the answer to the last request. An interrupt ends the waiting."""
         if self.thread:
-            self.thread.wait()
+            self.thread.wait(when_interrupted="the answer will appear in the playground")
         return self
 
     def __repr__(self):

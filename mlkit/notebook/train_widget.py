@@ -6,12 +6,17 @@
 __all__ = ['TrainingRun', 'train_widget']
 
 # %% ../../nbs/3_notebook/31_train_widget.ipynb #0077fe3d
+import contextlib
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 
+import mlkit
 from .controls import BackgroundThread, button
 from .display import View, in_notebook, show_widget
 from .loss_plot import LossPlot
@@ -49,20 +54,33 @@ class TrainingRun:
             self.history = train(*args, **kwargs)
         except BaseException as e:
             self.error = e
-            self.message.value = alert_block(self._error_text())
+            self.message.value = self._error_html()
         self.stop_button.layout.display = "none"
         self.finished = True
         if self.handle:
             self._end_display()
 
-    def _error_text(self):
-        return "".join(traceback.format_exception(self.error)[-3:]) if self.error else ""
+    def _traceback(self) -> str:
+        """Return the traceback of the error, from the function that was called on."""
+        first_frame = self.error.__traceback__  # of `_run`
+        return "".join(traceback.format_exception(type(self.error), self.error, first_frame.tb_next or first_frame))
+
+    def _error_html(self) -> str:
+        """Return the error with the last line of the user's own code, and the whole traceback folded."""
+        frames = [f for f in traceback.extract_tb(self.error.__traceback__) if not _is_library(f.filename)]
+        location = "".join(traceback.format_list(frames[-1:]))
+        message = "".join(traceback.format_exception_only(self.error))
+        style = "white-space:pre-wrap;font-size:12px"
+        return (
+            f"{alert_block((location + message).rstrip())}<details><summary>all frames</summary>"
+            f'<pre style="{style}">{escape("".join(traceback.format_tb(self.error.__traceback__)))}</pre></details>'
+        )
 
     def _end_display(self):
         """Replace the widget by nothing, or by the error."""
-        output = {"text/plain": self._error_text()}
+        output = {"text/plain": ""}
         if self.error:
-            output["text/html"] = self.message.value
+            output = {"text/plain": self._traceback(), "text/html": self.message.value}
         self.handle.update(output, raw=True)
 
     def stop(self):
@@ -76,16 +94,26 @@ class TrainingRun:
     def wait(self, timeout: float | None = None) -> Any:
         """Wait for the run, at most `timeout` seconds, and return its History. Raise the error of the run.
 
-        An interrupt (Ctrl-C) stops the run; what was learned is kept.
+        An interrupt (Ctrl-C) stops the run; what was learned is kept. A second one ends the waiting.
         """
         try:
             self.thread.wait(timeout)
         except KeyboardInterrupt:
             self.stop()
-            self.thread.wait()
+            print("interrupted: stopping after this step; what was learned is kept", flush=True)
+            self.thread.wait(when_interrupted="the run stops when its step ends, in the background")
         if self.error:
-            raise self.error
+            self._raise()
         return self.history
+
+    def _raise(self):
+        """Raise the error of the run. A notebook that shows its traceback in another output gets one line."""
+        if self.handle:
+            message = "".join(traceback.format_exception_only(self.error)).rstrip()
+            line = f"{message}\n(raised by the run; its traceback is in the output that shows the run)"
+            with contextlib.suppress(AttributeError):  # an error with slots
+                self.error._render_traceback_ = lambda: [line]  # IPython asks for it
+        raise self.error.with_traceback(self.error.__traceback__)
 
     def __repr__(self):
         return self.plot.curves.summary
@@ -97,6 +125,12 @@ class TrainingRun:
         self.handle = show_widget(self.widget, repr(self))
         if self.finished:  # the thread may not have seen the handle
             self._end_display()
+
+
+def _is_library(filename: str) -> bool:
+    """Return whether code is not the user's own."""
+    folders = (str(Path(mlkit.__file__).parent), sysconfig.get_path("stdlib"), "<frozen")
+    return filename.startswith(folders) or bool({"site-packages", "dist-packages"} & set(Path(filename).parts))
 
 
 def train_widget(

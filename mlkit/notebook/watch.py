@@ -38,6 +38,7 @@ class Watch:
         self.job = job
         self.description = {}  # as DescribeTrainingJob returned it; empty before the first poll
         self.lines = deque(maxlen=log_limit)  # last lines of the log, with the host if there are several
+        self.line_count = 0  # lines that the log has had
         self.log_positions = {}  # how far each log has been read; the job's target fills it
         self.missing_model = ""  # a sentence about a job that has completed without a model
         self.curves = Curves(state="")
@@ -57,6 +58,7 @@ class Watch:
         changed = previous_status != self.description.get("SecondaryStatus")
         for host, line in self.job.target.lines(self.job.name, self.log_positions):
             self.lines.append(f"[{host}] {line}" if self.job.options.hosts > 1 else line)
+            self.line_count += 1
             self._record_metrics(host, line)
             changed = True
         changed = self._read_files() or changed
@@ -110,6 +112,13 @@ class Watch:
     def failure_reason(self) -> str:
         """Why the job failed; empty if it has not."""
         return self.description.get("FailureReason", "") if self.status == "Failed" else ""
+
+    @property
+    def failure_headline(self) -> str:
+        """Why the job failed, without a traceback that is in the log."""
+        headline, traceback, _ = self.failure_reason.partition("\nTraceback")
+        in_log = traceback and any("Traceback (most recent call last)" in line for line in self.lines)
+        return headline if in_log else self.failure_reason
 
     @property
     def transitions(self) -> list[dict]:

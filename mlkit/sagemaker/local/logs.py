@@ -9,19 +9,33 @@ __all__ = []
 from pathlib import Path
 
 # %% ../../../nbs/2_sagemaker/4_local/21_logs.ipynb #9973b5f2
+_LINE = re.compile(rb"([^\r\n]*)(?:(\r+)(?=[^\r\n])|\r*\n)")
+
+
 def new_lines(
     log: Path,
     offsets: dict[Path, int],  # bytes read so far of each log; updated
     ended: bool = False,  # whether the log is complete: then its last line may lack a newline
 ) -> list[str]:
-    """Return the lines that were added to a log since the last call. A log that does not exist has none."""
+    """Return the lines that were added to a log since the last call. A log that does not exist has none.
+
+    A progress bar writes "\\r" to overwrite its line. Each of its states is a line, and one that is overwritten ends
+    with "\\r".
+    """
     if not log.exists():
         return []
     offset = offsets.get(log, 0)
     with open(log, "rb") as f:
         f.seek(offset)
         data = f.read()
-    if not ended:
-        data = data[: data.rfind(b"\n") + 1]
-    offsets[log] = offset + len(data)
-    return data.decode("utf-8", "replace").splitlines()
+    lines = []
+    end = 0
+    for match in _LINE.finditer(data):
+        end = match.end()
+        if match[1] or not match[2]:
+            lines.append(match[1] + (b"\r" if match[2] else b""))
+    rest = data[end:].rstrip(b"\r")
+    if ended and rest:
+        lines.append(rest)
+    offsets[log] = offset + (len(data) if ended else end)
+    return [line.decode("utf-8", "replace") for line in lines]
