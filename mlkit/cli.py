@@ -31,6 +31,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mlkit import __version__
 from mlkit.distribution import install_command
+from mlkit.words import use_front_end
 
 try:
     import click
@@ -936,7 +937,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return mlkit.main(arguments, "mlkit", standalone_mode=False) or 0
+        with use_front_end("shell"):
+            return mlkit.main(arguments, "mlkit", standalone_mode=False) or 0
     except click.exceptions.Abort:  # click raises it for Ctrl-C
         print("\nstopped", file=sys.stderr)
         return INTERRUPTED

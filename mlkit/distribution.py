@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib.metadata import distributions
 
+from mlkit.words import pip_command
+
 # %% ../nbs/03_distribution.ipynb #d1570006
 DISTRIBUTION = "mlkit-sagemaker"
 
 
 def install_command(extra: str | None = None) -> str:
     """Return the command that installs mlkit, with an extra if one is named."""
-    return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"
+    return pip_command("install", f"{DISTRIBUTION}[{extra}]" if extra else DISTRIBUTION)
 
 # %% ../nbs/03_distribution.ipynb #d1570010
 def foreign_distributions(installed: Iterable[str] | None = None) -> list[str]:

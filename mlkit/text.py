@@ -7,6 +7,8 @@ __all__ = ['Table']
 
 # %% ../nbs/00_text.ipynb #8fd11fd0
 import shutil
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from html import escape
@@ -96,3 +98,34 @@ def live_line(text: str, out: TextIO) -> None:
     """Replace the last line of the terminal `out` by `text`; an empty text clears the line."""
     columns = shutil.get_terminal_size().columns
     print(f"\r{text[: columns - 1]}\033[K", end="", file=out, flush=True)
+
+
+class LiveLine:
+    """Show what is being done, as a line that replaces the one before, on a terminal and in a notebook.
+
+    Elsewhere a line is printed every `interval` seconds. An empty text ends the line and leaves nothing of it.
+    """
+
+    def __init__(
+        self,
+        out: TextIO | None = None,  # default: stdout
+        interval: float = 10,  # seconds between two lines
+    ):
+        self.out = out or sys.stdout
+        self.is_terminal = self.out.isatty()
+        self.is_notebook = type(self.out).__module__.startswith("ipykernel")
+        self.interval = interval
+        self.next_line_at = time.monotonic() + interval
+        self.text = ""  # the line that can be seen
+
+    def __call__(self, text: str) -> None:
+        if text == self.text:
+            return
+        if self.is_terminal:
+            live_line(text, self.out)
+        elif self.is_notebook:
+            print(f"\r{text:{len(self.text)}}", end="" if text else "\r", file=self.out, flush=True)
+        elif text and time.monotonic() >= self.next_line_at:
+            self.next_line_at = time.monotonic() + self.interval
+            print(text, file=self.out, flush=True)
+        self.text = text

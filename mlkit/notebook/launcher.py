@@ -20,38 +20,51 @@ from .curves import duration
 from .display import in_notebook, show_widget
 from .forms import Form
 from .monitor import Monitor
-from .theme import alert_block, alert_line, muted, success_line
+from .theme import OUTPUT_STYLE, alert_block, alert_line, muted, success_line
 from ..patching import patch
 from ..sagemaker.api import service
+from ..sagemaker.artifacts.findings import Finding, Report
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.target import make_target
 from ..sagemaker.instances import find_instance
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #12eb3724
-def _config_form(config: Any) -> Form:
+def _config_form(config: Any, on_change: Callable[[Form], Any] | None = None) -> Form:
     """Make a form for the config of a job: a dataclass, a dict, or None for the built-in training.
 
     A dict that has only options of the built-in training becomes its config, any other one a new dataclass.
     """
     if config is not None and not isinstance(config, Mapping):
-        return Form(config)
+        return Form(config, on_change)
     built_in = import_module("mlkit.sagemaker_entry").Config
     names = {f.name for f in dataclasses.fields(built_in)}
     if config is None or config.keys() <= names:
-        return Form(built_in(**(config or {})))
+        return Form(built_in(**(config or {})), on_change)
     fields = [
         (name, str if value is None else type(value), dataclasses.field(default_factory=lambda value=value: value))
         for name, value in config.items()
     ]
-    return Form(dataclasses.make_dataclass("Config", fields)())
+    return Form(dataclasses.make_dataclass("Config", fields)(), on_change)
+
+# %% ../../nbs/3_notebook/40_launcher.ipynb #40f0a101
+def _edited_config(original: Any, first: Any, value: Any) -> Any:
+    """Return the config of a job after edits: `original` itself, unless a field differs from the first form value.
+
+    A dict stays one, with the fields that it had and those that differ.
+    """
+    names = [f.name for f in dataclasses.fields(value)]
+    changes = {n: getattr(value, n) for n in names if first is None or getattr(value, n) != getattr(first, n)}
+    if not changes:
+        return original
+    return {**(original or {}), **changes} if original is None or isinstance(original, Mapping) else value
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #2d420955
 class Launcher:
-    """A form that checks and launches a job; `launcher(...)` makes one. After the launch, `monitor` shows the job."""
+    """A form that edits, checks and launches a job; `launcher(...)` makes one. After the launch, `monitor` shows it."""
 
     def __init__(
         self,
-        job: TrainingJob,  # not started
+        job: TrainingJob,  # not started; the form edits it
         local: Any = None,  # a LocalSageMaker; default: the one of this machine
         session: Any = None,  # a boto3 session; default: made when it is needed
     ):
@@ -59,20 +72,24 @@ class Launcher:
         self.local = local
         self.session = session
         self.monitor = None  # a Monitor, when the job has been launched
-        self.report = None  # of the last check
+        self.report = None  # of the last check, until the form changes
         self.error = None  # of the last action
         self.thread = None  # of the last check or launch
         self.handles = None  # DisplayHandles of form, plot and log
-        self.job_to_confirm = None  # from the click on Launch to the answer
+        self.asks_to_launch = False  # the question is displayed
+        self.is_launching = False  # the job is not edited meanwhile
+        self.edits = 0  # number of edits so far
+        self.config = job.config  # as it was passed
         has_config = job.config is not None or not job.source.entry
-        self.form = _config_form(job.config) if has_config else None
+        self.form = _config_form(job.config, lambda form: self.edit()) if has_config else None
+        self.first_value = _value_or_none(self.form)
         self._make_options()
         self._make_actions()
         self.panel = widgets.VBox(
             [
                 *([self.form.widget] if self.form else []),
                 *self.option_rows,
-                widgets.HBox(self.action_buttons),
+                _row(*self.action_buttons),
                 self.question,
                 self.message,
                 self.findings,
@@ -81,12 +98,16 @@ class Launcher:
         )
         # the monitor puts the plot into the second area and the log into the third
         self.areas = [widgets.VBox([self.panel]), widgets.VBox(), widgets.VBox()]
-        self.instance.observe(lambda change: self.describe_instance(), "value")
         self.describe_instance()
+        for option in (self.target, *self.option_editors.values()):
+            option.observe(lambda change: self.edit(), "value")
 
     def _make_options(self):
         options = self.job.options
-        shape = {"style": {"description_width": "150px"}, "layout": widgets.Layout(width="340px")}
+        shape = {
+            "style": {"description_width": "150px"},
+            "layout": widgets.Layout(width="340px", max_width="100%"),
+        }
         self.target = widgets.Dropdown(
             description="target", options=[("this machine", "local"), ("SageMaker", "sagemaker")], **shape
         )
@@ -99,25 +120,30 @@ class Launcher:
             **shape,
         )
         self.instance_description = widgets.HTML()
-        self.hosts = widgets.BoundedIntText(description="hosts", value=options.hosts, min=1, max=100, **shape)
+        self.hosts = widgets.BoundedIntText(description="hosts", value=options.hosts, min=1, max=10**6, **shape)
         self.spot = widgets.Checkbox(description="spot", value=options.spot, **shape)
         spot_help = muted("cheaper; may be interrupted, and then resumes from its checkpoints")
         self.option_rows = [
             self.target,
-            widgets.HBox([self.instance, self.instance_description]),
+            _row(self.instance, self.instance_description),
             self.hosts,
-            widgets.HBox([self.spot, widgets.HTML(spot_help)]),
+            _row(self.spot, widgets.HTML(spot_help)),
         ]
+        self.option_editors = {"instance": self.instance, "hosts": self.hosts, "spot": self.spot}
+        # name -> the first value of the editor, and the option as it was passed
+        self.first_options = {
+            name: (editor.value, getattr(options, name)) for name, editor in self.option_editors.items()
+        }
 
     def _make_actions(self):
-        self.check_button = button("Check", self.check, icon="check", tooltip="run one training step on this machine")
+        self.check_button = button("Check", self.check, icon="check", tooltip="try one training step on this machine")
         self.request_button = button("Request", self.show_request, tooltip="show the request to SageMaker")
         self.launch_button = button("Launch", self.launch, button_style="primary", icon="play")
         self.action_buttons = [self.check_button, self.request_button, self.launch_button]
         self.confirm_button = button("Yes, launch it", self.confirm, button_style="warning")
         self.decline_button = button("No", self.decline)
         self.question_text = widgets.HTML()
-        answers = widgets.HBox([self.confirm_button, self.decline_button])
+        answers = _row(self.confirm_button, self.decline_button)
         self.question = widgets.VBox([self.question_text, answers], layout=widgets.Layout(display="none"))
         self.message = widgets.HTML()
         self.findings = widgets.HTML()
@@ -134,14 +160,17 @@ class Launcher:
         text = str(instance).partition(": ")[2] if instance else "not known here; SageMaker may know it"
         self.instance_description.value = muted(text)
 
-    def make_job(self) -> TrainingJob:
-        """Return a job with the values of the form. Raises ValueError if a value is wrong."""
-        return self.job.replace(
-            self.form.value if self.form else None,
-            instance=self.instance.value,
-            hosts=self.hosts.value,
-            spot=self.spot.value,
-        )
+    def update_job(self) -> TrainingJob:
+        """Write the values of the form into the job, and return it. Raises ValueError if a value is wrong."""
+        options = {}
+        for name, editor in self.option_editors.items():
+            first, passed = self.first_options[name]
+            options[name] = passed if editor.value == first else editor.value
+        if self.form:
+            config = _edited_config(self.config, self.first_value, self.form.value)
+            if config is not None or self.job.config is not None:
+                options["config"] = config or {}
+        return self.job.change(**options)
 
     def make_target(self) -> Any:
         """Return the chosen target."""
@@ -162,17 +191,49 @@ class Launcher:
         self.handles = [show_widget(area, repr(self) if i == 0 else "") for i, area in enumerate(self.areas)]
 
 
+def _value_or_none(form: Form | None) -> Any:
+    """Return the value of a form, or None if there is no form or it has a field without a valid value."""
+    try:
+        return form.value if form else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _row(*children: widgets.Widget) -> widgets.HBox:
+    """Return a row that wraps where the window is narrow."""
+    return widgets.HBox(children, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
+
+
 def _instance_names() -> list[str]:
     """Return the instance types for training whose properties are known."""
     return [name for name in service().shape_for("TrainingInstanceType").enum if find_instance(name)]
+
+# %% ../../nbs/3_notebook/40_launcher.ipynb #40f0a104
+@patch
+def edit(self: Launcher):
+    """Write an edit of the form into the job, and clear what was shown about the values before."""
+    if self.is_launching:
+        return
+    self.edits += 1
+    self.describe_instance()
+    was_checked = self.report is not None
+    self.report = None
+    self.findings.value = muted("The form has changed since the last check.") if was_checked else ""
+    self.request_text.value = ""
+    self.message.value = ""
+    if self.asks_to_launch:
+        self.decline()
+    if self.monitor is None and not (self.form and self.form.errors):
+        self._show_error_of(self.update_job)
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #40f0a004
 @patch
 def _show_error_of(self: Launcher, action: Callable[[], Any]) -> Any:
     """Return the result of an action. If it fails, show the error and return None."""
-    self.message.value = ""
     try:
-        return action()
+        result = action()
+        self.message.value = ""
+        return result
     except Exception as e:
         self.error = e
         self.message.value = alert_block(str(e) or type(e).__name__)
@@ -205,26 +266,57 @@ def wait(self: Launcher) -> Launcher:
 
 @patch
 def check(self: Launcher):
-    """Check the job as `mlkit check` does, and list the findings."""
-    if self.launch_button.disabled:
+    """Check the job as `TrainingJob.check` does, and its request, and list the findings."""
+    if self.launch_button.disabled or self._show_error_of(self.update_job) is None:
         return
     self.findings.value = ""
+    edits = self.edits
+    job = self.job.replace(name=self.job.name)  # an edit meanwhile does not change what is checked
+
+    def show(text):
+        if text:
+            self.message.value = muted(f"{text} …")
 
     def run_check():
-        self.report = self.make_job().check()
-        self.findings.value = _report_html(self.report)
+        report = job.check(show=show)
+        self._check_request(report, job)
+        if edits != self.edits:
+            self.findings.value = muted("The form has changed since this check began: check again.")
+            return
+        self.report = report
+        self.findings.value = _report_html(report)
 
-    self._run_in_background(run_check, "checking the job with one training step …")
+    self._run_in_background(run_check, "checking …")
 
 
-def _report_html(report):
-    lines = [success_line("No problems found.")] if report.ok else []
+@patch
+def _check_request(self: Launcher, report: Report, job: TrainingJob):
+    """Add to the report of a check whether the target would take the request of the job. Nothing is sent."""
+    report.tried.append("the request")
+    try:
+        job.request(self.make_target())
+    except (TypeError, ValueError) as e:
+        report.findings.append(Finding(str(e), "SageMaker would refuse the job: change it"))
+    except Exception as e:  # of boto3, such as missing credentials
+        report.findings.append(Finding(f"{type(e).__name__}: {e}", "the launch would end with the same message"))
+    if self.target.value == "sagemaker":
+        report.untried.append("what only SageMaker knows: permissions, quotas, and the image (nothing was sent)")
+
+
+def _report_html(report: Report) -> str:
+    """Return the findings of a check, what it tried, and what it did not."""
+    errors = sum(not finding.note for finding in report.findings)
+    if errors:
+        lines = [alert_line(f"{errors} problem{'s' * (errors > 1)} found.", "display:block;font-weight:600")]
+    else:
+        lines = [success_line("No problems found in what was checked.")]
     for finding in report.findings:
         # a finding has a second line, with the remedy
         piece = muted if finding.note else alert_line
-        lines.append(piece(str(finding), "display:block;white-space:pre-wrap"))
-    lines.append(muted(f"checked in {duration(report.seconds)}: {', '.join(report.tried)}"))
-    return "".join(lines)
+        lines.append(piece(str(finding), "display:block;white-space:pre-wrap;overflow-wrap:anywhere"))
+    lines.append(muted(f"Checked in {duration(report.seconds)}: {', '.join(report.tried)}.", "display:block"))
+    lines += [muted(f"Not checked: {what}.", "display:block") for what in report.untried]
+    return f'<div style="line-height:1.5">{"".join(lines)}</div>'
 
 
 @patch
@@ -235,9 +327,11 @@ def show_request(self: Launcher):
         return
 
     def write_request():
-        request = json.dumps(self.make_job().request(self.make_target()), indent=2, default=str)
-        style = "max-height:320px;overflow:auto;font-size:12px"
-        self.request_text.value = f'<pre tabindex="0" style="{style}">{escape(request)}</pre>'
+        request = json.dumps(self.update_job().request(self.make_target()), indent=2, default=str)
+        style = f"max-height:320px;overflow:auto;font-size:12px;{OUTPUT_STYLE}"
+        self.request_text.value = (
+            f'<pre tabindex="0" role="region" aria-label="request" style="{style}">{escape(request)}</pre>'
+        )
 
     self._show_error_of(write_request)
 
@@ -245,22 +339,21 @@ def show_request(self: Launcher):
 @patch
 def launch(self: Launcher):
     """Launch the job, after a question if that costs money. A second call does nothing."""
-    if self.launch_button.disabled or self.monitor or self.job_to_confirm:
+    if self.launch_button.disabled or self.monitor or self.asks_to_launch:
         return
-    job = self._show_error_of(self.make_job)
-    if job is None:
+    if self._show_error_of(self.update_job) is None:
         return
-    self.job_to_confirm = job
+    self.asks_to_launch = True
     if self.target.value == "local":
         self.confirm()
         return
-    options = job.options
+    options = self.job.options
     machines = f"{options.hosts} × {' or '.join(str(find_instance(i) or i) for i in options.instances)}"
     if options.spot:
         machines += ", spot"
     self.question_text.value = (
         f"<b>This costs money.</b> {escape(machines)}, for at most {duration(options.max_run)}. "
-        f"Launch {escape(job.name)} on SageMaker?"
+        f"Launch {escape(self.job.name)} on SageMaker?"
     )
     self.question.layout.display = ""
     self.launch_button.disabled = True
@@ -269,7 +362,7 @@ def launch(self: Launcher):
 @patch
 def decline(self: Launcher):
     """Answer the question with no."""
-    self.job_to_confirm = None
+    self.asks_to_launch = False
     self.question.layout.display = "none"
     self.launch_button.disabled = False
 
@@ -277,18 +370,20 @@ def decline(self: Launcher):
 @patch
 def confirm(self: Launcher):
     """Answer the question with yes: launch the job. A second call does nothing."""
-    job = self.job_to_confirm
-    if job is None:
+    if not self.asks_to_launch:
         return
-    self.job_to_confirm = None
+    self.asks_to_launch = False
     self.question.layout.display = "none"
+    self.is_launching = True
 
     def run_job():
-        job.run(self.make_target())
-        self.job = job
+        try:
+            self.job.run(self.make_target())
+        finally:
+            self.is_launching = False
         self.show_monitor()
 
-    self._run_in_background(run_job, f"launching {job.name} …")
+    self._run_in_background(run_job, f"launching {self.job.name} …")
 
 
 @patch
@@ -300,6 +395,9 @@ def show_monitor(self: Launcher):
     parts = self.monitor.status_area, self.monitor.plot, self.monitor.log_area
     for area, part in zip(self.areas, parts):
         area.children = [*area.children, part]
+    if self.handles:  # where the widgets cannot be shown, the text must not say that nothing was started
+        text = f"{self.job!r}\nmonitor({self.job.name!r}) shows it again"
+        self.handles[0].update(self.areas[0]._repr_mimebundle_() | {"text/plain": text}, raw=True)
     self.monitor.start()
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #40f0a002

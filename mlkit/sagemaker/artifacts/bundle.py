@@ -38,6 +38,7 @@ from mlkit.sagemaker.endpoint.bundle_record import (
     BundleRecord,
 )
 from ...text import Table, human_bytes
+from ...words import phrase
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #6adba125
 _LEFTOVERS = ("__pycache__", ".git", ".ipynb_checkpoints")  # folders that no model needs
@@ -224,7 +225,11 @@ def _add_own_files(contents: dict[str, bytes | Path], handlers: str | None) -> N
 
 
 FOREIGN_CONFIG = "config.yaml is no configuration of Ray Serve: AWS's Ray Serve containers cannot serve it"
-FOREIGN_CONFIG_REMEDY = "rename it, or deploy with another image, such as image='pytorch-inference:2.6'"
+
+
+def foreign_config_remedy() -> str:
+    """Return what to do about a config.yaml that is no configuration of Ray Serve."""
+    return f"rename it, or deploy with another image: {phrase('older inference image')}"
 
 
 def is_ray_config(text: str) -> bool:
@@ -302,7 +307,7 @@ class Bundle(Table):
         lines = [f"{path.name}: {human_bytes(path.stat().st_size)}, sha256 {self.digest[:12]}"]
         if self.left_out:
             names = ", ".join(self.left_out[:8]) + ", ..." * (len(self.left_out) > 8)
-            lines.append(f"not in it, since no import names it: {names}; include= (--include) adds it")
+            lines.append(f"not in it, since no import names it: {names}; {phrase('add files to a bundle')} adds it")
         super().__init__(["file", "bytes"], rows, "\n".join([*lines, *notes]))
 
     def __fspath__(self):
@@ -362,7 +367,7 @@ def _ray_notes(contents: Mapping[str, bytes | Path]) -> list[str]:
     config = contents[RAY_CONFIG]
     if isinstance(config, bytes) or is_ray_config(config.read_text(encoding="utf-8", errors="replace")):
         return []
-    return [f"{FOREIGN_CONFIG}: {FOREIGN_CONFIG_REMEDY}"]
+    return [f"{FOREIGN_CONFIG}: {foreign_config_remedy()}"]
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #3a9cd1f4
 def _collect(model, handlers_file, requirements, sample, include, folder, cells) -> dict[str, bytes | Path]:

@@ -17,11 +17,9 @@ from ..endpoint.codecs import encode
 from ..endpoint.descriptions import example_request
 from ..endpoint.handlers import HandlerError, HandlerFailure, Handlers, find_code
 from ..endpoint.joining import decide_joining
+from ...words import phrase
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/51_bundle_trial.ipynb #cac46bdf
-_SAMPLE_HINT = "pass a request: sample= of deploy or check_bundle, --sample of the mlkit command"
-
-
 def try_bundle(report: ChildReport, sample: Path | None, content_type: str | None) -> None:
     """Start the handlers of the folder that `report` is about, and answer one request; report what fails.
 
@@ -30,6 +28,7 @@ def try_bundle(report: ChildReport, sample: Path | None, content_type: str | Non
     """
     handlers = None
     try:
+        report.plan("handlers", "model and warm-up", "a request")
         report.begin("handlers")
         handlers = find_code(report.source, {})
         for warning in handlers.warnings:
@@ -66,7 +65,8 @@ def _try_request(report: ChildReport, handlers: Handlers, sample: Path | None, c
                 f"no request was tried to its end: only the author of {reader} knows what it reads, and "
                 f"{_default_sample(handlers)} gave {type(cause).__name__}: {cause}"
             )
-            report.add_note(message, _SAMPLE_HINT)
+            report.add_note(message, f"pass a request: {phrase('try a sample')}")
+            report.leave_out(f"what {reader} reads")
             return
         _add_error(report, e, f"an endpoint would answer with {getattr(e, 'status', 500)}")
 
@@ -76,12 +76,14 @@ def _make_request(
 ) -> tuple[bytes, str | None] | None:
     """Return body and content type of the request to try; None if nothing is known of the input, which is noted."""
     if sample:
-        report.begin("a sample")
+        report.begin("a sample", planned_as="a request")
         return sample.read_bytes(), content_type
     if handlers.description is None and handlers.signature is None:
-        report.add_note("no sample was tried: the model was saved without one", _SAMPLE_HINT)
+        message = "no sample was tried: the model was saved without one"
+        report.add_note(message, f"pass a request: {phrase('try a sample')}")
+        report.leave_out("a request", "a request")
         return None
-    report.begin(f"{_default_sample(handlers)} as a sample")
+    report.begin(f"{_default_sample(handlers)} as a sample", planned_as="a request")
     if handlers.description is not None:
         return example_request(handlers.description, content_type)
     return encode(zeros_like_signature(handlers.signature), content_type)
@@ -112,8 +114,8 @@ def _add_error(report: ChildReport, error: Exception, consequence: str) -> None:
     missing = _missing_file(cause, report.source)
     if missing:
         consequence = (
-            f"if {missing} lies next to the handlers, add it to the bundle: include= of build_bundle, --include of "
-            "mlkit bundle; if it is a package of pip, name it in requirements.txt"
+            f"if {missing} lies next to the handlers, add it to the bundle: {phrase('add files to a bundle')}; if it "
+            "is a package of pip, name it in requirements.txt"
         )
         report.add(Finding(f"{type(cause).__name__}: {cause}", consequence))
         return

@@ -8,12 +8,12 @@ __all__ = ['check_bundle']
 # %% ../../../nbs/2_sagemaker/3_artifacts/52_check_bundle.ipynb #129bd4bc
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .archive import BundleError, extract_bundle
-from .bundle import FOREIGN_CONFIG, FOREIGN_CONFIG_REMEDY, is_ray_config
+from .bundle import FOREIGN_CONFIG, foreign_config_remedy, is_ray_config
 from .clean_process import CleanProcess
 from .files import within
 from .findings import Finding, Report
@@ -24,6 +24,7 @@ from ..endpoint.bundle_record import TORCHSERVE_PROGRAMS
 from ..endpoint.codecs import encode
 from ..endpoint.content_types import content_type_of
 from ...text import human_bytes
+from ...words import phrase, shell_command
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/52_check_bundle.ipynb #1d15be14
 def _check_layout(folder: Path) -> Iterator[Finding]:
@@ -32,7 +33,7 @@ def _check_layout(folder: Path) -> Iterator[Finding]:
     if len(names) == 1 and names != ["code"] and (folder / names[0]).is_dir():
         yield Finding(
             f"everything is in the folder {names[0]}",
-            f"put it at the top of the archive: tar -czf model.tar.gz -C {names[0]} .",
+            f"put it at the top of the archive: {shell_command('tar', '-czf', 'model.tar.gz', '-C', names[0], '.')}",
         )
     elif (folder / "inference.py").is_file():
         yield Finding(
@@ -49,7 +50,7 @@ def _check_layout(folder: Path) -> Iterator[Finding]:
         message = "no config.yaml: AWS's Ray Serve containers cannot serve it"
         yield Finding(message, "build the archive with build_bundle", note=True)
     elif not is_ray_config((folder / "config.yaml").read_text(encoding="utf-8", errors="replace")):
-        yield Finding(FOREIGN_CONFIG, FOREIGN_CONFIG_REMEDY, "config.yaml", note=True)
+        yield Finding(FOREIGN_CONFIG, foreign_config_remedy(), "config.yaml", note=True)
     leftovers = ("__pycache__", ".git", ".ipynb_checkpoints")
     names = sorted({within(path, folder) for path in folder.rglob("*") if path.name in leftovers})
     if names:
@@ -64,6 +65,8 @@ def check_bundle(
     # of the request; default: by the suffix of a Path, image/png for an example of images, else application/json
     content_type: str | None = None,
     seconds: float = 300,  # then it is stopped
+    # called with the stage and the seconds so far, and "" at the end; default: shown on stdout
+    show: Callable[[str], Any] | None = None,
 ) -> Report:
     """Find what would go wrong behind an endpoint: layout, requirements, imports, loading, warm-up, and one request."""
     started_at = time.monotonic()
@@ -71,11 +74,11 @@ def check_bundle(
         content_type = (content_type_of(sample) if isinstance(sample, Path) else None) or "application/json"
     report = Report(list(find_foreign_mlkit()))
     with tempfile.TemporaryDirectory(prefix="mlkit-check-", ignore_cleanup_errors=True) as temporary:
-        process = CleanProcess(Path(temporary).resolve(), seconds)
+        process = CleanProcess(Path(temporary).resolve(), seconds, show, longer="check a bundle for longer")
         try:
             folder = extract_bundle(path, process.source)
         except BundleError as e:
-            report.findings.append(Finding(str(e), "build it again: mlkit bundle"))
+            report.findings.append(Finding(str(e), f"build it again: {phrase('build a bundle')}"))
         else:
             report.findings += _check_layout(folder)
             report.findings += find_contract_fallbacks(folder)

@@ -12,9 +12,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from .clean_process import CleanProcess
 from .files import list_program
@@ -24,6 +26,7 @@ from .requirements import find_foreign_mlkit, find_unmet_requirements
 from ..job.container import Container, lay_out
 from ..job.hyperparameters import argv_to_hyperparameters
 from ...text import did_you_mean
+from ...words import phrase
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/43_check_job.ipynb #371404dc
 def _copy_source(source: Path, data: Path | None, copy: Path):
@@ -79,6 +82,8 @@ def check(
     data: str | Path | None = None,
     seconds: float = 120,  # for the whole trial; then it is stopped
     environment: Mapping[str, str] | None = None,  # variables that the job has besides SageMaker's own
+    # called with the stage and the seconds so far, and "" at the end; default: shown on stdout
+    show: Callable[[str], Any] | None = None,
 ) -> Report:
     """Try what a job would do, in a clean process, with one step of training; files are written to a temporary folder.
 
@@ -88,7 +93,7 @@ def check(
     if is_remote(source):
         with tempfile.TemporaryDirectory(prefix="mlkit-source-") as folder:
             remote = fetch_source(source, Path(folder).resolve() / "source")
-            return check(remote, entry, argv, data, seconds, environment)
+            return check(remote, entry, argv, data, seconds, environment, show)
     source = Path(source).resolve()
     if source.is_file():
         entry = entry or source.name
@@ -102,9 +107,10 @@ def check(
     data = find_data(source, data)
     report = Report([*find_foreign_mlkit(), *find_unmet_requirements(source)])
     if (source / "requirements.txt").is_file():
-        report.tried.append("requirements")
+        stages = report.tried if find_spec("packaging") else report.untried
+        stages.append("requirements")
     with tempfile.TemporaryDirectory(prefix="mlkit-check-", ignore_cleanup_errors=True) as folder:
-        process = CleanProcess(Path(folder).resolve(), seconds)
+        process = CleanProcess(Path(folder).resolve(), seconds, show)
         _run_trial(report, process, source, entry, list(argv), data, dict(environment or {}))
     report.seconds = time.monotonic() - started_at
     return report
@@ -165,7 +171,7 @@ def _empty_channels(source: Path, folder: Path, report: Report) -> dict[str, Pat
         report.findings.append(
             Finding(
                 f"no data: the channels that the program names are empty here: {names}",
-                "pass the folder that has a folder for each channel: mlkit check --data DIR",
+                f"pass the folder that has a folder for each channel: {phrase('check with data')}",
                 note=True,
             )
         )

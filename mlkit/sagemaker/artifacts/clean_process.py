@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,32 @@ import mlkit
 from .findings import Finding, Report
 from .imports import within
 from ..job.failure import remedy
-from ...text import human_bytes
+from ...text import LiveLine, human_bytes
+from ...words import FRONT_END_VARIABLE, front_end, name_hyperparameters, phrase
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/40_clean_process.ipynb #6bd7d6a0
 class ChildReport:
-    """Report from a clean process: one JSON object a line with `stage`, `finding` or `finished`."""
+    """Report from a clean process: one JSON object a line with `plan`, `stage`, `finding`, `untried` or `finished`."""
 
     def __init__(self, path: str | Path, source: str | Path):
         self.source = Path(source)  # the folder that is checked
         self.file = open(path, "a", encoding="utf-8")
+        self.hyperparameters: tuple[str, ...] = ()  # names that errors may have as arguments
 
     def _write(self, **line):
         print(json.dumps(line), file=self.file, flush=True)
 
-    def begin(self, stage: str):
-        """Report the beginning of a stage."""
-        self._write(stage=stage)
+    def plan(self, *stages: str):
+        """Report the stages to come. One that does not begin is listed as not tried."""
+        self._write(plan=stages)
+
+    def begin(self, stage: str, planned_as: str | None = None):
+        """Report the beginning of a stage, which the plan may have under a more general name."""
+        self._write(stage=stage, planned_as=planned_as or stage)
+
+    def expect_hyperparameters(self, names: Iterable[str]):
+        """Write these names in errors as the reader of the report passes them, see `name_hyperparameters`."""
+        self.hyperparameters = tuple(names)
 
     def add(self, finding: Finding):
         """Report a finding."""
@@ -53,6 +63,7 @@ class ChildReport:
             message = f"SystemExit: {error.code}"
         else:
             message = "".join(traceback.format_exception_only(error)).strip()
+        message = name_hyperparameters(message, self.hyperparameters)
         hint = (remedy(error) or default_remedy).removeprefix("-> ")
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if self._is_checked(frame.filename)]
         if frames:
@@ -67,9 +78,9 @@ class ChildReport:
             return False
         return (self.source / filename).is_relative_to(self.source)
 
-    def leave_out(self, what: str):
-        """Report that something was not tried, and how to try it."""
-        self._write(untried=what)
+    def leave_out(self, what: str, *stages: str):
+        """Report that something was not tried, and how to try it; it stands for these stages of the plan."""
+        self._write(untried=what, stages=stages)
 
     def finish(self):
         """Report that everything was tried. Without this line, the process ended before its time."""
@@ -98,13 +109,26 @@ class CleanProcess:
     to a `ChildReport` of these two.
     """
 
-    def __init__(self, folder: Path, seconds: float):
+    def __init__(
+        self,
+        folder: Path,
+        seconds: float,
+        show: Callable[[str], Any] | None = None,  # see `show_stage`; default: a `LiveLine` on stdout
+        longer: str = "check a job for longer",  # the phrase for a check with more seconds
+    ):
         self.folder = folder
         self.source = folder / "source"
         self.report_file = folder / "report"
         self.log_file = folder / "log"
         self.seconds = seconds  # then it is killed
         self.exit_code: int | None = None  # None: it was killed because it took too long, or printed too much
+        self.show = show or LiveLine()
+        self.longer = longer
+        self.started_at = time.monotonic()
+
+    def show_stage(self, stage: str):
+        """Show a stage and the seconds since the beginning; an empty stage ends what is shown."""
+        self.show(f"checking: {stage}, {time.monotonic() - self.started_at:.0f} s" if stage else "")
 
     def run(
         self,
@@ -132,11 +156,14 @@ class CleanProcess:
                 self._wait(process)
             finally:
                 _kill_group(process)
+                self.show_stage("")
 
     def _wait(self, process: subprocess.Popen):
         """Wait until the process ends, its time is over, or it has printed too much."""
         deadline = time.monotonic() + self.seconds
         while self.log_file.stat().st_size <= MAX_LOG_BYTES:
+            stages = [line["stage"] for line in self._read_report() if "stage" in line]
+            self.show_stage(stages[-1] if stages else "start of Python")
             remaining = deadline - time.monotonic()
             try:
                 self.exit_code = process.wait(min(max(remaining, 0), 0.5))
@@ -145,13 +172,18 @@ class CleanProcess:
                 if remaining <= 0:
                     return
 
+    def _read_report(self) -> list[dict]:
+        """Return what the process has reported so far."""
+        text = self.report_file.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]  # the last may be incomplete
+
     def add_to(self, report: Report):
         """Add what the process reported, its log, and how it ended to the report of a check."""
-        text = self.report_file.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]  # the last may be incomplete
+        lines = self._read_report()
         report.log = self._without_folder(self._read_log())
         report.tried += [line["stage"] for line in lines if "stage" in line]
         report.untried += [line["untried"] for line in lines if "untried" in line]
+        report.untried += _unreached_stages(lines)
         for line in lines:
             if "finding" in line:
                 finding = Finding(**line["finding"])
@@ -174,11 +206,11 @@ class CleanProcess:
             message = f"{stage}: stopped, because it printed more than {human_bytes(MAX_LOG_BYTES)}"
             return Finding(message, "print less: a job keeps every line in CloudWatch")
         if self.exit_code is None:
-            return Finding(
-                f"{stage}: still running after {self.seconds:g} seconds, without an error",
-                "give it longer (--seconds), or train with train_model or Trainer: of them one step is tried",
-                note=stage in SLOW_STAGES,
-            )
+            hint = f"give it longer: {phrase(self.longer)}"
+            if stage in SLOW_STAGES:
+                hint += "; or train with train_model or Trainer, of which one step is tried"
+            message = f"{stage}: still running after {self.seconds:g} seconds, without an error"
+            return Finding(message, hint, note=stage in SLOW_STAGES)
         if self.exit_code < 0:
             # The launcher imports torch, for which a check of a plain program need not wait.
             from mlkit.sagemaker.job.launcher import SIGNALS
@@ -190,6 +222,17 @@ class CleanProcess:
         return Finding(message, "see what it printed")
 
 
+def _unreached_stages(lines: list[dict]) -> list[str]:
+    """Return a sentence about the stages that were planned, neither began nor were left out; none if there are none."""
+    done = {line["planned_as"] for line in lines if "planned_as" in line}
+    done |= {stage for line in lines for stage in line.get("stages", ())}
+    missing = [stage for line in lines for stage in line.get("plan", ()) if stage not in done]
+    if not missing:
+        return []
+    last = next((line["stage"] for line in reversed(lines) if "stage" in line), "the start of Python")
+    return [f"what comes after {last}: {', '.join(missing)}"]
+
+
 def _clean_environ() -> dict[str, str]:
     """Return the variables of this process for a clean one, whose output and bytecode do not linger."""
     environ = {
@@ -197,7 +240,7 @@ def _clean_environ() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(_FOREIGN_PREFIXES) and name not in _FOREIGN_NAMES
     }
-    return environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    return environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", FRONT_END_VARIABLE: front_end()}
 
 
 def _kill_group(process: subprocess.Popen):

@@ -12,6 +12,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from ..job.container import Container
 from ..job.entry import entry_parameters, replace_runner
 from ..job.hyperparameters import check_hyperparameters, read_config, to_hyperparameters
 from ...training.stopping import RunLimits
+from ...words import name_hyperparameters, phrase
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/42_job_trial.ipynb #36af67e8
 def trial_limits() -> RunLimits:
@@ -45,19 +47,20 @@ def trial_limits() -> RunLimits:
 # %% ../../../nbs/2_sagemaker/3_artifacts/42_job_trial.ipynb #ca5109d6
 def config_finding(error: Exception, config_class: type, source: Path) -> Finding:
     """Return the finding of an error in the value of a hyperparameter, with the line of the config's field."""
+    text = name_hyperparameters(str(error), [f.name for f in fields(config_class)])
     if config_class.__module__ != "__main__":
         file = inspect.getsourcefile(config_class)
     else:
         file = getattr(sys.modules["__main__"], "__file__", None)
     path = (source / file).resolve() if file else None
     if not path or not path.is_relative_to(source):
-        return Finding(str(error), "see the settings: python -m mlkit.sagemaker_entry --help")
+        return Finding(text, f"see the settings: {phrase('settings of the built-in training')}")
     name = config_class.__name__
     hyperparameter = re.search("'(.*?)'", str(error))
     line = _line_of(f"class {name}", path)
     if hyperparameter:
         line = _line_of(f"{hyperparameter[1]}:", path, after=f"class {name}") or line
-    return Finding(str(error), f"change the value, or the class {name}", within(path, source), line)
+    return Finding(text, f"change the value, or the class {name}", within(path, source), line)
 
 
 def _line_of(text: str, path: Path, after: str = "") -> int | None:
@@ -70,6 +73,9 @@ def _line_of(text: str, path: Path, after: str = "") -> int | None:
     return None
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/42_job_trial.ipynb #8f02ab2f
+_STAGES_WITH_DATA = ("one step", "save", "load", "predict")
+
+
 class JobTrial:
     """Try a program in this process, in the folder with its source, and report what a job would fail with."""
 
@@ -91,6 +97,8 @@ class JobTrial:
     def run(self):
         """Read the program, and run it if nothing was found."""
         start = [self.source / self.entry] if self.entry else self._modules_in_arguments()
+        program = ["import of the program"] if self.entry else []
+        self.report.plan("syntax", "imports", *program, "config", "one step", "save", "load", "predict")
         if read_program(self.report, start):
             self.run_program()
         self.report.finish()
@@ -144,6 +152,7 @@ class JobTrial:
             if kind is Container:
                 arguments[name] = container
                 continue
+            self.report.expect_hyperparameters(f.name for f in fields(kind))
             try:
                 arguments[name] = read_config(kind, sys.argv[1:] if argv is None else argv, **parser)
             except (TypeError, ValueError) as e:
@@ -156,8 +165,9 @@ class JobTrial:
         if self.last_stage == "config":
             self.report.add_note(
                 "no data: no step was tried",
-                "pass the folder that has the folder train or training: mlkit check --data DIR",
+                f"pass the folder that has the folder train or training: {phrase('check with data')}",
             )
+            self.report.leave_out("a step of training, and the model that it saves (no data)", *_STAGES_WITH_DATA)
             if not self.entry:
                 self.try_import_strings(arguments["config"])
             return 0
@@ -212,6 +222,7 @@ class JobTrial:
             )
             hint = "save the model there: save_model(model, container.model_dir, sample=x[:1])"
             self.report.add_note(message, hint)
+            self.report.leave_out("a saved model", "save", "load", "predict")
             return
         self.report.begin("save")
         if description["model"].startswith("__main__:"):
@@ -224,6 +235,7 @@ class JobTrial:
             if data is None and description["sample"] is None:
                 message = "the model was saved without a sample: no prediction was tried"
                 self.report.add_note(message, "save_model(model, folder, sample=x[:1])")
+                self.report.leave_out("a prediction of the saved model", "predict")
                 return
             self.report.begin("predict")
             if data is None:

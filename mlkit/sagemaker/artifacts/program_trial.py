@@ -25,6 +25,7 @@ from . import starter
 from .clean_process import ChildReport
 from .findings import Finding
 from .imports import find_missing_modules, find_syntax_errors, follow_imports, parse, within
+from ...words import phrase, pip_command
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_program_trial.ipynb #12734f28
 def read_program(report: ChildReport, start: Iterable[Path], available: Iterable[str] = ()) -> bool:
@@ -204,7 +205,6 @@ def _is_refusal(error: Exception) -> bool:
     return hasattr(error, "format_message") or type(error).__module__.startswith("absl.flags")
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_program_trial.ipynb #44610e0f
-_RUN = "mlkit check --run runs it"
 _MODULES_OF_IMAGES = {"sagemaker_training"}  # modules of AWS's training images that no requirement names
 
 
@@ -228,12 +228,15 @@ class ProgramTrial:
         """Read the program, and run it if nothing was found."""
         if self.path.suffix == ".sh":
             self.read_script()
-        elif read_program(self.report, [self.path], {*_modules_beside(self.path), *_MODULES_OF_IMAGES}):
-            self.run_program()
+        else:
+            self.report.plan("syntax", "imports", "the program")
+            if read_program(self.report, [self.path], {*_modules_beside(self.path), *_MODULES_OF_IMAGES}):
+                self.run_program()
         self.report.finish()
 
     def read_script(self):
         """Report a mistake in the syntax of a shell script; only a job runs it."""
+        self.report.plan("syntax")
         self.report.begin("syntax")
         first_line = self.path.read_bytes().partition(b"\n")[0]
         shell = "bash" if b"bash" in first_line else "sh"
@@ -242,7 +245,7 @@ class ProgramTrial:
             message = result.stderr.strip().replace(f"{self.path}: ", "").splitlines()
             self.report.add(Finding(message[0] if message else "it has an error", "correct this line", self.entry))
             return
-        self.report.leave_out(f"{self.entry}, a shell script ({_RUN})")
+        self.report.leave_out(f"{self.entry}, a shell script ({phrase('run a job')} runs it)")
 
     def run_program(self):
         """Run the program until its parser has read the arguments; without a parser, run what an import runs."""
@@ -251,8 +254,9 @@ class ProgramTrial:
         missing = [name for name in packages & _MODULES_OF_IMAGES if find_spec(name) is None]
         if missing:
             message = f"{missing[0]} is in AWS's training images, and not installed here"
-            self.report.add_note(message, f"pip install {missing[0].replace('_', '-')}, and check again")
-            self.report.leave_out(f"{self.entry}, which imports {missing[0]}")
+            command = pip_command("install", missing[0].replace("_", "-"))
+            self.report.add_note(message, f"{command}, and check again")
+            self.report.leave_out(f"{self.entry}, which imports {missing[0]}", "the program")
             return
         files = {self.path}.union(*(statement.local_files or () for statement in imports))
         name = "__main__" if reads_arguments(files) else "__mp_main__"  # the name that multiprocessing gives
@@ -270,7 +274,9 @@ class ProgramTrial:
                 self.add_error(e)
                 return
         if name != "__main__" and has_guard(self.path):
-            self.report.leave_out(f"the code under if __name__ == '__main__' in {self.entry} ({_RUN})")
+            self.report.leave_out(
+                f"the code under if __name__ == '__main__' in {self.entry} ({phrase('run a job')} runs it)"
+            )
         else:
             self._look_at_model()
 
@@ -286,7 +292,7 @@ class ProgramTrial:
             message = f"the argument parser leaves over: {' '.join(rest)}"
             self.report.add(Finding(message, "is a name misspelt?", file, line, note=True))
         if not refusal:
-            self.report.leave_out(f"what follows the argument parser at {file}:{line} ({_RUN})")
+            self.report.leave_out(f"what follows the argument parser at {file}:{line} ({phrase('run a job')} runs it)")
         self.report.finish()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -300,10 +306,13 @@ class ProgramTrial:
             listing = ", ".join(sorted(self.job.inputs)) or "none"
             self.report.add_error(error, f"a job has this variable if it has the channel: here it has {listing}")
         elif isinstance(error, KeyError) and _is_raised_in(error, os.__file__):
-            self.report.add_error(error, "a job has this variable if it is started with environment={...}")
+            variable = phrase("set a variable of a job")
+            self.report.add_error(error, f"a job has this variable if it is started with it: {variable}")
         elif isinstance(error, OSError) and path.startswith("/opt/ml"):
-            self.report.add_note(f"{type(error).__name__}: {error}", f"only a job has this path: {_RUN}")
-            self.report.leave_out(f"what follows it ({_RUN})")
+            self.report.add_note(
+                f"{type(error).__name__}: {error}", f"only a job has this path: {phrase('run a job')} runs it"
+            )
+            self.report.leave_out(f"what follows it ({phrase('run a job')} runs it)")
         else:
             self.report.add_error(error)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...distribution import DISTRIBUTION, foreign_distributions, install_command, requirement_warning
 from .findings import Finding
+from ...words import pip_command
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/12_requirements.ipynb #86546921
 def find_unmet_requirements(source: Path, name: str = "requirements.txt") -> Iterator[Finding]:
@@ -49,7 +50,8 @@ def find_unmet_requirements(source: Path, name: str = "requirements.txt") -> Ite
             yield Finding(message, "write it as pip reads it, like 'torchmetrics>=1'", name, number)
             continue
         if difference := _difference(requirement):
-            yield Finding(difference, f"pip install {str(requirement)!r}, and check again", name, number)
+            command = pip_command("install", str(requirement))
+            yield Finding(difference, f"{command}, and check again", name, number)
 
 
 def _difference(requirement):
@@ -70,6 +72,6 @@ def find_foreign_mlkit() -> Iterator[Finding]:
     for name in foreign_distributions():
         yield Finding(
             f"the distribution {name} in this environment also installs a package called mlkit",
-            f"pip uninstall {name}, then: pip install --force-reinstall {DISTRIBUTION}",
+            f"{pip_command('uninstall', name)}, then: {pip_command('install', '--force-reinstall', DISTRIBUTION)}",
             note=True,
         )

@@ -12,7 +12,7 @@ import secrets
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
 from datetime import datetime
 from functools import cached_property
@@ -262,6 +262,8 @@ def check(
     self: TrainingJob,
     seconds: float = 120,  # for the trial, and as many for the run
     run: bool = False,  # afterwards run the whole job once on this machine, if nothing was found
+    # called with the stage and the seconds so far, and "" at the end; default: shown on stdout
+    show: Callable[[str], Any] | None = None,
 ) -> Any:  # a `Report`
     """Try the program on the channels that are folders here, with one step of training.
 
@@ -283,9 +285,13 @@ def check(
         if self.options.spelling:
             environment["MLKIT_SPELLING"] = self.options.spelling
         check_job = import_module("mlkit.sagemaker.artifacts.check_job")
-        report = check_job.check(code, self.source.entry, arguments, data if has_data else None, seconds, environment)
+        data = data if has_data else None
+        report = check_job.check(code, self.source.entry, arguments, data, seconds, environment, show)
+    elsewhere = [name for name, channel in self.channels.items() if not channel.is_local]
+    if elsewhere:
+        report.untried.append(f"the data of {', '.join(elsewhere)}, not on this machine")
     if run:
-        import_module("mlkit.sagemaker.client.rehearsal").rehearse(report, self, seconds)
+        import_module("mlkit.sagemaker.client.rehearsal").rehearse(report, self, seconds, show)
     return report
 
 
@@ -298,11 +304,32 @@ def replace(self: TrainingJob, config: Any = None, **options) -> TrainingJob:
     job.target = None
     job._missing_model = None
     job.submitted = None
-    job.config = changes.pop("config", self.config)
-    job.options = dataclasses.replace(self.options, **{"name": None} | changes)
-    job.hyperparameters = make_hyperparameters(job.config, job.source)
-    job.name = job.options.name or _new_name(job.stem)
+    job.name = _new_name(job.stem)
+    job._apply({"name": None} | changes)
     return job
+
+
+@patch
+def change(self: TrainingJob, config: Any = None, **options) -> TrainingJob:
+    """Give this job another config or other options before it is started, and return it. It keeps its name.
+
+    Raises ValueError if it was started, and leaves it as it was if an option or hyperparameter is wrong.
+    """
+    self._require_source()
+    if self.target:
+        raise ValueError(f"{self.name} was started already, on {self.target}: replace() makes another job")
+    self._apply(_make_changes({"config": config} | options if config is not None else options, "change"))
+    return self
+
+
+@patch
+def _apply(self: TrainingJob, changes: dict[str, Any]) -> None:
+    config = changes.pop("config", self.config)
+    options = dataclasses.replace(self.options, **changes)
+    self.hyperparameters = make_hyperparameters(config, self.source)
+    self.config = config
+    self.options = options
+    self.name = options.name or self.name
 
 
 def _make_changes(options: Mapping[str, Any], owner: str) -> dict[str, Any]:

@@ -11,19 +11,23 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ..artifacts.findings import Finding, Report
+from .polling import Poll, poll_until_end
 from .results import JobFailed
 from ..local.client import LocalSageMaker
+from ...text import LiveLine
+from ...words import phrase
 
 # %% ../../../nbs/2_sagemaker/5_client/26_rehearsal.ipynb #c446a457
 def rehearse(
     report: Report,  # of a check of the same program; changed
     job: Any,  # a TrainingJob, not started
     seconds: float,  # then the run is stopped
+    show: Callable[[str], Any] | None = None,  # as `check` of a job takes it
 ) -> None:
     """Run a job once on this machine, and add to the report how it ended and whether it left a model."""
     if not report.ok:
@@ -39,22 +43,24 @@ def rehearse(
         checkpoints = None if job.options.checkpoints else job.options.checkpoints  # False is none at all
         more = {name: value for name, value in job.options.more.items() if name != "StoppingCondition"}
         run = job.replace(**limits, output=None, checkpoints=checkpoints, more=more)
-        _run(report, run, LocalSageMaker(folder))
+        _run(report, run, LocalSageMaker(folder), show or LiveLine())
     report.seconds += time.monotonic() - started_at
 
 
-def _run(report: Report, job: Any, target: LocalSageMaker) -> None:
+def _run(report: Report, job: Any, target: LocalSageMaker, show: Callable[[str], Any]) -> None:
     report.tried.append("a real run")
     report.untried.clear()
     failure = None
     try:
-        job.run(target).follow(io.StringIO())
+        _wait(job.run(target), show)
+        job.follow(io.StringIO())
     except JobFailed as e:
         failure = e
     except ValueError as e:
         report.findings.append(Finding(str(e), "the job would be refused: change its options"))
         return
     finally:
+        show("")
         if job.target:
             _end(job)
     report.log += "".join(f"{line}\n" for line in job.logs())
@@ -63,7 +69,7 @@ def _run(report: Report, job: Any, target: LocalSageMaker) -> None:
         log = "\n".join(failure.log[-5:])
         report.findings.append(Finding(f"the run failed: {failure.reason}\n{log}".strip(), "see the end of its log"))
     elif job.status == "Stopped":
-        hint = "give it longer (--seconds); in a job it runs on"
+        hint = f"give it longer: {phrase('check a job for longer')}; in a job it runs on"
         report.findings.append(Finding(f"the run was stopped after {limit}, without an error", hint, note=True))
         report.untried.append(f"what follows the first {limit} of the run")
     elif job.missing_model:
@@ -71,8 +77,19 @@ def _run(report: Report, job: Any, target: LocalSageMaker) -> None:
         report.findings.append(Finding(sentence, hint[0].lower() + hint[1:], note=True))
 
 
+def _wait(job: Any, show: Callable[[str], Any]) -> None:
+    """Wait until a job has ended, and show for how many seconds it has run."""
+    started_at = time.monotonic()
+
+    def poll():
+        show(f"checking: a real run, {time.monotonic() - started_at:.0f} s")
+        return Poll(ended=job.status not in ("InProgress", "Stopping"))
+
+    poll_until_end(poll, job.target.log_interval)
+
+
 def _end(job: Any) -> None:
-    """Stop a job that still runs, because Ctrl-C has ended its display."""
+    """Stop a job that still runs, because Ctrl-C has ended the check."""
     if job.status != "InProgress":
         return
     job.stop()

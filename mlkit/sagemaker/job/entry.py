@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import partial, wraps
 from typing import Any, get_type_hints
 
@@ -49,10 +49,22 @@ def entry_point(
     @wraps(f)
     def program(*args, **kwargs):
         if args or kwargs:
-            return f(*args, **kwargs)
+            return f(*args, **_with_container(f, args, kwargs))
+        if in_cell() and not _replacements:
+            return _run_in_cell(f, processes)
         sys.exit(run_job(f, processes=processes, grace=grace))
 
     return program
+
+
+def _with_container(f: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments with the container of this process, if `f` takes one that is not passed."""
+    try:
+        passed = inspect.signature(f).bind_partial(*args, **kwargs).arguments
+    except TypeError:
+        return dict(kwargs)  # the call raises it
+    missing = [name for name, kind in entry_parameters(f).items() if kind is Container and name not in passed]
+    return dict(kwargs) | {name: Container.from_env() for name in missing}
 
 # %% ../../../nbs/2_sagemaker/1_job/50_entry.ipynb #21c821e2
 def entry_parameters(f: Callable) -> dict[str, type]:
@@ -91,6 +103,9 @@ def run_job(
     **parser_options,  # for ArgumentParser: prog, description
 ) -> int:
     """Run a function as a job, in the container of this process, and return the exit code."""
+    if argv is None and in_cell() and not _replacements:
+        print("in a notebook the hyperparameters are the defaults; main(['--NAME', 'VALUE']) passes others", flush=True)
+        argv = []
     runner = _replacements[-1] if _replacements else _run_in_container
     return runner(f, sys.argv[1:] if argv is None else argv, processes, grace, **parser_options)
 
@@ -139,7 +154,7 @@ def _run(
         if is_main() and "MLKIT_LAUNCHER" not in os.environ:
             for warning in find_conflicts(kind, argv, container.hyperparameters):
                 print(warning, file=sys.stderr, flush=True)
-    local_processes = processes_per_host(container, processes)
+    local_processes = _one_process(processes) if in_cell() else processes_per_host(container, processes)
     if is_worker() or local_processes * len(container.hosts) == 1:
         f(**arguments)
         return 0
@@ -157,6 +172,54 @@ def _exit_code(error: SystemExit, container: Container) -> int:
     if code not in (0, 130, 143):  # Ctrl-C and SIGTERM are not failures
         write_failure(container.failure_file, failure_text(error))
     return code
+
+# %% ../../../nbs/2_sagemaker/1_job/50_entry.ipynb #50f0a002
+def in_cell() -> bool:
+    """Return whether cells call the code of this process, so that its arguments are those of a kernel or of IPython.
+
+    A program that `%run` starts is in a file, and has arguments of its own.
+    """
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:
+        return False
+    return not hasattr(sys.modules["__main__"], "__file__")
+
+
+def _one_process(processes: int | None) -> int:
+    """Return 1. Raises ValueError if more processes are named: to start them, the program has to be in a file."""
+    if processes and processes > 1:
+        raise ValueError(
+            f"processes={processes}: a notebook is one process. A job starts as many, also on this machine: "
+            "TrainingJob(config, source=FILE).run()"
+        )
+    return 1
+
+
+def _example_call(f: Callable, config_type: type, names: Sequence[str]) -> str:
+    """Return a call that passes these fields, or the first one, such as `main(Config(epochs=...))`."""
+    names = names or [field.name for field in fields(config_type)][:1]
+    arguments = ", ".join(f"{name}=..." for name in names)
+    return f"{f.__name__}({config_type.__name__}({arguments}))"
+
+
+def _run_in_cell(f: Callable, processes: int | None) -> Any:
+    """Call the function with the container of this process and the defaults of its config, and return what it does."""
+    container = Container.from_env()
+    arguments = {}
+    for name, kind in entry_parameters(f).items():
+        if kind is Container:
+            arguments[name] = container
+            continue
+        required = [field.name for field in fields(kind) if field.default is field.default_factory is MISSING]
+        call = _example_call(f, kind, required)
+        missing = [field for field in required if field not in container.hyperparameters]
+        if missing:
+            raise TypeError(f"{f.__name__}() in a cell uses defaults, and {', '.join(missing)} has none: call {call}")
+        arguments[name] = read_config(kind, [], container.hyperparameters)
+        processes = processes or getattr(arguments[name], "processes", None)
+        print(f"{f.__name__}() in a cell uses {arguments[name]}; {call} passes other values", flush=True)
+    _one_process(processes)
+    return f(**arguments)
 
 # %% ../../../nbs/2_sagemaker/1_job/50_entry.ipynb #a0e75002
 @contextmanager

@@ -126,5 +126,5 @@ MISSING = {  # what the handlers need and no import statement names
 @pytest.mark.parametrize("name", MISSING)
 def test_a_missing_file_is_told_include(check_handlers, name):
     (finding,) = check_handlers(MISSING[name])
-    assert "--include of mlkit bundle" in finding.remedy, finding
+    assert "build_bundle(include=" in finding.remedy, finding
     assert f"if {name.split('/')[0]}" in finding.remedy

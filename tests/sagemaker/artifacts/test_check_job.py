@@ -116,7 +116,7 @@ def test_a_hyperparameter_that_does_not_exist(write):
 
 def test_a_hyperparameter_of_the_wrong_type(write):
     report = check(write(PROGRAM) / "train.py", argv=["--width", "wide"])
-    message = "hyperparameter 'width': expected int, got 'wide' (from --width)"
+    message = "hyperparameter 'width': expected int, got 'wide'"
     assert places(report) == [("train.py", 13, message, False)]
 
 
@@ -135,7 +135,7 @@ def test_a_plain_program_is_run_as_far_as_its_parser(write):
     report = check(source, argv=["--epochs", "3"])
     assert (report.findings, report.log) == ([], "")
     assert report.tried == ["syntax", "imports", "the program", "arguments"]
-    assert report.untried == ["what follows the argument parser at train.py:9 (mlkit check --run runs it)"]
+    assert report.untried == ["what follows the argument parser at train.py:9 (job.check(run=True) runs it)"]
     assert "nothing found" not in repr(report)
     message = "the argument parser refuses: argument --epochs: invalid int value: 'ten'"
     assert places(check(source, argv=["--epochs", "ten"])) == [("train.py", 9, message, False)]
@@ -145,7 +145,7 @@ def test_a_plain_program_without_a_parser_is_imported(write):
     source = write({"train.py": "print('import')\nif __name__ == '__main__':\n    open('trained', 'w')\n"})
     report = check(source)
     assert (report.ok, report.log) == (True, "import\n")
-    assert report.untried == ["the code under if __name__ == '__main__' in train.py (mlkit check --run runs it)"]
+    assert report.untried == ["the code under if __name__ == '__main__' in train.py (job.check(run=True) runs it)"]
     source = write({"train.py": "open('trained', 'w')\n"})
     message = "it ran to its end, and there is nothing in the model folder"
     assert places(check(source)) == [("", None, message, True)]
@@ -167,7 +167,7 @@ def test_channels_of_a_plain_program_without_data(write):
 
 def test_the_only_file_of_a_folder_is_the_program(write):
     report = check(write({"fit.py": "import argparse\nargparse.ArgumentParser().parse_args()\n"}))
-    assert report.untried == ["what follows the argument parser at fit.py:2 (mlkit check --run runs it)"]
+    assert report.untried == ["what follows the argument parser at fit.py:2 (job.check(run=True) runs it)"]
 
 
 # The packages with which programs read their arguments: a program, arguments, and what it says of wrong ones.
