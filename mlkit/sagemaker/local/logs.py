@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/21_logs.ipynb #8511a3ce
+import re
 from pathlib import Path
 
 # %% ../../../nbs/2_sagemaker/4_local/21_logs.ipynb #9973b5f2
