@@ -39,7 +39,7 @@ class RangeSlider:
         self.high = math.floor(high) if is_int else high
         self.is_int = is_int
         self.log = log
-        options = dict(readout=False, layout=widgets.Layout(width="220px", min_width="160px"))
+        options = dict(readout=False, layout=widgets.Layout(flex="0 1 220px", width="220px", min_width="160px"))
         if log:
             self.first = math.log10(self.low)
             self.step = 0.01
@@ -84,6 +84,9 @@ NAME_SLIDER = (
     "else if (attempts) setTimeout(() => name(image, attempts - 1), 100);"
     '})(this, 100)">'
 )
+# In a narrow window the help and the error of a field are under it, and begin where the text box does.
+_NARROW_HELP = f".{ROW_CLASS} > .widget-html {{ flex: 1 0 100%; padding-left: 158px }}"
+STYLE = f"<style>@media (max-width: 760px) {{ {_NARROW_HELP} }}</style>"
 
 # %% ../../nbs/3_notebook/20_forms.ipynb #ae1896d1
 class FormField:
@@ -124,7 +127,7 @@ class FormField:
             description=self.name,
             tooltip=self.help or self.name,
             style={"description_width": "150px"},
-            layout=widgets.Layout(width="340px", max_width="100%"),
+            layout=widgets.Layout(flex="0 1 340px", width="340px", min_width="270px"),
         )
         if self.choices:
             return widgets.Dropdown(options=[self._text_of(choice) or "none" for choice in self.choices], **shape)
@@ -143,10 +146,13 @@ class FormField:
         return RangeSlider(self.low, self.high, kinds == [int], log)
 
     def _make_row(self) -> widgets.HBox:
-        slider = []
+        editors = self.editor
         if self.slider:
-            slider = [self.slider.widget, widgets.HTML(NAME_SLIDER, layout=widgets.Layout(display="none"))]
-        row = widgets.HBox([self.editor, *slider, self.message], layout=widgets.Layout(flex_flow="row wrap"))
+            # in a narrow window both shrink, but stay in one line
+            naming = widgets.HTML(NAME_SLIDER, layout=widgets.Layout(display="none"))
+            layout = widgets.Layout(flex="0 1 auto", max_width="100%")
+            editors = widgets.HBox([self.editor, self.slider.widget, naming], layout=layout)
+        row = widgets.HBox([editors, self.message], layout=widgets.Layout(flex_flow="row wrap"))
         row.add_class(ROW_CLASS)
         return row
 
@@ -285,6 +291,7 @@ class Form:
         check_types(self.type)
         self.on_change = on_change
         self.message = widgets.HTML()
+        style = widgets.HTML(STYLE, layout=widgets.Layout(display="none"))
         self.fields = {}  # {name: FormField or Form}
         annotations = field_types(self.type)
         comments = field_comments(self.type)
@@ -293,7 +300,7 @@ class Form:
             if f.init:
                 default = _field_default(f) if instance is None else getattr(instance, f.name)
                 children.append(self._add_field(f, annotations[f.name], default, comments.get(f.name, "")))
-        self.widget = widgets.VBox([*children, self.message])
+        self.widget = widgets.VBox([*children, style, self.message])
 
     def _add_field(self, f, annotation, default, comment):
         """Add the field and return its widget."""
