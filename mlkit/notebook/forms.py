@@ -8,22 +8,89 @@ __all__ = ['Form', 'form']
 # %% ../../nbs/3_notebook/20_forms.ipynb #35276c66
 import dataclasses
 import math
-import types
-from collections.abc import Callable
-from enum import Enum
-from functools import reduce
-from operator import or_
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
 
 import ipywidgets as widgets
 
 from .theme import alert_line, muted
-from ..sagemaker.job.hyperparameters import field_comments, read_value, type_name, write_value
+from mlkit.sagemaker.job.hyperparameters import (
+    check_types,
+    field_comments,
+    field_types,
+    is_nested,
+    is_same,
+    read_value,
+    type_choices,
+    type_name,
+    union_types,
+    write_value,
+)
 from ..text import Table
+
+# %% ../../nbs/3_notebook/20_forms.ipynb #7230f8c4
+class RangeSlider:
+    """A slider for a number with a range. Its grid has about a hundred to a thousand points."""
+
+    def __init__(self, low: float, high: float, is_int: bool, log: bool):
+        self.low = math.ceil(low) if is_int else low
+        self.high = math.floor(high) if is_int else high
+        self.is_int = is_int
+        self.log = log
+        options = dict(readout=False, layout=widgets.Layout(flex="0 1 220px", width="220px", min_width="160px"))
+        if log:
+            self.first = math.log10(self.low)
+            self.step = 0.01
+            self.widget = widgets.FloatLogSlider(min=self.first, max=math.log10(self.high), step=self.step, **options)
+            return
+        self.first = self.low
+        self.step = 10.0 ** math.floor(math.log10((high - low) / 100))
+        if is_int:
+            self.step = max(1, int(self.step))
+        slider = widgets.IntSlider if is_int else widgets.FloatSlider
+        self.widget = slider(min=self.low, max=self.high, step=self.step, **options)
+
+    @property
+    def position(self) -> int:
+        """The number of the nearest point of the grid."""
+        value = self.widget.value
+        return round(((math.log10(value) if self.log else value) - self.first) / self.step)
+
+    @property
+    def value(self) -> int | float:
+        """The value at the slider's position, with few digits."""
+        value = self.widget.value
+        if self.log:
+            value = float(f"{value:.3g}")
+        elif not self.is_int:
+            value = round(value, -math.floor(math.log10(self.step)))
+        value = min(max(value, self.low), self.high)
+        return round(value) if self.is_int else value
+
+    def show(self, value: Any):
+        """Move the slider to a number; anything else is shown as the lowest one."""
+        is_number = isinstance(value, (int, float)) and not math.isnan(value)
+        self.widget.value = min(max(value, self.low), self.high) if is_number else self.low
+
+# %% ../../nbs/3_notebook/20_forms.ipynb #7230f8c6
+ROW_CLASS = "mlkit-field"
+NAME_SLIDER = (
+    '<img src="data:," alt="" onerror="(function name(image, attempts) {'
+    f"const row = image.closest('.{ROW_CLASS}');"
+    "const handle = row && row.querySelector('[role=slider]');"
+    "if (handle) handle.setAttribute('aria-label', row.querySelector('label').textContent);"
+    "else if (attempts) setTimeout(() => name(image, attempts - 1), 100);"
+    '})(this, 100)">'
+)
+# In a narrow window the help and the error of a field are under it, and begin where the text box does.
+_NARROW_HELP = f".{ROW_CLASS} > .widget-html {{ flex: 1 0 100%; padding-left: 158px }}"
+STYLE = f"<style>@media (max-width: 760px) {{ {_NARROW_HELP} }}</style>"
 
 # %% ../../nbs/3_notebook/20_forms.ipynb #ae1896d1
 class FormField:
-    """A widget that edits one field of a config, with its help text or its error next to it."""
+    """Widgets that edit one field of a config, with its help text or its error next to them."""
 
     def __init__(
         self,
@@ -34,76 +101,83 @@ class FormField:
         low: float | None = None,
         high: float | None = None,
         log: bool = False,  # a logarithmic slider
+        on_change: Callable[[], Any] | None = None,  # called after each change of the value
     ):
         self.name = name
         self.annotation = annotation
-        self.value_type, self.optional = _split_optional(annotation)
         self.low = low
         self.high = high
         self.help = help
+        self.on_change = on_change
+        self.error = ""  # of the text that was entered
+        self.choices = type_choices(annotation)
         self.message = widgets.HTML()
-        self.editor = self._make_editor(has_default=default is not dataclasses.MISSING, log=log)
-        self.editor.description = name
-        self.editor.tooltip = help or name
-        self.editor.style.description_width = "150px"
-        self.editor.layout.width = "340px"
-        self.row = widgets.HBox([self.editor, self.message])
-        self.editor.observe(lambda change: self.check(), "value")
-        if default is not dataclasses.MISSING:
-            self.value = default
+        self.editor = self._make_editor()
+        self.slider = self._make_slider(log)
+        self.row = self._make_row()
+        self._is_showing = False  # while the widgets follow the value
+        self._show(_EMPTY.get(annotation, default) if default is dataclasses.MISSING else default)
+        self.editor.observe(lambda change: self._read_editor(), "index" if self.choices else "value")
+        if self.slider:
+            self.slider.widget.observe(lambda change: self._read_slider(), "value")
         self.check()
 
-    def _make_editor(self, has_default, log):
-        choices = _choices(self.value_type)
-        if choices:
-            options = [("none", None), *choices] if self.optional else choices
-            return widgets.Dropdown(options=options, value=options[0][1])
-        if self.value_type is bool and self.optional:
-            return widgets.Dropdown(options=[("none", None), ("true", True), ("false", False)])
-        if self.value_type is bool:
-            return widgets.Checkbox(indent=True)
-        # a slider always has a value, so it cannot edit a field that may be empty
-        has_range = self.low is not None and self.high is not None
-        if has_range and has_default and self.value_type in (int, float) and not self.optional:
-            return self._make_slider(log)
-        placeholder = "none" if self.optional else type_name(self.value_type)
-        return widgets.Text(continuous_update=False, placeholder=placeholder)
+    def _make_editor(self) -> widgets.DOMWidget:
+        shape = dict(
+            description=self.name,
+            tooltip=self.help or self.name,
+            style={"description_width": "150px"},
+            layout=widgets.Layout(flex="0 1 340px", width="340px", min_width="270px"),
+        )
+        if self.choices:
+            return widgets.Dropdown(options=[self._text_of(choice) or "none" for choice in self.choices], **shape)
+        if self.annotation is bool:
+            return widgets.Checkbox(indent=True, **shape)
+        placeholder = "none" if type(None) in union_types(self.annotation) else type_name(self.annotation)
+        return widgets.Text(continuous_update=False, placeholder=placeholder, **shape)
 
-    def _make_slider(self, log):
-        if self.value_type is int:
-            return widgets.IntSlider(min=self.low, max=self.high)
-        if log:
-            low, high = math.log10(self.low), math.log10(self.high)
-            return widgets.FloatLogSlider(min=low, max=high, step=0.01, readout_format=".2g")
-        step = (self.high - self.low) / 1000
-        return widgets.FloatSlider(min=self.low, max=self.high, step=step, readout_format=".4g")
+    def _make_slider(self, log: bool) -> RangeSlider | None:
+        kinds = [kind for kind in union_types(self.annotation) if kind is not type(None)]
+        if kinds not in ([int], [float]) or self.low is None or self.high is None:
+            return None
+        if not self.low < self.high or (log and self.low <= 0):
+            expected = "two numbers above 0" if log else "the lowest and the highest value"
+            raise ValueError(f"{self.name}: range=({self.low!r}, {self.high!r}): expected {expected}")
+        return RangeSlider(self.low, self.high, kinds == [int], log)
+
+    def _make_row(self) -> widgets.HBox:
+        editors = self.editor
+        if self.slider:
+            # in a narrow window both shrink, but stay in one line
+            naming = widgets.HTML(NAME_SLIDER, layout=widgets.Layout(display="none"))
+            layout = widgets.Layout(flex="0 1 auto", max_width="100%")
+            editors = widgets.HBox([self.editor, self.slider.widget, naming], layout=layout)
+        row = widgets.HBox([editors, self.message], layout=widgets.Layout(flex_flow="row wrap"))
+        row.add_class(ROW_CLASS)
+        return row
 
     @property
     def value(self) -> Any:
         """The value of the field. Raises ValueError with what was expected."""
-        value = self.editor.value
-        if isinstance(self.editor, widgets.Text):
-            value = self._read_text(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if self.low is not None and value < self.low:
-                raise ValueError(f"expected at least {self.low:g}, got {value:g}")
-            if self.high is not None and value > self.high:
-                raise ValueError(f"expected at most {self.high:g}, got {value:g}")
-        return value
-
-    def _read_text(self, text):
-        if not text and self.optional:
-            return None
-        if not text and self.value_type is not str:
+        if self.error:
+            raise ValueError(self.error)
+        value = self._value
+        if value is dataclasses.MISSING:
             raise ValueError(f"expected {type_name(self.annotation)}, got nothing")
-        return read_value(text, self.value_type)
+        if self.choices and self._index_of(value) is None:
+            expected = ", ".join(self.editor.options)
+            raise ValueError(f"expected one of {expected}, got {value!r}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if self.low is not None and not value >= self.low:
+                raise ValueError(f"expected at least {self.low!r}, got {value!r}")
+            if self.high is not None and not value <= self.high:
+                raise ValueError(f"expected at most {self.high!r}, got {value!r}")
+        return deepcopy(value)
 
     @value.setter
     def value(self, value: Any):
-        if isinstance(self.editor, widgets.Text):
-            self.editor.value = "" if value is None else write_value(value)
-        else:
-            self.editor.value = value
+        self._show(value)
+        self._changed()
 
     def check(self) -> str:
         """Show the error next to the field, or its help text. Return the error, empty if the value is valid."""
@@ -115,29 +189,98 @@ class FormField:
         self.message.value = alert_line(error) if error else muted(self.help)
         return error
 
+    @property
+    def text(self) -> str:
+        """The value as text; empty for none."""
+        return self._text_of(self._value)
 
-def _split_optional(annotation):
-    """Return the type without None, and whether None is allowed."""
-    if get_origin(annotation) not in (Union, types.UnionType) or type(None) not in get_args(annotation):
-        return annotation, False
-    others = [t for t in get_args(annotation) if t is not type(None)]
-    return reduce(or_, others), True
+    def _changed(self):
+        self.check()
+        if self.on_change:
+            self.on_change()
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        """Mark changes of the widgets as following the value, not as edits."""
+        self._is_showing = True
+        try:
+            yield
+        finally:
+            self._is_showing = False
+
+    def _show(self, value: Any):
+        """Take a value, and let the widgets show it."""
+        self._value = value
+        self.error = ""
+        self._shown = (self._text_of(value), value)
+        with self._showing():
+            if self.choices:
+                self.editor.index = self._index_of(value)
+            elif self.annotation is bool:
+                self.editor.value = value is not dataclasses.MISSING and bool(value)
+            else:
+                self.editor.value = self._shown[0]
+        self._show_slider()
+
+    def _show_slider(self):
+        if self.slider:
+            with self._showing():
+                self.slider.show(self._value)
+            self._position = self.slider.position
+
+    def _read_editor(self):
+        """Take what the user has entered or chosen."""
+        if self._is_showing:
+            return
+        self.error = ""
+        if self.choices:
+            self._value = self.choices[self.editor.index]
+        elif self.annotation is bool:
+            self._value = self.editor.value
+        else:
+            self._read_text(self.editor.value)
+        self._show_slider()
+        self._changed()
+
+    def _read_text(self, text: str):
+        shown_text, shown_value = self._shown
+        try:
+            self._value = shown_value if text == shown_text else read_value(text, self.annotation)
+        except ValueError as e:
+            self.error = str(e) if text else f"expected {type_name(self.annotation)}, got nothing"
+
+    def _read_slider(self):
+        """Take the value of the slider if the user has moved it; the browser only moves it within the grid."""
+        if self._is_showing or self.slider.position == self._position:
+            return
+        self._show(self.slider.value)
+        self._changed()
+
+    def _text_of(self, value: Any) -> str:
+        if value is dataclasses.MISSING or (value is None and self.annotation is not Any):
+            return ""
+        try:
+            return write_value(value, kind=self.annotation)
+        except TypeError:  # not of the field's type: it is kept, but no text is read as this value
+            return repr(value)
+
+    def _index_of(self, value: Any) -> int | None:
+        """Return the number of a choice; None if it is none."""
+        for i, choice in enumerate(self.choices):
+            if is_same(choice, value):
+                return i
+        return None
 
 
-def _choices(value_type):
-    """Return (label, value) for each value of a Literal or an Enum."""
-    if get_origin(value_type) is Literal:
-        return [(str(value), value) for value in get_args(value_type)]
-    if isinstance(value_type, type) and issubclass(value_type, Enum):
-        return [(member.name, member) for member in value_type]
-    return []
+_EMPTY = {str: "", bool: False}  # what a field without a default has at first, by its type
 
 # %% ../../nbs/3_notebook/20_forms.ipynb #4c2ea003
 class Form:
     """A form that edits a dataclass. `value` is the config.
 
-    config: a dataclass, or an instance of one for its values. Raises TypeError otherwise.
-    on_change: called with the form after each edit.
+    config: a dataclass, or an instance of one for its values. Raises TypeError otherwise, and for a field of a type
+    that no job can carry.
+    on_change: called with the form after each change of a value.
     """
 
     def __init__(self, config: Any, on_change: Callable[["Form"], Any] | None = None):
@@ -145,29 +288,30 @@ class Form:
         self.type = config if instance is None else type(instance)
         if not dataclasses.is_dataclass(self.type):
             raise TypeError(f"expected a dataclass, got {type_name(self.type)}")
+        check_types(self.type)
         self.on_change = on_change
         self.message = widgets.HTML()
+        style = widgets.HTML(STYLE, layout=widgets.Layout(display="none"))
         self.fields = {}  # {name: FormField or Form}
-        annotations = get_type_hints(self.type)
+        annotations = field_types(self.type)
         comments = field_comments(self.type)
         children = []
         for f in dataclasses.fields(self.type):
             if f.init:
                 default = _field_default(f) if instance is None else getattr(instance, f.name)
                 children.append(self._add_field(f, annotations[f.name], default, comments.get(f.name, "")))
-        self.widget = widgets.VBox([*children, self.message])
+        self.widget = widgets.VBox([*children, style, self.message])
 
     def _add_field(self, f, annotation, default, comment):
         """Add the field and return its widget."""
-        if dataclasses.is_dataclass(annotation):
-            config = annotation if default is dataclasses.MISSING else default
-            nested = Form(config, lambda form: self._changed())
+        is_missing = default is dataclasses.MISSING
+        if is_nested(annotation) and (is_missing or isinstance(default, annotation)):
+            nested = Form(annotation if is_missing else default, lambda form: self._changed())
             self.fields[f.name] = nested
             return widgets.Accordion([nested.widget], titles=(f.name,), selected_index=None)
         low, high = f.metadata.get("range", (None, None))
         log = f.metadata.get("log", False)
-        form_field = FormField(f.name, annotation, default, comment, low, high, log)
-        form_field.editor.observe(lambda change: self._changed(), "value")
+        form_field = FormField(f.name, annotation, default, comment, low, high, log, self._changed)
         self.fields[f.name] = form_field
         return form_field.row
 
@@ -223,9 +367,12 @@ def _field_default(f):
 def _value_text(f):
     """Return the value of a field or nested form as text, or its error."""
     try:
-        return write_value(f.value) if isinstance(f, FormField) else repr(f.value)
+        value = f.value
     except ValueError as e:
         return str(e)
+    if value is None:
+        return "none"
+    return f.text if isinstance(f, FormField) else repr(value)
 
 
 def form(config: Any) -> Form:

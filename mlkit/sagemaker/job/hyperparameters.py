@@ -20,7 +20,7 @@ import types
 from collections import ChainMap, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from enum import Enum
+from enum import Enum, Flag
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -38,6 +38,32 @@ def read_value(
     if converter is None:
         raise TypeError(_type_error(kind))
     return converter.read(text, kind, quoted)
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Return whether two values are equal and of one type; NaN is the same as NaN."""
+    return type(a) is type(b) and (a == b or repr(a) == repr(b))
+
+
+def union_types(kind: Any) -> tuple:
+    """Return the types of a union, and a tuple of one for any other type."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def type_choices(kind: Any) -> list:
+    """Return all values of a Literal, an Enum, or a union of such, of bool and of None; [] for any other type."""
+    kinds = union_types(kind)
+    choices = [None] if type(None) in kinds and len(kinds) > 1 else []
+    for k in kinds:
+        if get_origin(k) is Literal:
+            choices += [choice for choice in get_args(k) if choice is not None or None not in choices]
+        elif _is_enum(k):
+            choices += k
+        elif k is bool and len(kinds) > 1:
+            choices += [True, False]
+        elif k is not type(None) or len(kinds) == 1:
+            return []
+    return choices
 
 
 def type_name(kind: Any) -> str:
@@ -88,6 +114,10 @@ def _plain_type(kind: Any) -> Any:
 
 def _is_class(kind: Any, *classes: type) -> bool:
     return isinstance(kind, type) and not get_args(kind) and issubclass(kind, classes)
+
+
+def _is_enum(kind: Any) -> bool:
+    return _is_class(kind, Enum) and not issubclass(kind, Flag)
 
 
 def _is_generic(kind: Any, cls: type) -> bool:
@@ -159,7 +189,7 @@ def write_value(
 
 def _reads_as(text: str, kind: Any, value: Any) -> bool:
     try:
-        return _is_same(read_value(text, kind), value)
+        return is_same(read_value(text, kind), value)
     except ValueError:
         return False
 
@@ -264,15 +294,15 @@ def _read_item(value: Any, kind: Any) -> Any:
     return read_value(json.dumps(value), kind, quoted=True)
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #799613e7
-@_reads("a union of these", lambda kind: get_origin(kind) in (Union, types.UnionType))
+@_reads("a union of these", lambda kind: len(union_types(kind)) > 1)
 def _read_union(text: str, kind: Any, quoted: bool) -> Any:
     """Return the value of the type in a union that spells it as the text does, else of the first that reads it."""
-    kinds = get_args(kind)
+    kinds = sorted(get_args(kind), key=lambda k: k is not type(None))  # an empty text is rather None than a list
     string_kind = next((k for k in kinds if _is_class(k, str, PurePath) and not _is_class(k, Enum)), None)
     string = _quoted_string(text)
     if string_kind and string is not None:
         value = string_kind(string)
-        if quoted or not _is_same(_read_union(string, kind, False), value):
+        if quoted or not is_same(_read_union(string, kind, False), value):
             return value
     values = []
     for k in kinds:
@@ -304,11 +334,6 @@ def _normal_json(text: str) -> str:
         return text.strip()
 
 
-def _is_same(a: Any, b: Any) -> bool:
-    """Return whether two values are equal and of one type; NaN is the same as NaN."""
-    return type(a) is type(b) and (a == b or repr(a) == repr(b))
-
-
 @_reads("Any", lambda kind: kind is Any)
 def _read_any(text: str, kind: Any, quoted: bool) -> Any:
     """Return what a text stands for in JSON, else the text; a string is in quotes if it would be another value."""
@@ -316,7 +341,7 @@ def _read_any(text: str, kind: Any, quoted: bool) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    if isinstance(value, str) and not quoted and _is_same(_read_any(value, kind, False), value):
+    if isinstance(value, str) and not quoted and is_same(_read_any(value, kind, False), value):
         return text
     return value
 
@@ -334,7 +359,7 @@ def _read_literal_type(text: str, kind: Any, quoted: bool) -> Any:
     return _read_choice(text, choices, spellings | choices, quoted)
 
 
-@_reads("Enum", lambda kind: _is_class(kind, Enum), parts=lambda kind: ())
+@_reads("Enum", _is_enum, parts=lambda kind: ())
 def _read_enum(text: str, kind: Any, quoted: bool) -> Any:
     names = {member.name: member for member in kind}
     return _read_choice(text, names, {str(member.value): member for member in kind} | names, quoted)
@@ -674,8 +699,8 @@ def _default_note(f: ConfigField) -> str:
 
 def _metavar(kind: Any) -> str:
     """Return the placeholder for a value in the help: its type, or {its choices}."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return "|".join(_metavar(k) for k in get_args(kind) if k is not type(None))
+    if len(union_types(kind)) > 1:
+        return "|".join(_metavar(k) for k in union_types(kind) if k is not type(None))
     if get_origin(kind) is Literal:
         return "{" + ",".join(map(str, get_args(kind))) + "}"
     if _is_class(kind, Enum):
