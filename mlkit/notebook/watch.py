@@ -26,7 +26,7 @@ ENDED = "Completed", "Failed", "Stopped"  # values of TrainingJobStatus
 _FILES_INTERVAL = 15.0  # seconds between two looks at the files of a running job
 _HINT_DELAY = 60.0  # seconds of training without a metric, after which the monitor says how to print one
 METRICS_HINT = (
-    "No metrics are recognized in the log. This line is, for each epoch or step: "
+    "No metrics are recognized in the log. To show some, print this for each epoch or step: "
     'print(f"[metrics] epoch={epoch} train_loss={train_loss:.6g} valid_loss={valid_loss:.6g}")'
 )
 

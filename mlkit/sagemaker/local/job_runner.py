@@ -21,6 +21,7 @@ from mlkit.files import files_under
 from mlkit.patching import patch
 from mlkit.sagemaker.instances import find_instance
 from mlkit.sagemaker.local.host import Host, Outcome, make_hosts, pack_results, result_files, run_hosts
+from mlkit.sagemaker.local.metric_files import MetricFiles
 from mlkit.sagemaker.local.metric_lines import MetricReader
 from mlkit.sagemaker.local.store import RecordTable, now
 from mlkit.sagemaker.storage import S3, Files, open_files, stage_manifest
@@ -260,6 +261,8 @@ def _finish(self: JobRunner, outcome: Outcome) -> None:
         self.set_status("Failed", "Failed", f"ClientError: {reason}")
         return
     self._record_metrics(ended=True)
+    if not self.metrics.last_values:
+        self._record_file_metrics()
     self._upload_checkpoints()
     self.set_status(None, "Uploading")
     self._upload_results()
@@ -270,6 +273,19 @@ def _finish(self: JobRunner, outcome: Outcome) -> None:
         self.set_status("Failed", "Failed", f"AlgorithmError: {failure}, exit code: {exit_code}")
     else:
         self.set_status("Completed", "Completed")
+
+
+@patch
+def _record_file_metrics(self: JobRunner) -> None:
+    """Record the last value of each metric that the program has written to files, as `LastMetrics`."""
+    try:
+        points = MetricFiles(self.files, dict(TrainingJobName=self.name), self.folder).read(ended=True)
+    except Exception:
+        traceback.print_exc()  # a file that cannot be read does not fail the job
+        return
+    last_values = {name: value for point in points for name, value in point.items()}
+    if last_values:
+        self.rows.change(self.name, lambda record: record.update(LastMetrics=last_values))
 
 
 def _failure_without_file(exit_code: int) -> str:

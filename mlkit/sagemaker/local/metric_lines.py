@@ -44,6 +44,8 @@ _IGNORED_WORDS = frozenset(
     """.split()
 )
 _STEP_NAMES = frozenset(("step", "steps", "global_step", "iteration", "iter", "it"))
+# a line has one of these, or it has no metrics: searching for them is quick
+_SIGNS = ("[metrics]", "epoch", "step", "iter", *_METRIC_WORDS)
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "valid"),
@@ -169,6 +171,7 @@ _BATCH = re.compile(
     r"(\d+)\s*/\s*(\d+)(?![\w.])"
 )
 _STEP = re.compile(r"(?i)(?<![\w/])(?:global[_ ]step|steps?|iteration|iter)\s*[:=#]?\s*\[?\s*(\d+)(?![\w.%]|:\d)")
+_ENDS_PAIR = re.compile(r"\s*(?:$|[,;|(])")
 _ROUND = re.compile(r"\s*\[(\d+)\]\s")  # of boosting
 _MANY_WORDS = 8  # a line with so many words besides its pairs is a sentence
 
@@ -216,7 +219,8 @@ def _is_pair(match: re.Match, is_metric: bool) -> bool:
     if match["total"]:  # a fraction is a value only of the accuracy: 9/10
         return "acc" in _pair_name(match).lower() and 0 < float(match["total"]) and "." not in number
     if match["sep"].isspace():
-        return is_metric and not number.lstrip("+-").isdigit()
+        is_word = number.lstrip("+-").isalpha() and not _ENDS_PAIR.match(match.string, match.end())
+        return is_metric and not number.lstrip("+-").isdigit() and not is_word  # as in: loss nan in two batches
     return is_metric or not match["percent"]
 
 
@@ -260,7 +264,8 @@ class LineReader:
     def read(self, line: str) -> dict[str, float]:
         """Return the metrics of a line, with its `epoch` or `step` if that is printed."""
         metrics: dict[str, float] = {}
-        if len(line) > _LINE_LIMIT:
+        text = line.lower()
+        if len(line) > _LINE_LIMIT or not (self._columns or any(sign in text for sign in _SIGNS)):
             return metrics
         for part in _ESCAPES.sub("", line).split("\r"):  # a progress bar that was drawn over
             metrics |= self._read_part(" ".join(part.split()))  # long gaps would make the patterns slow
@@ -331,6 +336,7 @@ class MetricReader:
         self.patterns = [(definition["Name"], re.compile(definition["Regex"])) for definition in definitions]
         self.offsets: dict[Path, int] = {}  # bytes read so far of each log
         self.last_values: dict[str, float] = {}  # by name of the metric
+        self.defined_values: dict[str, float] = {}  # those of them that an expression of the request has found
         self._line_readers: dict[str, LineReader] = {}  # by host
 
     def read(self, logs: list[Path], ended: bool = False) -> Iterator[dict[str, float]]:
@@ -353,17 +359,11 @@ class MetricReader:
             same = [n for n in _printed_names(line[: match.start(1)]) if printed.get(n) == metrics[name]]
             if same:
                 del printed[same[0]]  # the same value, by the name that the program prints
-        metrics = printed | metrics
-        if metrics.keys() <= {"epoch", "step"} and not metrics.keys() & {name for name, _ in self.patterns}:
+        if not metrics and printed.keys() <= {"epoch", "step"}:
             return {}  # nothing that has a value there
-        self.last_values |= metrics
-        return metrics
-
-    @property
-    def defined_values(self) -> dict[str, float]:
-        """The last value of each metric that the request defines."""
-        names = dict(self.patterns)
-        return {name: value for name, value in self.last_values.items() if name in names}
+        self.defined_values |= metrics
+        self.last_values |= printed | metrics
+        return printed | metrics
 
 
 _NAME_BEFORE_VALUE = re.compile(r"([A-Za-z][\w@/.-]*)['\"]?\s*[=:]?\s*['\"]?$")
