@@ -53,6 +53,11 @@ def other_metrics(names: Iterable[str]) -> list[str]:
     return [n for n in names if not (n.startswith("train_") and "valid_" + n.removeprefix("train_") in names)]
 
 # %% ../nbs/04_plotting.ipynb #82aaa8a3
+def plain(text: str) -> str:
+    """Return text as matplotlib has to get it to show it as it is: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def plot_losses(
     ax: Any,  # matplotlib Axes
     series: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],  # (x, y) by name; None leaves a gap
@@ -77,7 +82,7 @@ def plot_losses(
     series = {name: (x, [_to_drawable(v, log) for v in y]) for name, (x, y) in series.items() if len(x)}
     end = _axis_end([y for _, y in series.values()], log, clip) if clip else None
     for name, (x, y) in series.items():
-        label = labels[name] + _divergence(x, y, end, clip, x_label)
+        label = plain(labels[name] + _divergence(x, y, end, clip, x_label))
         color, dashes = styles[name]
         (line,) = ax.plot(x, [v if math.isfinite(v) else math.nan for v in y], label=label, color=color)
         if dashes:
@@ -92,8 +97,8 @@ def plot_losses(
         ax.set_yscale("log", nonpositive="mask")
     if end is not None:
         _end_axis(ax, series, styles, end, clip)
-    ax.set_xlabel(x_label)
-    ax.set_ylabel(y_label)
+    ax.set_xlabel(plain(x_label))
+    ax.set_ylabel(plain(y_label))
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.get_major_locator().set_params(integer=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .curves import Curves, smooth
-from ..plotting import make_figure, plot_losses, series_styles
+from ..plotting import make_figure, plain, plot_losses, series_styles
 from ..sagemaker.local.metric_lines import series_values
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #13f0a001
@@ -56,9 +56,9 @@ def _draw_figure(curves, log, title, note):
         values = {name: (epochs, [e.get(name) for e in curves.epochs]) for name in metrics}
         plot_losses(axes[1], values)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
     if note:
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=8)
+        figure.supxlabel(plain(note), x=0.01, ha="left", fontsize=8)
     return figure
 
 
