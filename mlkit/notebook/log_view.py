@@ -181,9 +181,14 @@ def _is_next_state(line: LogLine, previous: LogLine) -> bool:
     """Return whether a line shows the next state of the progress bar in the line before it."""
     if previous.is_overwritten or previous.begins_with_return and line.begins_with_return:
         return True
-    match = _TQDM.match(line.text)
-    previous_match = _TQDM.match(previous.text) if match else None
+    match = _match_tqdm(line)
+    previous_match = _match_tqdm(previous) if match else None
     return bool(previous_match) and match[1] == previous_match[1]
+
+
+def _match_tqdm(line: LogLine) -> re.Match | None:
+    # a long line that looks like it would take long to match
+    return _TQDM.match(line.text) if "%|" in line.text and len(line.text) < 500 else None
 
 # %% ../../nbs/3_notebook/26_log_view.ipynb #26f0a00f
 _NUMBERS = count(1)

@@ -13,7 +13,7 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..model.inputs import call_model, record_input, recorded_signature, restore_record
 from ..patching import patch
-from ..text import did_you_mean
+from ..text import Table, did_you_mean
 from .batch import sample_count, to_device
 from .batches import ChangedDataError, announce_epoch, is_up_to_date, make_batches, position_in_epoch
 from .checkpoint import Checkpoints
@@ -196,6 +196,7 @@ class Trainer:
     """
 
     first_step = 0  # optimizer steps that were made when the run began
+    in_batch = False  # whether a batch is being loaded or trained
     event: str | None = None  # that callbacks are being called for
     notified: frozenset[str] = frozenset()  # events that callbacks were called for
 
@@ -388,6 +389,81 @@ def _find_listeners(callbacks: Iterable) -> dict[str, list]:
         check_callback(callback, EVENTS)
     return {event: [getattr(c, event) for c in callbacks if callable(getattr(c, event, None))] for event in EVENTS}
 
+# %% ../../nbs/1_training/10_trainer.ipynb #1bbaac2e
+@patch
+def _summary(self: Trainer) -> Table:
+    """Return what is trained, on what, with which options, and how far the run is."""
+    rows = [
+        ("model", f"{type(self.model).__name__}, {_count_parameters(self.model)}, on {self.device}"),
+        ("optimizer", _describe_optimizer(self.optimizer)),
+        ("loss", "chosen at the first batch" if self.loss_fn is None else _name(self.loss_fn)),
+        ("training data", _describe_loader(self.train_loader)),
+    ]
+    if self.valid_loader is not None:
+        rows.append(("validation data", _describe_loader(self.valid_loader)))
+    rows.append(("position", self._position()))
+    metrics = [f"{k} {v:.4g}" for k, v in self.last_metrics.items() if k not in ("epoch", "step", "seconds")]
+    default = TrainerOptions()
+    changes = {f.name: getattr(self.options, f.name) for f in fields(default)}
+    changes = [f"{k}={v!r}" for k, v in changes.items() if v != getattr(default, k)]
+    lists = {"last metrics": metrics, "options": changes, "callbacks": [type(c).__name__ for c in self.callbacks]}
+    rows += [(name, ", ".join(texts)) for name, texts in lists.items() if texts]
+    return Table([type(self).__name__, ""], rows)
+
+
+@patch
+def _position(self: Trainer) -> str:
+    """Return how far the run is, and why it ended early."""
+    if not (self.epoch or self.batch or self.step):
+        return "not begun"
+    complete = f"{self.epoch} of {self.epochs}" if self.epochs else str(self.epoch)
+    parts = [f"{complete} epochs"]
+    if self.batch:
+        parts.append(f"{self.batch:,} batches of the next")
+    parts.append(f"{self.step:,} steps")
+    if self.stop_request.reason:
+        parts.append(f"stopped: {self.stop_request.reason}")
+    return ", ".join(parts)
+
+
+@patch
+def __repr__(self: Trainer) -> str:
+    return repr(self._summary())
+
+
+@patch
+def _repr_html_(self: Trainer) -> str:
+    return self._summary()._repr_html_()
+
+
+def _name(thing: Any) -> str:
+    """Return the name of a function, or of the class of an object."""
+    return getattr(thing, "__name__", None) or type(thing).__name__
+
+
+def _count_parameters(model: nn.Module) -> str:
+    parameters = [p for p in model.parameters() if not nn.parameter.is_lazy(p)]
+    total = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    return f"{total:,} parameters" + ("" if trained == total else f", {trained:,} of them trained")
+
+
+def _describe_optimizer(optimizer: torch.optim.Optimizer) -> str:
+    rates = dict.fromkeys(f"{float(group['lr']):.4g}" for group in optimizer.param_groups if "lr" in group)
+    return f"{type(optimizer).__name__}, learning rate {', '.join(rates)}" if rates else type(optimizer).__name__
+
+
+def _describe_loader(loader: Iterable) -> str:
+    """Return the numbers of samples and batches of a loader, as far as it knows them."""
+    parts = []
+    for unit, plural, source in (("sample", "s", getattr(loader, "dataset", None)), ("batch", "es", loader)):
+        try:
+            count = len(source)
+            parts.append(f"{count:,} {unit}{plural if count != 1 else ''}")
+        except (TypeError, NotImplementedError):
+            pass  # it does not know its length
+    return ", ".join(parts) or type(loader).__name__
+
 # %% ../../nbs/1_training/10_trainer.ipynb #24b0df30
 @patch
 def fit(self: Trainer, epochs: int) -> History:
@@ -404,6 +480,7 @@ def fit(self: Trainer, epochs: int) -> History:
     if not self.saved_callback_states and not self.checkpoints:
         self.first_epoch = self.epoch  # a fit after a complete one is a new run
         self.first_step = self.step
+    self.in_batch = False
     self.collect_parameters()
     check_model(self.model, self.parameters, self.device, self.loss_fn, self.stateful.parameters())
     begin_callbacks(self.callbacks, anew=not (self.epoch or self.batch or self.step or self.saved_callback_states))
@@ -461,6 +538,7 @@ def run_epoch(self: Trainer):
             self.run_batch(batch)
         if self._pause():
             return
+    self.in_batch = False
     if self.accumulated_batches:
         self.update()
     if group is not None:
@@ -472,6 +550,7 @@ def run_epoch(self: Trainer):
 def _next_group(self: Trainer, batches: Iterator) -> list | None:
     """Return the batches to train before the next pause: one, or a group that is compiled; see `next_batches`."""
     # the very first batch is trained alone, so that an error is explained for a batch
+    self.in_batch = True
     limit = 1
     if self.compiled and self.step:
         limit = min(self.compiled.size, self.options.steps_until_pause(self.step))
@@ -543,6 +622,7 @@ def _check_custom_batch(self: Trainer):
 @patch
 def _pause(self: Trainer) -> bool:
     """Do what is due between two batches; return True if the run stops here."""
+    self.in_batch = False
     if self.accumulated_batches:
         return False  # their gradients would be lost
     if self.losses.due:
@@ -779,7 +859,8 @@ def read_losses(self: Trainer):
     if self.losses.unread_losses:
         values = self.losses.read(self.stop_request)
         if has_diverged(values, self.history.steps, scaled=self.scaler is not None):
-            raise FloatingPointError(self._explain_bad_loss(values))
+            self.exception = FloatingPointError(self._explain_bad_loss(values))
+            raise self.exception
         self.history.steps.extend(self.losses.accept(values, self.loss_counter.is_sum))
         self.history.read_recorded()
     self.losses.schedule_read()
@@ -904,18 +985,26 @@ def validate(self: Trainer) -> dict[str, float] | None:
 
 
 @patch
+def _location(self: Trainer) -> str:
+    """Return where the run is, with epochs and batches counted from 1."""
+    if self.evaluator.batch is not None:
+        return f"in the validation of epoch {self.last_metrics['epoch']}, batch {self.evaluator.batch + 1}"
+    if self.in_batch:
+        return f"in epoch {self.epoch + 1}, batch {self.batch + 1}"
+    if self.batch:
+        return f"after batch {self.batch} of epoch {self.epoch + 1}"
+    return f"after epoch {self.epoch}" if self.epoch else "before the first batch"
+
+
+@patch
 def _report(self: Trainer, error: Exception):
     """Add to an error where it happened and what it may mean, and notify `on_exception`."""
+    if error is not self.exception:  # the error of a loss names its batch, which was trained a while ago
+        noticed = "noticed " if is_kernel_fault(error) else ""  # a GPU reports it some batches later
+        error.add_note(f"({noticed}{self._location()})")
     self.exception = error
-    if is_kernel_fault(error):  # a GPU reports it some batches later
-        error.add_note(f"(noticed in epoch {self.epoch + 1}, after batch {self.batch})")
-        prediction = y = None
-    elif self.evaluator.batch is None:
-        error.add_note(f"(in epoch {self.epoch + 1}, batch {self.batch + 1})")
-        prediction, y = self.prediction, self.y
-    else:
-        error.add_note(f"(in the validation of epoch {self.epoch}, batch {self.evaluator.batch + 1})")
-        prediction, y = self.evaluator.prediction, self.evaluator.y
+    source = self if self.evaluator.batch is None else self.evaluator
+    prediction, y = source.prediction, source.y
     self.processes.explain(error)
     add_hints(error, self.loss_fn, prediction, y)
     self.notify("on_exception")

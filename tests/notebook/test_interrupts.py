@@ -46,7 +46,7 @@ class Steps:  # counts the steps that were trained
         self.count += 1
 
 with open("slow.py", "w") as f:
-    f.write("import time\\nprint('begins', flush=True)\\ntime.sleep(600)\\n")
+    f.write("import signal, sys, time\\nsignal.signal(signal.SIGTERM, lambda *args: sys.exit())\\ntime.sleep(600)\\n")
 """
 
 
@@ -96,7 +96,8 @@ def kernel(tmp_path_factory):
     output, error = kernel.run(SETUP)
     assert error is None, output
     yield kernel
-    kernel.run("for job in jobs: job.stop()" if "jobs" in kernel.run("print(dir())")[0] else "")
+    output, error = kernel.run("for job in globals().get('jobs', []): job.stop(); job.follow()")
+    assert error is None, output
     kernel.client.stop_channels()
     kernel.manager.shutdown_kernel(now=True)
 
@@ -183,6 +184,49 @@ def test_follow_leaves_the_job_running(kernel):
     )
     assert error is None and "Traceback" not in output, output
     assert "slow continues without you" in output and output.endswith("InProgress\n")
+
+
+def test_deploy_leaves_the_endpoint_on_its_way(kernel):
+    output, error = kernel.run(
+        """
+        from mlkit.sagemaker.artifacts.bundle import build_bundle
+        from mlkit.sagemaker.client.deployment import deploy
+        with open("handlers.py", "w") as f:
+            f.write("import time\\ndef model_fn(model_dir):\\n    time.sleep(600)\\n")
+        bundle = build_bundle(model, handlers="handlers.py", out="model.tar.gz", sample=x[:1])
+        tell_when(lambda: main_thread_is_in("follow_in_text"))
+        endpoint = deploy(bundle, name="slow-endpoint")
+        """,
+        interrupts=1,
+    )
+    assert error is None and "Traceback" not in output, output
+    assert "slow-endpoint continues without you: Endpoint.attach('slow-endpoint').wait() shows it again" in output
+    output, error = kernel.run("endpoint.delete(); print(endpoint._configs.names())")
+    assert error is None and output == "[]\n", output
+
+
+@pytest.mark.parametrize(
+    "call, place, line",
+    [
+        ("TrainingJob(source='slow.py').check()", "check", "interrupted: the check has ended"),
+        ("TrainingJob(source='slow.py', name='new').run()", "send", "interrupted: new was not started"),
+        ("deploy(bundle, check=True)", "check_bundle", "interrupted: nothing was deployed"),
+    ],
+)
+def test_work_that_is_interrupted_ends_with_a_line(kernel, call, place, line):
+    output, error = kernel.run(
+        f"""
+        from mlkit.sagemaker.storage import Files
+        send = Files.send
+        Files.send = lambda *args: time.sleep(600)
+        tell_when(lambda: main_thread_is_in("{place}") or "{place}" == "send" and main_thread_is_in("run"))
+        {call}
+        """,
+        interrupts=1,
+    )
+    assert error == "KeyboardInterrupt", output
+    assert output.strip().splitlines()[-1] == line and "Traceback" not in output, output
+    assert kernel.run("Files.send = send") == ("", None)
 
 
 @pytest.mark.parametrize(

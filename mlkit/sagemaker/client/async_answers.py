@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TextIO
 from botocore.exceptions import ClientError
 
 from mlkit.sagemaker.client.endpoints import Endpoint, EndpointFailed, InvocationFailed, to_body
-from mlkit.sagemaker.client.polling import Poll, follow_in_text
+from mlkit.sagemaker.client.polling import Poll, follow_in_text, interrupt_line
 from mlkit.sagemaker.client.target import LocalTarget
 from mlkit.sagemaker.local.async_queue import AsyncQueue
 from mlkit.sagemaker.storage import is_denied
@@ -79,7 +79,8 @@ class AsyncAnswer:
         interval = self.endpoint.target.log_interval
         name = self.inference_id or self.output
         if not follow_in_text(wait.poll, name, self.endpoint.target, interval, wait.out, self._hint()):
-            raise KeyboardInterrupt
+            with interrupt_line("the request continues"):
+                raise KeyboardInterrupt
         body, content_type = wait.answer
         if wait.is_failure:
             text = body.decode("utf-8", "replace")

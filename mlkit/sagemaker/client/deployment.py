@@ -22,10 +22,12 @@ from mlkit.sagemaker.client.endpoint_requests import (
 from .endpoints import Endpoint
 from .jobs import TrainingJob
 from .options import accepts_options, make_options
+from .polling import interrupt_line
 from .target import AWSTarget, make_target
 
 # %% ../../../nbs/2_sagemaker/5_client/41_deployment.ipynb #ddff66e1
 @accepts_options(Machines)
+@interrupt_line("nothing was deployed")
 def deploy(
     # a model.tar.gz, or its S3 URI; a dict of them by variant; or a TrainingJob that has ended
     bundle: Any = None,

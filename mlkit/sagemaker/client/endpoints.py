@@ -48,7 +48,7 @@ from mlkit.sagemaker.client.endpoint_requests import (
     take_arguments,
 )
 from .options import make_options, tags_option
-from .polling import Poll, follow_in_text, poll_until_end
+from .polling import Poll, follow_in_text, interrupt_line, poll_until_end
 from .target import AWSTarget, LocalTarget, make_target
 from mlkit.sagemaker.client.variants import (
     SHADOW,
@@ -95,7 +95,7 @@ class EndpointConfigs:
                 client.create_model(**model)
                 created.append(model)
             client.create_endpoint_config(**config)
-        except Exception:
+        except BaseException:  # an interrupt, too
             self._discard_models(created)
             raise
 
@@ -170,6 +170,7 @@ class Endpoint:
         self.options = options or Machines()
 
     @classmethod
+    @interrupt_line("the endpoint was not made")
     def create(
         cls,
         bundle: Any = None,  # a model.tar.gz, or its S3 URI; or a dict of them by variant
@@ -211,7 +212,7 @@ class Endpoint:
         self._configs.create(config, list(models.values()))
         try:
             target.client.create_endpoint(**request)
-        except Exception:
+        except BaseException:  # an interrupt, too
             self._configs.discard(config, list(models.values()))
             raise
         return self.wait(out) if wait else self
@@ -542,9 +543,15 @@ def delete(self: Endpoint) -> None:
 
     The bundle stays in S3, and so do models that were made elsewhere.
     """
-    names = {self.describe()["EndpointConfigName"], *self._configs.names()}
-    self.target.client.delete_endpoint(EndpointName=self.name)
-    self._configs.delete(*sorted(names))
+    with interrupt_line("something of the endpoint may be left: delete() again removes it"):
+        names = set(self._configs.names())
+        try:
+            names.add(self.describe()["EndpointConfigName"])
+            self.target.client.delete_endpoint(EndpointName=self.name)
+        except ClientError as error:
+            if "Could not find" not in str(error) or not names:
+                raise  # otherwise an earlier deletion was interrupted
+        self._configs.delete(*sorted(names))
 
 # %% ../../../nbs/2_sagemaker/5_client/40_endpoints.ipynb #cd08ddaf
 def to_body(

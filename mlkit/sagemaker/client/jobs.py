@@ -41,7 +41,7 @@ from mlkit.sagemaker.client.options import (
     set_options,
     take_words,
 )
-from .polling import Interval, Poll, follow_in_text
+from .polling import Interval, Poll, follow_in_text, interrupt_line
 from .results import JobFailed, missing_model
 from .target import AWSTarget, LocalTarget, make_target
 from ...text import Table, human_bytes
@@ -270,7 +270,7 @@ def check(
     A program that knows nothing of mlkit is tried as far as its argument parser.
     """
     self._require_source()
-    with tempfile.TemporaryDirectory(prefix="mlkit-job-") as folder:
+    with interrupt_line("the check has ended"), tempfile.TemporaryDirectory(prefix="mlkit-job-") as folder:
         code = Path(folder) / "code"
         data = Path(folder) / "data"
         code.mkdir()
@@ -291,7 +291,8 @@ def check(
     if elsewhere:
         report.untried.append(f"the data of {', '.join(elsewhere)}, not on this machine")
     if run:
-        import_module("mlkit.sagemaker.client.rehearsal").rehearse(report, self, seconds, show)
+        with interrupt_line("the rehearsal has ended"):
+            import_module("mlkit.sagemaker.client.rehearsal").rehearse(report, self, seconds, show)
     return report
 
 
@@ -366,13 +367,15 @@ def run(self: TrainingJob, target: Any = None) -> TrainingJob:
             f"{self.name} was started already, on {self.target}: make another TrainingJob, or resume() this one"
         )
     resolved_target = make_target(target, self.options.role, self.options.output)
-    request = self.request(target)
-    resolved_target.create_bucket()
-    resolved_target.files.send(self.package.files, self._code_uri(resolved_target))
-    for channel in self.channels.values():
-        if channel.is_local:
-            resolved_target.files.send_folder(channel.location, channel.uri(resolved_target))
-    resolved_target.client.create_training_job(**request)
+    with interrupt_line(f"{self.name} was not started"):
+        request = self.request(target)
+        resolved_target.create_bucket()
+        resolved_target.files.send(self.package.files, self._code_uri(resolved_target))
+        for channel in self.channels.values():
+            if channel.is_local:
+                resolved_target.files.send_folder(channel.location, channel.uri(resolved_target))
+    with interrupt_line(f"{self.name} may have been started: TrainingJob.attach({self.name!r}) finds it then"):
+        resolved_target.client.create_training_job(**request)
     self.submitted = request
     self.target = resolved_target
     return self
@@ -479,7 +482,7 @@ def fetch(self: TrainingJob, folder: str | Path) -> Path:
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.target.files.get(uri, Path(folder))
         return Path(folder)
-    with tempfile.TemporaryDirectory() as temporary:
+    with interrupt_line(f"{folder} may not be complete"), tempfile.TemporaryDirectory() as temporary:
         archive = Path(temporary) / "model.tar.gz"
         self.target.files.fetch(uri, archive)
         return extract_bundle(archive, folder)
@@ -516,7 +519,7 @@ def deploy(
     from mlkit.sagemaker.artifacts.check_bundle import check_bundle
     from mlkit.sagemaker.client.endpoints import Endpoint
 
-    with tempfile.TemporaryDirectory(prefix="mlkit-deploy-") as folder:
+    with interrupt_line("nothing was deployed"), tempfile.TemporaryDirectory(prefix="mlkit-deploy-") as folder:
         model = self.fetch(Path(folder) / "model")
         bundle = build_bundle(model, handlers, requirements, Path(folder) / "model.tar.gz", include=include)
         if check:

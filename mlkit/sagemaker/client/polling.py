@@ -9,6 +9,7 @@ __all__ = []
 import threading
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TextIO
 
@@ -107,3 +108,15 @@ def follow_in_text(
     except KeyboardInterrupt:
         print(f"\n{name} continues without you: {hint}", file=out)
         return False
+
+# %% ../../../nbs/2_sagemaker/5_client/05_polling.ipynb #081b950d
+@contextmanager
+def interrupt_line(line: str):
+    """Give a KeyboardInterrupt that leaves this block a line that says what it means. Also a decorator."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not hasattr(error, "_render_traceback_"):  # the innermost block knows best
+            error._render_traceback_ = lambda: [f"interrupted: {line}"]  # IPython asks for it
+            error.add_note(line)
+        raise

@@ -25,7 +25,7 @@ from mlkit.sagemaker.client.endpoint_requests import (
 )
 from .endpoints import ignore_missing
 from .options import accepts_options, make_options, merge_more, option, require_valid
-from .polling import Poll, follow_in_text
+from .polling import Poll, follow_in_text, interrupt_line
 from .results import JobFailed
 from .target import make_target
 from ..endpoint.content_types import content_type_of
@@ -223,6 +223,7 @@ class TransformOptions(ModelOptions):
 
 # %% ../../../nbs/2_sagemaker/5_client/42_transforms.ipynb #1a514df7
 @accepts_options(TransformOptions)
+@interrupt_line("the transform was not started")
 def transform(
     bundle: Any = None,  # a model.tar.gz, or its S3 URI
     data: str | Path | None = None,  # a folder, or the beginning of an S3 URI
@@ -262,7 +263,7 @@ def transform(
     target.client.create_model(**model)
     try:
         target.client.create_transform_job(**request)
-    except Exception:
+    except BaseException:  # an interrupt, too
         target.client.delete_model(ModelName=model["ModelName"])
         raise
     return TransformJob(request["TransformJobName"], target)
