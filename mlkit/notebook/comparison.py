@@ -16,6 +16,7 @@ from typing import Any
 
 from .curves import Curves
 from .figures import to_curves
+from .theme import caption
 from ..plotting import SeriesStyle, make_figure, plot_losses, series_styles, to_png
 from ..sagemaker.client.job_list import read_hyperparameter
 from ..text import Table, did_you_mean
@@ -160,12 +161,13 @@ class Comparison(Table):
         return _import_pandas().DataFrame(self.rows, columns=self.header)
 
     def figure_html(self, log: bool = False, ink: str | None = None) -> str:
-        """Return the figure as HTML, with a text for those who do not see it."""
+        """Return the figure as HTML, and what it shows as a line of text."""
         png = base64.b64encode(to_png(self.draw(log, ink=ink))).decode()
-        return (
+        image = (
             f'<img src="data:image/png;base64,{png}" alt="{escape(self.summary, quote=True)}" '
-            'style="max-width:100%;width:760px;height:auto">'
+            'style="max-width:100%;width:720px;height:auto">'
         )
+        return image + caption(f"{self.summary}{', on a logarithmic axis' if log else ''}")
 
     @property
     def summary(self) -> str:

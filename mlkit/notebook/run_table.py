@@ -81,16 +81,16 @@ def _metric_column(name, title):
 
 
 def make_columns(hyperparameters: Sequence[str], metrics: Sequence[str]) -> list[Column]:
-    """Return all columns. A name that occurs twice gets its kind added."""
+    """Return all columns; the times come last. A name that occurs twice gets its kind added."""
     titles = [column.title for column in JOB_COLUMNS]
-    columns = list(JOB_COLUMNS)
+    columns = list(JOB_COLUMNS[:2])
     for names, kind, make_column in (
         (hyperparameters, "hyperparameter", _hyperparameter_column),
         (metrics, "metric", _metric_column),
     ):
         others = {*titles, *(metrics if kind == "hyperparameter" else hyperparameters)}
         columns += [make_column(name, f"{name} ({kind})" if name in others else name) for name in names]
-    return columns
+    return columns + list(JOB_COLUMNS[2:])
 
 # %% ../../nbs/3_notebook/36_run_table.ipynb #2b50db6a
 _OPERATORS = {
@@ -196,7 +196,8 @@ class RunTable:
         return len(words) > 1 or not is_status or self.sort_title not in _SERVER_ORDERS
 
     def _read_all(self, words, conditions, describes):
-        jobs = list(self.source.read(max(words, key=len, default=""), self.status))
+        order = (_SERVER_ORDERS[self.sort_title], self.descending) if self.sort_title in _SERVER_ORDERS else ()
+        jobs = list(self.source.read(max(words, key=len, default=""), self.status, *order))
         jobs = [job for job in jobs if all(word.lower() in job.name.lower() for word in words)]
         jobs = self._filtered(jobs, [c for c in conditions if c.title in _JOB_TITLES])
         if describes and not {self.sort_title, *(c.title for c in conditions)} <= _JOB_TITLES:
@@ -205,7 +206,8 @@ class RunTable:
         self.is_complete = True
         self._unread = iter(())
         self._find_columns()
-        self._sort()
+        if not order:
+            self._sort()
         if conditions:
             self.matches = self._filtered(self.matches, conditions)
             self._find_columns()
@@ -303,7 +305,7 @@ def _find_columns(self: RunTable) -> None:
     described = sum(job.metrics is not None for job in jobs)
     self.equal = []
     self.best = {}
-    for column, (name, values) in zip(self.columns[len(JOB_COLUMNS) :], [*hyperparameters.items(), *metrics.items()]):
+    for column, (name, values) in zip(self.columns[2:-2], [*hyperparameters.items(), *metrics.items()]):
         is_technical = column.kind == "hyperparameter" and name.startswith(_TECHNICAL)
         if is_technical or (described > 1 and values.are_equal(described)):
             self.equal.append(column)

@@ -51,23 +51,28 @@ def _rows_html(
     sort_title: str,
     descending: bool,
 ) -> str:
-    """Return a table with a row for each job. Its header is for screen readers: others see the buttons."""
-    head = ""
+    """Return a table with a row for each job. Its titles and names are for screen readers: others see widgets."""
+    head = f'<th scope="col">{_hidden("job")}</th>'
     for column in columns:
         order = f' aria-sort="{"descending" if descending else "ascending"}"' if column.title == sort_title else ""
-        head += f'<th scope="col"{order}><span style="{_HIDDEN_STYLE}">{escape(column.title)}</span></th>'
-    groups = "".join(f'<col style="width:{width}px">' for width in widths)
+        head += f'<th scope="col"{order}>{_hidden(column.title)}</th>'
+    groups = '<col style="width:0">' + "".join(f'<col style="width:{width}px">' for width in widths)
     body = ""
     for job in jobs:
         cells = "".join(_cell_html(column, job, best.get(column.title) == job.name) for column in columns)
-        body += f'<tr style="height:{_ROW_HEIGHT}px" aria-label="{escape(job.name, quote=True)}">{cells}</tr>'
+        body += f'<tr style="height:{_ROW_HEIGHT}px"><th scope="row">{_hidden(job.name)}</th>{cells}</tr>'
     style = (
-        f"table-layout:fixed;width:{sum(widths)}px;border-collapse:collapse;margin:0;font-size:13px;color:{TEXT_COLOR}"
+        f"position:relative;table-layout:fixed;width:{sum(widths)}px;border-collapse:collapse;margin:0;"
+        f"font-size:13px;color:{TEXT_COLOR}"
     )
     return (
         f'<table style="{style}"><colgroup>{groups}</colgroup><thead><tr style="height:0">{head}</tr></thead>'
         f"<tbody>{body}</tbody></table>"
     )
+
+
+def _hidden(text):
+    return f'<span style="{_HIDDEN_STYLE}">{escape(text)}</span>'
 
 
 def _cell_html(column, job, is_best):
@@ -102,10 +107,12 @@ class Runs:
         self.details = widgets.VBox()  # a monitor, or a comparison
         scrolled = widgets.Layout(overflow="auto", max_width="100%", width="100%")
         pages = widgets.HBox([self.previous_button, self.next_button, self.position], layout=_WRAPPED)
+        self.scrolled = widgets.Box([widgets.HBox([self.names, self.cells])], layout=scrolled)
+        self.scrolled.add_class("mlkit-runs")
         self.widget = widgets.VBox(
             [
                 widgets.HBox([self.filter, self.status, self.all_columns, self.refresh_button], layout=_WRAPPED),
-                widgets.Box([widgets.HBox([self.names, self.cells])], layout=scrolled),
+                self.scrolled,
                 self.equal,
                 pages,
                 widgets.HBox([self.open_button, self.compare_button, self.clear_button], layout=_WRAPPED),
@@ -140,10 +147,11 @@ class Runs:
         self.clear_button = button("Clear selection", self._clear_selection, layout=_narrow("130px"))
         self.position = widgets.HTML()
         self.equal = widgets.HTML()  # what the hidden columns have
-        self.name_button = button("job", lambda: self._act(self.sort, "job"), layout=widgets.Layout(width="auto"))
+        self.name_button = button("job", lambda: self._act(self.sort, "job"))
+        self.name_button.layout = widgets.Layout(width="auto", margin="0 8px 0 0")
         self.names = widgets.VBox([self.name_button], layout=widgets.Layout(flex="0 0 auto"))
         self.table_html = widgets.HTML(layout=widgets.Layout(margin="0"))
-        self.titles = widgets.HBox()
+        self.titles = widgets.HBox(layout=widgets.Layout(overflow="visible"))
         self.cells = widgets.VBox([self.titles, self.table_html], layout=widgets.Layout(flex="0 0 auto"))
         self._title_buttons = {}  # by title
         self._free_checkboxes = []  # of earlier pages, to be used again: making one takes the browser some time

@@ -36,20 +36,20 @@ class ListedJob:
     metrics: Mapping[str, float] | None = None  # the last value of each; None until the job is described
 
 
-def _listed_job(summary):
+def _listed_job(summary, hyperparameters=None, metrics=None):
     return ListedJob(
         summary["TrainingJobName"],
         summary["TrainingJobStatus"],
         summary["CreationTime"],
         summary.get("LastModifiedTime", summary["CreationTime"]),
         summary.get("TrainingEndTime"),
+        hyperparameters,
+        metrics,
     )
 
 
-def _with_results(job, description):
-    """Return a job with the hyperparameters and metrics of its description."""
-    metrics = {metric["MetricName"]: metric["Value"] for metric in description.get("FinalMetricDataList", ())}
-    return replace(job, hyperparameters=description.get("HyperParameters", {}), metrics=metrics)
+def _last_metrics(description):
+    return {metric["MetricName"]: metric["Value"] for metric in description.get("FinalMetricDataList", ())}
 
 # %% ../../../nbs/2_sagemaker/5_client/32_job_list.ipynb #2d04f5c6
 _RUNNING = ("InProgress", "Stopping")
@@ -87,8 +87,11 @@ class JobList:
         return islice(jobs(contains, status, sort_by, descending), self.limit)
 
     def _read_local(self, contains, status, sort_by, descending):
-        jobs = (_with_results(_listed_job(record), record) for record in self.target.client.job_results())
-        matches = [job for job in jobs if contains.lower() in job.name.lower() and status in ("", job.status)]
+        matches = [
+            _listed_job(record, record.get("HyperParameters", {}), _last_metrics(record))
+            for record in self.target.client.job_results()
+            if contains.lower() in record["TrainingJobName"].lower() and status in ("", record["TrainingJobStatus"])
+        ]
         matches.sort(key=lambda job: getattr(job, _SORT_FIELDS[sort_by]), reverse=descending)
         yield from matches
 
@@ -138,7 +141,7 @@ class JobList:
             if is_denied(e):
                 raise
             return replace(job, hyperparameters={}, metrics={})  # such as a job that has just been deleted
-        job = _with_results(job, description)
+        job = replace(job, hyperparameters=description.get("HyperParameters", {}), metrics=_last_metrics(description))
         if job.status not in _RUNNING:
             self._described[job.name] = job
         return job
