@@ -30,7 +30,7 @@ def remedy(error: BaseException) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "?").partition(".")[0]
         return (
-            f"-> {package!r} is not installed in this container: add the package that contains it to requirements.txt "
+            f"-> {package!r} is not installed here: add the package that contains it to requirements.txt "
             "in the source folder, or add the file to that folder"
         )
     if type(error).__name__ == "NoCredentialsError" or "No signing credentials" in text:
