@@ -146,7 +146,7 @@ class ProgressLine:
 
 @contextmanager
 def progress_line(show: Callable[[str], Any] | None, done: str) -> Iterator[Callable[[str], Any]]:
-    """Yield a function that shows what is being done: `show`, or a `ProgressLine` on stdout that ends with the block."""
+    """Yield a function that shows what is being done: `show`, or a `ProgressLine` on stdout until the block ends."""
     if show is not None:
         yield show
         return
