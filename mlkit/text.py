@@ -9,10 +9,11 @@ __all__ = ['Table']
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from html import escape
-from typing import TextIO
+from typing import Any, TextIO
 
 # %% ../nbs/00_text.ipynb #60d8fc9d
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
@@ -100,10 +101,10 @@ def live_line(text: str, out: TextIO) -> None:
     print(f"\r{text[: columns - 1]}\033[K", end="", file=out, flush=True)
 
 
-class LiveLine:
-    """Show what is being done, as a line that replaces the one before, on a terminal and in a notebook.
+class ProgressLine:
+    """Show what is being done: on a terminal and in a notebook as a line that replaces the one before.
 
-    Elsewhere a line is printed every `interval` seconds. An empty text ends the line and leaves nothing of it.
+    Elsewhere a line is printed every `interval` seconds.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class LiveLine:
         self.interval = interval
         self.next_line_at = time.monotonic() + interval
         self.text = ""  # the line that can be seen
+        self.started_at = time.monotonic()
 
     def __call__(self, text: str) -> None:
         if text == self.text:
@@ -124,8 +126,32 @@ class LiveLine:
         if self.is_terminal:
             live_line(text, self.out)
         elif self.is_notebook:
-            print(f"\r{text:{len(self.text)}}", end="" if text else "\r", file=self.out, flush=True)
-        elif text and time.monotonic() >= self.next_line_at:
+            print(f"\r{text:{len(self.text)}}", end="", file=self.out, flush=True)
+        elif time.monotonic() >= self.next_line_at:
             self.next_line_at = time.monotonic() + self.interval
             print(text, file=self.out, flush=True)
         self.text = text
+
+    def end(self, done: str) -> None:
+        """Clear the line. In a notebook, which would keep an empty one, say what was done, and in how many seconds."""
+        if not self.text:
+            return
+        if self.is_terminal:
+            live_line("", self.out)
+        elif self.is_notebook:
+            text = f"{done} in {time.monotonic() - self.started_at:.0f} s"
+            print(f"\r{text:{len(self.text)}}", file=self.out, flush=True)
+        self.text = ""
+
+
+@contextmanager
+def progress_line(show: Callable[[str], Any] | None, done: str) -> Iterator[Callable[[str], Any]]:
+    """Yield a function that shows what is being done: `show`, or a `ProgressLine` on stdout until the block ends."""
+    if show is not None:
+        yield show
+        return
+    line = ProgressLine()
+    try:
+        yield line
+    finally:
+        line.end(done)

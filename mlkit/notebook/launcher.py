@@ -106,7 +106,7 @@ class Launcher:
         options = self.job.options
         shape = {
             "style": {"description_width": "150px"},
-            "layout": widgets.Layout(width="340px", max_width="100%"),
+            "layout": widgets.Layout(width="340px", max_width="calc(100% - 4px)"),
         }
         self.target = widgets.Dropdown(
             description="target", options=[("this machine", "local"), ("SageMaker", "sagemaker")], **shape
@@ -122,7 +122,7 @@ class Launcher:
         self.instance_description = widgets.HTML()
         self.hosts = widgets.BoundedIntText(description="hosts", value=options.hosts, min=1, max=10**6, **shape)
         self.spot = widgets.Checkbox(description="spot", value=options.spot, **shape)
-        spot_help = muted("cheaper; may be interrupted, and then resumes from its checkpoints")
+        spot_help = muted("cheaper; may be interrupted, and then resumes from its checkpoints", _LINES)
         self.option_rows = [
             self.target,
             _row(self.instance, self.instance_description),
@@ -158,7 +158,7 @@ class Launcher:
         """Show what the chosen instance type has."""
         instance = find_instance(self.instance.value)
         text = str(instance).partition(": ")[2] if instance else "not known here; SageMaker may know it"
-        self.instance_description.value = muted(text)
+        self.instance_description.value = muted(text, _LINES)
 
     def update_job(self) -> TrainingJob:
         """Write the values of the form into the job, and return it. Raises ValueError if a value is wrong."""
@@ -199,6 +199,10 @@ def _value_or_none(form: Form | None) -> Any:
         return None
 
 
+# CSS of text that may wrap: a widget's own lines are as high as a button
+_LINES = "display:block;line-height:1.4"
+
+
 def _row(*children: widgets.Widget) -> widgets.HBox:
     """Return a row that wraps where the window is narrow."""
     return widgets.HBox(children, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
@@ -236,7 +240,7 @@ def _show_error_of(self: Launcher, action: Callable[[], Any]) -> Any:
         return result
     except Exception as e:
         self.error = e
-        self.message.value = alert_block(str(e) or type(e).__name__)
+        self.message.value = alert_block(str(e) or type(e).__name__, "word-break:normal;overflow-wrap:anywhere")
 
 
 @patch
@@ -274,8 +278,7 @@ def check(self: Launcher):
     job = self.job.replace(name=self.job.name)  # an edit meanwhile does not change what is checked
 
     def show(text):
-        if text:
-            self.message.value = muted(f"{text} …")
+        self.message.value = muted(f"{text} …")
 
     def run_check():
         report = job.check(show=show)
@@ -352,8 +355,8 @@ def launch(self: Launcher):
     if options.spot:
         machines += ", spot"
     self.question_text.value = (
-        f"<b>This costs money.</b> {escape(machines)}, for at most {duration(options.max_run)}. "
-        f"Launch {escape(self.job.name)} on SageMaker?"
+        f'<div style="{_LINES}"><b>This costs money.</b> {escape(machines)}, for at most '
+        f"{duration(options.max_run)}. Launch the job {escape(self.job.name)} on SageMaker?</div>"
     )
     self.question.layout.display = ""
     self.launch_button.disabled = True
@@ -379,11 +382,24 @@ def confirm(self: Launcher):
     def run_job():
         try:
             self.job.run(self.make_target())
+        except Exception as e:
+            raise _explained(e, self.job.name) from e
         finally:
             self.is_launching = False
         self.show_monitor()
 
     self._run_in_background(run_job, f"launching {self.job.name} …")
+
+
+def _explained(error: Exception, name: str) -> Exception:
+    """Return an error of a launch, with what to do if there is a job of the same name, as after a kernel restart."""
+    code = getattr(error, "response", {}).get("Error", {}).get("Code")
+    if code != "ResourceInUse":
+        return error
+    return ValueError(
+        f"there is a job {name!r} already: monitor({name!r}) shows it. To launch another one, pass another name to "
+        "TrainingJob, or none"
+    )
 
 
 @patch

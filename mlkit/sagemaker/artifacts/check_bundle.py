@@ -23,7 +23,7 @@ from .requirements import find_foreign_mlkit, find_unmet_requirements
 from ..endpoint.bundle_record import TORCHSERVE_PROGRAMS
 from ..endpoint.codecs import encode
 from ..endpoint.content_types import content_type_of
-from ...text import human_bytes
+from ...text import human_bytes, progress_line
 from ...words import phrase, shell_command
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/52_check_bundle.ipynb #1d15be14
@@ -65,7 +65,7 @@ def check_bundle(
     # of the request; default: by the suffix of a Path, image/png for an example of images, else application/json
     content_type: str | None = None,
     seconds: float = 300,  # then it is stopped
-    # called with the stage and the seconds so far, and "" at the end; default: shown on stdout
+    # called with the stage and the seconds so far; default: shown on stdout
     show: Callable[[str], Any] | None = None,
 ) -> Report:
     """Find what would go wrong behind an endpoint: layout, requirements, imports, loading, warm-up, and one request."""
@@ -73,7 +73,8 @@ def check_bundle(
     if sample is not None and content_type is None:
         content_type = (content_type_of(sample) if isinstance(sample, Path) else None) or "application/json"
     report = Report(list(find_foreign_mlkit()))
-    with tempfile.TemporaryDirectory(prefix="mlkit-check-", ignore_cleanup_errors=True) as temporary:
+    folder_options = dict(prefix="mlkit-check-", ignore_cleanup_errors=True)
+    with tempfile.TemporaryDirectory(**folder_options) as temporary, progress_line(show, "checked") as show:
         process = CleanProcess(Path(temporary).resolve(), seconds, show, longer="check a bundle for longer")
         try:
             folder = extract_bundle(path, process.source)

@@ -25,7 +25,7 @@ from .remote_source import fetch_source, is_remote
 from .requirements import find_foreign_mlkit, find_unmet_requirements
 from ..job.container import Container, lay_out
 from ..job.hyperparameters import argv_to_hyperparameters
-from ...text import did_you_mean
+from ...text import did_you_mean, progress_line
 from ...words import phrase
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/43_check_job.ipynb #371404dc
@@ -82,7 +82,7 @@ def check(
     data: str | Path | None = None,
     seconds: float = 120,  # for the whole trial; then it is stopped
     environment: Mapping[str, str] | None = None,  # variables that the job has besides SageMaker's own
-    # called with the stage and the seconds so far, and "" at the end; default: shown on stdout
+    # called with the stage and the seconds so far; default: shown on stdout
     show: Callable[[str], Any] | None = None,
 ) -> Report:
     """Try what a job would do, in a clean process, with one step of training; files are written to a temporary folder.
@@ -109,7 +109,8 @@ def check(
     if (source / "requirements.txt").is_file():
         stages = report.tried if find_spec("packaging") else report.untried
         stages.append("requirements")
-    with tempfile.TemporaryDirectory(prefix="mlkit-check-", ignore_cleanup_errors=True) as folder:
+    folder_options = dict(prefix="mlkit-check-", ignore_cleanup_errors=True)
+    with tempfile.TemporaryDirectory(**folder_options) as folder, progress_line(show, "checked") as show:
         process = CleanProcess(Path(folder).resolve(), seconds, show)
         _run_trial(report, process, source, entry, list(argv), data, dict(environment or {}))
     report.seconds = time.monotonic() - started_at

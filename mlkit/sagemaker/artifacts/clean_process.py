@@ -22,7 +22,7 @@ import mlkit
 from .findings import Finding, Report
 from .imports import within
 from ..job.failure import remedy
-from ...text import LiveLine, human_bytes
+from ...text import human_bytes
 from ...words import FRONT_END_VARIABLE, front_end, name_hyperparameters, phrase
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/40_clean_process.ipynb #6bd7d6a0
@@ -113,7 +113,7 @@ class CleanProcess:
         self,
         folder: Path,
         seconds: float,
-        show: Callable[[str], Any] | None = None,  # see `show_stage`; default: a `LiveLine` on stdout
+        show: Callable[[str], Any],  # called with the stage and the seconds so far
         longer: str = "check a job for longer",  # the phrase for a check with more seconds
     ):
         self.folder = folder
@@ -122,13 +122,9 @@ class CleanProcess:
         self.log_file = folder / "log"
         self.seconds = seconds  # then it is killed
         self.exit_code: int | None = None  # None: it was killed because it took too long, or printed too much
-        self.show = show or LiveLine()
+        self.show = show
         self.longer = longer
         self.started_at = time.monotonic()
-
-    def show_stage(self, stage: str):
-        """Show a stage and the seconds since the beginning; an empty stage ends what is shown."""
-        self.show(f"checking: {stage}, {time.monotonic() - self.started_at:.0f} s" if stage else "")
 
     def run(
         self,
@@ -156,14 +152,14 @@ class CleanProcess:
                 self._wait(process)
             finally:
                 _kill_group(process)
-                self.show_stage("")
 
     def _wait(self, process: subprocess.Popen):
         """Wait until the process ends, its time is over, or it has printed too much."""
         deadline = time.monotonic() + self.seconds
         while self.log_file.stat().st_size <= MAX_LOG_BYTES:
             stages = [line["stage"] for line in self._read_report() if "stage" in line]
-            self.show_stage(stages[-1] if stages else "start of Python")
+            stage = stages[-1] if stages else "start of Python"
+            self.show(f"checking: {stage}, {time.monotonic() - self.started_at:.0f} s")
             remaining = deadline - time.monotonic()
             try:
                 self.exit_code = process.wait(min(max(remaining, 0), 0.5))

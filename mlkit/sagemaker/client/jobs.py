@@ -44,7 +44,7 @@ from mlkit.sagemaker.client.options import (
 from .polling import Interval, Poll, follow_in_text, interrupt_line
 from .results import JobFailed, missing_model
 from .target import AWSTarget, LocalTarget, make_target
-from ...text import Table, human_bytes
+from ...text import Table, human_bytes, progress_line
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #555c74e6
 @accepts_options(JobOptions)
@@ -262,7 +262,7 @@ def check(
     self: TrainingJob,
     seconds: float = 120,  # for the trial, and as many for the run
     run: bool = False,  # afterwards run the whole job once on this machine, if nothing was found
-    # called with the stage and the seconds so far, and "" at the end; default: shown on stdout
+    # called with the stage and the seconds so far; default: shown on stdout
     show: Callable[[str], Any] | None = None,
 ) -> Any:  # a `Report`
     """Try the program on the channels that are folders here, with one step of training.
@@ -270,7 +270,18 @@ def check(
     A program that knows nothing of mlkit is tried as far as its argument parser.
     """
     self._require_source()
-    with interrupt_line("the check has ended"), tempfile.TemporaryDirectory(prefix="mlkit-job-") as folder:
+    with interrupt_line("the check has ended"), progress_line(show, "checked") as show:
+        report = self._try(seconds, show)
+        if run:
+            with interrupt_line("the rehearsal has ended"):
+                import_module("mlkit.sagemaker.client.rehearsal").rehearse(report, self, seconds, show)
+    return report
+
+
+@patch
+def _try(self: TrainingJob, seconds: float, show: Callable[[str], Any]) -> Any:
+    """Return the report of a trial of the program on the channels that are folders here."""
+    with tempfile.TemporaryDirectory(prefix="mlkit-job-") as folder:
         code = Path(folder) / "code"
         data = Path(folder) / "data"
         code.mkdir()
@@ -290,9 +301,6 @@ def check(
     elsewhere = [name for name, channel in self.channels.items() if not channel.is_local]
     if elsewhere:
         report.untried.append(f"the data of {', '.join(elsewhere)}, not on this machine")
-    if run:
-        with interrupt_line("the rehearsal has ended"):
-            import_module("mlkit.sagemaker.client.rehearsal").rehearse(report, self, seconds, show)
     return report
 
 

@@ -19,7 +19,7 @@ from ..artifacts.findings import Finding, Report
 from .polling import Poll, poll_until_end
 from .results import JobFailed
 from ..local.client import LocalSageMaker
-from ...text import LiveLine
+from ...text import progress_line
 from ...words import phrase
 
 # %% ../../../nbs/2_sagemaker/5_client/26_rehearsal.ipynb #c446a457
@@ -43,7 +43,8 @@ def rehearse(
         checkpoints = None if job.options.checkpoints else job.options.checkpoints  # False is none at all
         more = {name: value for name, value in job.options.more.items() if name != "StoppingCondition"}
         run = job.replace(**limits, output=None, checkpoints=checkpoints, more=more)
-        _run(report, run, LocalSageMaker(folder), show or LiveLine())
+        with progress_line(show, "run") as show:
+            _run(report, run, LocalSageMaker(folder), show)
     report.seconds += time.monotonic() - started_at
 
 
@@ -60,7 +61,6 @@ def _run(report: Report, job: Any, target: LocalSageMaker, show: Callable[[str],
         report.findings.append(Finding(str(e), "the job would be refused: change its options"))
         return
     finally:
-        show("")
         if job.target:
             _end(job)
     report.log += "".join(f"{line}\n" for line in job.logs())

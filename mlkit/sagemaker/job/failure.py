@@ -35,7 +35,7 @@ def remedy(error: BaseException) -> str | None:
                 "its source folder. Before a check, install it here: pip install --no-deps SOURCE_FOLDER"
             )
         return (
-            f"-> {package!r} is not installed in this container: add the package that contains it to requirements.txt "
+            f"-> {package!r} is not installed here: add the package that contains it to requirements.txt "
             "in the source folder, or add the file to that folder"
         )
     if type(error).__name__ == "NoCredentialsError" or "No signing credentials" in text:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ...distribution import install_command
 from ...text import did_you_mean
 from .arrays import unpack_numpy
 from .frame import Frame, to_number
@@ -348,7 +349,7 @@ def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: Tabl
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("reading Parquet needs pyarrow: pip install 'mlkit[data]'", name="pyarrow") from None
+        raise ModuleNotFoundError(f"reading Parquet needs pyarrow: {install_command('data')}", name="pyarrow") from None
     if isinstance(body, str):
         raise ValueError("expected bytes, got text")
     try:
