@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` works on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: demo test bench bench-serving readme docs clean help
+.PHONY: demo test bench bench-serving readme pictures docs clean help
 
 # Python 3.11 comes first, because the versions in constraints.txt are tested with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -28,6 +28,9 @@ bench-serving: .venv/.dev  ## compare the server with others, in a separate envi
 
 readme: .venv/.dev  ## write README.md from nbs/index.ipynb
 	@python .ci/docs.py readme
+
+pictures: .venv/.dev  ## make the pictures of nbs/images again, in JupyterLab and Chromium; look at them before you commit them
+	@pytest -q -p no:cacheprovider tests/notebook/test_pictures.py --long --screenshots nbs/images
 
 docs: .venv/.dev  ## build the site from the notebooks into _docs/site
 	@python .ci/docs.py site

@@ -55,7 +55,7 @@ def readme() -> None:
     front, text, files = render(proc_nbs(file_glob="index.ipynb", n_workers=0) / "index.ipynb")
     if files:
         raise SystemExit(f"README.md stands alone, but index.ipynb has pictures in its outputs: {sorted(files)}")
-    text = re.sub(r"\]\(([\w/]+\.ipynb)\)", r"](nbs/\1)", text)
+    text = re.sub(r"\]\(([\w/]+\.(ipynb|png))\)", r"](nbs/\1)", text)
     page = f"# {front['title']}\n\n> {front['description']}\n\n{text}\n"
     (root / "README.md").write_text(page, encoding="utf-8")
 

@@ -12,6 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # %% ../nbs/04_plotting.ipynb #82aaa8a3
+def plain(text: str) -> str:
+    """Return text as matplotlib has to get it to show it as it is: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def plot_losses(
     ax: Any,  # matplotlib Axes
     series: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],  # (x, y) by name; None leaves a gap
@@ -33,13 +38,13 @@ def plot_losses(
         if not len(x):
             continue
         values = [math.nan if v is None else v for v in y]
-        (line,) = ax.plot(x, values, label=labels.get(name, name.replace("_", " ")), color=colors.get(name))
+        (line,) = ax.plot(x, values, label=plain(labels.get(name, name.replace("_", " "))), color=colors.get(name))
         colors[name] = line.get_color()
     for name, (x, y) in (best or {}).items():
         label = f"best, {x_label} {x}" if label_best else None
         ax.plot(x, y, "o", color=colors[name], fillstyle="none", label=label)
-    ax.set_xlabel(x_label)
-    ax.set_ylabel(y_label)
+    ax.set_xlabel(plain(x_label))
+    ax.set_ylabel(plain(y_label))
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.get_major_locator().set_params(integer=True)

@@ -1,5 +1,7 @@
 """Run every test: the notebooks with nbdev_test, then the tests of this folder with pytest.
 
+README and the tutorials ask nbdev_test to skip them (`skip_exec`): tests/pages runs them as their readers do.
+
 The last line is `N passed, N failed`. Arguments are passed to pytest: --long runs all variants of the long tests.
 """
 
@@ -73,15 +75,16 @@ class OutcomeCounter:
 def run_pytest(arguments: list[str]) -> OutcomeCounter:
     """Run the tests of this folder on all cores. A run that pytest could not finish counts as one failure.
 
-    The tests of training are spread one by one; of the others, which share servers and environments, a file at a time.
+    The tests of training and of pages are spread one by one; of the others, which share servers and environments, a
+    file at a time.
     """
-    training = HERE / "training"
+    independent = [str(HERE / "training"), str(HERE / "pages")]
     counter = OutcomeCounter()
     cores = os.cpu_count() or 1
     for options in (
-        [str(training), "-n", str(cores), "--dist", "worksteal"],
+        [*independent, "-n", str(cores), "--dist", "worksteal"],
         # they wait for other processes more than they compute
-        [str(HERE), "--ignore", str(training), "-n", str(cores + 1), "--dist", "loadfile"],
+        [str(HERE), *(f"--ignore={folder}" for folder in independent), "-n", str(cores + 1), "--dist", "loadfile"],
     ):
         failed_before = counter.failed
         options += ["-q", "-rs", "--no-header", "--tb=short", "-p", "no:cacheprovider", *arguments]

@@ -72,6 +72,30 @@ def test_readme_is_the_rendering_of_the_index_notebook(copy):
     assert expected == (ROOT / "README.md").read_text(), "run make readme, and commit README.md"
 
 
+def markdown_cells(page):
+    return [cell for cell in json.loads(page.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown"]
+
+
+def test_the_first_cell_of_a_page_is_its_title_and_description():
+    for page in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        text = re.sub(r"<!--.*?-->", "", "".join(markdown_cells(page)[0]["source"]), flags=re.S)
+        assert re.fullmatch(r"# .+\n+> .+\n*", text), f"{page}: nbdev renders nothing else of the first cell"
+
+
+def test_pictures_are_small_and_described():
+    """Every picture is on a page, with a text for those who cannot see it, and there is no other."""
+    described = {}
+    for page in (ROOT / "nbs").rglob("*.ipynb"):
+        for cell in markdown_cells(page):
+            for text, target in re.findall(r"!\[(.*?)\]\((.*?)\)", "".join(cell["source"])):
+                described[(page.parent / target).resolve()] = text
+    pictures = set((ROOT / "nbs" / "images").iterdir())
+    assert set(described) == pictures
+    for picture, text in described.items():
+        assert len(text) > 40, f"{picture}: say what is to be seen"
+        assert picture.stat().st_size < 60_000, f"{picture}: run make pictures"
+
+
 def test_ruff_formats_nothing():
     run("ruff", "format", "--check", ".", cwd=ROOT)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .curves import Curves, metric_label, smooth
-from ..plotting import plot_losses, show_as_png
+from ..plotting import plain, plot_losses, show_as_png
 from ..text import Table
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #13f0a001
@@ -62,9 +62,9 @@ def _draw_figure(curves, log, title, note):
         values = {name: (epochs, [e.get(name) for e in curves.epochs]) for name in metrics}
         plot_losses(axes[1], values, labels={name: metric_label(name) for name in metrics})
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
     if note:
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=8)
+        figure.supxlabel(plain(note), x=0.01, ha="left", fontsize=8)
     return figure
 
 
