@@ -117,7 +117,8 @@ def test_the_visible_cells_of_a_page_run(name, reader, request):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_runs_again_in_the_folder_of_its_first_run(name, reader):
-    for _ in range(2):
+def test_a_page_runs_again_in_the_folder_of_its_first_run(name, reader, monkeypatch):
+    for i in range(2):  # with jobs of its own, because the name of a job is used once
+        monkeypatch.setenv("MLKIT_LOCAL", str(reader.parent / f"local-{i}"))
         run_page(name, reader)
         end_all(LocalSageMaker())
