@@ -38,11 +38,16 @@ def picture(lab, tmp_path):
     lab.set_theme("Light")
 
 
-def run_all(lab, name, *cells):
-    """Open a new notebook without the panel at its left, and run every cell until it has ended."""
+def open_notebook(lab, name, *cells):
+    """Open a new notebook without the panel at its left."""
     lab.open(name, *cells)
     lab.command("application:toggle-left-area")
-    for i in range(lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.length")):
+
+
+def run_all(lab, name, *cells):
+    """Open a new notebook, and run every cell until it has ended."""
+    open_notebook(lab, name, *cells)
+    for i in range(len(cells)):
         lab.run_cell(i)
 
 
@@ -182,7 +187,7 @@ playground(endpoint)
 
 
 def test_playground(lab, picture):
-    lab.open("playground.ipynb", ENDPOINT, "endpoint.delete()")
+    open_notebook(lab, "playground.ipynb", ENDPOINT, "endpoint.delete()")
     lab.run_cell(0)
     for _ in range(2):  # the first request is slower
         lab.button("Send").click()
