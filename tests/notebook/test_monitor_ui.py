@@ -1,7 +1,9 @@
 """What the monitor shows in JupyterLab: metrics of any program, details of the job, and what comes next.
 
-`--screenshots FOLDER` saves a picture of each state. The tests share one browser.
+`--screenshots FOLDER` saves a picture of each state. The tests share one notebook.
 """
+
+import re
 
 import pytest
 from browser import NOTEBOOK, PICTURE, needs_chromium
@@ -28,7 +30,7 @@ PROGRAMS = {
         print("12:30:45 done 100% of data/v1.2/part-7")
     """,
 }
-JOB = """
+JOBS = """
 from dataclasses import dataclass
 from mlkit.sagemaker.client.jobs import TrainingJob
 from mlkit.notebook import monitor
@@ -37,67 +39,73 @@ from mlkit.notebook import monitor
 class Config:
     epochs: int = 3
     lr: float = 0.001
-    note: str = "a <b>bold</b> default"
+    note: str = "a default"
 
-job = TrainingJob(Config(lr=0.5, note="<img src=x onerror=alert(1)>"), source='NAME.py', name='NAME').run()
-monitor(job)
+config = Config(lr=0.5, note="<img src=x onerror=alert(1)>")
+jobs = {name: TrainingJob(config, source=f"{name}.py", name=name).run() for name in ("dicts", "table", "silent")}
 """
+CELLS = [JOBS, *(f"monitor(jobs['{name}'])" for name in ("dicts", "table", "silent"))]
+CELLS += ["monitor('dict')", "monitor('dicts')"]
+ACTIVE = f"{NOTEBOOK} .jp-Cell.jp-mod-active"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs(lab):
-    """The programs that the notebooks run."""
+def notebook(lab):
+    """The notebook of all tests, and the programs that it runs."""
     for name, text in PROGRAMS.items():
-        lines = [line[8:] for line in text.splitlines()]
-        (lab.folder / name).write_text("\n".join(lines) + "\n")
-
-
-def run_job(lab, name):
-    """Run a program in a notebook of its own until its job has ended."""
-    lab.open(f"{name}.ipynb", JOB.replace("NAME", name))
+        (lab.folder / name).write_text("\n".join(line[8:] for line in text.splitlines()) + "\n")
+    lab.open("monitor.ipynb", *CELLS)
+    lab.command("application:toggle-left-area")
     lab.run_cell(0)
-    lab.page.locator(NOTEBOOK).get_by_text("Completed", exact=True).first.wait_for()
+
+
+def text_of_cell(lab, text):
+    return lab.page.locator(ACTIVE).get_by_text(text).first
+
+
+def button_of_cell(lab, name):
+    buttons = lab.page.locator(f"{ACTIVE} button.jupyter-button", has_text=re.compile(rf"^\s*{name}$"))
+    return buttons.first
 
 
 def test_a_job_is_shown_with_its_metrics_its_details_and_what_comes_next(lab):
-    run_job(lab, "dicts")
-    lab.command("application:toggle-left-area")
+    lab.run_cell(1)
     lab.page.locator(PICTURE).wait_for()
-    lab.text("lr = 0.5, note = <img src=x onerror=alert(1)>").wait_for()
-    lab.text("Deploy: the job is Completed and left no model").wait_for()
-    assert lab.button("Deploy").is_disabled()
-    for theme in ("Light", "Dark"):
+    text_of_cell(lab, "lr = 0.5, note = <img src=x onerror=alert(1)>").wait_for()
+    text_of_cell(lab, "Deploy: the job is Completed and left no model").wait_for()
+    assert button_of_cell(lab, "Deploy").is_disabled()
+    for theme in ("Light", "Dark") if lab.screenshots else ():
         lab.set_theme(theme)
-        for width in (1000, 600):
+        for width in (600, 1000):
             lab.set_width(width)
             lab.screenshot(f"monitor-{theme}-{width}")
-    lab.set_width(1000)
-    lab.set_theme("Light")
-    lab.button("Launch again").click()
-    lab.button("Check").wait_for()
-    assert lab.page.get_by_label("lr").first.input_value() == "0.5"
+    button_of_cell(lab, "Launch again").click()
+    button_of_cell(lab, "Check").wait_for()
+    assert lab.page.locator(ACTIVE).get_by_label("lr").first.input_value() == "0.5"
     lab.screenshot("monitor-launch-again")
-    lab.button("Compare").first.click()
-    lab.button("Refresh").wait_for()
+    button_of_cell(lab, "Compare").click()
+    button_of_cell(lab, "Refresh").wait_for()
     lab.screenshot("monitor-compare")
 
 
-def test_files_of_metrics_are_plotted_and_a_job_without_any_says_how_to_print_them(lab):
-    run_job(lab, "table")
-    lab.page.locator(PICTURE).wait_for()
+def test_files_of_metrics_are_plotted(lab):
+    lab.run_cell(2)
+    lab.page.locator(f"{ACTIVE} .jp-OutputArea-output img").wait_for()
     lab.screenshot("monitor-files")
-    run_job(lab, "silent")
-    lab.text("No metrics are recognized in the log").wait_for()
+
+
+def test_a_job_without_metrics_says_how_to_print_them(lab):
+    lab.run_cell(3)
+    text_of_cell(lab, "No metrics are recognized in the log").wait_for()
     lab.screenshot("monitor-silent")
 
 
 def test_a_name_that_no_job_has_is_answered_with_a_near_one(lab):
-    lab.open("near.ipynb", "from mlkit.notebook import monitor\nmonitor('dict')", "monitor('dicts')")
-    lab.run_cell(0)
-    lab.text("training job 'dict' not found on this machine: did you mean 'dicts'?").wait_for()
-    lab.run_cell(1)
-    lab.text("Launch again: the job was found by its name").wait_for()
-    assert lab.button("Launch again").is_disabled()
+    lab.run_cell(4)
+    text_of_cell(lab, "training job 'dict' not found on this machine: did you mean 'dicts'?").wait_for()
+    lab.run_cell(5)
+    text_of_cell(lab, "Launch again: the job was found by its name").wait_for()
+    assert button_of_cell(lab, "Launch again").is_disabled()
     lab.screenshot("monitor-near")
 
 
