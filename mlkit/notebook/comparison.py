@@ -167,7 +167,7 @@ class Comparison(Table):
             f'<img src="data:image/png;base64,{png}" alt="{escape(self.summary, quote=True)}" '
             'style="max-width:100%;width:720px;height:auto">'
         )
-        return image + caption(f"{self.summary}{', on a logarithmic axis' if log else ''}")
+        return image + caption(self.summary + ("; the axis is logarithmic" if log else ""))
 
     @property
     def summary(self) -> str:

@@ -107,7 +107,7 @@ class Runs:
         self.details = widgets.VBox()  # a monitor, or a comparison
         scrolled = widgets.Layout(overflow="auto", max_width="100%", width="100%")
         pages = widgets.HBox([self.previous_button, self.next_button, self.position], layout=_WRAPPED)
-        self.scrolled = widgets.Box([widgets.HBox([self.names, self.cells])], layout=scrolled)
+        self.scrolled = widgets.HBox([self.names, self.cells], layout=scrolled)
         self.scrolled.add_class("mlkit-runs")
         self.widget = widgets.VBox(
             [
