@@ -26,6 +26,7 @@ from ..sagemaker.api import service
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.target import make_target
 from ..sagemaker.instances import find_instance
+from ..sagemaker.job.hyperparameters import type_of
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #12eb3724
 def _config_form(config: Any) -> Form:
@@ -40,7 +41,7 @@ def _config_form(config: Any) -> Form:
     if config is None or config.keys() <= names:
         return Form(built_in(**(config or {})))
     fields = [
-        (name, str if value is None else type(value), dataclasses.field(default_factory=lambda value=value: value))
+        (name, type_of(value), dataclasses.field(default_factory=lambda value=value: value))
         for name, value in config.items()
     ]
     return Form(dataclasses.make_dataclass("Config", fields)())
