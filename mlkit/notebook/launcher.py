@@ -27,6 +27,7 @@ from ..sagemaker.artifacts.findings import Finding, Report
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.target import make_target
 from ..sagemaker.instances import find_instance
+from ..sagemaker.job.hyperparameters import type_of
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #12eb3724
 def _config_form(config: Any, on_change: Callable[[Form], Any] | None = None) -> Form:
@@ -41,7 +42,7 @@ def _config_form(config: Any, on_change: Callable[[Form], Any] | None = None) ->
     if config is None or config.keys() <= names:
         return Form(built_in(**(config or {})), on_change)
     fields = [
-        (name, str if value is None else type(value), dataclasses.field(default_factory=lambda value=value: value))
+        (name, type_of(value), dataclasses.field(default_factory=lambda value=value: value))
         for name, value in config.items()
     ]
     return Form(dataclasses.make_dataclass("Config", fields)(), on_change)

@@ -15,6 +15,7 @@ from typing import Any
 from ..artifacts.source import Source
 from ..artifacts.starter import quote
 from mlkit.sagemaker.job.hyperparameters import (
+    ArgumentText,
     check_hyperparameters,
     flat_values,
     to_hyperparameters,
@@ -41,9 +42,15 @@ def make_hyperparameters(config: Any, source: Source) -> dict[str, str]:
 
 
 def keep_strings(hyperparameters: dict[str, str], values: Mapping[str, Any], source: Source) -> dict[str, str]:
-    """Write strings that look like other values, such as "true", in the quotes of JSON, as SDK v2 does."""
+    """Write strings that look like other values, such as "true", in the quotes of JSON, as SDK v2 does.
+
+    A text of the command line has no quotes for a program with an entry_point, which reads the request's own text.
+    """
+    reads_request = b"entry_point" in source.files.get(source.entry, b"")
     quoted = {}
     for name, value in values.items():
+        if reads_request and isinstance(value, ArgumentText):
+            continue
         string = to_json(value)
         if isinstance(string, str) and hyperparameters[str(name)] == string:  # otherwise it has quotes already
             quoted[str(name)] = quote(string)

@@ -21,6 +21,7 @@ from collections import ChainMap, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from enum import Enum, Flag
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -64,6 +65,15 @@ def type_choices(kind: Any) -> list:
         elif k is not type(None) or len(kinds) == 1:
             return []
     return choices
+
+
+def type_of(value: Any) -> Any:
+    """Return the type by which a value without an annotation is read."""
+    if value is None:
+        return Any
+    if isinstance(value, PurePath) or _find_converter(type(value)):
+        return type(value)
+    return type(to_json(value))
 
 
 def type_name(kind: Any) -> str:
@@ -452,8 +462,13 @@ def field_comments(config_type: type) -> dict[str, str]:
     comments = {}
     for cls in reversed(config_type.__mro__):
         if dataclasses.is_dataclass(cls):
-            comments |= _comments_in(_class_source(cls))
+            comments |= _class_comments(cls)
     return {f.name: comments[f.name] for f in dataclasses.fields(config_type) if f.name in comments}
+
+
+@lru_cache(maxsize=200)
+def _class_comments(cls: type) -> dict[str, str]:
+    return _comments_in(_class_source(cls))
 
 
 def _class_source(cls: type) -> str:
@@ -528,6 +543,10 @@ def read_hyperparameters(
     return variable or file
 
 
+class ArgumentText(str):
+    """A text of a command line. Its type is up to the program, unlike a string's in Python."""
+
+
 def argv_to_hyperparameters(argv: Sequence[str]) -> dict[str, str]:
     """Return arguments as hyperparameters of a request, for a program whose config class is not known.
 
@@ -539,7 +558,7 @@ def argv_to_hyperparameters(argv: Sequence[str]) -> dict[str, str]:
         flag, equals, value = remaining.popleft().partition("=")
         if not flag.startswith("--") or not (equals or remaining):
             raise ValueError(f"hyperparameters: expected --name value or --name=value for each, got {' '.join(argv)}")
-        hyperparameters[flag[2:]] = value if equals else remaining.popleft()
+        hyperparameters[flag[2:]] = ArgumentText(value if equals else remaining.popleft())
     return hyperparameters
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #b9c84376
