@@ -8,6 +8,7 @@ __all__ = ['Launcher', 'launcher']
 # %% ../../nbs/3_notebook/40_launcher.ipynb #c92cd831
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Mapping
 from html import escape
 from importlib import import_module
@@ -80,6 +81,7 @@ class Launcher:
         self.asks_to_launch = False  # the question is displayed
         self.is_launching = False  # the job is not edited meanwhile
         self.edits = 0  # number of edits so far
+        self.lock = threading.Lock()  # of `edits`, `report` and the findings, which a check writes from its thread
         self.config = job.config  # as it was passed
         has_config = job.config is not None or not job.source.entry
         self.form = _config_form(job.config, lambda form: self.edit()) if has_config else None
@@ -219,11 +221,12 @@ def edit(self: Launcher):
     """Write an edit of the form into the job, and clear what was shown about the values before."""
     if self.is_launching:
         return
-    self.edits += 1
     self.describe_instance()
-    was_checked = self.report is not None
-    self.report = None
-    self.findings.value = muted("The form has changed since the last check.") if was_checked else ""
+    with self.lock:
+        self.edits += 1
+        was_checked = self.report is not None
+        self.report = None
+        self.findings.value = muted("The form has changed since the last check.") if was_checked else ""
     self.request_text.value = ""
     self.message.value = ""
     if self.asks_to_launch:
@@ -284,11 +287,12 @@ def check(self: Launcher):
     def run_check():
         report = job.check(show=show)
         self._check_request(report, job)
-        if edits != self.edits:
-            self.findings.value = muted("The form has changed since this check began: check again.")
-            return
-        self.report = report
-        self.findings.value = _report_html(report)
+        with self.lock:
+            if edits == self.edits:
+                self.report = report
+                self.findings.value = _report_html(report)
+            else:
+                self.findings.value = muted("The form has changed since this check began: check again.")
 
     self._run_in_background(run_check, "checking …")
 
