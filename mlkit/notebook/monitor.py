@@ -15,11 +15,10 @@ import ipywidgets as widgets
 
 from .controls import BackgroundThread, button
 from .curves import duration
-from .display import in_notebook, replace_by_picture, running_cell, show_widget
+from .display import LivePlot, in_notebook, replace_by_picture, running_cell, show_widget
 from .job_details import JobDetails
 from .log_view import LogView
 from .next_steps import NextSteps
-from .svg import draw_svg
 from .theme import TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
 from .watch import ENDED, Watch, find_job, seconds_between
 from ..patching import patch
@@ -89,7 +88,7 @@ class Monitor:
         self.asks_to_stop = False  # the question is displayed
         self.error = ""  # of the last poll, or of stopping
         self.status = widgets.HTML()
-        self.plot = widgets.HTML()
+        self.plot = LivePlot()
         self.log = LogView()
         self.stop_button = button("Stop", self.ask_to_stop, icon="stop", tooltip="ask the job to stop")
         self.confirm_button = button("Yes, stop it", self.stop, button_style="danger")
@@ -124,13 +123,12 @@ class Monitor:
         """Write the state of the job into the widgets."""
         watch = self.watch
         can_be_stopped = watch.running and watch.status != "Stopping"
-        self.status.value = _status_html(watch, self.error) + self.details._repr_html_()
+        note = caption(watch.metrics_note) if watch.metrics_note and not watch.curves.epochs else ""
+        self.status.value = _status_html(watch, self.error) + self.details._repr_html_() + note
         self.stop_button.layout.display = "" if can_be_stopped and not self.asks_to_stop else "none"
         self.question.layout.display = "" if watch.running and self.asks_to_stop else "none"
-        note = caption(watch.metrics_note) if watch.metrics_note else ""
-        plot = draw_svg(watch.curves) + caption(watch.curves.summary) if watch.curves.epochs else note
-        if plot != self.plot.value:
-            self.plot.value = plot
+        if watch.curves.epochs:
+            self.plot.show(watch.curves)
         self.next_steps.show(watch.description, watch.missing_model)
         self.log.show(watch.lines, watch.line_count)
 
@@ -241,7 +239,7 @@ def end_display(self: Monitor):
     last_lines = {"text/plain": self.log.text(20)}
     log_handle.update(self.log_area._repr_mimebundle_() | last_lines, raw=True)
     if self.watch.curves.epochs:
-        replace_by_picture(plot_handle, self.watch.curves, draw_svg(self.watch.curves))
+        replace_by_picture(plot_handle, self.watch.curves)
     else:
         plot_handle.update({"text/html": self.plot.value, "text/plain": self.watch.metrics_note}, raw=True)
 

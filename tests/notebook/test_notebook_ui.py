@@ -171,7 +171,7 @@ def test_a_saved_notebook_shows_the_picture_to_a_person_who_does_not_trust_it(la
     nbformat.write(copy, lab.folder / "copy.ipynb")  # not signed, so JupyterLab does not trust it
     lab.open("copy.ipynb")
     assert lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets[0].model.trusted") is False
-    image = lab.page.locator(PICTURE)
+    image = lab.page.locator(f"{PICTURE} img")
     image.wait_for()
     assert image.evaluate("e => e.naturalWidth") > 300
     lab.screenshot("reopened")
