@@ -144,7 +144,7 @@ class Runs:
         self.open_button = button("Open", self.open, tooltip="watch the selected job", layout=_narrow("100px"))
         self.compare_button = button("Compare", lambda: self._act(self._show_comparison), layout=_narrow("130px"))
         self.compare_button.tooltip = "compare the selected jobs, or those of the page if none is selected"
-        self.clear_button = button("Clear selection", self._clear_selection, layout=_narrow("130px"))
+        self.clear_button = button("", self._clear_selection, layout=_narrow("130px"))
         self.position = widgets.HTML()
         self.equal = widgets.HTML()  # what the hidden columns have
         self.name_button = button("job", lambda: self._act(self.sort, "job"))
@@ -401,7 +401,7 @@ def _select(self: Runs, change: dict) -> None:
 @patch
 def _show_selection(self: Runs) -> None:
     count = len(self._selected)
-    self.compare_button.description = f"Compare {count}" if count else "Compare"
+    self.clear_button.description = f"Clear {count} selected"
     self.clear_button.layout.display = "" if count else "none"
 
 

@@ -83,7 +83,8 @@ def test_runs_are_filtered_and_compared(lab):
     lab.page.get_by_label("diverges", exact=True).wait_for()
     for name in RATES:
         lab.page.get_by_label(name, exact=True).check()
-    lab.button("Compare 3").click()
+    lab.button("Clear 3 selected").wait_for()
+    lab.button("Compare").click()
     lab.text("valid_loss by epoch of 3 runs; the best is ").wait_for()
     lab.screenshot("runs-compared")
     lab.page.get_by_label("logarithmic axis").check()
