@@ -36,9 +36,10 @@ def draw_figure(
     else:
         series["train_loss"] = _columns(curves.metric_points("train_loss"))
     best = {"valid_loss": (curves.best["epoch"], curves.best["valid_loss"])} if curves.best else {}
-    plot_losses(axes[0], series, best=best, y_label="loss", log=log)
+    x_name = "epoch" if curves.loss.count else curves.x_name
+    plot_losses(axes[0], series, best=best, x_label=x_name, y_label="loss", log=log)
     for name, ax in zip(metrics, axes[1:]):
-        plot_losses(ax, {name: _columns(curves.metric_points(name))}, styles=styles)
+        plot_losses(ax, {name: _columns(curves.metric_points(name))}, styles=styles, x_label=x_name)
     if title:
         figure.suptitle(plain(title))
     return figure

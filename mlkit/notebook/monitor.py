@@ -241,7 +241,7 @@ def end_display(self: Monitor):
     if self.watch.curves.epochs:
         replace_by_picture(plot_handle, self.watch.curves)
     else:
-        plot_handle.update({"text/html": self.plot.value, "text/plain": self.watch.metrics_note}, raw=True)
+        plot_handle.update({"text/plain": ""}, raw=True)
 
 
 @patch
