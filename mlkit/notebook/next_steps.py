@@ -162,6 +162,5 @@ class NextSteps:
         except Exception as e:  # these credentials may not list jobs
             self.message.value = alert_block(str(e))
             return
-        if self.job.name in self.runs.checkboxes:
-            self.runs.checkboxes[self.job.name].value = True
+        self.runs.select(self.job.name)
         self.details.children = [self.runs.widget]

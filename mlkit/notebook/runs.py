@@ -19,7 +19,7 @@ from .display import in_notebook, show_widget
 from .figures import to_curves
 from .monitor import Monitor
 from .run_table import Column, RunTable
-from .theme import GRID_COLOR, NEUTRAL_GRAY, SUCCESS_COLOR, TEXT_COLOR, alert_block, muted
+from .theme import GRID_COLOR, SUCCESS_COLOR, TEXT_COLOR, alert_block, muted
 from .watch import ENDED
 from ..patching import patch
 from ..sagemaker.client.job_list import JobList, ListedJob
@@ -406,6 +406,13 @@ def _show_selection(self: Runs) -> None:
 
 
 @patch
+def select(self: Runs, name: str) -> None:
+    """Select a job, on whichever page it is."""
+    self._selected[name] = True
+    self._show()
+
+
+@patch
 def _clear_selection(self: Runs) -> None:
     self._selected.clear()
     self._show()
@@ -446,13 +453,8 @@ class _ComparisonView:
 
     def __init__(self, runs: dict[str, _ReadRun], comparison: Comparison):
         self.runs = runs
-        metrics = dict.fromkeys(
-            name
-            for run in runs.values()
-            for metrics in run.curves.epochs[:1] + run.curves.epochs[-1:]
-            for name in metrics
-            if name not in ("epoch", "seconds")
-        )
+        names = (name for run in runs.values() for name in run.curves.latest)
+        metrics = dict.fromkeys(name for name in names if name not in ("epoch", "seconds"))
         self.metric = widgets.Dropdown(
             options=list(metrics) or [comparison.metric], value=comparison.metric, description="metric"
         )
@@ -467,7 +469,7 @@ class _ComparisonView:
         self.show(comparison)
 
     def show(self, comparison: Comparison):
-        self.figure.value = comparison.figure_html(comparison.log, ink=NEUTRAL_GRAY)
+        self.figure.value = comparison.figure_html(comparison.log)
         self.table.value = comparison._repr_html_()
 
 # %% ../../nbs/3_notebook/41_runs.ipynb #2738fe9d

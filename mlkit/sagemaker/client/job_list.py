@@ -20,6 +20,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from mlkit.sagemaker.client.target import AWSTarget, LocalTarget
+from mlkit.sagemaker.local.metric_lines import series_values
 from mlkit.sagemaker.storage import is_denied
 
 # %% ../../../nbs/2_sagemaker/5_client/32_job_list.ipynb #6ced67fb
@@ -49,7 +50,12 @@ def _listed_job(summary, hyperparameters=None, metrics=None):
 
 
 def _last_metrics(description):
-    return {metric["MetricName"]: metric["Value"] for metric in description.get("FinalMetricDataList", ())}
+    """Return the last value of each metric by the name that plots use.
+
+    SageMaker has those that the request defines; the record of a job on this machine has all.
+    """
+    defined = {metric["MetricName"]: metric["Value"] for metric in description.get("FinalMetricDataList", ())}
+    return series_values(description.get("LastMetrics") or defined)
 
 # %% ../../../nbs/2_sagemaker/5_client/32_job_list.ipynb #2d04f5c6
 _RUNNING = ("InProgress", "Stopping")

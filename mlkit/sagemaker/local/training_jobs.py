@@ -228,5 +228,6 @@ def job_results(self: TrainingJobs) -> list[dict]:
         self.describe_training_job,
         "HyperParameters",
         "FinalMetricDataList",
+        "LastMetrics",
         "TrainingStartTime",
     )
