@@ -245,7 +245,7 @@ def test_text_and_lines_can_be_read(lab, plot, theme, width):
 
 IS_INSIDE = """mark => {
     const at = mark.getBoundingClientRect()
-    const area = mark.ownerSVGElement.getBoundingClientRect()
+    const area = mark.closest('.mk-area').getBoundingClientRect()
     return area.height > 0 && at.x > area.x && at.x < area.right && at.y > area.y && at.y < area.bottom
 }"""
 
