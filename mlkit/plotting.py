@@ -6,9 +6,12 @@
 __all__ = []
 
 # %% ../nbs/04_plotting.ipynb #60d49244
+import base64
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any, NamedTuple
 
 # %% ../nbs/04_plotting.ipynb #0ceb8a02
@@ -52,6 +55,81 @@ def other_metrics(names: Iterable[str]) -> list[str]:
     names = [name for name in dict.fromkeys(names) if name not in _LOSSES and name not in _NOT_METRICS]
     return [n for n in names if not (n.startswith("train_") and "valid_" + n.removeprefix("train_") in names)]
 
+# %% ../nbs/04_plotting.ipynb #69e5ca4e
+MAX_WIDTH = 6.4  # inches; of a wider figure, the text would be too small in a narrow window
+_PIXELS_PER_INCH = 96  # of a page
+
+
+def make_figure(width: float, height: float) -> Any:
+    """Return a matplotlib Figure of a size in inches, which a notebook shows even where pyplot was never imported."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure._repr_mimebundle_ = lambda include=None, exclude=None: output_of(
+        to_svg(figure), to_png(figure), describe(figure), figure.get_size_inches()
+    )
+    return figure
+
+
+def to_png(figure: Any) -> bytes:
+    """Return a matplotlib Figure as a PNG image of 150 dots per inch."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=150, facecolor=figure.get_facecolor())
+    return out.getvalue()
+
+
+def to_svg(figure: Any) -> str:
+    """Return a matplotlib Figure as SVG to put into HTML. What is black takes the color of the text around it."""
+    from matplotlib import rc_context
+
+    out = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mlkit"}):
+        figure.savefig(out, format="svg", transparent=True)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # the style is for the page
+    width = round(figure.get_size_inches()[0] * 72)  # units of the drawing; with so many pixels, text has 10
+    style = f"min-width:{width}px;max-width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;overflow:visible"
+    label = escape(describe(figure), quote=True)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" fill="currentColor" style="{style}" ', 1)
+    return " ".join(svg.split())
+
+
+def to_html(figure: Any) -> str:
+    """Return a matplotlib Figure as HTML for a widget. It follows the theme."""
+    return f'<div style="overflow-x:auto">{to_svg(figure)}</div>'
+
+
+def describe(figure: Any) -> str:
+    """Return what the lines of a matplotlib Figure show, as a sentence."""
+    sentences = []
+    for ax in figure.axes:
+        parts = []
+        for line in ax.lines:
+            values = [y for y in line.get_ydata() if math.isfinite(y)]
+            if values and len(line.get_xdata()) > 1 and not line.get_label().startswith("_"):
+                parts.append(f"{line.get_label()} from {values[0]:.4g} to {values[-1]:.4g}")
+        if parts:
+            sentences.append(f"{ax.get_ylabel() or 'values'} by {ax.get_xlabel()}: {', '.join(parts)}")
+    return "; ".join(sentences) or "a plot without values"
+
+
+def output_of(content: str, png: bytes, text: str, inches: tuple[float, float]) -> tuple[dict, dict]:
+    """Return the data and metadata of an output that shows `content`, HTML, or `png` where HTML is not trusted.
+
+    text: what the image shows.
+    inches: width and height of the image.
+    """
+    width, height = (round(size * _PIXELS_PER_INCH) for size in inches)
+    encoded = base64.b64encode(png).decode()
+    html = (
+        '<div class="mlkit-figure" hidden="hidden" style="overflow-x:auto">'
+        "<style>.mlkit-figure[hidden]{display:block!important}.mlkit-figure+img{display:none}</style>"
+        f'{content}</div><img alt="{escape(text, quote=True)}" width="{width}" src="data:image/png;base64,{encoded}">'
+    )
+    data = {"text/html": html, "image/png": encoded, "text/plain": text}
+    return data, {"image/png": {"width": width, "height": height, "alt": text}}
+
 # %% ../nbs/04_plotting.ipynb #82aaa8a3
 def plot_losses(
     ax: Any,  # matplotlib Axes
@@ -62,7 +140,7 @@ def plot_losses(
     best: Mapping[str, tuple[float, float]] | None = None,  # by name: a point (x, y) to circle
     label_best: bool = True,  # name the circles in the legend
     x_label: str = "epoch",
-    y_label: str = "",
+    y_label: str = "",  # default: the name of the only series, which then needs no legend
     log: bool = False,  # a logarithmic axis; values that have no logarithm are not drawn
     clip: str = "",  # 'above' or 'below': end the axis before the values of runs that diverged in that direction
 ) -> None:
@@ -91,14 +169,16 @@ def plot_losses(
     if log:
         ax.set_yscale("log", nonpositive="mask")
     if end is not None:
-        _end_axis(ax, series, styles, end, clip)
+        _end_axis(ax, series, styles, end, log, clip)
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.get_major_locator().set_params(integer=True)
     count = len(ax.get_legend_handles_labels()[0])
-    if count > 6:
+    if count == 1 and not y_label:
+        ax.set_ylabel(ax.get_legend_handles_labels()[1][0])
+    elif count > 6:
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
     elif count:
         ax.legend(frameon=False)
@@ -163,30 +243,15 @@ def _divergence(x, y, end, clip, x_label):
     return ""
 
 
-def _end_axis(ax, series, styles, end, clip):
+def _end_axis(ax, series, styles, end, log, clip):
     """End the axis, and mark each run where it leaves it."""
+    on_axis = [v for _, y in series.values() for v in y if math.isfinite(v) and not _is_beyond(v, end, clip)]
+    other_end = min(on_axis) if clip == "above" else max(on_axis)
+    margin = (end / other_end) ** 0.05 if log else 0.05 * (end - other_end)
+    other_end = other_end / margin if log else other_end - margin
     for name, (x, y) in series.items():
         beyond = [position for position, value in zip(x, y) if _is_beyond(value, end, clip)]
         if beyond:
             marker = "^" if clip == "above" else "v"
             ax.plot(beyond[0], end, marker, color=styles[name].color, clip_on=False)
-    if clip == "above":
-        ax.set_ylim(top=end)
-    else:
-        ax.set_ylim(bottom=end)
-
-# %% ../nbs/04_plotting.ipynb #69e5ca4e
-def to_png(figure: Any) -> bytes:
-    """Return a matplotlib Figure as a PNG image of 150 dots per inch."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=150, facecolor=figure.get_facecolor())
-    return out.getvalue()
-
-
-def make_figure(width: float, height: float) -> Any:
-    """Return a matplotlib Figure of a size in inches, which a notebook shows even where pyplot was never imported."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure._repr_png_ = lambda: to_png(figure)
-    return figure
+    ax.set_ylim(*sorted((end, other_end)))

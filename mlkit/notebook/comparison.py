@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/3_notebook/35_comparison.ipynb #a400935e
-import base64
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 from .curves import Curves
 from .figures import to_curves
 from .theme import caption
-from ..plotting import SeriesStyle, make_figure, plot_losses, series_styles, to_png
+from ..plotting import MAX_WIDTH, SeriesStyle, make_figure, plot_losses, series_styles, to_html
 from ..sagemaker.client.job_list import read_hyperparameter
 from ..text import Table, did_you_mean
 
@@ -131,17 +130,10 @@ class Comparison(Table):
         self,
         log: bool = False,  # a logarithmic axis
         clip: bool = True,  # end the axis before the values of runs that diverged
-        ink: str | None = None,  # one color for all text and axes, on a transparent ground; default: black on white
     ) -> Any:
-        """Return the figure with another axis or other colors."""
-        from matplotlib import rc_context
-
-        with rc_context(_inked(ink) if ink else {}):
-            return self._draw(log, clip)
-
-    def _draw(self, log, clip):
+        """Return the figure with another axis."""
         names = self.drawn
-        figure = make_figure(7.5 if len(names) > 6 else 6, max(3.4, 0.24 * len(names)))
+        figure = make_figure(MAX_WIDTH, max(3.4, 0.24 * len(names)))
         ax = figure.subplots()
         plot_losses(
             ax,
@@ -160,14 +152,9 @@ class Comparison(Table):
         """Return the table as a pandas DataFrame."""
         return _import_pandas().DataFrame(self.rows, columns=self.header)
 
-    def figure_html(self, log: bool = False, ink: str | None = None) -> str:
+    def figure_html(self, log: bool = False) -> str:
         """Return the figure as HTML, and what it shows as a line of text."""
-        png = base64.b64encode(to_png(self.draw(log, ink=ink))).decode()
-        image = (
-            f'<img src="data:image/png;base64,{png}" alt="{escape(self.summary, quote=True)}" '
-            'style="max-width:100%;width:720px;height:auto">'
-        )
-        return image + caption(self.summary + ("; the axis is logarithmic" if log else ""))
+        return to_html(self.draw(log)) + caption(self.summary + ("; the axis is logarithmic" if log else ""))
 
     @property
     def summary(self) -> str:
@@ -201,11 +188,6 @@ def _series(curves, metric):
     """Return the epochs in which a metric was recorded, and its values, also those that are not finite."""
     points = [(e["epoch"], e[metric]) for e in curves.epochs if isinstance(e.get(metric), (int, float))]
     return [x for x, _ in points], [y for _, y in points]
-
-
-def _inked(ink):
-    names = "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"
-    return dict.fromkeys(names, ink) | {"figure.facecolor": "none", "axes.facecolor": "none"}
 
 
 def _line_mark(style):

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlkit.plotting import other_metrics, series_label
+
 # %% ../../nbs/3_notebook/11_curves.ipynb #403024c7
 class Points(NamedTuple):
     """The bins of a series as arrays of equal length, without bins that hold no finite value."""
@@ -83,36 +85,23 @@ class Series:
         return Points(((start + end + 1) / 2)[has_values], total / number, low, high)
 
 # %% ../../nbs/3_notebook/11_curves.ipynb #c1e832d6
-def smooth(values: np.ndarray, fraction: float = 0.02) -> np.ndarray:
-    """Return the exponential moving average of `values`, computed from both ends and without bias at either.
+_MEMORY = 0.02  # of the average, as a fraction of the number of values
 
-    fraction: memory of the average, as a fraction of the number of values.
-    """
-    decay = 1 - 1 / max(fraction * len(values), 1)
-    forward_sum, forward_weight = _decayed_sums(values, decay)
-    backward_sum, backward_weight = _decayed_sums(values[::-1], decay)[:, ::-1]
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Return the exponential moving average of `values`, computed from both ends and without bias at either."""
+    memory = _MEMORY * len(values)
+    if memory <= 1:
+        return np.array(values, dtype=float)
+    # of a value, the decayed sum of what comes before it is a sum of growing weights, divided by its own
+    growth = (1 - 1 / memory) ** -np.arange(len(values))  # at most e^200, with 51 values
+    forward_sum = np.cumsum(values * growth) / growth
+    forward_weight = np.cumsum(growth) / growth
+    backward_sum = (np.cumsum(values[::-1] * growth) / growth)[::-1]
     # the value itself is in both sums, with weight 1
-    return (forward_sum + backward_sum - values) / (forward_weight + backward_weight - 1)
-
-
-def _decayed_sums(values, decay):
-    """Return the decayed sum of the values up to each one, and the sum of their weights: two rows."""
-    total = weight = 0.0
-    totals = []
-    weights = []
-    for value in values.tolist():
-        total = decay * total + value
-        weight = decay * weight + 1
-        totals.append(total)
-        weights.append(weight)
-    return np.array([totals, weights])
+    return (forward_sum + backward_sum - values) / (forward_weight + forward_weight[::-1] - 1)
 
 # %% ../../nbs/3_notebook/11_curves.ipynb #11f0a00b
-def metric_label(name: str) -> str:
-    """Return the name of a metric as a plot shows it: 'valid_f1_score' is 'f1 score'."""
-    return name.removeprefix("valid_").replace("_", " ")
-
-
 def duration(seconds: float) -> str:
     """Format a number of seconds as '12 s', '3 min 05 s' or '2 h 40 min'."""
     seconds = round(seconds)
@@ -128,8 +117,9 @@ class Curves:
     """What a plot of one training run shows."""
 
     loss: Series = field(default_factory=Series)  # one value per step
-    learning_rate: Series = field(default_factory=Series)  # one value per drawing
+    learning_rate: Series = field(default_factory=Series)  # one value per step
     epochs: list[dict] = field(default_factory=list)  # metrics per epoch; of many epochs only every n-th is kept
+    metric_names: dict[str, None] = field(default_factory=dict)  # numbers of all epochs, in the order they appeared
     epoch: int = 0  # completed epochs
     total_epochs: int | None = None
     batch: int = 0  # completed batches of the running epoch
@@ -146,6 +136,7 @@ class Curves:
         """
         self.epoch = int(metrics.get("epoch", self.epoch + 1))
         metrics = dict(metrics, epoch=self.epoch)
+        self.metric_names |= {k: None for k, value in metrics.items() if isinstance(value, (int, float))}
         if self._is_best(metrics.get("valid_loss")):
             self.best = metrics
         if self.epochs and not self._is_kept(self.epochs[-1]):
@@ -166,14 +157,7 @@ class Curves:
     @property
     def other_metrics(self) -> list[str]:
         """Names of the metrics other than losses. A training metric is left out if validation has it as well."""
-        names = [
-            name
-            for metrics in self.epochs[:1] + self.epochs[-1:]
-            for name, value in metrics.items()
-            if name not in ("epoch", "train_loss", "valid_loss", "seconds") and isinstance(value, (int, float))
-        ]
-        names = list(dict.fromkeys(names))
-        return [n for n in names if not (n.startswith("train_") and "valid_" + n.removeprefix("train_") in names)]
+        return other_metrics(self.metric_names)
 
     def metric_points(self, name: str, epoch_width: float = 1.0) -> list[tuple[float, float]]:
         """Return (x, value) for each epoch in which a metric is a finite number.
@@ -230,7 +214,7 @@ class Curves:
             parts.append(f"best {self.best['valid_loss']:.4g} in epoch {self.best['epoch']}")
         for name in self.other_metrics:
             if last.get(name) is not None:
-                parts.append(f"{metric_label(name)} {last[name]:.4g}")
+                parts.append(f"{series_label(name)} {last[name]:.4g}")
         if self.seconds and self.loss.count:
             parts.append(f"{self.loss.count / self.seconds:,.0f} steps/s")
         if self.state == "running" and self.total_epochs and self.epochs_done and self.seconds:

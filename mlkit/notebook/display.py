@@ -6,14 +6,14 @@
 __all__ = []
 
 # %% ../../nbs/3_notebook/14_display.ipynb #d98f369d
-import base64
-import textwrap
 from typing import Any
+
+import ipywidgets as widgets
 
 from mlkit.notebook.curves import Curves
 from mlkit.notebook.figures import draw_figure
-from mlkit.notebook.theme import NEUTRAL_GRAY, caption
-from mlkit.plotting import to_png
+from mlkit.notebook.svg import check_axis, draw_controls, draw_panels, draw_plot
+from mlkit.plotting import output_of, to_png
 
 # %% ../../nbs/3_notebook/14_display.ipynb #73ee97f0
 def in_notebook() -> bool:
@@ -31,44 +31,64 @@ def show_widget(widget: Any, text: str) -> Any:
 
     return display(widget._repr_mimebundle_() | {"text/plain": text}, raw=True, display_id=True)
 
+# %% ../../nbs/3_notebook/14_display.ipynb #14f0a007
+class LivePlot(widgets.Box):
+    """The curves of a run, to draw again while it continues. It is invisible until the first drawing.
+
+    log: begin with a logarithmic axis for the losses.
+    axis: 'step', 'epoch' or 'time'. Raises ValueError otherwise.
+    """
+
+    def __init__(self, log: bool = False, axis: str = "step"):
+        check_axis(axis)
+        self.axis = axis
+        self.panels = widgets.HTML()
+        content = widgets.VBox([widgets.HTML(draw_controls(log)), self.panels])
+        content.add_class("mk-wide")
+        super().__init__([content], layout=widgets.Layout(display="none"))
+        self.add_class("mlkit-plot")
+
+    def show(self, curves: Curves):
+        """Draw the curves, if they have changed."""
+        drawing = draw_panels(curves, self.axis)
+        if drawing != self.panels.value:
+            self.panels.value = drawing
+            self.layout.display = ""
+
 # %% ../../nbs/3_notebook/14_display.ipynb #14f0a004
-def replace_by_picture(handle: Any, curves: Curves, svg: str, log: bool = False):
-    """Replace what a DisplayHandle shows by a picture with text: PNG, or `svg` if matplotlib is not installed."""
-    columns = 150 if curves.other_metrics else 75  # the figure is twice as wide with metrics
-    note = "\n".join(textwrap.wrap(curves.summary, columns))
-    try:
-        png = to_png(draw_figure(curves, log, ink=NEUTRAL_GRAY, note=note))
-        picture = {"image/png": base64.b64encode(png).decode()}
-    except ModuleNotFoundError:
-        picture = {"image/svg+xml": svg}
-    handle.update({"text/plain": curves.summary} | picture, raw=True)
+def lasting_output(curves: Curves, log: bool = False, axis: str = "step") -> tuple[dict, dict]:
+    """Return the data and metadata of an output that shows curves without a kernel."""
+    figure = draw_figure(curves, log)
+    return output_of(draw_plot(curves, log, axis), to_png(figure), curves.summary, figure.get_size_inches())
+
+
+def replace_by_picture(handle: Any, curves: Curves, log: bool = False, axis: str = "step"):
+    """Replace what a DisplayHandle shows by curves that can be saved."""
+    data, metadata = lasting_output(curves, log, axis)
+    handle.update(data, metadata=metadata, raw=True)
 
 
 class View:
     """The display of a live plot: a widget that becomes a picture. Outside a notebook, one line of text at the end."""
 
-    def __init__(self):
-        self.live = False  # a widget is displayed
+    def __init__(self, log: bool = False, axis: str = "step"):
+        self.log = log
+        self.axis = axis
+        self.live = in_notebook()  # a widget is displayed
+        self.plot = None
         self.handle = None
-        self.widget = None
-        if not in_notebook():
-            return
-        try:
-            from ipywidgets import HTML
-        except ModuleNotFoundError:
-            return
-        self.widget = HTML()
-        self.handle = show_widget(self.widget, "training")
-        self.live = True
+        if self.live:
+            self.plot = LivePlot(log, axis)
+            self.handle = show_widget(self.plot, "training")
 
-    def show(self, curves: Curves, svg: str):
-        """Show a drawing of the curves."""
-        self.widget.value = svg + caption(curves.summary)
+    def show(self, curves: Curves):
+        """Show the curves."""
+        self.plot.show(curves)
 
-    def end(self, curves: Curves, svg: str, log: bool = False):
+    def end(self, curves: Curves):
         """Leave the final state of the curves in the output of the cell."""
         if not self.live:
             print(curves.summary, flush=True)
             return
-        self.show(curves, svg)  # a page that was reloaded still shows the widget
-        replace_by_picture(self.handle, curves, svg, log)
+        self.show(curves)  # a page that was reloaded still shows the widget
+        replace_by_picture(self.handle, curves, self.log, self.axis)

@@ -12,36 +12,18 @@ from typing import Any
 import numpy as np
 
 from .curves import Curves, smooth
-from ..plotting import make_figure, plot_losses, series_styles
-
-# %% ../../nbs/3_notebook/13_figures.ipynb #13f0a001
-def _make_figure(width, height):
-    return make_figure(width, height)
+from ..plotting import MAX_WIDTH, make_figure, plot_losses, series_styles
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #52c7da8c
 def draw_figure(
     curves: Curves,
     log: bool = False,  # a logarithmic axis for the losses
     title: str = "",
-    ink: str | None = None,  # one color for all text and axes, on a transparent ground; default: black on white
-    note: str = "",  # small text under the figure
 ) -> Any:
-    """Draw curves as a matplotlib Figure: the losses with the best validation loss marked, and up to two metrics."""
-    from matplotlib import rc_context
-
-    settings = {}
-    if ink:
-        inked = "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"
-        settings = dict.fromkeys(inked, ink) | {"figure.facecolor": "none", "axes.facecolor": "none"}
-    with rc_context(settings):
-        return _draw_figure(curves, log, title, note)
-
-
-def _draw_figure(curves, log, title, note):
-    metrics = curves.other_metrics[:2]
-    columns = 2 if metrics else 1
-    figure = _make_figure(4.6 * columns, 3.2)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    """Draw curves as a matplotlib Figure: the losses with the best validation loss marked, and the other metrics."""
+    metrics = curves.other_metrics
+    styles = series_styles(["train_loss", "valid_loss", *metrics])
+    figure, axes = _make_axes(len(metrics))
     valid = curves.metric_points("valid_loss")
     series = {"valid_loss": _columns(valid)}
     if len(curves.loss.points.x):
@@ -50,15 +32,27 @@ def _draw_figure(curves, log, title, note):
         series["train_loss"] = _columns(curves.metric_points("train_loss"))
     best = {"valid_loss": (curves.best["epoch"], curves.best["valid_loss"])} if curves.best else {}
     plot_losses(axes[0], series, best=best, y_label="loss", log=log)
-    if metrics:
-        epochs = [e["epoch"] for e in curves.epochs]
-        values = {name: (epochs, [e.get(name) for e in curves.epochs]) for name in metrics}
-        plot_losses(axes[1], values)
+    for name, ax in zip(metrics, axes[1:]):
+        plot_losses(ax, {name: _columns(curves.metric_points(name))}, styles=styles)
     if title:
         figure.suptitle(title)
-    if note:
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=8)
     return figure
+
+
+def _make_axes(side_count):
+    """Return a figure and its axes: those of the losses, and smaller ones next to them or, if they are many, below."""
+    if not side_count:
+        figure = make_figure(4.6, 3.2)
+        return figure, [figure.subplots()]
+    if side_count <= 2:
+        figure = make_figure(MAX_WIDTH, 3.2)
+        grid = figure.add_gridspec(side_count, 2, width_ratios=(3, 2))
+        return figure, [figure.add_subplot(grid[:, 0]), *(figure.add_subplot(grid[i, 1]) for i in range(side_count))]
+    rows = math.ceil(side_count / 2)
+    figure = make_figure(MAX_WIDTH, 3 + 1.6 * rows)
+    grid = figure.add_gridspec(rows + 1, 2, height_ratios=(3, *[1.6] * rows))
+    places = [divmod(i, 2) for i in range(side_count)]
+    return figure, [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1 + row, i]) for row, i in places)]
 
 
 def _columns(points):

@@ -11,9 +11,9 @@ import time
 from typing import Any
 
 from .curves import Curves
-from .display import View
+from .display import View, lasting_output
 from .figures import draw_figure
-from .svg import check_axis, draw_svg
+from .svg import check_axis
 
 # %% ../../nbs/3_notebook/15_loss_plot.ipynb #27613ea3
 class LossPlot:
@@ -57,11 +57,8 @@ class LossPlot:
         """Draw the curves as a matplotlib Figure."""
         return draw_figure(self.curves, self.log, title)
 
-    def _svg(self):
-        return draw_svg(self.curves, log=self.log, axis=self.axis)
-
-    def _repr_svg_(self):
-        return self._svg()
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return lasting_output(self.curves, self.log, self.axis)
 
     def __repr__(self):
         return self.curves.summary
@@ -78,7 +75,7 @@ class LossPlot:
             pass  # the loader does not know its length
         for metrics in trainer.history.epochs:  # a resumed run has some already
             self.curves.add_epoch(metrics)
-        self.view = self._custom_view or View()
+        self.view = self._custom_view or View(self.log, self.axis)
         self._draw_if_due(trainer)
 
     def on_progress(self, trainer):
@@ -101,23 +98,23 @@ class LossPlot:
             return
         self._read_losses(trainer)
         if self.view.live:
-            self.view.show(self.curves, self._svg())
+            self.view.show(self.curves)
         ended_at = time.perf_counter()
         seconds = ended_at - started_at
         self.drawing_seconds += seconds
         self.next_drawing_at = ended_at + max(self.interval, seconds / self.fraction)
 
     def _read_losses(self, trainer):
-        steps = trainer.history.steps
-        self.curves.loss.extend(steps[self.steps_read :])
-        self.steps_read = len(steps)
+        new_losses = trainer.history.steps[self.steps_read :]
+        self.steps_read += len(new_losses)
+        self.curves.loss.extend(new_losses)
+        self.curves.learning_rate.extend([trainer.optimizer.param_groups[0]["lr"]] * len(new_losses))
         self.curves.batch = trainer.batch
         self.curves.seconds = time.perf_counter() - self.started_at
-        self.curves.learning_rate.extend([trainer.optimizer.param_groups[0]["lr"]])
 
     def _end(self, trainer, state):
         self._read_losses(trainer)
         self.curves.state = state
         if trainer.batch == self.curves.batches_per_epoch:
             self.curves.batch = 0  # the epoch is complete, and counted
-        self.view.end(self.curves, self._svg(), self.log)
+        self.view.end(self.curves)

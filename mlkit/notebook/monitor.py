@@ -15,9 +15,8 @@ import ipywidgets as widgets
 
 from .controls import BackgroundThread, button
 from .curves import duration
-from .display import in_notebook, replace_by_picture, show_widget
-from .svg import draw_svg
-from .theme import OUTPUT_STYLE, TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
+from .display import LivePlot, in_notebook, replace_by_picture, show_widget
+from .theme import OUTPUT_STYLE, TEXT_COLOR, alert_block, alert_line, muted, status_pill
 from .watch import ENDED, Watch, seconds_between
 from ..patching import patch
 from ..sagemaker.client.jobs import TrainingJob
@@ -93,7 +92,7 @@ class Monitor:
         self.asks_to_stop = False  # the question is displayed
         self.error = ""  # of the last poll, or of stopping
         self.status = widgets.HTML()
-        self.plot = widgets.HTML()
+        self.plot = LivePlot()
         self.log = widgets.HTML()
         self.stop_button = button("Stop", self.ask_to_stop, icon="stop", tooltip="ask the job to stop")
         self.confirm_button = button("Yes, stop it", self.stop, button_style="danger")
@@ -135,9 +134,8 @@ class Monitor:
         self.status.value = _status_html(watch, self.error)
         self.stop_button.layout.display = "" if can_be_stopped and not self.asks_to_stop else "none"
         self.question.layout.display = "" if watch.running and self.asks_to_stop else "none"
-        plot = draw_svg(watch.curves) + caption(watch.curves.summary) if watch.curves.epochs else ""
-        if plot != self.plot.value:
-            self.plot.value = plot
+        if watch.curves.epochs:
+            self.plot.show(watch.curves)
         self.show_log()
 
     def show_log(self):
@@ -238,7 +236,7 @@ def end_display(self: Monitor):
     last_lines = {"text/plain": "\n".join(self.watch.log(limit=20))}
     log_handle.update(self.log_area._repr_mimebundle_() | last_lines, raw=True)
     if self.watch.curves.epochs:
-        replace_by_picture(plot_handle, self.watch.curves, draw_svg(self.watch.curves))
+        replace_by_picture(plot_handle, self.watch.curves)
     else:
         plot_handle.update({"text/plain": ""}, raw=True)
 

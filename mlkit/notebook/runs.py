@@ -19,7 +19,7 @@ from .display import in_notebook, show_widget
 from .figures import to_curves
 from .monitor import Monitor
 from .run_table import Column, RunTable
-from .theme import GRID_COLOR, NEUTRAL_GRAY, SUCCESS_COLOR, TEXT_COLOR, alert_block, muted
+from .theme import GRID_COLOR, SUCCESS_COLOR, TEXT_COLOR, alert_block, muted
 from .watch import ENDED
 from ..patching import patch
 from ..sagemaker.client.job_list import JobList, ListedJob
@@ -467,7 +467,7 @@ class _ComparisonView:
         self.show(comparison)
 
     def show(self, comparison: Comparison):
-        self.figure.value = comparison.figure_html(comparison.log, ink=NEUTRAL_GRAY)
+        self.figure.value = comparison.figure_html(comparison.log)
         self.table.value = comparison._repr_html_()
 
 # %% ../../nbs/3_notebook/41_runs.ipynb #2738fe9d

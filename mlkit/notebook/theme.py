@@ -9,19 +9,17 @@ __all__ = []
 from html import escape
 
 # %% ../../nbs/3_notebook/10_theme.ipynb #b64803a1
-TEXT_COLOR = "var(--jp-ui-font-color1,#222)"
-MUTED_COLOR = "var(--jp-ui-font-color2,#666)"
-INVERSE_TEXT_COLOR = "var(--jp-ui-inverse-font-color1,#fff)"  # for text on one of the four colors below
+TEXT_COLOR = "var(--jp-ui-font-color1,currentColor)"
+MUTED_COLOR = "var(--jp-ui-font-color2,currentColor)"
 BRAND_COLOR = "var(--jp-brand-color1,#1976d2)"
-WARNING_COLOR = "var(--jp-warn-color1,#e65100)"
-SUCCESS_COLOR = "var(--jp-success-color1,#2e7d32)"
-ERROR_COLOR = "var(--jp-error-color1,#c62828)"
-GRID_COLOR = "var(--jp-border-color2,#ddd)"
+# the theme's own green and red are too light or too dark for text, so they are mixed with the color of text
+SUCCESS_COLOR = f"color-mix(in srgb,var(--jp-success-color1,#2e7d32) 75%,{TEXT_COLOR})"
+ERROR_COLOR = f"color-mix(in srgb,var(--jp-error-color1,#c62828) 75%,{TEXT_COLOR})"
+GRID_COLOR = "var(--jp-border-color2,#8884)"
+BORDER_COLOR = "var(--jp-border-color0,#888)"
+GROUND_COLOR = "var(--jp-layout-color0,var(--vscode-editor-background,#fff))"
 # CSS of a box that holds the output of a program
 OUTPUT_STYLE = "color:var(--jp-content-font-color1,#222);background:var(--jp-layout-color2,#f5f5f5);padding:6px 8px"
-
-# %% ../../nbs/3_notebook/10_theme.ipynb #f9492a88
-NEUTRAL_GRAY = "#808080"
 
 # %% ../../nbs/3_notebook/10_theme.ipynb #10f0a00a
 def muted(text: str, style: str = "") -> str:
@@ -52,15 +50,15 @@ def alert_block(text: str, style: str = "") -> str:
 
 # %% ../../nbs/3_notebook/10_theme.ipynb #10f0a00e
 _STATUS_COLORS = {
-    "Completed": SUCCESS_COLOR,
-    "Failed": ERROR_COLOR,
-    "Stopped": WARNING_COLOR,
-    "Stopping": WARNING_COLOR,
+    "Completed": "#2e7d32",
+    "Failed": "#c62828",
+    "Stopped": "#b25f00",
+    "Stopping": "#b25f00",
 }
 
 
 def status_pill(status: str) -> str:
     """Return the status of a training job, in the color of that status."""
-    color = _STATUS_COLORS.get(status, BRAND_COLOR)
-    style = f"background:{color};color:{INVERSE_TEXT_COLOR};border-radius:3px;padding:1px 7px"
+    color = _STATUS_COLORS.get(status, "#1976d2")
+    style = f"background:{color};color:#fff;border-radius:3px;padding:1px 7px"
     return f'<span style="{style}">{escape(status)}</span>'

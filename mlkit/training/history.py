@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..patching import patch
-from ..plotting import make_figure, other_metrics, plot_losses, series_styles
+from ..plotting import MAX_WIDTH, make_figure, other_metrics, plot_losses, series_styles
 from ..text import Table, did_you_mean
 
 # %% ../../nbs/1_training/51_history.ipynb #373d6630
@@ -147,9 +147,9 @@ def plot(self: History, title: str = "") -> Any:
     metrics = other_metrics(self.names)
     recorded = self.recorded
     plots = 1 + bool(metrics) + len(recorded)
-    columns = min(plots, 3)
+    columns = min(plots, 2)
     rows = math.ceil(plots / columns)
-    figure = make_figure(4.5 * columns, 3.2 * rows)
+    figure = make_figure(4.5 if plots == 1 else MAX_WIDTH, 3.2 if plots == 1 else 2.6 * rows)
     styles = series_styles([*losses, *metrics, *recorded])
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[plots:]:

@@ -21,8 +21,8 @@ from mlkit.sagemaker.local.client import LocalSageMaker
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 NOTEBOOK = ".jp-NotebookPanel:not(.lm-mod-hidden)"  # the notebook that is visible
-LIVE_PLOT = f"{NOTEBOOK} svg[role=img]"
-PICTURE = f"{NOTEBOOK} .jp-OutputArea-output img"  # what replaces a live plot at the end
+LIVE_PLOT = f"{NOTEBOOK} .jupyter-widgets .mk-panels"
+PICTURE = f"{NOTEBOOK} .jp-OutputArea-output:has(.mlkit-figure)"  # what replaces a live plot at the end
 
 
 class Lab:
