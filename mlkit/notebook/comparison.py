@@ -16,7 +16,7 @@ from typing import Any
 from .curves import Curves
 from .figures import to_curves
 from .theme import caption
-from ..plotting import SeriesStyle, make_figure, plot_losses, series_styles, to_html
+from ..plotting import MAX_WIDTH, SeriesStyle, make_figure, plot_losses, series_styles, to_html
 from ..sagemaker.client.job_list import read_hyperparameter
 from ..text import Table, did_you_mean
 
@@ -133,7 +133,7 @@ class Comparison(Table):
     ) -> Any:
         """Return the figure with another axis."""
         names = self.drawn
-        figure = make_figure(7.5 if len(names) > 6 else 6, max(3.4, 0.24 * len(names)))
+        figure = make_figure(MAX_WIDTH, max(3.4, 0.24 * len(names)))
         ax = figure.subplots()
         plot_losses(
             ax,

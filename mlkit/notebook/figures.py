@@ -15,10 +15,6 @@ from .curves import Curves, smooth
 from ..plotting import MAX_WIDTH, make_figure, plain, plot_losses, series_styles
 from ..sagemaker.local.metric_lines import series_values
 
-# %% ../../nbs/3_notebook/13_figures.ipynb #13f0a001
-def _make_figure(width, height):
-    return make_figure(width, height)
-
 # %% ../../nbs/3_notebook/13_figures.ipynb #52c7da8c
 def draw_figure(
     curves: Curves,
