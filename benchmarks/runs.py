@@ -6,7 +6,7 @@ One job runs. The others are records like its own, added to the store as the loc
 names, times, hyperparameters and metrics; the first twenty have a file of metrics as well, which a comparison reads.
 The store is in memory if the system allows it: adding jobs waits for the disk, showing them does not.
 
-- show: `runs()` and its first page; the first time in a process, and later, when the table has changed or has not
+- show: `runs()` and its first page; with and without what was read before, and after a change
 - sort, filter, page: what a click does in the kernel
 - compare: ten jobs, in a table and a figure
 - list: a page of 100 of `list_training_jobs`, and all pages
@@ -91,7 +91,7 @@ def measure_list(local, rounds):
 
 def measure_runs(local, rounds):
     measure("show", lambda: runs(local), rounds)
-    measure("show in a new process", lambda: runs(LocalSageMaker(local.root)), rounds)
+    measure("show, nothing read before", lambda: runs(LocalSageMaker(local.root)), rounds)
     table = runs(local)
 
     def change_and_refresh():
