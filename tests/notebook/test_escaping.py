@@ -19,16 +19,20 @@ from typing import Literal
 
 import ipywidgets as widgets
 import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import mlkit
 from mlkit.notebook import LossPlot, compare, form, launcher, monitor, playground, runs, train_widget
 from mlkit.notebook.curves import Curves
-from mlkit.notebook.forms import FormField
-from mlkit.notebook.svg import draw_svg
+from mlkit.notebook.forms import NAME_SLIDER, FormField
+from mlkit.notebook.next_steps import NextSteps
+from mlkit.notebook.svg import draw_plot
 from mlkit.sagemaker.client import Handlers, TrainingJob
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.text import Table
-from mlkit.training import History
+from mlkit.training import History, Trainer
 from mlkit.training.data import Rows
 from mlkit.training.data.frame import Frame
 
@@ -45,8 +49,9 @@ class Checker(HTMLParser):
     """Collect what a browser would show of a document, and refuse what it would run."""
 
     TAGS = set(
-        "a b br button circle clippath code defs details div em g h3 h4 i input label line p path pattern polygon "
-        "polyline pre rect span style sub summary sup svg table tbody td text th thead title tr tspan ul li use".split()
+        "a b br button circle clippath code col colgroup defs details div em fieldset form g h3 h4 i img input label "
+        "legend line p path pattern polygon polyline pre rect span style sub summary sup svg table tbody td text th "
+        "thead title tr tspan ul li use".split()
     )
 
     def __init__(self):
@@ -56,19 +61,37 @@ class Checker(HTMLParser):
     def handle_starttag(self, tag, attributes):
         assert tag in self.TAGS, f"<{tag}> in what a browser gets: {self.get_starttag_text()}"
         for name, value in attributes:
-            assert re.fullmatch(r"[a-zA-Z:-]+", name) and not name.startswith("on"), self.get_starttag_text()
+            if tag == "img" and name == "src":
+                assert value.startswith("data:image/png;base64,"), value[:200]
+            assert re.fullmatch(r"[a-zA-Z:-]+[12]?", name) and not name.startswith("on"), self.get_starttag_text()
             self.shown.append(value or "")
 
     def handle_data(self, data):
         self.shown.append(data)
 
 
+def outer_drawings(text):
+    """Yield each SVG drawing of a document that is not within another one."""
+    depth = begin = 0
+    for match in re.finditer(r"<svg[\s>]|</svg>", text):
+        if match[0] == "</svg>":
+            depth -= 1
+            if depth == 0:
+                yield text[begin : match.end()]
+        else:
+            begin = begin if depth else match.start()
+            depth += 1
+    assert depth == 0
+
+
 def check_markup(text):
     """Assert that a document holds planted markup as text only; return what it shows."""
+    if text == NAME_SLIDER:  # a constant, whose script names a slider
+        return ""
     checker = Checker()
     checker.feed(text)
     checker.close()
-    for svg in re.findall(r"<svg.*?</svg>", text, re.S):
+    for svg in outer_drawings(text):
         ET.fromstring(svg)  # well-formed, as XML has to be
     return "\n".join(checker.shown)
 
@@ -79,7 +102,7 @@ class Browser:
     def __init__(self, monkeypatch):
         self.documents = []
         self.outputs = []  # what was displayed, by MIME type
-        monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=None))
+        monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=None, execution_count=1))
         monkeypatch.setattr("IPython.display.display", self.display)
         notify_change = widgets.HTML.notify_change
 
@@ -102,9 +125,10 @@ class Browser:
                 shown._ipython_display_()
             for kind in ("_repr_html_", "_repr_svg_", "_repr_markdown_"):
                 if hasattr(shown, kind):
-                    self.documents.append(getattr(shown, kind)())
+                    self.documents.append(getattr(shown, kind)() or "")  # a Figure has no HTML of its own
             if hasattr(shown, "_repr_mimebundle_"):
-                self.outputs.append(shown._repr_mimebundle_())
+                bundle = shown._repr_mimebundle_()
+                self.outputs.append(bundle[0] if isinstance(bundle, tuple) else bundle)  # without metadata
 
     def all_shown(self):
         """Check every document. Return all that they show."""
@@ -202,7 +226,7 @@ def test_an_error_of_the_target(browser, local, monkeypatch):
     def fail(**request):
         raise RuntimeError(plant("error of the target"))
 
-    for operation in ("describe_training_job", "list_training_jobs"):
+    for operation in ("describe_training_job", "list_training_jobs", "job_results"):
         monkeypatch.setattr(local, operation, fail)
     listed = runs(local)
     browser.show(listed)
@@ -327,11 +351,11 @@ def planted_curves():
 
 @pytest.mark.parametrize("log", [False, True])
 def test_plots(browser, log):
-    browser.documents.append(draw_svg(planted_curves(), log=log))
+    browser.documents.append(draw_plot(planted_curves(), log=log))
     plot = LossPlot()
     plot.curves = planted_curves()
     browser.show(plot)
-    plot.figure(title=plant("title"))._repr_png_()  # matplotlib reads some text as formulas
+    browser.show(plot.figure(title=plant("title")))  # matplotlib reads some text as formulas
     assert_shown(browser, "state", "metric", "valid metric")
 
 
@@ -339,9 +363,9 @@ def test_tables_and_what_is_shown_as_one(browser, tmp_path):
     words = [plant("value of a column"), "b", plant("value of a column"), "b"] * 5
     columns = {plant("column"): words, "label": [plant("class"), "other"] * 10}
     history = History([{"epoch": 1} | METRICS], [1.0])
-    history.plot()._repr_png_()
+    browser.show(history.plot())
     comparison = compare({plant("run"): {plant("metric"): [1.0, 0.5]}}, plant("metric"))
-    comparison.figure._repr_png_()
+    browser.show(comparison.figure)
     (tmp_path / "<b>inference<b>.py").write_text("def predict_fn(data, model):\n    return data\n")
     handlers = Handlers.load(tmp_path / "<b>inference<b>.py")
     rows = Rows.fit(columns, label="label")
@@ -349,6 +373,20 @@ def test_tables_and_what_is_shown_as_one(browser, tmp_path):
     browser.show(Table([plant("header")], [[plant("cell")]], plant("note")), history, comparison, rows, handlers, frame)
     assert_shown(browser, "header", "cell", "note", "run", "metric", "column", "class")
     assert "<b>inference<b>.py" in browser.all_shown()
+
+
+def test_a_trainer(browser):
+    model = type(plant("model"), (nn.Linear,), {})(2, 2)
+    loader = DataLoader(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), 2)
+    browser.show(Trainer(model, loader, torch.optim.SGD(model.parameters()), nn.CrossEntropyLoss()))
+    assert_shown(browser, "model")
+
+
+def test_the_question_before_a_deployment(browser):
+    steps = NextSteps(SimpleNamespace(name=plant("deployed job"), target=None, is_attached=False))
+    steps.deploy_button.disabled = False
+    steps.deploy()
+    assert_shown(browser, "deployed job")
 
 
 HTML_TAG = re.compile(
