@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import yaml
+from fastcore.foundation import L
 from nbconvert import MarkdownExporter
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
@@ -52,7 +54,10 @@ def render(notebook: Path) -> tuple[dict, str, dict]:
 def readme() -> None:
     """Write README.md from nbs/index.ipynb."""
     root = get_config().config_path
-    front, text, files = render(proc_nbs(file_glob="index.ipynb", n_workers=0) / "index.ipynb")
+    # nbdev's own choice of files has no effect (nbdev 2.4), and all of them take minutes
+    with mock.patch("nbdev.serve.nbglob", lambda path, **options: L(Path(path) / "index.ipynb")):
+        folder = proc_nbs(n_workers=0)
+    front, text, files = render(folder / "index.ipynb")
     if files:
         raise SystemExit(f"README.md stands alone, but index.ipynb has pictures in its outputs: {sorted(files)}")
     text = re.sub(r"\]\(([\w/]+\.(ipynb|png))\)", r"](nbs/\1)", text)

@@ -6,7 +6,7 @@ from helpers import environment, free_port, wait_for
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=8, help="how often test_kill kills the trainer (default: 8)")
+    parser.addoption("--kills", type=int, default=5, help="how often test_kill kills the trainer (default: 5)")
     parser.addoption("--screenshots", help="folder for screenshots of the notebook")
     parser.addoption("--load", type=float, default=15, help="seconds that the server is under load (default: 15)")
     parser.addoption("--outputs", action="store_true", help="write what README and tutorials show into them")

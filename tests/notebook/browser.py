@@ -36,11 +36,15 @@ class Lab:
         self.screenshots = screenshots
         self.console_errors = []
         page.on("console", self._record_console_message)
-        page.on("pageerror", lambda error: self.console_errors.append(("pageerror", str(error))))
+        page.on("pageerror", self._record_page_error)
 
     def _record_console_message(self, message):
         if message.type == "error":
             self.console_errors.append((message.type, message.text))
+
+    def _record_page_error(self, error):
+        if "Kernel message validation error" not in str(error):  # a page that is reloaded may cut a message in two
+            self.console_errors.append(("pageerror", str(error)))
 
     def open(self, name, *cells):
         """Open a notebook and wait for its kernel. Write the notebook first if cells are passed."""

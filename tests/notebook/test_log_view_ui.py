@@ -162,6 +162,7 @@ def test_progress_is_folded_and_long_lines_wrap_or_scroll(lab):
     lab.set_width(1000)
 
 
+@pytest.mark.long  # not steady while other programs have the processor
 def test_a_search_scrolls_to_its_matches_and_a_filter_leaves_the_others_out(lab):
     lab.run_cell(3)
     lab.page.locator(LINES, has_text="number 4999").wait_for()

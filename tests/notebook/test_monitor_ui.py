@@ -90,7 +90,7 @@ def test_a_job_is_shown_with_its_metrics_its_details_and_what_comes_next(lab):
 
 def test_files_of_metrics_are_plotted(lab):
     lab.run_cell(2)
-    lab.page.locator(f"{ACTIVE} .jp-OutputArea-output img").wait_for()
+    lab.page.locator(f"{ACTIVE} .jp-OutputArea-output .mlkit-figure").wait_for()
     lab.screenshot("monitor-files")
 
 

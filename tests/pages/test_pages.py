@@ -19,6 +19,8 @@ from mlkit.sagemaker.local.client import LocalSageMaker
 
 NOTEBOOKS = REPOSITORY / "nbs"
 PAGES = ["index.ipynb", *sorted(f"5_tutorials/{page.name}" for page in (NOTEBOOKS / "5_tutorials").glob("*.ipynb"))]
+# In CI other tests run what these pages are about: interrupted spot jobs, Hugging Face's models, several hosts.
+LONG_PAGES = [f"5_tutorials/{name}.ipynb" for name in ("20_spot", "21_hugging_face", "30_many_hosts")]
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 # Hidden cells share a module of their own. It sees what the visible cells have defined.
@@ -108,11 +110,12 @@ def run_page(name, folder):
     return page
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_the_visible_cells_of_a_page_run(name, reader, request):
-    page = run_page(name, reader)
+@pytest.mark.long(*LONG_PAGES)
+@pytest.mark.parametrize("key", PAGES)
+def test_the_visible_cells_of_a_page_run(key, reader, request):
+    page = run_page(key, reader)
     if request.config.getoption("--outputs"):
-        nbformat.write(page, NOTEBOOKS / name)
+        nbformat.write(page, NOTEBOOKS / key)
 
 
 @pytest.mark.long

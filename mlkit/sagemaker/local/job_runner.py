@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import time
 import traceback
@@ -245,11 +246,14 @@ def _record_metrics(self: JobRunner, ended: bool = False) -> None:
         ]
     if not metrics:
         return
-    with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as f:
-        f.writelines(json.dumps(metric) + "\n" for metric in metrics)
     last_values = [dict(MetricName=k, Value=v, Timestamp=now()) for k, v in self.metrics.defined_values.items()]
     final = dict(FinalMetricDataList=last_values) if last_values else {}
-    self.rows.change(self.name, lambda record: record.update(final, LastMetrics=self.metrics.last_values))
+    try:
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as f:
+            f.writelines(json.dumps(metric) + "\n" for metric in metrics)
+        self.rows.change(self.name, lambda record: record.update(final, LastMetrics=self.metrics.last_values))
+    except (OSError, sqlite3.OperationalError):
+        traceback.print_exc()  # the disk may be full for a while, which is the job's own matter
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #ab2a270d
 @patch

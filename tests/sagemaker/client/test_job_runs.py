@@ -47,6 +47,7 @@ def test_a_resumed_job_ends_with_the_weights_of_one_that_was_never_stopped(local
     assert submitted == whole.request(local)
 
 
+@pytest.mark.long
 def test_a_spot_job_that_is_interrupted_twice_ends_with_the_weights_of_one_that_was_not(local):
     config = dict(epochs=60, batch_size=16, save_every=5)
     data = {"training": (torch.randn(178, 13), torch.randint(0, 3, (178,)))}
