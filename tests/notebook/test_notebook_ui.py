@@ -204,7 +204,7 @@ def test_an_endpoint_answers_and_jobs_are_compared(lab):
     lab.run_cell(2)
 
 
-# Not steady while other programs have the processor: a page that is reloaded asks for widgets that it does not have yet.
+# Not steady while other programs have the processor: a reloaded page asks for widgets that it does not have yet.
 @pytest.mark.long
 def test_the_console_has_no_error(lab):
     assert lab.console_errors == []
