@@ -140,7 +140,7 @@ class Curves:
         self.latest.update(numbers)
 
     def add_epoch(self, metrics: dict, limit: int = 2000):
-        """Append the metrics of an epoch, or add them to those of the last epoch if it is the same.
+        """Append the metrics of an epoch. Metrics of the epoch that was appended last are added to it.
 
         If more than `limit` epochs are kept, every second one is dropped. The best epoch and the last one remain.
         """

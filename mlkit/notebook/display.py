@@ -14,15 +14,12 @@ from mlkit.notebook.curves import Curves
 from mlkit.notebook.figures import draw_figure
 from mlkit.notebook.svg import check_axis, draw_controls, draw_panels, draw_plot
 from mlkit.plotting import output_of, to_png
+from mlkit.words import in_kernel
 
 # %% ../../nbs/3_notebook/14_display.ipynb #73ee97f0
 def in_notebook() -> bool:
     """Return whether a front end can show a widget. A terminal and nbdev_test have none."""
-    try:
-        from IPython import get_ipython
-    except ModuleNotFoundError:
-        return False
-    return hasattr(get_ipython(), "kernel")
+    return in_kernel()
 
 
 def running_cell() -> int | None:

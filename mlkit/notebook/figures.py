@@ -42,7 +42,7 @@ def draw_figure(
 
 
 def _make_axes(side_count):
-    """Return a figure and its axes: those of the losses, and smaller ones next to them or, if they are many, below."""
+    """Return a figure and its axes: large ones for the losses, then small ones, which are below if more than two."""
     if not side_count:
         figure = make_figure(4.6, 3.2)
         return figure, [figure.subplots()]

@@ -107,7 +107,8 @@ def _hex(rgb: Sequence[int]) -> tuple[str, int]:
 
 # %% ../../nbs/3_notebook/26_log_view.ipynb #26f0a008
 _MAX_CHARACTERS = 10_000  # of a line that are shown
-# sequences of ECMA-48: CSI, the strings of OSC and others up to their end, and those of two characters
+# Escape sequences of ECMA-48, in this order: control sequences such as colors; strings, such as the title of a window,
+# up to their end; sequences of two characters.
 _ESCAPES = re.compile(r"\x1b\[([0-?]*)[ -/]*([@-~])|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]?")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _HOST = re.compile(r"\[[\w.-]+\] ")  # in front of a line if there are several
@@ -253,7 +254,7 @@ class LogView:
         self._rebuild()
 
     def show(self, lines: Sequence[str], total: int):
-        """Append those of the last lines of a log that are new, if `total` is how many it has had."""
+        """Append the new lines of a log. `lines` are its last ones, `total` is how many lines it has had so far."""
         with self.lock:
             new = min(total - self.total, len(lines))
             self.dropped += total - self.total - new

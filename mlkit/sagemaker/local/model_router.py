@@ -232,20 +232,15 @@ def _handler_class(router: ModelRouter) -> type[BaseHTTPRequestHandler]:
 class MultiModelProcess(ServerProcess):
     """Run `mlkit serve` for many models, with a router in front of it.
 
-    The other arguments are the same as for `ServerProcess`.
+    The arguments are those of `ServerProcess`.
     """
 
-    def __init__(
-        self,
-        container: Mapping,
-        files: Files | S3,
-        folder: Path,
-        environ: Mapping[str, str] | None = None,
-        offline: bool = False,
-    ):
-        super().__init__(container, files, folder, {**(environ or {}), "SAGEMAKER_MULTI_MODEL": "true"}, offline)
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.environ["SAGEMAKER_MULTI_MODEL"] = "true"
+        container = self.container
         caches = container.get("MultiModelConfig", {}).get("ModelCacheSetting", "Enabled") == "Enabled"
-        self.router = ModelRouter(container["ModelDataUrl"], files, folder, caches)
+        self.router = ModelRouter(container["ModelDataUrl"], self.files, self.folder, caches)
 
     @property
     def entry_port(self) -> int:
