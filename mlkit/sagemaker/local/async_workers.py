@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/37_async_workers.ipynb #617a2c34
 import json
+import logging
 import os
 import threading
 import time
@@ -103,6 +104,7 @@ class Subscription:
         self.closed.set()
 
 # %% ../../../nbs/2_sagemaker/4_local/37_async_workers.ipynb #dc7e68bf
+_log = logging.getLogger("mlkit.async_workers")
 _MOST_ATTEMPTS = 3  # that a container does not survive
 _IDLE_INTERVAL = 0.05  # seconds between two looks at an empty queue
 _RETRY_INTERVAL = 5.0  # seconds until an input that cannot be read, or an answer that cannot be stored, is tried again
@@ -171,7 +173,7 @@ class AsyncWorkers:
                     for item in self._take():
                         pool.submit(self._work, item)
                 except OSError as e:  # a full disk: what is in the queue stays there
-                    print(f"the queue cannot be read: {e}", flush=True)
+                    _log.error(f"the queue cannot be read: {e}")
                     self.stopping.wait(_RETRY_INTERVAL)
                 with self.changed:
                     self.changed.wait(_IDLE_INTERVAL)
@@ -215,7 +217,7 @@ class AsyncWorkers:
         except Postponed:
             delay = _POSTPONED_INTERVAL
         except Exception as e:  # S3 does not answer, or the disk is full: the queue keeps the request
-            print(f"{item.request['InferenceId']}: tried again in {_RETRY_INTERVAL:.0f} s: {e!r}", flush=True)
+            _log.error(f"{item.request['InferenceId']}: tried again in {_RETRY_INTERVAL:.0f} s: {e!r}")
             delay = _RETRY_INTERVAL
         with self.changed:
             self.active.discard(item.number)
@@ -294,7 +296,7 @@ class AsyncWorkers:
         if location:
             self.files.put(path, location)
         if has_failed:
-            print(f"{item.request['InferenceId']} failed: {path.read_text(errors='replace')[:1000]}", flush=True)
+            _log.error(f"{item.request['InferenceId']} failed: {path.read_text(errors='replace')[:1000]}")
         topics = self.config["OutputConfig"].get("NotificationConfig", {})
         topic = topics.get("ErrorTopic" if has_failed else "SuccessTopic")
         kind = "ERROR_NOTIFICATION_TOPIC" if has_failed else "SUCCESS_NOTIFICATION_TOPIC"

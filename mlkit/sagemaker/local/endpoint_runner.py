@@ -6,10 +6,10 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/43_endpoint_runner.ipynb #6594ab4e
+import logging
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,12 +19,14 @@ from mlkit.sagemaker.local.async_queue import AsyncQueue
 from mlkit.sagemaker.local.async_workers import AsyncWorkers
 from mlkit.sagemaker.local.fleet import Fleet, stop_servers
 from mlkit.sagemaker.local.hosting import Hosting, config_fields, retain_properties, variant_descriptions
+from mlkit.sagemaker.local.locks import log_to_stdout
 from mlkit.sagemaker.local.rollout import RolledBack, Rollout, RolloutCancelled, RolloutPlan
 from mlkit.sagemaker.local.scaling import Scaler
 from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.store import now
 
 # %% ../../../nbs/2_sagemaker/4_local/43_endpoint_runner.ipynb #aad4ad2d
+_log = logging.getLogger("mlkit.endpoint_runner")
 _REVIVAL_INTERVAL = 2.0  # seconds until the containers of a killed process, which cannot be started, are tried again
 _SCALING_INTERVAL = 1.0  # seconds between two looks at the scaling policies
 _RETIREMENT_DELAY = 2.0  # seconds for clients that have read the port of a replaced container, but not connected yet
@@ -112,7 +114,7 @@ class EndpointRunner:
             fleet.stop()
         except Exception as e:
             if not isinstance(e, (OSError, ValueError, RuntimeError, ClientError)):
-                traceback.print_exc()
+                _log.exception("the configuration is not deployed")
             if fleet:
                 fleet.stop()
             was_in_service = self.fleet or self._record()["EndpointStatus"] == "InService"
@@ -217,7 +219,7 @@ class EndpointRunner:
         if not changes:
             return
         for name, count in changes.items():
-            print(f"{name}: {counts[name]} instances become {count}, as its scaling policy asks", flush=True)
+            _log.info(f"{name}: {counts[name]} instances become {count}, as its scaling policy asks")
 
         def update(record: dict) -> None:
             for variant in record["ProductionVariants"]:
@@ -229,7 +231,7 @@ class EndpointRunner:
         try:
             self.fleet.wait_until_ready(self._is_deleted)
         except RuntimeError as e:
-            print(f"an instance did not start: {e}", flush=True)
+            _log.error(f"an instance did not start: {e}")
         self._update_record(EndpointStatus="InService")
         self._publish_instances(surplus)
 
@@ -287,6 +289,7 @@ def _retire(servers: list[ServerProcess], delay: float, is_deleted: Callable[[],
 def main(argv: list[str] | None = None) -> None:
     """Run an endpoint until it is deleted. The arguments: ROOT S3 NAME, see `LocalService`."""
     root, s3, name = sys.argv[1:] if argv is None else argv
+    log_to_stdout()
     EndpointRunner(Hosting(root, s3), name).run()
 
 

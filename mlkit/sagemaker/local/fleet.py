@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/44_fleet.ipynb #9d30894a
+import logging
 import math
 import os
 import re
@@ -21,6 +22,7 @@ from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.service import LocalService
 
 # %% ../../../nbs/2_sagemaker/4_local/44_fleet.ipynb #1c97ce56
+_log = logging.getLogger("mlkit.fleet")
 _RESTART_INTERVAL = 5.0  # seconds between two restarts of a container
 _REPLIES = re.compile(r'^mlkit_replies_total\{[^}]*status="(\d+)"[^}]*\} (\S+)', re.MULTILINE)
 
@@ -149,7 +151,7 @@ class Fleet:
     def _restart(self, name: str, server: ServerProcess) -> None:
         if time.monotonic() < self.next_restart.get(server, 0):
             return
-        print(f"{name}: {server.exit_reason()}; starting it again", flush=True)
+        _log.error(f"{name}: {server.exit_reason()}; starting it again")
         self.n_ended += 1
         self.next_restart[server] = time.monotonic() + _RESTART_INTERVAL
         server.start()

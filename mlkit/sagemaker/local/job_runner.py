@@ -7,13 +7,13 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #cf305244
 import json
+import logging
 import os
 import shutil
 import signal
 import sqlite3
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from mlkit.files import files_under
 from mlkit.patching import patch
 from mlkit.sagemaker.instances import find_instance
 from mlkit.sagemaker.local.host import Host, Outcome, make_hosts, pack_results, result_files, run_hosts
+from mlkit.sagemaker.local.locks import log_to_stdout
 from mlkit.sagemaker.local.metric_files import MetricFiles
 from mlkit.sagemaker.local.metric_lines import MetricReader
 from mlkit.sagemaker.local.store import RecordTable, now
@@ -102,6 +103,7 @@ class FolderSync:
         return f"{self.uri}/{path.relative_to(folder).as_posix()}"
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #ab35d48a
+_log = logging.getLogger("mlkit.job_runner")
 _SYNC_INTERVAL = 1.0  # seconds between two uploads of checkpoints
 
 
@@ -139,9 +141,16 @@ class JobRunner:
         try:
             self._run_attempts()
         except Exception as e:
-            traceback.print_exc()
+            _log.exception("the job has failed")
             error_type = "ClientError" if isinstance(e, (OSError, ValueError)) else "InternalServerError"
-            self.set_status("Failed", "Failed", f"{error_type}: {e}")
+            reason = self._full_disk() if isinstance(e, OSError) else ""
+            self.set_status("Failed", "Failed", f"{error_type}: {reason or e}")
+
+    def _full_disk(self) -> str:
+        """Return what to say if the disk has less than 1 MiB left, else ""."""
+        if shutil.disk_usage(self.folder).free >= 2**20:
+            return ""
+        return f"the disk that has {self.root} is full; mlkit local clean frees what ended jobs left there"
 
     def _run_attempts(self) -> None:
         self.set_status(None, "Downloading")
@@ -253,15 +262,15 @@ def _record_metrics(self: JobRunner, ended: bool = False) -> None:
             f.writelines(json.dumps(metric) + "\n" for metric in metrics)
         self.rows.change(self.name, lambda record: record.update(final, LastMetrics=self.metrics.last_values))
     except (OSError, sqlite3.OperationalError):
-        traceback.print_exc()  # the disk may be full for a while, which is the job's own matter
+        # the disk may be full for a while, which is the job's own matter
+        _log.exception("metrics are not recorded")
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #ab2a270d
 @patch
 def _finish(self: JobRunner, outcome: Outcome) -> None:
     """Upload the results, and record how the job ended."""
     exit_code = next((code for code in outcome.codes if code), 0)
-    if exit_code and shutil.disk_usage(self.folder).free < 2**20:
-        reason = f"the disk that has {self.root} is full; mlkit local clean frees what ended jobs left there"
+    if exit_code and (reason := self._full_disk()):
         self.set_status("Failed", "Failed", f"ClientError: {reason}")
         return
     self._record_metrics(ended=True)
@@ -285,7 +294,8 @@ def _record_file_metrics(self: JobRunner) -> None:
     try:
         points = MetricFiles(self.files, dict(TrainingJobName=self.name), self.folder).read(ended=True)
     except Exception:
-        traceback.print_exc()  # a file that cannot be read does not fail the job
+        # a file that cannot be read does not fail the job
+        _log.exception("the files of metrics are not read")
         return
     last_values = {name: value for point in points for name, value in point.items()}
     if last_values:
@@ -325,6 +335,7 @@ def _upload_results(self: JobRunner) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run a training job. The arguments are the same as for `JobRunner`: ROOT S3 NAME."""
     root, s3, name = sys.argv[1:] if argv is None else argv
+    log_to_stdout()
     JobRunner(root, s3, name).run()
 
 

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/11_locks.ipynb #d55357fa
 import fcntl
+import logging
 import os
 import subprocess
 import sys
@@ -66,3 +67,13 @@ def start_locked(lock: int, module: str, arguments: Sequence[str], log: Path) ->
             )
     finally:
         os.close(lock)  # the new process has a copy, which keeps the file locked
+
+
+def log_to_stdout() -> None:
+    """Write what mlkit's loggers are told to standard output. On a full disk only the line is lost."""
+    logger = logging.getLogger("mlkit")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

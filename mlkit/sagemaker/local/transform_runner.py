@@ -7,10 +7,10 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/51_transform_runner.ipynb #a83e5d38
 import gzip
+import logging
 import subprocess
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlkit.sagemaker.local.data_processing import DataProcessing
+from mlkit.sagemaker.local.locks import log_to_stdout
 from mlkit.sagemaker.local.server_process import ServerProcess
 from mlkit.sagemaker.local.store import now
 from mlkit.sagemaker.local.transform_jobs import TransformJobs
@@ -83,6 +84,9 @@ def batch_variables(request: Mapping) -> dict[str, str]:
     return variables | ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": str(megabytes)} if megabytes else {})
 
 
+_log = logging.getLogger("mlkit.transform_runner")
+
+
 class TransformRunner:
     """Run a batch transform job whose record exists already.
 
@@ -112,8 +116,8 @@ class TransformRunner:
             self._transform_files()
         except Exception as e:
             if not isinstance(e, (OSError, ValueError, RuntimeError, HTTPException)):
-                traceback.print_exc()
-            print(f"{type(e).__name__}: {e}", flush=True)
+                _log.exception("the job has failed")
+            _log.error(f"{type(e).__name__}: {e}")
             error_type = "AlgorithmError" if isinstance(e, RuntimeError) else "ClientError"
             self._set_final_status("Failed", FailureReason=f"{error_type}: {e}"[:1024])
         else:
@@ -154,10 +158,10 @@ class TransformRunner:
                     self._transform_file(path, out)
             except (RuntimeError, ValueError) as e:
                 errors.append(e)
-                print(f"{name}: {e}", flush=True)
+                _log.error(f"{name}: {e}")
                 continue
             self.files.put(answers, f"{output_uri}/{name}.out")
-            print(f"{name}: done", flush=True)
+            _log.info(f"{name}: done")
         if len(errors) > 1:
             raise type(errors[0])(f"{errors[0]}; {len(errors)} of {len(paths)} files failed, see the log")
         if errors:
@@ -239,6 +243,7 @@ class TransformRunner:
 def main(argv: list[str] | None = None) -> None:
     """Run a batch transform job. The arguments: ROOT S3 NAME, see `LocalService`."""
     root, s3, name = sys.argv[1:] if argv is None else argv
+    log_to_stdout()
     TransformRunner(TransformJobs(root, s3), name).run()
 
 

@@ -385,13 +385,18 @@ def test_two_hosts_find_the_weights_of_one(tmp_path, monkeypatch, namespaces):
         torch.testing.assert_close(both[name], weight, atol=1e-5, rtol=0)
 
 
-def test_a_full_disk_is_reported(tmp_path):
-    """The folder of the local SageMaker is on a disk of 2 MB"""
+@pytest.mark.parametrize(
+    "kilobytes", [2000, 5000, *(pytest.param(n, marks=pytest.mark.long) for n in range(1200, 12000, 300))]
+)
+def test_a_full_disk_is_reported(tmp_path, kilobytes):
+    """The disk with the folder of the local SageMaker is full before the program starts, or when it writes the model"""
     if sys.platform != "linux" or os.geteuid():
         pytest.skip("needs root on Linux, for a small disk")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("a file system cannot be mounted here")
     try:
         (tmp_path / "large.py").write_text(
