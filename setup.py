@@ -17,11 +17,12 @@ def listed(key):
 
 extras = {
     name: listed(f"{name}_requirements")
-    for name in ("serve", "jobs", "sagemaker", "notebook", "demo", "data", "images", "check", "loggers")
+    for name in ("serve", "jobs", "sagemaker", "notebook", "demo", "data", "images", "check", "loggers", "sweep")
 }
 extras["studio"] = sorted({r for name in ("serve", "sagemaker", "notebook") for r in extras[name]})
 extras["demo"] = sorted({r for name in ("demo", "serve", "jobs", "check") for r in extras[name]})
-extras["dev"] = extras["studio"] + extras["demo"] + extras["images"] + extras["loggers"] + listed("dev_requirements")
+extras["dev"] = [r for name in ("studio", "demo", "images", "loggers", "sweep") for r in extras[name]]
+extras["dev"] += listed("dev_requirements")
 
 setup(
     name=cfg["distribution"],

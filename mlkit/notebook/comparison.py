@@ -18,40 +18,8 @@ from .figures import to_curves
 from .theme import caption
 from ..plotting import MAX_WIDTH, SeriesStyle, make_figure, plot_losses, series_styles, to_html
 from ..sagemaker.client.job_list import read_hyperparameter
+from ..sagemaker.search.trials import lower_is_better
 from ..text import Table, did_you_mean
-
-# %% ../../nbs/3_notebook/35_comparison.ipynb #4308d071
-_LOWER = {
-    *(
-        "loss",
-        "losses",
-        "error",
-        "err",
-        "cost",
-        "mse",
-        "rmse",
-        "rmsle",
-        "mae",
-        "mape",
-        "smape",
-        "nll",
-        "logloss",
-        "crossentropy",
-    ),
-    *("perplexity", "ppl", "wer", "cer", "fid", "brier", "ece"),
-}
-_HIGHER = {
-    *("accuracy", "acc", "top1", "top5", "f1", "fbeta", "auc", "auroc", "auprc", "ap", "map", "precision", "recall"),
-    *("r2", "score", "reward", "return", "bleu", "rouge", "iou", "miou", "dice", "mcc", "ndcg", "mrr", "psnr", "ssim"),
-}
-
-
-def lower_is_better(metric: str) -> bool | None:
-    """Return whether a lower value of a metric is a better one, by the words of its name; None if they do not tell."""
-    words = set(re.split(r"[^a-z0-9]+", metric.lower()))
-    if words & _LOWER:
-        return True
-    return False if words & _HIGHER else None
 
 # %% ../../nbs/3_notebook/35_comparison.ipynb #a478b1d1
 def _differing(hyperparameters: Mapping[str, Mapping[str, Any]]) -> list[str]:

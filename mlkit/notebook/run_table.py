@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from mlkit.notebook.comparison import lower_is_better
 from mlkit.notebook.curves import duration
 from mlkit.notebook.watch import seconds_between
 from mlkit.patching import patch
 from mlkit.sagemaker.client.job_list import JobList, ListedJob, read_hyperparameter
+from mlkit.sagemaker.search.trials import lower_is_better
 from mlkit.text import did_you_mean
 
 # %% ../../nbs/3_notebook/36_run_table.ipynb #d913eb78

@@ -617,6 +617,7 @@ class ConfigField(NamedTuple):
     default: Any  # dataclasses.MISSING if it is required
     comment: str
     is_group: bool  # its value is a nested config, whose fields follow
+    metadata: Mapping = types.MappingProxyType({})  # that `field` was given
 
 
 def config_fields(config: Any, prefix: str = "", outer: tuple[type, ...] = ()) -> dict[str, ConfigField]:
@@ -635,7 +636,7 @@ def config_fields(config: Any, prefix: str = "", outer: tuple[type, ...] = ()) -
         name = prefix + f.name
         kind = kinds[f.name]
         is_group = is_nested(kind) and kind not in (*outer, config_type)
-        fields[name] = ConfigField(name, kind, default, comments.get(f.name, ""), is_group)
+        fields[name] = ConfigField(name, kind, default, comments.get(f.name, ""), is_group, f.metadata)
         if is_group:
             inner = default if isinstance(default, kind) else kind
             fields |= config_fields(inner, f"{name}.", (*outer, config_type))
