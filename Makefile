@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` works on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: demo test bench bench-serving readme pictures docs clean help
+.PHONY: demo test bench bench-serving readme pictures docs release clean help
 
 # Python 3.11 comes first, because the versions in constraints.txt are tested with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -35,8 +35,13 @@ pictures: .venv/.dev  ## make the pictures of nbs/images again, in JupyterLab an
 docs: .venv/.dev  ## build the site from the notebooks into _docs/site
 	@python .ci/docs.py site
 
+release: .venv-release/.done  ## build the wheel and the source archive into dist, and check them
+	@rm -rf build dist
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-release/bin/python -m build
+	@.venv-release/bin/twine check --strict dist/*
+
 clean:  ## remove the environments and all generated files
-	rm -rf .venv .venv-bench .venv-conformance _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-release .venv-conformance _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,4 +63,10 @@ help:  ## show this list
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.venv-release/.done: constraints.txt
+	@echo "Installing what a release needs into .venv-release, once"
+	@$(PYTHON) -m venv .venv-release
+	@.venv-release/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build twine
 	@touch $@

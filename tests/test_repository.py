@@ -150,6 +150,13 @@ def test_classes_are_whole():
         assert not grafted, f"{f}: write the method in its class, or use @patch: {grafted}"
 
 
+def test_workflows_name_actions_by_their_commit():
+    """A tag can be moved to other code, a commit cannot."""
+    workflows = "\n".join(f.read_text(encoding="utf-8") for f in sorted((ROOT / ".github" / "workflows").iterdir()))
+    actions = re.findall(r"uses: *(\S+)", workflows)
+    assert actions and not [action for action in actions if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)]
+
+
 # The page of each layer on which its names are listed.
 LAYER_PAGES = {
     "model": ["0_model/00_model"],

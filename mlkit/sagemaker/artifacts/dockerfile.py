@@ -6,10 +6,15 @@
 __all__ = ['write_dockerfile']
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/22_dockerfile.ipynb #6729acc0
+import json
 import re
+import shutil
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...distribution import DISTRIBUTION
+from .files import list_program
 from .wheel import build_wheel
 from ..images import image_uri, is_short_name
 
@@ -20,7 +25,7 @@ IMAGE = "pytorch-training:2.14"
 _DOCKERFILE = """# Trains as `docker run IMAGE train`, serves as `docker run IMAGE serve`, the words of SageMaker.
 # Written by `mlkit dockerfile`.
 #   docker build -t {name} {folder}
-ARG IMAGE={image}
+{pin}ARG IMAGE={image}
 FROM $IMAGE
 
 # {distribution}, as it was where this file was written
@@ -28,6 +33,7 @@ COPY {wheel} /tmp/
 RUN pip install --no-cache-dir "/tmp/{wheel}[serve]" && rm /tmp/{wheel}
 {requirements}COPY . /opt/ml/code/
 
+# Without USER: SageMaker's folders in /opt/ml belong to root, and it starts the container as the image's user.
 WORKDIR /opt/ml/code
 ENV PYTHONPATH=/opt/ml/code PYTHONUNBUFFERED=1 MLKIT_HOST=0.0.0.0
 EXPOSE 8080
@@ -35,6 +41,12 @@ LABEL com.amazonaws.sagemaker.capabilities.multi-models=true
 LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
 ENTRYPOINT ["python", "-m", "mlkit.cli"]
 CMD ["train"]
+"""
+_DOCKERIGNORE = """# Written by `mlkit dockerfile`: the files that a job would be sent, and no others.
+# Call it again when there are new ones.
+*
+"""
+_PIN = """# A tag may change. `docker pull` prints the digest; IMAGE@sha256:... stays the same image.
 """
 _REQUIREMENTS = """COPY requirements.txt /tmp/
 RUN pip install --no-cache-dir -r /tmp/requirements.txt
@@ -47,10 +59,12 @@ def write_dockerfile(
     region: str = "us-east-1",  # from which Docker loads an image with a short name
     instance: str = "ml.m5.large",  # decides whether an image with a short name has CUDA
 ) -> Path:
-    """Write a Dockerfile, with mlkit's wheel next to it, and return its path.
+    """Write a Dockerfile and a .dockerignore, with mlkit's wheel next to them, and return the Dockerfile's path.
 
-    Raises FileExistsError if the folder has a Dockerfile that `mlkit dockerfile` did not write, and ValueError for a
-    short name that AWS has no image for.
+    The image gets the files that a job would be sent: no hidden files, and none that .gitignore names. The base image
+    is named by its digest if Docker has it on this machine.
+    Raises FileExistsError if the folder has one of the two that `mlkit dockerfile` did not write, and ValueError for
+    a short name that AWS has no image for.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -58,17 +72,43 @@ def write_dockerfile(
     if not re.fullmatch(r"[\w./:@-]+", image):
         raise ValueError(f"{image!r} is not the name of an image")
     path = folder / "Dockerfile"
-    if path.exists() and "mlkit dockerfile" not in path.read_text(encoding="utf-8", errors="replace"):
-        raise FileExistsError(f"{path} exists already: remove it, or name another folder")
+    ignore = folder / ".dockerignore"
+    for file in (path, ignore):
+        if file.exists() and "mlkit dockerfile" not in file.read_text(encoding="utf-8", errors="replace"):
+            raise FileExistsError(f"{file} exists already: remove it, or name another folder")
     if is_short_name(image):
         image = image_uri(image, region, instance)
+    image = _with_digest(image)
+    wheel = build_wheel(folder).name
+    program = [name for name in list_program(folder, gitignore=True) if name != path.name]
     text = _DOCKERFILE.format(
         name=re.sub(r"\W+", "-", folder.resolve().name.lower()).strip("-") or "image",
         folder=folder,
         image=image,
+        pin="" if "@" in image else _PIN,
         distribution=DISTRIBUTION,
-        wheel=build_wheel(folder).name,
+        wheel=wheel,
         requirements=_REQUIREMENTS if (folder / "requirements.txt").is_file() else "",
     )
     path.write_text(text, encoding="utf-8")
+    ignore.write_text(_DOCKERIGNORE + _allowed({*program, wheel}), encoding="utf-8")
     return path
+
+
+def _allowed(names: Iterable[str]) -> str:
+    """Return the lines of a .dockerignore that let files pass."""
+    return "".join("!" + re.sub(r"([\\*?\[\]])", r"\\\1", name) + "\n" for name in sorted(names))
+
+
+def _with_digest(image: str) -> str:
+    """Return the name of an image with its digest, if Docker has the image on this machine."""
+    if "@" in image or not shutil.which("docker"):
+        return image
+    command = ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image]
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        digests = json.loads(listing.stdout) if listing.returncode == 0 else []
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return image  # Docker does not run here
+    repository = re.sub(r":[^:/]+$", "", image)
+    return next((digest for digest in digests or [] if digest.startswith(f"{repository}@sha256:")), image)
