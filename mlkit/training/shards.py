@@ -49,6 +49,9 @@ def _open_npy(path: Path, label: int | str, target: torch.dtype) -> tuple[int, C
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
         raise ValueError(f"{path}: not a plain array ({e})") from None
+    if not isinstance(table, np.ndarray):
+        table.close()
+        raise ValueError(f"{path}: an archive of arrays, as a file .npz has it: store one array with numpy.save")
     is_table = table.ndim == 2 and table.dtype.kind in "biuf"
     if not is_table or isinstance(label, str) or not -table.shape[1] <= label < table.shape[1]:
         raise ValueError(

@@ -58,7 +58,11 @@ def load_numpy(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """Return the array in an NPY file, or the arrays in an NPZ file by name; refuse pickled objects."""
     try:
         content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
+        is_archive = not isinstance(content, np.ndarray)
+        if is_archive != (path.suffix.lower() == ".npz"):
+            name, suffix = ("an archive of arrays", ".npz") if is_archive else ("one array", ".npy")
+            raise ValueError(f"{name}, as a file {suffix} has it: rename it")
+        if not is_archive:
             return content
         with content:
             return dict(content)
