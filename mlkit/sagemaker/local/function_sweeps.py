@@ -151,7 +151,7 @@ class _TrialProcess:
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #ce6165fd
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #2d79cee2
 _MOST_DEATHS = 3  # of a trial's process without a report in between, after which the trial has failed
 _FIRST_FAILURES = 3  # after so many trials, of which none has a value, a sweep has failed
 
@@ -163,6 +163,8 @@ class FunctionSweep:
     of metrics, or a number. The trials are kept in the SQLite file `path`. A sweep of the same name, space and
     function, in this or in another process, continues them.
     """
+
+    lock_patience = 5.0  # seconds until another process that runs the sweep, and may be about to end, is an error
 
     def __init__(
         self,
@@ -306,7 +308,7 @@ def _check(self: FunctionSweep) -> None:
                 "the trial on: train_model(..., callbacks=[trial], checkpoints=trial.checkpoints)"
             )
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #8996967f
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #6e265d54
 _DESCRIBED = dict(function="the function has changed", config="the config was {old}, is {new}")
 
 
@@ -379,7 +381,7 @@ def wait(self: FunctionSweep, timeout: float | None = None) -> bool:
 @patch
 def _take_lock(self: FunctionSweep) -> int:
     """Return the lock of the sweep. Raises RuntimeError if another process has it."""
-    deadline = time.monotonic() + 5  # a process that was killed may still have children
+    deadline = time.monotonic() + self.lock_patience
     while (lock := take_lock(self.folder / "lock")) is None:
         if time.monotonic() > deadline:
             raise RuntimeError(

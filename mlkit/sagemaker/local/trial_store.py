@@ -5,22 +5,20 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #ce6a3c23
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #234fbade
 import copy
-import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from ..search.space import Choices, Range, SearchSpace
-from ..search.strategy import import_optuna
+from ..search.strategy import import_optuna, quiet_optuna
 from ..search.trials import Trial
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #460336dc
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #2c021b24
 @dataclass
 class StoredTrial:
     """A trial, and what the sweep has to know of it in addition."""
@@ -46,7 +44,7 @@ class TrialStore:
         from sqlalchemy.engine import URL
 
         url = URL.create("sqlite", database=str(path)).render_as_string()
-        with _quiet():
+        with quiet_optuna():
             self._storage = self._optuna.storages.RDBStorage(url, {"connect_args": {"timeout": 60}})
         self._study: int | None = next(
             (s._study_id for s in self._storage.get_all_studies() if s.study_name == name), None
@@ -72,7 +70,7 @@ class TrialStore:
     def begin(self, description: Mapping[str, Any]) -> None:
         """Begin the sweep anew, without any trials."""
         direction = "MINIMIZE" if self.minimize else "MAXIMIZE"
-        with _quiet(), self._lock:
+        with quiet_optuna(), self._lock:
             if self._study is not None:
                 self._storage.delete_study(self._study)
             self._study = self._storage.create_new_study([self._optuna.study.StudyDirection[direction]], self.name)
@@ -227,15 +225,3 @@ def _from_stored(values: Range | Choices, stored: Any, name: str) -> Any:
     if isinstance(values, Choices):
         return values.values[stored.distributions[name].to_internal_repr(stored.params[name])]
     return stored.params[name]
-
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #8c93125e
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna from logging that it has created a study."""
-    logger = logging.getLogger("optuna")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
