@@ -30,11 +30,13 @@ class Trial:
     reason: str = ""  # why it has failed or was stopped
     job: str = ""  # the name of its training job, if it is one
     seconds: float | None = None  # that it has run
+    result: float | None = None  # the metric that counts, if the trial has said it at its end
 
     @property
     def value(self) -> float | None:
-        """The metric that counts: the last one, None before the first or if that is not a number."""
-        return self.curve[-1] if self.curve and math.isfinite(self.curve[-1]) else None
+        """The metric that counts: the result, or the last of the curve; None before it, or if it is not a number."""
+        last = self.curve[-1] if self.curve and self.result is None else self.result
+        return last if last is not None and math.isfinite(last) else None
 
     @property
     def has_ended(self) -> bool:
