@@ -159,6 +159,7 @@ class SweepState:
     trials: Sequence[Trial] = ()
     space: SearchSpace = field(default_factory=dict)  # what is searched
     status: str = ""  # of the sweep, such as InProgress
+    reason: str = ""  # why it has ended
     trial_limit: int | None = None  # how many trials there are to be
 
     @cached_property
@@ -499,8 +500,12 @@ def _row(state, trial, axis, epochs, has_reasons):
     css = ' class="ms-failed"' if trial.state == "failed" else ""
     cells = [f'<th scope="row">{trial.number}{star}</th><td{css}>{escape(trial.state)}</td>']
     cells.append(f"<td>{_small_curve(trial, axis, epochs)}</td>")
-    value = trial.curve[-1] if trial.curve else None  # also one that is not finite
-    numbers = [value, *(trial.parameters.get(name) for name in state.names), len(trial.curve)]
+    last = trial.curve[-1] if trial.curve else None  # perhaps not a number
+    numbers = [
+        last if trial.value is None else trial.value,
+        *(trial.parameters.get(name) for name in state.names),
+        len(trial.curve),
+    ]
     texts = [*map(value_text, numbers), "" if trial.seconds is None else duration(trial.seconds)]
     for text in texts:
         cut = cut_text(text, 24)
@@ -588,7 +593,7 @@ def sweep_figure(state: SweepState, weights: Mapping[str, float]) -> Any:
     grid = figure.add_gridspec(rows, 3)
     ax = figure.add_subplot(grid[0, :])
     best = {"best so far": ([t.number for t in state.trials], best_so_far(state.trials, state.minimize))}
-    plot_losses(ax, best, x_label="trial", y_label=state.metric)
+    plot_losses(ax, best, x_label="trial", y_label=cut_text(state.metric, 24))
     ax.lines[0].set_drawstyle("steps-post")
     trials = drawn_trials(state)
     ax.plot([trial.number for trial in trials], [trial.value for trial in trials], ".", alpha=0.6)
@@ -610,8 +615,8 @@ def _plot_scatter(ax, state, name, trials):
     x = [axis.position(trial.parameters[name]) for trial in trials]
     ax.plot(x, [trial.value for trial in trials], ".", alpha=0.6)
     ticks = axis.ticks(3)
-    ax.set_xticks([position for position, _ in ticks], [plain(text) for _, text in ticks])
+    ax.set_xticks([position for position, _ in ticks], [plain(cut_text(text, 10)) for _, text in ticks])
     ax.set_xlim(-0.05, 1.05)
-    ax.set_xlabel(plain(name))
+    ax.set_xlabel(plain(cut_text(name, 24)))
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)

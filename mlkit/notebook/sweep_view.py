@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/3_notebook/29_sweep_view.ipynb #14816302
 import threading
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -36,25 +37,42 @@ ENDED = "Completed", "Failed", "Stopped"  # values of Sweep.status
 def read_state(sweep: Any) -> SweepState:
     """Return a `Sweep` as the plots show it. The status is read first, so that the trials of an ended one are final."""
     status = sweep.status
-    return SweepState(sweep.metric, sweep.minimize, sweep.trials(), sweep.space, status, sweep.trial_limit)
+    reason = sweep.reason if status in ENDED else ""
+    # a sweep in this process goes on changing its trials
+    trials = [replace(trial, parameters=dict(trial.parameters), curve=list(trial.curve)) for trial in sweep.trials()]
+    return SweepState(sweep.metric, sweep.minimize, trials, sweep.space, status, reason, sweep.plan.trials)
+
+
+def _drawn(state: SweepState) -> str:
+    """Return what the drawings depend on, as a text that can be compared; the time of a running trial is not in it."""
+    ended = {trial.number: trial.seconds for trial in state.trials if trial.has_ended}
+    return repr([replace(trial, seconds=ended.get(trial.number)) for trial in state.trials])
+
+
+def _place(sweep: Any) -> str:
+    """Return where a sweep runs, as text; a function runs on this machine."""
+    return str(sweep.target or "this machine")
 
 
 def _status_html(sweep: Any, state: SweepState, error: str = "") -> str:
     """Return what a sweep is doing, with an error of the widget itself below."""
     parts = [
-        f"<b>{escape(sweep.name)}</b> {status_pill(state.status or '…')} {muted(str(sweep.target))}",
+        f"<b>{escape(sweep.name)}</b> {status_pill(state.status or '…')} {muted(_place(sweep))}",
         f"<br>{muted(state.summary)}",
     ]
     if state.best is not None:
         values = ", ".join(f"{name} = {value_text(value)}" for name, value in state.best.parameters.items())
         parts.append(f"<br><b>best</b> {escape(values)}")
-    if state.status == "Failed" and sweep.failure_reason:
-        parts.append(alert_block(sweep.failure_reason, "overflow-wrap:anywhere"))
+    if state.reason and state.status == "Failed":
+        parts.append(alert_block(state.reason, "overflow-wrap:anywhere"))
+    elif state.reason:
+        parts.append(f"<br>{muted(state.reason)}")
     if error:
         parts.append(f"<div>{alert_line(error)}</div>")
     return f'<div style="line-height:1.6;color:{TEXT_COLOR}">{"".join(parts)}</div>'
 
 # %% ../../nbs/3_notebook/29_sweep_view.ipynb #97add7ab
+_INTERVAL = 1.0  # seconds between two drawings, at least
 _ALL = "the most important ones"
 _LAYOUT_CSS = """
 <style>.mlkit-sweep .widget-html-content { line-height: 1.4; height: auto; width: 100%; font-size: 12px }
@@ -154,15 +172,15 @@ class SweepView:
 
     def poll(self) -> bool:
         """Read the sweep once and show it. Return whether anything is new."""
-        state = read_state(self.sweep)
-        changed = state != self.state
-        self.state = state
+        previous = self.state
+        self.state = read_state(self.sweep)
         self.error = ""
-        if changed:
+        has_new_trials = _drawn(self.state) != _drawn(previous)
+        if has_new_trials:
             self._weigh()
             self.draw()
         self.show()
-        return changed
+        return has_new_trials or self.state.status != previous.status
 
     def _weigh(self):
         self.weights_note = "after more trials"
@@ -173,8 +191,9 @@ class SweepView:
             self.weights_note = str(e)
 
     def _run(self):
-        target = self.sweep.target
-        interval = Interval(self.interval, self.interval) if self.interval else target.log_interval
+        allowed = self.sweep.backend.interval
+        shortest = self.interval or max(allowed.shortest, _INTERVAL)
+        interval = Interval(shortest, self.interval or max(allowed.longest, shortest))
 
         def poll():
             changed = self.poll()
@@ -234,8 +253,7 @@ class SweepView:
 
     def __repr__(self):
         state = self.state
-        lines = [f"{self.sweep.name}: {state.status or 'no status yet'}, {self.sweep.target}", state.summary]
+        lines = [f"{self.sweep.name}: {state.status or 'no status yet'}, {_place(self.sweep)}", state.summary]
         if state.trials:
             lines.append(repr(trials_table(state.trials, state.metric, state.minimize)))
-        reason = self.sweep.failure_reason if state.status == "Failed" else ""
-        return "\n".join(filter(None, [*lines, reason]))
+        return "\n".join(filter(None, [*lines, state.reason]))

@@ -29,7 +29,7 @@ from mlkit.notebook.curves import Curves
 from mlkit.notebook.forms import NAME_SLIDER, FormField
 from mlkit.notebook.next_steps import NextSteps
 from mlkit.notebook.svg import draw_plot
-from mlkit.notebook.sweep_plots import SweepState, draw_sweep, importances, sweep_figure
+from mlkit.notebook.sweep_plots import sweep_figure
 from mlkit.notebook.sweep_view import SweepView
 from mlkit.sagemaker.client import Handlers, TrainingJob
 from mlkit.sagemaker.client.polling import Interval
@@ -398,16 +398,17 @@ def planted_sweep():
         metric=plant("metric of a sweep"),
         minimize=True,
         space={name: Choices(tuple(kinds))},
-        trial_limit=14,
+        plan=SimpleNamespace(trials=14),
         trials=lambda: trials,
         status="Failed",
-        failure_reason=plant("reason of a sweep"),
-        target=SimpleNamespace(log_interval=Interval(0.01, 0.01)),
+        reason=plant("reason of a sweep"),
+        target=plant("target of a sweep"),
+        backend=SimpleNamespace(interval=Interval(0.01, 0.01)),
     )
 
 
 def test_a_sweep(browser):
-    view = SweepView(planted_sweep())
+    view = SweepView(planted_sweep(), interval=0.01)
     browser.show(view)
     view.wait()
     view.choice.value = plant("name of a hyperparameter")
@@ -415,7 +416,8 @@ def test_a_sweep(browser):
     view.show()
     browser.show(sweep_figure(view.state, view.weights))
     places = ["sweep", "metric of a sweep", "name of a hyperparameter", "choice of a sweep", "state of a trial"]
-    assert_shown(browser, *places, "reason of a trial", "reason of a sweep", "error of a sweep")
+    assert_shown(browser, *places, "reason of a trial", "reason of a sweep", "target of a sweep")
+    assert_shown(browser, "error of a sweep")
 
 
 def test_the_question_before_a_deployment(browser):
