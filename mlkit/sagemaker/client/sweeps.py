@@ -28,7 +28,6 @@ from .results import JobFailed
 from .target import AWSTarget, LocalTarget, make_target
 from mlkit.sagemaker.client.tuning_request import (
     base_config,
-    config_with,
     parameter_ranges,
     parameter_texts,
     read_parameter,
@@ -37,8 +36,10 @@ from mlkit.sagemaker.client.tuning_request import (
     training_definition,
     warm_start_config,
 )
+from ..local.function_sweeps import Budget, FunctionSweep
 from ..local.metric_lines import MetricReader
-from ..search.space import Choices, SearchSpace, grid_size, make_space
+from ..search.space import Choices, SearchSpace, grid_size, make_space, with_parameters
+from ..search.stopping import Halving
 from ..search.strategy import check_strategy
 from ..search.trials import Trial, lower_is_better, trials_table
 from ..search.trials import best_trial as _best
@@ -152,7 +153,7 @@ class TuningRun:
         target: LocalTarget | AWSTarget,
         name: str,
         metric: str,
-        read: Callable[[str, str], Any],  # takes the name and the text of a hyperparameter, returns its value
+        read: Callable[[str, Any], Any],  # takes the name and the text of a hyperparameter, returns its value
     ):
         self.target = target
         self.name = name
@@ -174,17 +175,21 @@ class TuningRun:
         """Why it has failed; empty otherwise."""
         return self.describe().get("FailureReason", "")
 
-    @property
-    def interval(self) -> Interval:
-        """How often it may be looked at."""
-        return Interval(0.2, 1.0) if isinstance(self.target, LocalTarget) else Interval(10.0, 30.0)
-
     def stop(self) -> None:
         """Ask it to stop; trials that run keep their checkpoints."""
         self.target.client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=self.name)
 
     def trials(self) -> list[Trial]:
         """Return the trials so far, in the order of their numbers."""
+        if isinstance(self.target, LocalTarget):
+            trials = self.target.client.tuning_trials(self.name)
+            return [dataclasses.replace(trial, parameters=self._parameters(trial.parameters)) for trial in trials]
+        return self._listed_trials()
+
+    def _parameters(self, texts: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self.read(name, text) for name, text in texts.items()}
+
+    def _listed_trials(self) -> list[Trial]:
         operation = "list_training_jobs_for_hyper_parameter_tuning_job"
         pages = self.target.client.get_paginator(operation).paginate(
             HyperParameterTuningJobName=self.name, SortBy="CreationTime", SortOrder="Ascending"
@@ -205,7 +210,7 @@ class TuningRun:
         status = last["TrainingJobStatus"]
         trial = Trial(
             number,
-            {name: self.read(name, text) for name, text in last["TunedHyperParameters"].items()},
+            self._parameters(last["TunedHyperParameters"]),
             _STATES.get(status, status.lower()),
             list(curve.values()),
             last.get("FailureReason", ""),
@@ -343,8 +348,12 @@ class Sweep:
             patience=patience,
             max_runtime=max_runtime,
         )
-        self.name = name or _new_name(self.job.stem if self.job else getattr(job, "__name__", "sweep"))
         self.backend = None  # what runs the trials, once the sweep was started
+        self._function_sweep = None
+        if self.function is not None:
+            self._function_sweep = _make_function_sweep(self.function, self.plan, self.config, name, folder)
+        # A function's name stays the same, so that the same cell finds the trials of the last kernel.
+        self.name = self._function_sweep.name if self._function_sweep else name or _new_name(self.job.stem)
 
     @classmethod
     def attach(cls, name: str, target: Any = None) -> "Sweep":
@@ -359,6 +368,7 @@ class Sweep:
         self.tags = {}
         self.more = {}
         self.config = None
+        self._function_sweep = None
         self.plan = _described_plan(description)
         self.name = name
         self.backend = TuningRun(
@@ -406,7 +416,7 @@ class Sweep:
 
     @property
     def reason(self) -> str:
-        """Why the sweep has failed; empty otherwise."""
+        """Why the sweep has failed, or ended before all trials were tried; empty otherwise."""
         return self._require_backend().reason
 
     @property
@@ -468,6 +478,34 @@ def _refuse_for_function(**options) -> None:
     names = [name for name, value in options.items() if value]
     if names:
         raise ValueError(f"{', '.join(names)}: for a sweep of training jobs, not for one over a function")
+
+
+def _make_function_sweep(
+    function: Callable, plan: SearchPlan, config: Any, name: str | None, folder: Any
+) -> FunctionSweep:
+    """Return what runs the trials of a function. Raises ValueError for options that such a sweep does not have."""
+    budget = Budget(
+        trials=plan.trials,
+        epochs=plan.epochs,
+        target_value=plan.target_value,
+        patience=plan.patience,
+        seconds=plan.max_runtime,
+    )
+    return FunctionSweep(
+        function,
+        plan.space,
+        config,
+        plan.metric,
+        minimize=plan.minimize,
+        strategy=plan.strategy,
+        budget=budget,
+        parallel=plan.parallel,
+        early_stopping=plan.early_stopping,
+        halving=Halving(plan.min_epochs, plan.max_epochs) if plan.strategy == "hyperband" else None,
+        seed=plan.seed,
+        name=name,
+        folder=folder or "sweeps",
+    )
 
 
 def _new_name(stem: str) -> str:
@@ -594,7 +632,10 @@ def run(self: Sweep, target: Any = None) -> Sweep:
     if self.backend is not None:
         raise ValueError(f"{self.name} was started already: make another Sweep, or follow() this one")
     if self.function is not None:
-        self.backend = self._run_function(target)
+        if target is not None:
+            raise ValueError("target: a function runs on this machine; for SageMaker make a Sweep of a TrainingJob")
+        self._function_sweep.start()
+        self.backend = self._function_sweep
         return self
     job = self._require_job()
     resolved_target = make_target(target, job.options.role, job.options.output)
@@ -611,10 +652,9 @@ def run(self: Sweep, target: Any = None) -> Sweep:
 
 
 @patch
-def _run_function(self: Sweep, target: Any) -> Any:
-    if target is not None:
-        raise ValueError("target: a function runs on this machine; for SageMaker make a Sweep of a TrainingJob")
-    raise NotImplementedError("a sweep over a function")
+def _interval(self: Sweep) -> Interval:
+    """Return how often the sweep may be looked at."""
+    return Interval(10.0, 30.0) if isinstance(self.target, AWSTarget) else Interval(0.2, 1.0)
 
 # %% ../../../nbs/2_sagemaker/5_client/51_sweeps.ipynb #5e1a39cf
 class _SweepDisplay:
@@ -654,13 +694,14 @@ def follow(self: Sweep, out: TextIO | None = None, interval: float | None = None
     Raises JobFailed, with the reason, if the sweep fails. Ctrl-C stops the display, not the sweep.
     """
     out = out or sys.stdout
-    backend = self._require_backend()
+    for note in getattr(self._require_backend(), "notes", ()):
+        print(note, file=out, flush=True)
     display = _SweepDisplay(self, out)
     has_ended = follow_in_text(
         display.poll,
         self.name,
         self.target or "this machine",
-        Interval(interval, interval) if interval else backend.interval,
+        Interval(interval, interval) if interval else self._interval(),
         out,
         hint or self._hint(),
     )
@@ -673,12 +714,15 @@ def follow(self: Sweep, out: TextIO | None = None, interval: float | None = None
 @patch
 def _hint(self: Sweep) -> str:
     if self.function is not None:
-        return ".follow() shows it again, .stop() ends it"
+        return "follow() shows it again, stop() ends it; it ends with this process, and run() continues it then"
     return f"Sweep.attach({self.name!r}).follow() shows it again, .stop() ends it"
 
 
 @patch
 def _raise_failure(self: Sweep) -> None:
+    error = getattr(self.backend, "error", None)
+    if error is not None:
+        raise error
     if self.status == "Failed":
         raise JobFailed(self.name, self.reason, [])
 
@@ -689,7 +733,7 @@ def wait(self: Sweep, timeout: float | None = None) -> Sweep:
 
     timeout: seconds; default: no limit. Raises TimeoutError after them, and JobFailed if the sweep fails.
     """
-    backend = self._require_backend()
+    self._require_backend()
     deadline = None if timeout is None else time.monotonic() + timeout
 
     def poll() -> Poll:
@@ -698,7 +742,7 @@ def wait(self: Sweep, timeout: float | None = None) -> Sweep:
             raise TimeoutError(f"{self.name} has not ended after {timeout:g} seconds; it continues")
         return Poll(ended)
 
-    poll_until_end(poll, backend.interval)
+    poll_until_end(poll, self._interval())
     self._raise_failure()
     return self
 
@@ -735,7 +779,7 @@ def best_config(self: Sweep) -> Any:
     """Return the config of the best trial; a dict of all hyperparameters for a sweep that was attached by its name."""
     best = self.best_trial()
     if self.config is not None:
-        return config_with(self.config, best.parameters)
+        return with_parameters(self.config, best.parameters)
     static = self.backend._definition.get("StaticHyperParameters", {})
     fixed = {name: read_hyperparameter(text) for name, text in static.items() if not is_setting(name)}
     return fixed | best.parameters

@@ -18,25 +18,9 @@ from mlkit.sagemaker.artifacts.source import STARTER, Source
 from mlkit.sagemaker.client.job_config import make_hyperparameters
 from mlkit.sagemaker.client.job_list import read_hyperparameter
 from mlkit.sagemaker.job.container import metric_definitions
-from mlkit.sagemaker.search.space import Choices, Range, SearchSpace
+from mlkit.sagemaker.search.space import Choices, Range, SearchSpace, with_parameters
 
 # %% ../../../nbs/2_sagemaker/5_client/50_tuning_request.ipynb #fa933d7f
-def config_with(config: Any, parameters: Mapping[str, Any]) -> Any:
-    """Return a copy of a config with other values, by their dotted names; a dict gets them by these names."""
-    if isinstance(config, Mapping):
-        return {**config, **parameters}
-    for name, value in parameters.items():
-        config = _replace_field(config, name, value)
-    return config
-
-
-def _replace_field(config: Any, name: str, value: Any) -> Any:
-    outer, dot, inner = name.partition(".")
-    if dot:
-        value = _replace_field(getattr(config, outer), inner, value)
-    return dataclasses.replace(config, **{outer: value})
-
-
 def base_config(config: Any, source: Source) -> Any:
     """Return the config of a job with the defaults of the built-in training, if that is its program."""
     if source.entry or dataclasses.is_dataclass(config):
@@ -63,7 +47,7 @@ def parameter_texts(config: Any, source: Source, space: SearchSpace) -> dict[str
 
 
 def _text(config: Any, source: Source, name: str, value: Any) -> str:
-    return make_hyperparameters(config_with(config, {name: value}), source)[name]
+    return make_hyperparameters(with_parameters(config, {name: value}), source)[name]
 
 
 def static_hyperparameters(config: Any, source: Source, space: SearchSpace) -> dict[str, str]:
@@ -71,7 +55,7 @@ def static_hyperparameters(config: Any, source: Source, space: SearchSpace) -> d
     texts = []
     for name, values in space.items():
         examples = values.values if isinstance(values, Choices) else [values.low]
-        texts += [make_hyperparameters(config_with(config, {name: value}), source) for value in examples]
+        texts += [make_hyperparameters(with_parameters(config, {name: value}), source) for value in examples]
     static = {name: text for name, text in texts[0].items() if name not in space}
     # A program with an entry_point knows by the quotes of this name that strings have quotes, see `keep_strings`.
     is_quoted = any("sagemaker_program" in hyperparameters for hyperparameters in texts)
@@ -120,8 +104,10 @@ def read_ranges(ranges: Mapping[str, Sequence[Mapping]]) -> SearchSpace:
     return space
 
 
-def read_parameter(text: str, name: str, space: SearchSpace, texts: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Return the value that a text of a trial stands for."""
+def read_parameter(text: Any, name: str, space: SearchSpace, texts: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Return the value that a text of a trial stands for. What is no text is a value already."""
+    if not isinstance(text, str):
+        return text
     if text in texts.get(name, {}):
         return texts[name][text]
     values = space.get(name)
