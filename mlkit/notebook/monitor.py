@@ -19,11 +19,13 @@ from .display import LivePlot, in_notebook, replace_by_picture, running_cell, sh
 from .job_details import JobDetails
 from .log_view import LogView
 from .next_steps import NextSteps
+from .sweep_view import SweepView
 from .theme import TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
 from .watch import ENDED, Watch, find_job, seconds_between
 from ..patching import patch
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.polling import Interval, Poll, poll_until_end
+from ..sagemaker.client.sweeps import Sweep
 from ..sagemaker.storage import local_root
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #d72d84a5
@@ -255,17 +257,19 @@ def _ipython_display_(self: Monitor):
 
 # %% ../../nbs/3_notebook/30_monitor.ipynb #30f0a008
 def monitor(
-    job: TrainingJob | str,  # or its name
+    job: TrainingJob | Sweep | str,  # or its name
     target: Any = None,  # where a job with that name runs: a boto3 session or a LocalSageMaker; default: this machine
     interval: float | None = None,  # seconds between two polls; default: as often as the target allows
-) -> Monitor:
+) -> Monitor | SweepView:
     """Show a training job until it has ended, with a button that stops it, and what can be done with its model.
 
-    Raises ValueError, with the names that are near, if the target has no job of that name.
+    Of a sweep, show the trials and what they have in common. Raises ValueError, with the names that are near, if the
+    target has no job of that name.
     """
     if isinstance(job, str):
         job = find_job(job, target)
-    job_monitor = Monitor(job, interval)
+    job_monitor = SweepView(job, interval) if isinstance(job, Sweep) else Monitor(job, interval)
     if not in_notebook():
         job_monitor.poll()
     return job_monitor
+

@@ -18,7 +18,7 @@ from mlkit.notebook.theme import BORDER_COLOR, GRID_COLOR, GROUND_COLOR, MUTED_C
 from mlkit.plotting import SeriesStyle, series_label, series_styles
 
 # %% ../../nbs/3_notebook/12_svg.ipynb #12f0a001
-def _ticks(low: float, high: float, limit: int = 5) -> list[float]:
+def round_ticks(low: float, high: float, limit: int = 5) -> list[float]:
     """Return round numbers from `low` to `high`, about `limit` of them."""
     if not math.isfinite(low):
         return []
@@ -32,16 +32,16 @@ def _ticks(low: float, high: float, limit: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Return the powers of ten from `low` to `high` and, within four decades, 2 and 5 times them."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1,) if len(exponents) > 4 else (1, 2, 5)
     candidates = [factor * 10.0**exponent for exponent in exponents for factor in factors]
     ticks = [v for v in candidates if low <= v <= high * 1.0001]
-    return ticks if len(ticks) > 1 else _ticks(low, high, 4)
+    return ticks if len(ticks) > 1 else round_ticks(low, high, 4)
 
 
-def _short_number(value):
+def short_number(value):
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"
     if abs(value) >= 1e4:
@@ -97,7 +97,7 @@ class _Scale:
         """Return the distance from the upper end, in percent, and the text of each number along the zoomed axis."""
         low = self.visible_from(zoom)
         ends = self.value(low), self.value(low + 1 / zoom)
-        numbers = _log_ticks(*ends) if self.log else _ticks(*ends, limit)
+        numbers = log_ticks(*ends) if self.log else round_ticks(*ends, limit)
         heights = (self.heights(numbers) - low) * zoom
         return [(100 * (1 - height), f"{number:.4g}") for height, number in zip(heights.tolist(), numbers)]
 
@@ -249,9 +249,9 @@ class _Panel:
         """Return the numbers under the panel: a few, and more of them for a panel that is wider by a zoom."""
         groups = []
         for css_class, count in (("mk-coarse", 4), ("mk-fine", 24)):
-            numbers = [x for x in _ticks(0, self.x_end, count) if self.x_name == "seconds" or x == int(x)]
+            numbers = [x for x in round_ticks(0, self.x_end, count) if self.x_name == "seconds" or x == int(x)]
             positions = self._percent(numbers).tolist()
-            texts = [f'<text x="{p:.2f}%" y="12">{_short_number(x)}</text>' for p, x in zip(positions, numbers)]
+            texts = [f'<text x="{p:.2f}%" y="12">{short_number(x)}</text>' for p, x in zip(positions, numbers)]
             groups.append(f'<g class="{css_class}">{"".join(texts)}</g>')
         return "".join(groups)
 

@@ -29,8 +29,13 @@ from mlkit.notebook.curves import Curves
 from mlkit.notebook.forms import NAME_SLIDER, FormField
 from mlkit.notebook.next_steps import NextSteps
 from mlkit.notebook.svg import draw_plot
+from mlkit.notebook.sweep_plots import sweep_figure
+from mlkit.notebook.sweep_view import SweepView
 from mlkit.sagemaker.client import Handlers, TrainingJob
+from mlkit.sagemaker.client.polling import Interval
 from mlkit.sagemaker.local.client import LocalSageMaker
+from mlkit.sagemaker.search.space import Choices
+from mlkit.sagemaker.search.trials import Trial
 from mlkit.text import Table
 from mlkit.training import History, Trainer
 from mlkit.training.data import Rows
@@ -380,6 +385,39 @@ def test_a_trainer(browser):
     loader = DataLoader(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), 2)
     browser.show(Trainer(model, loader, torch.optim.SGD(model.parameters()), nn.CrossEntropyLoss()))
     assert_shown(browser, "model")
+
+
+def planted_sweep():
+    """Return a sweep of each state of a trial, with markup in each text."""
+    name, state = plant("name of a hyperparameter"), plant("state of a trial")
+    kinds = [plant("choice of a sweep"), "b"]
+    trials = [Trial(i, {name: kinds[i % 2]}, "completed", [1.0, 0.1 * i]) for i in range(12)]
+    trials += [Trial(12, {name: "b"}, "failed", [], plant("reason of a trial")), Trial(13, {name: "b"}, state, [1e9])]
+    return SimpleNamespace(
+        name=plant("sweep"),
+        metric=plant("metric of a sweep"),
+        minimize=True,
+        space={name: Choices(tuple(kinds))},
+        plan=SimpleNamespace(trials=14),
+        trials=lambda: trials,
+        status="Failed",
+        reason=plant("reason of a sweep"),
+        target=plant("target of a sweep"),
+        backend=SimpleNamespace(interval=Interval(0.01, 0.01)),
+    )
+
+
+def test_a_sweep(browser):
+    view = SweepView(planted_sweep(), interval=0.01)
+    browser.show(view)
+    view.wait()
+    view.choice.value = plant("name of a hyperparameter")
+    view.error = plant("error of a sweep")
+    view.show()
+    browser.show(sweep_figure(view.state, view.weights))
+    places = ["sweep", "metric of a sweep", "name of a hyperparameter", "choice of a sweep", "state of a trial"]
+    assert_shown(browser, *places, "reason of a trial", "reason of a sweep", "target of a sweep")
+    assert_shown(browser, "error of a sweep")
 
 
 def test_the_question_before_a_deployment(browser):

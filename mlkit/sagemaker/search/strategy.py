@@ -7,8 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/3_search/30_strategy.ipynb #d73b476e
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import islice
 from typing import Any
@@ -64,26 +63,24 @@ def _draw(space: SearchSpace, strategy: str, trials: Sequence[Trial], seed: int,
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     else:
         sampler = optuna.samplers.RandomSampler(seed=seed)
-    direction = "MINIMIZE" if minimize else "MAXIMIZE"
-    storage = optuna.storages.InMemoryStorage()
-    with quiet_optuna():
-        name = storage.get_study_name_from_id(storage.create_new_study([optuna.study.StudyDirection[direction]]))
-    study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+    study = new_study(minimize, sampler)
     if strategy == "bayesian":
         study.add_trials([to_optuna(trial, space) for trial in trials])
     return from_optuna(study.ask(distributions(space)).params, space)
 
 
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from logging that it has created a study."""
-    logger = logging.getLogger("optuna")
+def new_study(minimize: bool, sampler: Any = None) -> Any:
+    """Return an empty study of Optuna, in memory."""
+    optuna = import_optuna()
+    storage = optuna.storages.InMemoryStorage()
+    logger = logging.getLogger("optuna.storages._in_memory")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.WARNING)  # it logs each new study, and there is one for each question
     try:
-        yield
+        study_id = storage.create_new_study([optuna.study.StudyDirection["MINIMIZE" if minimize else "MAXIMIZE"]])
     finally:
         logger.setLevel(level)
+    return optuna.load_study(study_name=storage.get_study_name_from_id(study_id), storage=storage, sampler=sampler)
 
 
 def import_optuna() -> Any:
