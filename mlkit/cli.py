@@ -844,6 +844,9 @@ def local(action: str, name: str | None, everything: bool) -> dict:
     return {"root": str(client.root), "jobs": jobs, "endpoints": endpoints, "bytes": size}
 
 # %% ../nbs/4_command/20_cli.ipynb #32b20e9a
+STARTER = "mlkit_start.py"  # mlkit's starter in the folder of a job
+
+
 class TrainCommand(Command):
     """`mlkit train`: every argument but a leading `--json` belongs to the program."""
 
@@ -862,7 +865,7 @@ class TrainCommand(Command):
 @mlkit.command(cls=TrainCommand, short_help="Train, as the container of a job does.", example="mlkit train --epochs 3")
 def train(hyperparameters: list[str], wait: bool) -> dict:
     """Become the program in /opt/ml/code (train.py, or the one that SAGEMAKER_PROGRAM names), or mlkit's built-in
-    training if there is none.
+    training if there is none. The job's hyperparameters may name the program and its folder, as SDK v2's do.
 
     In a container of SageMaker the program gets what mlkit's starter gives it: the variables SM_*, and the
     hyperparameters as arguments. Options are further arguments: mlkit train --help shows the
@@ -870,14 +873,31 @@ def train(hyperparameters: list[str], wait: bool) -> dict:
     """
     starter = _import("artifacts.starter")
     root = starter.job_root(starter.__file__)
-    command, folder = train_command(hyperparameters, os.environ, Path(root or "/opt/ml") / "code")
-    if root:
+    name, code = _submitted_program(starter, root) if root else (None, Path("/opt/ml/code"))
+    environ = os.environ if name is None else {**os.environ, "SAGEMAKER_PROGRAM": name}
+    command, folder = train_command(hyperparameters, environ, code)
+    if name == STARTER:
+        command = command[:2]  # it knows the program, and reads the hyperparameters itself
+    elif root:
         command = _started_command(starter, root, command, folder or Path.cwd())
     if wait:
         return _wait_for_program(subprocess.Popen(command, cwd=folder, stdout=2))
     if folder:
         os.chdir(folder)
     os.execv(command[0], command)  # noqa: S606 -- the command becomes the program, so that signals reach it
+
+
+def _submitted_program(starter: ModuleType, root: str) -> tuple[str | None, Path]:
+    """Return the program that a job's hyperparameters name, as SDK v2's do, and the folder that has it.
+
+    A folder of the job is used as it is. What comes from S3 is in `code` already.
+    """
+    settings = starter.Job(root).settings
+    code = Path(root) / "code"
+    submitted = str(settings.get("sagemaker_submit_directory", ""))
+    if submitted.startswith("/opt/ml/") and not (code.is_dir() and any(code.iterdir())):
+        code = Path(root) / submitted.removeprefix("/opt/ml/")
+    return settings.get("sagemaker_program"), code
 
 
 def _started_command(starter: ModuleType, root: str, command: list[str], folder: Path) -> list[str]:

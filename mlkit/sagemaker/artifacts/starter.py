@@ -700,6 +700,7 @@ def trial_program(root: str, text: str) -> list:
     may have the same place for checkpoints, so that each gets a folder there; the jobs of one trial share it.
     """
     folder = os.environ.get("MLKIT_CHECKPOINT_DIR") or os.path.join(root, "checkpoints")
+    os.environ.pop("SM_CHANNEL_CODE", None)  # from `train`; a channel of the starter, and not of the program
     job_name = os.environ.get("TRAINING_JOB_NAME", "")
     numbers = re.findall(r"-(\d{3,})-[0-9a-f]{8}(?=-|$)", job_name)  # TUNER-001-1a2b3c4d
     os.environ["MLKIT_CHECKPOINT_DIR"] = os.path.join(folder, f"trial-{numbers[-1]}" if numbers else job_name)
