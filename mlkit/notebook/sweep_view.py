@@ -28,6 +28,7 @@ from mlkit.notebook.sweep_plots import (
 from .theme import TEXT_COLOR, alert_block, alert_line, muted, status_pill
 from ..plotting import output_of, to_png
 from ..sagemaker.client.polling import Interval, Poll, poll_until_end
+from ..sagemaker.client.target import AWSTarget
 from ..sagemaker.search.trials import trials_table
 
 # %% ../../nbs/3_notebook/29_sweep_view.ipynb #9c9aed21
@@ -41,6 +42,11 @@ def read_state(sweep: Any) -> SweepState:
     # a sweep in this process goes on changing its trials
     trials = [replace(trial, parameters=dict(trial.parameters), curve=list(trial.curve)) for trial in sweep.trials()]
     return SweepState(sweep.metric, sweep.minimize, trials, sweep.space, status, reason, sweep.plan.trials)
+
+
+def _interval(sweep: Any) -> Interval:
+    """Return how often a sweep is looked at: SageMaker allows few requests, and drawing takes the browser some time."""
+    return Interval(10.0, 30.0) if isinstance(sweep.target, AWSTarget) else Interval(1.0, 1.0)
 
 
 def _drawn(state: SweepState) -> str:
@@ -72,7 +78,6 @@ def _status_html(sweep: Any, state: SweepState, error: str = "") -> str:
     return f'<div style="line-height:1.6;color:{TEXT_COLOR}">{"".join(parts)}</div>'
 
 # %% ../../nbs/3_notebook/29_sweep_view.ipynb #97add7ab
-_INTERVAL = 1.0  # seconds between two drawings, at least
 _ALL = "the most important ones"
 _LAYOUT_CSS = """
 <style>.mlkit-sweep .widget-html-content { line-height: 1.4; height: auto; width: 100%; font-size: 12px }
@@ -191,9 +196,7 @@ class SweepView:
             self.weights_note = str(e)
 
     def _run(self):
-        allowed = self.sweep.backend.interval
-        shortest = self.interval or max(allowed.shortest, _INTERVAL)
-        interval = Interval(shortest, self.interval or max(allowed.longest, shortest))
+        interval = Interval(self.interval, self.interval) if self.interval else _interval(self.sweep)
 
         def poll():
             changed = self.poll()

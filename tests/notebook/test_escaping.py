@@ -32,7 +32,6 @@ from mlkit.notebook.svg import draw_plot
 from mlkit.notebook.sweep_plots import sweep_figure
 from mlkit.notebook.sweep_view import SweepView
 from mlkit.sagemaker.client import Handlers, TrainingJob
-from mlkit.sagemaker.client.polling import Interval
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.search.space import Choices
 from mlkit.sagemaker.search.trials import Trial
@@ -403,7 +402,6 @@ def planted_sweep():
         status="Failed",
         reason=plant("reason of a sweep"),
         target=plant("target of a sweep"),
-        backend=SimpleNamespace(interval=Interval(0.01, 0.01)),
     )
 
 

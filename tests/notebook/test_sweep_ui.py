@@ -11,14 +11,12 @@ pytestmark = needs_chromium
 SWEEP = """
 import math, random
 from mlkit.notebook import monitor
-from mlkit.sagemaker.client.polling import Interval
 from mlkit.sagemaker.client.sweeps import Sweep
 from mlkit.sagemaker.search.trials import Trial
 
 class Trials:
     "Stands for what runs the trials of a sweep: at each look there is one more."
 
-    interval = Interval(0.1, 0.1)
     target = None
     reason = ""
 

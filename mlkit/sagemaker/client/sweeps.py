@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, TextIO
 
 from ...patching import patch
@@ -804,3 +806,13 @@ def to_pandas(self: Sweep) -> Any:  # a DataFrame
         for trial in self.trials()
     ]
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["trial", "state", self.metric])
+
+# %% ../../../nbs/2_sagemaker/5_client/51_sweeps.ipynb #2baa6b34
+@patch
+def _ipython_display_(self: Sweep) -> None:
+    """Show a sweep that was started as a widget, or as text where ipywidgets is not installed."""
+    if self.backend is None or find_spec("ipywidgets") is None:
+        print(repr(self))
+        return
+    # by its name, because a layer imports only from those below
+    import_module("mlkit.notebook.monitor").monitor(self)._ipython_display_()
