@@ -282,7 +282,7 @@ def check_sample_mean(
             kind = "a mean over the labels that it does not ignore"
             kind += ", by the weights of their classes" if counter.weighs_classes else ""
         raise ValueError(
-            f"loss_fn is not {kind}: {whole:.6g} for the first batch, {mean:.6g} by its parts. So the "
+            f"loss_fn is not {kind}: {whole:.6g} for this batch, {mean:.6g} by its parts. So the "
             "batches of a step, or the shards of a batch, cannot be combined exactly. Return a pair (loss, count), "
             "where count is the number of targets that the loss is a mean over; or (loss, 1) to let all count equally"
         )

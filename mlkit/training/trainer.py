@@ -687,8 +687,8 @@ def train_step(self: Trainer):
     self.notify("after_loss")
     if self.loss_counter.loss_fn is not self.loss_fn:
         self.loss_counter = LossCounter(self.loss_fn)
-    if not self.step:
-        self._check_first_loss(count)
+    if not self.step & (self.step - 1):  # 0 and the powers of two
+        self._check_loss(count)
     # whether the count is needed now, because batches are combined, or may have a loss that is a mean over nothing
     needs_count = self.accumulate > 1 or count is not None or self.loss_counter.has_zero_weights
     self.loss, self.count = self.processes.weigh_loss(
@@ -725,8 +725,11 @@ def _record_input(self: Trainer):
 
 
 @patch
-def _check_first_loss(self: Trainer, count: Any):
-    """Check the loss of the first step, see `check_loss` and `check_sample_mean`."""
+def _check_loss(self: Trainer, count: Any):
+    """Check the loss, see `check_loss` and `check_sample_mean`.
+
+    Not only in the first step: a loss that leaves out some targets may be an ordinary mean until a batch has them.
+    """
     check_loss(self.loss, self.prediction, self.loss_fn, self.y)
     combines = self.accumulate > 1 or self.processes.world_size > 1
     if combines and count is None and not self.loss_counter.is_known:

@@ -211,6 +211,26 @@ def test_custom_loss_that_is_not_what_its_class_tells(loss_fn, message):
         weights_after(nn.Linear(5, CLASSES), target, loss_fn, 5, accumulate=3)
 
 
+@pytest.mark.parametrize("first", [2, 13, 40])
+def test_a_custom_loss_that_leaves_out_targets_which_come_late(first):
+    """The steps 1, 2, 4, 8, ... are checked as well as the first"""
+    torch.manual_seed(0)
+    x = torch.randn(60, 5)
+    target = torch.arange(60) % CLASSES
+    target[first:][torch.arange(60 - first) % 5 < 3] = -100
+
+    def padded(prediction, target):
+        valid = target != -100
+        return F.cross_entropy(prediction[valid], target[valid])
+
+    model = nn.Linear(5, CLASSES)
+    trainer = Trainer(
+        model, DataLoader(TensorDataset(x, target), 3), torch.optim.SGD(model.parameters(), 0.1), padded, accumulate=2
+    )
+    with pytest.raises(ValueError, match="loss_fn is not a mean over the samples: .* Return a pair"):
+        trainer.fit(1)
+
+
 def test_second_value_that_is_part_of_the_loss_is_no_count():
     with pytest.raises(ValueError, match=r"returned a tuple \(Tensor with a gradient, Tensor with a gradient\)"):
         weights_after(nn.Linear(5, CLASSES), classes(), lambda p, y: (F.cross_entropy(p, y), p.square().mean()), 5)
