@@ -38,6 +38,7 @@ from mlkit.sagemaker.client.tuning_request import (
 )
 from ..local.function_sweeps import Budget, FunctionSweep
 from ..local.metric_lines import MetricReader
+from ..local.tuning_plan import EPOCHS_VARIABLE
 from ..search.space import Choices, SearchSpace, grid_size, make_space, with_parameters
 from ..search.stopping import Halving
 from ..search.strategy import check_strategy
@@ -575,7 +576,7 @@ def request(self: Sweep, target: Any = None) -> dict:
     trial_request = self._trial_job().request(target)
     definition = training_definition(trial_request, static, self.metric)
     if self.plan.epochs is not None:
-        definition["Environment"]["MLKIT_SWEEP_EPOCHS"] = self._epochs_here(resolved_target)
+        definition["Environment"][EPOCHS_VARIABLE] = self._epochs_here(resolved_target)
     request = {
         "HyperParameterTuningJobName": self.name,
         "HyperParameterTuningJobConfig": self.plan.tuning_config(texts),
