@@ -388,7 +388,8 @@ class Sweep:
         best = _best(trials, self.minimize)
         if best:
             line += f"\nbest so far: {_trial_line(best, self.metric)}"
-        return f"{line}\n{self.reason}" if self.reason else line
+        reason = self.reason.partition("\n")[0]
+        return f"{line}\n{reason}" if reason else line
 
     @property
     def space(self) -> SearchSpace:
