@@ -63,6 +63,8 @@ def _service_errors(operation: str, request: dict, api: str = "sagemaker") -> It
         yield from _training_job_errors(request)
     if operation == "CreateTransformJob":
         yield from _transform_job_errors(request)
+    if operation == "CreateHyperParameterTuningJob":
+        yield from _tuning_job_errors(request)
 
 
 def _unknown_fields(shape: Any, value: Any, path: str) -> Iterator[str]:
@@ -180,8 +182,12 @@ def _matches(pattern: str, value: str) -> bool:
     return compiled is None or bool(compiled.fullmatch(value))
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #f902dcb3
+_ONE_INSTANCE = ("InstanceType", "InstanceCount", "VolumeSizeInGB")
 # Pairs of fields of a structure of which a request has one at most, by the documentation.
 _EXCLUSIONS = {
+    "CreateHyperParameterTuningJobRequest": [("TrainingJobDefinition", "TrainingJobDefinitions")],
+    "HyperParameterTrainingJobDefinition": [("ResourceConfig", "HyperParameterTuningResourceConfig")],
+    "HyperParameterTuningResourceConfig": [("InstanceConfigs", name) for name in _ONE_INSTANCE],
     "CreateModelInput": [("PrimaryContainer", "Containers")],
     "ContainerDefinition": [("ModelDataUrl", "ModelDataSource")],
     "ProductionVariant": [("ServerlessConfig", "InstanceType"), ("InstanceType", "InstancePools")],
@@ -289,6 +295,172 @@ def _metric_errors(definition: dict) -> Iterator[str]:
         return
     if groups < 1:
         yield f"{metric} has no group (...) around the number"
+
+# %% ../../nbs/2_sagemaker/00_api.ipynb #54abbd1d
+_MAX_RANGES = 30
+_MAX_HYPERPARAMETERS = 99  # static and searched; SageMaker adds one, the name of the metric
+_MAX_RESOURCE = 20_000  # epochs, or what else Hyperband counts
+# Names of static hyperparameters by which SageMaker knows how many epochs a trial has.
+EPOCH_NAMES = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")
+
+
+def _tuning_job_errors(request: dict) -> Iterator[str]:
+    """Yield violations of the rules in the documentation of CreateHyperParameterTuningJob."""
+    config = request["HyperParameterTuningJobConfig"]
+    definitions = {f"TrainingJobDefinitions[{i}]": d for i, d in enumerate(request.get("TrainingJobDefinitions", ()))}
+    if "TrainingJobDefinition" in request:
+        definition = request["TrainingJobDefinition"]
+        definitions = {"TrainingJobDefinition": definition}
+        path = "HyperParameterTuningJobConfig.ParameterRanges"
+        yield from _objective_errors(config.get("HyperParameterTuningJobObjective"), definition)
+        yield from _range_errors(config.get("ParameterRanges", {}), definition, path, "Autotune" in request)
+        yield from _strategy_errors(config, config.get("ParameterRanges", {}), definition)
+    elif not definitions:
+        yield "TrainingJobDefinition: required, the training job that is tried with different hyperparameters"
+    for path, definition in definitions.items():
+        if path != "TrainingJobDefinition":
+            yield from _objective_errors(definition.get("TuningObjective"), definition)
+            ranges = definition.get("HyperParameterRanges", {})
+            yield from _range_errors(ranges, definition, f"{path}.HyperParameterRanges", "Autotune" in request)
+            yield from _strategy_errors(config, ranges, definition)
+        yield from (f"{path}.{error}" for error in _definition_errors(definition))
+    yield from _warm_start_errors(request)
+
+
+def _definition_errors(definition: dict) -> Iterator[str]:
+    """Yield the errors of a definition that a training job of its own would have, too."""
+    yield from _stopping_errors(definition)
+    algorithm = definition["AlgorithmSpecification"]
+    if ("TrainingImage" in algorithm) == ("AlgorithmName" in algorithm):
+        yield "AlgorithmSpecification: expected either TrainingImage or AlgorithmName"
+    for metric in algorithm.get("MetricDefinitions", []):
+        yield from _metric_errors(metric)
+    if "HyperParameterTuningResourceConfig" not in definition:
+        yield from _resource_errors(definition)
+
+
+def _objective_errors(objective: dict | None, definition: dict) -> Iterator[str]:
+    if objective is None:
+        yield "HyperParameterTuningJobObjective: required, the metric by which trials are compared"
+        return
+    # The images of SageMaker's own algorithms define their metrics themselves.
+    names = [metric["Name"] for metric in definition["AlgorithmSpecification"].get("MetricDefinitions", [])]
+    if names and objective["MetricName"] not in names:
+        yield (
+            f"HyperParameterTuningJobObjective.MetricName: {objective['MetricName']!r} is not in MetricDefinitions; "
+            f"{did_you_mean(objective['MetricName'], names)}"
+        )
+
+
+def _range_errors(ranges: dict, definition: dict, path: str, is_autotuned: bool) -> Iterator[str]:
+    """Yield what is wrong with the hyperparameters that are searched."""
+    entries = [(kind, entry) for kind, entries in ranges.items() for entry in entries]
+    names = [entry["Name"] for _, entry in entries]
+    static = definition.get("StaticHyperParameters", {})
+    if not names and not is_autotuned:
+        yield f"{path}: required, the hyperparameters that are searched"
+    if len(names) > _MAX_RANGES:
+        yield f"{path}: {len(names)} hyperparameters, at most {_MAX_RANGES} are searched"
+    if len(names) + len(static) > _MAX_HYPERPARAMETERS:
+        yield (
+            f"{path}: {len(names)} hyperparameters and {len(static)} in StaticHyperParameters, at most "
+            f"{_MAX_HYPERPARAMETERS} are allowed together"
+        )
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{path}: {name!r} comes twice"
+    for name in sorted(set(names) & set(static)):
+        yield f"{path}: {name!r} is in StaticHyperParameters, too: leave it out there"
+    for kind, entry in entries:
+        if "MinValue" in entry:
+            errors = _numeric_range_errors(kind, entry)
+        else:
+            errors = _categorical_range_errors(entry)
+        yield from (f"{path}.{kind} {entry['Name']!r}: {error}" for error in errors)
+
+
+def _numeric_range_errors(kind: str, entry: dict) -> Iterator[str]:
+    number = int if kind == "IntegerParameterRanges" else float
+    values = []
+    for name in ("MinValue", "MaxValue"):
+        try:
+            values.append(number(entry[name]))
+        except ValueError:
+            yield f"{name}: expected {'a whole number' if number is int else 'a number'}, got {entry[name]!r}"
+    if len(values) < 2:
+        return
+    low, high = values
+    if low > high:
+        yield f"MinValue {entry['MinValue']} is larger than MaxValue {entry['MaxValue']}"
+    scale = entry.get("ScalingType", "Auto")
+    if scale == "Logarithmic" and low <= 0:
+        yield f"a logarithmic range begins above 0, not at {entry['MinValue']}"
+    if scale == "ReverseLogarithmic" and number is int:
+        yield "ReverseLogarithmic is for continuous ranges"
+    elif scale == "ReverseLogarithmic" and not 0 <= low <= high < 1:
+        yield "a reverse logarithmic range is from 0 to below 1"
+
+
+def _categorical_range_errors(entry: dict) -> Iterator[str]:
+    values = entry.get("Values", [])
+    for value in sorted({value for value in values if values.count(value) > 1}):
+        yield f"the value {value!r} comes twice"
+
+
+def _strategy_errors(config: dict, ranges: dict, definition: dict) -> Iterator[str]:
+    """Yield what does not go with the strategy of a tuning job."""
+    strategy = config["Strategy"]
+    if strategy == "Grid":
+        yield from _grid_errors(config, ranges)
+    if strategy == "Hyperband":
+        yield from _hyperband_errors(config, definition)
+    elif "StrategyConfig" in config:
+        yield f"HyperParameterTuningJobConfig.StrategyConfig: only for the strategy Hyperband, not for {strategy}"
+
+
+def _grid_errors(config: dict, ranges: dict) -> Iterator[str]:
+    others = [entry["Name"] for kind in ranges for entry in ranges[kind] if kind != "CategoricalParameterRanges"]
+    if others:
+        yield (
+            f"HyperParameterTuningJobConfig.ParameterRanges: {', '.join(others)}: the strategy Grid searches "
+            "CategoricalParameterRanges only"
+        )
+        return
+    product = 1
+    for entry in ranges.get("CategoricalParameterRanges", ()):
+        product *= len(entry["Values"])
+    number = config["ResourceLimits"].get("MaxNumberOfTrainingJobs", product)
+    if number != product:
+        yield (
+            f"HyperParameterTuningJobConfig.ResourceLimits.MaxNumberOfTrainingJobs: {number}, but the grid has "
+            f"{product} combinations: leave it out"
+        )
+
+
+def _hyperband_errors(config: dict, definition: dict) -> Iterator[str]:
+    if config.get("TrainingJobEarlyStoppingType") == "Auto":
+        yield (
+            "HyperParameterTuningJobConfig.TrainingJobEarlyStoppingType: Auto, but Hyperband stops trials itself: "
+            "expected Off"
+        )
+    resources = config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {})
+    path = "HyperParameterTuningJobConfig.StrategyConfig.HyperbandStrategyConfig"
+    low = resources.get("MinResource", 1)
+    high = resources.get("MaxResource")
+    if high is None and not set(EPOCH_NAMES) & set(definition.get("StaticHyperParameters", {})):
+        yield (f"{path}.MaxResource: required, as none of the StaticHyperParameters is called {', '.join(EPOCH_NAMES)}")
+    if high is not None and low > high:
+        yield f"{path}: MinResource {low} is larger than MaxResource {high}"
+    if high is not None and high > _MAX_RESOURCE:
+        yield f"{path}.MaxResource: {high:,}, at most {_MAX_RESOURCE:,} are allowed"
+
+
+def _warm_start_errors(request: dict) -> Iterator[str]:
+    parents = request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", [])
+    names = [parent.get("HyperParameterTuningJobName", "") for parent in parents]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"WarmStartConfig.ParentHyperParameterTuningJobs: {name!r} comes twice"
+    if request["HyperParameterTuningJobName"] in names:
+        yield "WarmStartConfig.ParentHyperParameterTuningJobs: a tuning job is not its own parent: choose a new name"
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #14de67e5
 def exceptions(api: str = "sagemaker") -> Any:

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../../nbs/2_sagemaker/3_artifacts/31_starter.ipynb #3a62cd4c
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -692,6 +693,26 @@ def prepare(root: str, code: str, program: list) -> tuple:
     return arguments, processes
 
 
+def trial_program(root: str, text: str) -> list:
+    """Return the program of a trial of a tuning job, which MLKIT_PROGRAM names, as a JSON list of arguments.
+
+    A tuning job has no command: AWS's `train` starts this file, with the hyperparameters as its arguments. All trials
+    may have the same place for checkpoints, so that each gets a folder there; the jobs of one trial share it.
+    """
+    folder = os.environ.get("MLKIT_CHECKPOINT_DIR") or os.path.join(root, "checkpoints")
+    os.environ.pop("SM_CHANNEL_CODE", None)  # from `train`; a channel of the starter, and not of the program
+    job_name = os.environ.get("TRAINING_JOB_NAME", "")
+    numbers = re.findall(r"-(\d{3,})-[0-9a-f]{8}(?=-|$)", job_name)  # TUNER-001-1a2b3c4d
+    os.environ["MLKIT_CHECKPOINT_DIR"] = os.path.join(folder, f"trial-{numbers[-1]}" if numbers else job_name)
+    try:
+        program = json.loads(text)
+    except ValueError:
+        program = None
+    if not isinstance(program, list) or not program:
+        raise ValueError(f"MLKIT_PROGRAM: expected a JSON list of the program and its arguments, got {text!r}")
+    return program
+
+
 def as_module(arguments: list) -> list:
     """Return the arguments that run a Python file as a module, as SDK v2 runs one of a package."""
     program, *rest = arguments
@@ -721,6 +742,9 @@ def start(root: str, file: str, arguments: list) -> None:
         sys.exit(run_processes(root, int(arguments[1]), file, arguments[2:]))
     code = os.path.dirname(os.path.realpath(file))
     os.chdir(code)  # requirements may name files in this folder
+    program = os.environ.pop("MLKIT_PROGRAM", "")
+    if program:
+        arguments = trial_program(root, program)
     packages = os.environ.pop("MLKIT_PACKAGES", "")
     packages = os.path.abspath(packages) if packages else ""
     install_requirements(root, arguments[0], packages)

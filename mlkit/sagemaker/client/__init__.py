@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TrainingJob', 'JobOptions', 'JobFailed', 'deploy', 'Endpoint', 'Machines', 'EndpointFailed', 'InvocationFailed',
-           'TransformJob', 'transform', 'write_channel', 'LocalSageMaker', 'Handlers', 'build_bundle', 'check_bundle',
-           'check', 'write_dockerfile']
+           'Sweep', 'TransformJob', 'transform', 'write_channel', 'LocalSageMaker', 'Handlers', 'build_bundle',
+           'check_bundle', 'check', 'write_dockerfile']
 
 # %% ../../../nbs/2_sagemaker/5_client/00_client.ipynb #e4b095f4
 from importlib import import_module
@@ -20,6 +20,7 @@ _MODULES = {
     "Machines": "mlkit.sagemaker.client.endpoints",
     "EndpointFailed": "mlkit.sagemaker.client.endpoints",
     "InvocationFailed": "mlkit.sagemaker.client.endpoints",
+    "Sweep": "mlkit.sagemaker.client.sweeps",
     "TransformJob": "mlkit.sagemaker.client.transforms",
     "transform": "mlkit.sagemaker.client.transforms",
     "write_channel": "mlkit.sagemaker.client.channel",
@@ -40,6 +41,7 @@ _all_ = [
     "Machines",
     "EndpointFailed",
     "InvocationFailed",
+    "Sweep",
     "TransformJob",
     "transform",
     "write_channel",

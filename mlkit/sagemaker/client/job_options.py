@@ -6,6 +6,7 @@
 __all__ = ['JobOptions']
 
 # %% ../../../nbs/2_sagemaker/5_client/22_job_options.ipynb #39b3a8b2
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -307,6 +308,8 @@ def options_of_request(request: Mapping) -> JobOptions:
     types = [entry["InstanceType"] for entry in (*preferences, *groups)]
     values["instance"] = resources.get("InstanceType") or tuple(types) or ""
     arguments = request.get("AlgorithmSpecification", {}).get("ContainerArguments", ())
+    if "MLKIT_PROGRAM" in request.get("Environment", {}):
+        arguments = json.loads(request["Environment"]["MLKIT_PROGRAM"])  # of a trial of a sweep
     values["entry"] = next((a for a in arguments if a.endswith((".py", ".sh"))), None)
     values["tags"] = {tag["Key"]: tag["Value"] for tag in request.get("Tags", ())}
     values["compress"] = request.get("OutputDataConfig", {}).get("CompressionType") != "NONE"

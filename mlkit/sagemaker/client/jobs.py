@@ -377,16 +377,22 @@ def run(self: TrainingJob, target: Any = None) -> TrainingJob:
     resolved_target = make_target(target, self.options.role, self.options.output)
     with interrupt_line(f"{self.name} was not started"):
         request = self.request(target)
-        resolved_target.create_bucket()
-        resolved_target.files.send(self.package.files, self._code_uri(resolved_target))
-        for channel in self.channels.values():
-            if channel.is_local:
-                resolved_target.files.send_folder(channel.location, channel.uri(resolved_target))
+        self._send_files(resolved_target)
     with interrupt_line(f"{self.name} may have been started: TrainingJob.attach({self.name!r}) finds it then"):
         resolved_target.client.create_training_job(**request)
     self.submitted = request
     self.target = resolved_target
     return self
+
+
+@patch
+def _send_files(self: TrainingJob, target: LocalTarget | AWSTarget) -> None:
+    """Send the program and the channels that are folders here."""
+    target.create_bucket()
+    target.files.send(self.package.files, self._code_uri(target))
+    for channel in self.channels.values():
+        if channel.is_local:
+            target.files.send_folder(channel.location, channel.uri(target))
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #179524a9
 class _JobDisplay:

@@ -9,7 +9,7 @@ __all__ = []
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, is_dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -123,6 +123,28 @@ def grid_size(space: SearchSpace) -> int:
     """Return the number of combinations of a space. Raises ValueError for a range of floats."""
     next(grid(space))
     return math.prod(len(parameter.values) for parameter in space.values())
+
+
+def with_parameters(config: Any, parameters: Mapping[str, Any]) -> Any:
+    """Return a config with the hyperparameters of a trial, by their dotted names.
+
+    config: a dict, a dataclass, or its instance.
+    """
+    if isinstance(config, Mapping):
+        return {**config, **parameters}
+    values: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in parameters.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            inner.setdefault(first, {})[rest] = value
+        else:
+            values[first] = value
+    fields = config_fields(config)
+    for first, changes in inner.items():
+        group = fields[first]
+        values[first] = with_parameters(group.kind if group.default is MISSING else group.default, changes)
+    return config(**values) if isinstance(config, type) else replace(config, **values)
 
 
 def _fields(config: Any) -> dict[str, ConfigField]:

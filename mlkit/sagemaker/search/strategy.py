@@ -6,7 +6,9 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/3_search/30_strategy.ipynb #d73b476e
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from typing import Any
@@ -64,11 +66,24 @@ def _draw(space: SearchSpace, strategy: str, trials: Sequence[Trial], seed: int,
         sampler = optuna.samplers.RandomSampler(seed=seed)
     direction = "MINIMIZE" if minimize else "MAXIMIZE"
     storage = optuna.storages.InMemoryStorage()
-    name = storage.get_study_name_from_id(storage.create_new_study([optuna.study.StudyDirection[direction]]))
+    with quiet_optuna():
+        name = storage.get_study_name_from_id(storage.create_new_study([optuna.study.StudyDirection[direction]]))
     study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
     if strategy == "bayesian":
         study.add_trials([to_optuna(trial, space) for trial in trials])
     return from_optuna(study.ask(distributions(space)).params, space)
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from logging that it has created a study."""
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def import_optuna() -> Any:

@@ -30,11 +30,13 @@ class Trial:
     reason: str = ""  # why it has failed or was stopped
     job: str = ""  # the name of its training job, if it is one
     seconds: float | None = None  # that it has run
+    result: float | None = None  # the metric that counts, if the trial has said it at its end
 
     @property
     def value(self) -> float | None:
-        """The metric that counts: the last one, None before the first or if that is not a number."""
-        return self.curve[-1] if self.curve and math.isfinite(self.curve[-1]) else None
+        """The metric that counts: the result, or the last of the curve; None before it, or if it is not a number."""
+        last = self.curve[-1] if self.curve and self.result is None else self.result
+        return last if last is not None and math.isfinite(last) else None
 
     @property
     def has_ended(self) -> bool:
@@ -68,14 +70,14 @@ def best_so_far(trials: Sequence[Trial], minimize: bool) -> list[float | None]:
 
 
 def trials_table(trials: Sequence[Trial], metric: str, minimize: bool) -> Table:
-    """Return the table of all trials; the best is marked."""
+    """Return the table of all trials; the best is marked. Of a reason it has the first line."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
     best = best_trial(trials, minimize)
     rows = []
     for trial in trials:
         state = f"{trial.state}, best" if trial is best else trial.state
         values = [trial.parameters.get(name) for name in names]
-        rows.append([trial.number, state, *values, trial.value, len(trial.curve), trial.reason])
+        rows.append([trial.number, state, *values, trial.value, len(trial.curve), trial.reason.partition("\n")[0]])
     return Table(["trial", "state", *names, metric, "epochs", "reason"], rows)
 
 # %% ../../../nbs/2_sagemaker/3_search/20_trials.ipynb #da2afffc

@@ -25,6 +25,9 @@ from hypothesis import Phase, given, settings
 from safetensors.torch import load_file
 
 from mlkit.sagemaker.artifacts import starter
+from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.client.sweeps import Sweep
+from mlkit.sagemaker.client.target import make_target
 from mlkit.sagemaker.job.hyperparameters import check_hyperparameters, read_config
 from mlkit.sagemaker.local.client import LocalSageMaker
 
@@ -404,6 +407,123 @@ def test_the_local_sagemaker_runs_the_same_requests(jobs, key, tmp_path, monkeyp
     assert read_config_file(local.folder(name) / "algo-1") == HYPERPARAMETERS
     assert "[metrics] epoch=3" in log
     assert local.files.path(description["ModelArtifacts"]["S3ModelArtifacts"]).is_file()
+
+
+# A trial of a sweep. A tuning job has no command: AWS's `train` starts the program that the hyperparameters name.
+
+
+@pytest.fixture
+def trials(jobs, tmp_path):
+    """Return a function that adds the request of a sweep's trial to `jobs.requests`, as SageMaker would make it."""
+    (tmp_path / "s3").symlink_to(jobs.s3)
+    local = LocalSageMaker(tmp_path, s3="folder")
+
+    def add(sweep, parameters, name="sweep-001-1a2b3c4d"):
+        request = sweep.request(local)
+        sweep.job._send_files(make_target(local))
+        trial = dict(request["TrainingJobDefinition"])
+        metric = request["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["MetricName"]
+        hyperparameters = trial.pop("StaticHyperParameters") | parameters | {"_tuning_objective_metric": metric}
+        jobs.requests[name] = trial | dict(TrainingJobName=name, HyperParameters=hyperparameters)
+        return name
+
+    return add
+
+
+def sweep_of_source(search, **options):
+    """Return a sweep of the program that all launch paths run."""
+    job = TrainingJob(HYPERPARAMETERS | dict(processes=1), CONFORMANCE / "source", **options)
+    return Sweep(job, search, "train_loss")
+
+
+def test_awss_train_runs_a_trial_of_a_sweep(jobs, trials, tmp_path):
+    """Every hyperparameter arrives, a fixed one and one that is searched, and a failure has the user's text."""
+    data = tmp_path / "rows"
+    write_rows(data)
+    search = {
+        "learning_rate": (1e-3, 1e-1),
+        "on": [True, False],
+        "nothing": [None, 3],
+        "digits": ["007", "true", "1e5"],
+    }
+    sweep = sweep_of_source(search, channels={"training": data})
+    ranges = sweep.request()["HyperParameterTuningJobConfig"]["ParameterRanges"]["CategoricalParameterRanges"]
+    texts = {entry["Name"]: entry["Values"] for entry in ranges}
+    parameters = {"learning_rate": "0.02", "on": texts["on"][1], "nothing": texts["nothing"][1]}
+    name = trials(sweep, parameters | {"digits": texts["digits"][1]})
+    run = jobs.run(name)
+    assert run.codes == [0], run.log[-3000:]
+    values = dict(learning_rate=0.02, on=False, nothing=3, digits="true")
+    assert read_config_file(run.roots[0]) == HYPERPARAMETERS | values
+    assert "[metrics] epoch=3" in run.log
+    assert read_weights(run)
+    failed = jobs.run(name, "error")
+    assert failed.failure.startswith("ValueError: sample 3 has no label\n"), failed.failure
+    assert failed.codes == [1]
+
+
+@pytest.mark.long
+def test_a_trial_finds_what_its_job_finds(jobs, trials, tmp_path):
+    """Arguments and variables are those of the same job by itself, but for where the program is."""
+    data = tmp_path / "rows"
+    write_rows(data)
+    sweep = sweep_of_source({"learning_rate": (1e-3, 1e-1)}, channels={"training": data}, environment={"LEVEL": "1"})
+    name = trials(sweep, {"learning_rate": "0.05"})
+    argv, trial = read_report(jobs.run(name, "report"))
+    jobs.requests["alone"] = sweep.job.request(LocalSageMaker(tmp_path)) | dict(TrainingJobName=name)
+    alone_argv, alone = read_report(jobs.run("alone", "report"))
+    assert argv == alone_argv
+    assert trial["LEVEL"] == 1
+    differences = {v for v in trial.keys() | alone.keys() if trial.get(v) != alone.get(v)}
+    of_awss_toolkit = {v for v in differences if v.startswith(("SM_HP_", "SAGEMAKER_", "NCCL_", "LD_"))}
+    places = {"PYTHONPATH", "working directory", "SM_SOURCE_DIR", "MLKIT_CHECKPOINT_DIR", "PWD", "PATH"}
+    frameworks = {"SM_FRAMEWORK_PARAMS", "SM_TRAINING_ENV.additional_framework_parameters"}
+    assert differences - of_awss_toolkit - places - frameworks == set()
+
+
+@pytest.mark.long
+def test_a_trial_continues_from_its_own_checkpoint(jobs, trials, tmp_path):
+    """AWS's `train` does not pass SIGTERM on, so a stopped trial has the checkpoint of its last epoch."""
+    data = tmp_path / "rows"
+    write_rows(data)
+    sweep = sweep_of_source({"learning_rate": (1e-3, 1e-1)}, channels={"training": data})
+    parameters = {"learning_rate": "0.05"}
+    whole = jobs.run(trials(sweep, parameters, "sweep-001-00000000"))
+    stopped = jobs.run(trials(sweep, parameters, "sweep-001-11111111"), "slow", stop_at="[metrics] epoch=2", grace=1)
+    assert not stopped.left_by_itself
+    checkpoints = stopped.roots[0] / "checkpoints"
+    assert [folder.name for folder in checkpoints.iterdir()] == ["trial-001"]
+    resumed = jobs.run(trials(sweep, parameters, "sweep-001-22222222"), checkpoints=checkpoints)
+    assert resumed.codes == [0], resumed.log[-3000:]
+    assert "Continuing from" in resumed.log
+    assert "[metrics] epoch=1 " not in resumed.log
+    for name, tensor in read_weights(whole).items():
+        assert torch.equal(read_weights(resumed)[name], tensor)
+    other = jobs.run(trials(sweep, parameters, "sweep-002-33333333"), checkpoints=checkpoints)
+    assert "Continuing from" not in other.log
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("program", ["built-in", "script"])
+def test_awss_train_runs_a_trial_of_any_program(jobs, trials, tmp_path, program):
+    data = tmp_path / "rows"
+    write_rows(data)
+    folder = tmp_path / "src"
+    folder.mkdir()
+    (folder / "run.sh").write_text('echo "$@"; test "$SM_HP_WIDTH" = 8 && touch "$SM_MODEL_DIR/model.safetensors"\n')
+    if program == "built-in":
+        sweep = Sweep(
+            TrainingJob({"epochs": 2}, channels={"train": data}), {"learning_rate": (1e-3, 1e-1)}, "train_loss"
+        )
+        name = trials(sweep, {"learning_rate": "0.02"})
+    else:
+        job = TrainingJob({"width": 8}, folder, entry="run.sh")
+        name = trials(Sweep(job, {"width": [8, 16]}, "loss"), {"width": "8"})
+    run = jobs.run(name, label=program)
+    assert run.codes == [0], run.log[-3000:]
+    assert (run.roots[0] / "model" / "model.safetensors").exists()
+    if program == "script":
+        assert "--width 8" in run.log
 
 
 @pytest.mark.parametrize("software", spellings.DIALECTS)
