@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #234fbade
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #9f4525a7
 import copy
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ..search.space import Choices, Range, SearchSpace
 from ..search.strategy import import_optuna, quiet_optuna
 from ..search.trials import Trial
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #2c021b24
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #72dd88c0
 @dataclass
 class StoredTrial:
     """A trial, and what the sweep has to know of it in addition."""
@@ -27,6 +28,7 @@ class StoredTrial:
     key: int  # in the file
     rung: int | None = None  # epochs after which it is paused; None: it is not
     deaths: int = 0  # of its process, since its last report
+    last_epoch: int | None = None  # that its function trains, if it has said so
     is_saved: bool = False  # whether it has ended by itself when it was paused, so that its checkpoint is complete
 
 
@@ -82,7 +84,7 @@ class TrialStore:
         with self._lock:
             return copy.deepcopy([record.trial for record in self.records])
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #c0215ed6
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #a92d17a4
 from ...patching import patch
 
 
@@ -104,12 +106,22 @@ def add(self: TrialStore, parameters: Mapping[str, Any], rung: int | None = None
 
 
 @patch
-def report(self: TrialStore, record: StoredTrial, epoch: int, value: float) -> None:
-    """Keep the metric after an epoch, from 1; a second report of an epoch takes the place of the first."""
+def report(self: TrialStore, record: StoredTrial, epoch: int, value: float, is_last: bool = False) -> None:
+    """Keep the metric after an epoch, from 1; a second report of an epoch takes the place of the first.
+
+    An epoch that was never reported, because a kill came first, is NaN. is_last: whether the function trains no more.
+    """
+    if is_last:
+        self._storage.set_trial_user_attr(record.key, "last_epoch", epoch)
+        record.last_epoch = epoch
+    curve = record.trial.curve
+    for missing in range(len(curve) + 1, epoch):
+        self._storage.set_trial_intermediate_value(record.key, missing, math.nan)
     self._storage.set_trial_intermediate_value(record.key, epoch, value)
     with self._lock:
         record.deaths = 0
-        record.trial.curve[epoch - 1 : epoch] = [value]
+        curve += [math.nan] * (epoch - 1 - len(curve))
+        curve[epoch - 1 : epoch] = [value]
 
 
 @patch
@@ -164,7 +176,7 @@ def fail(self: TrialStore, reason: str) -> None:
     """Keep that the sweep has ended because all its trials failed."""
     self._storage.set_study_user_attr(self._study, "failed", reason)
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #63ccd346
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #c7d64030
 _STATES = {"COMPLETE": "completed", "PRUNED": "stopped", "FAIL": "failed"}
 
 
@@ -181,7 +193,7 @@ def _read(self: TrialStore) -> None:
         trial.reason = attributes.get("reason", "") if trial.has_ended else ""
         trial.seconds = attributes.get("seconds")
         trial.result = stored.value if trial.state == "completed" else None
-        record = StoredTrial(trial, stored._trial_id, attributes.get("rung"))
+        record = StoredTrial(trial, stored._trial_id, attributes.get("rung"), last_epoch=attributes.get("last_epoch"))
         if trial.state == "waiting" and record.rung is not None and len(trial.curve) >= record.rung:
             trial.state = "paused"
         self.records.append(record)

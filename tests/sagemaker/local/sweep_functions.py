@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from mlkit.files import atomic_path
@@ -28,6 +29,11 @@ def only_once(config, number):
     return lock
 
 
+def save(path, state):
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(state))
+
+
 def loss_after(config, epoch, w):
     return abs(w - config["target"]) + random.Random(f"{config['lr']} {epoch}").random() / 10
 
@@ -42,9 +48,8 @@ def train(config, trial):
         w = state["w"]
         state = {"epoch": state["epoch"] + 1, "w": w + config["lr"] * (config["target"] - w)}
         note(config, f"epoch {trial.number} {state['epoch']}")
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(state))
-        trial.report(loss_after(config, state["epoch"], state["w"]), epoch=state["epoch"])
+        loss = loss_after(config, state["epoch"], state["w"])
+        trial.report(loss, epoch=state["epoch"], save=partial(save, path, state))
     lock.close()
 
 
