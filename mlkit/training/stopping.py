@@ -135,6 +135,20 @@ def next_batches(batches: Iterator, stop_request: StopRequest, limit: int = 1) -
         raise
 
 # %% ../../nbs/1_training/16_stopping.ipynb #7ff054d8
+PAUSE_VARIABLE = "MLKIT_PAUSE_EPOCH"
+
+
+def pause_epoch() -> float:
+    """Return the number of complete epochs at which the environment asks a run to stop; infinity if it does not.
+
+    Raises ValueError if the variable is not a whole number.
+    """
+    text = os.environ.get(PAUSE_VARIABLE, "")
+    if text and not text.isdecimal():
+        raise ValueError(f"{PAUSE_VARIABLE}: expected the number of an epoch, got {text!r}")
+    return int(text) if text else math.inf
+
+
 @dataclass
 class RunLimits:
     """Limits of each run of this process while `active`: a rehearsal trains one step where the run would train many."""

@@ -70,7 +70,7 @@ from mlkit.training.state import (
     restore_optimizer,
     without_compiler,
 )
-from .stopping import RunLimits, SkipBatch, StopRequest, next_batches
+from .stopping import RunLimits, SkipBatch, StopRequest, next_batches, pause_epoch
 from mlkit.training.unpacking import (
     ModelLoss,
     call_on_output,
@@ -648,6 +648,8 @@ def _is_complete(self: Trainer) -> bool:
 @patch
 def _is_stopping(self: Trainer) -> bool:
     """Agree with the other processes on whether the run stops before the next epoch."""
+    if self.checkpoints and pause_epoch() <= self.epoch < self.epochs:
+        self.stop_request.request("SIGTERM")
     self.processes.agree_on_stop(self.stop_request)
     return bool(self.stop_request.reason)
 

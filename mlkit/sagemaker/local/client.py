@@ -20,11 +20,11 @@ from botocore.exceptions import ClientError
 from .locks import take_lock
 from .service import RUNNING_STATUSES
 from .store import DamagedState, RecordTable
-from .training_jobs import TrainingJobs
 from .transform_jobs import TransformJobs
+from .tuning_jobs import TUNING_JOB, TuningJobs
 
 # %% ../../../nbs/2_sagemaker/4_local/00_client.ipynb #99ea1978
-class LocalSageMaker(TrainingJobs, TransformJobs):
+class LocalSageMaker(TuningJobs, TransformJobs):
     """Run the requests of `boto3.client('sagemaker')` on this machine.
 
     root: the folder of everything; default: the variable MLKIT_LOCAL, else ~/.mlkit/local.
@@ -66,6 +66,7 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
         for kind, clean_kind in {
             "Endpoint": self._clean_endpoints,
             "TransformJob": self._clean_transform_jobs,
+            TUNING_JOB: self._clean_tuning_jobs,
             "TrainingJob": partial(self._clean_training_jobs, name),
         }.items():
             if name is not None and kind != "TrainingJob":
@@ -99,12 +100,20 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
         for job in self._transform_jobs():
             if job["TransformJobStatus"] in RUNNING_STATUSES:
                 yield job["TransformJobName"]
+        for job in self._tuning_jobs():
+            if job["HyperParameterTuningJobStatus"] in RUNNING_STATUSES:
+                yield job["HyperParameterTuningJobName"]
 
     def _clean_training_jobs(self, name: str | None) -> int:
         freed = 0
+        tuned_names = self.tuned_job_names()  # whose tuning jobs have not read all of them
         for job in self._training_jobs():
             job_name = job["TrainingJobName"]
             if name not in (None, job_name):
+                continue
+            if job_name in tuned_names:
+                if name:
+                    raise ValueError(f"{name} belongs to a tuning job that runs: stop that first")
                 continue
             lock = None
             if job["TrainingJobStatus"] not in RUNNING_STATUSES:
@@ -130,6 +139,15 @@ class LocalSageMaker(TrainingJobs, TransformJobs):
             with suppress(ClientError):  # the endpoint does not exist any more
                 while self.describe_endpoint(EndpointName=name):
                     time.sleep(0.02)
+        return freed
+
+    def _clean_tuning_jobs(self) -> int:
+        freed = 0
+        for job in self._tuning_jobs():
+            if job["HyperParameterTuningJobStatus"] not in RUNNING_STATUSES:
+                name = job["HyperParameterTuningJobName"]
+                freed += _folder_size(self.tuning_folder(name))
+                self.delete_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
         return freed
 
     def _clean_transform_jobs(self) -> int:

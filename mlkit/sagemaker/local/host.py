@@ -27,6 +27,7 @@ from pathlib import Path
 import mlkit
 from mlkit.files import private_opener
 from mlkit.sagemaker.job.container import lay_out
+from mlkit.sagemaker.local.script_mode import named_program, program_command
 from mlkit.sagemaker.storage import copy_or_link
 
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #eba2fce8
@@ -286,8 +287,9 @@ def make_hosts(
         )
         environ = container_environ(request, root, isolated)
         environ |= dict(HOSTNAME=name, SM_MASTER_ADDR=network_names[0], SM_MASTER_PORT=str(port))
-        command = _command(request["AlgorithmSpecification"], environ["PATH"])
-        if "mlkit.cli" in command:  # it stands for a program of the image, and so has to be there
+        program = named_program(request)
+        command = program_command(program) if program else _command(request["AlgorithmSpecification"], environ["PATH"])
+        if program or "mlkit.cli" in command:  # it stands for a program of the image, and so has to be there
             paths = [environ.get("PYTHONPATH"), str(Path(mlkit.__file__).parents[1])]
             environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if not isolated:

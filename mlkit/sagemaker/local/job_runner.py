@@ -25,6 +25,7 @@ from mlkit.sagemaker.local.host import Host, Outcome, make_hosts, pack_results, 
 from mlkit.sagemaker.local.locks import log_to_stdout
 from mlkit.sagemaker.local.metric_files import MetricFiles
 from mlkit.sagemaker.local.metric_lines import MetricReader
+from mlkit.sagemaker.local.script_mode import fetch_program, lay_out_program
 from mlkit.sagemaker.local.store import RecordTable, now
 from mlkit.sagemaker.storage import S3, Files, open_files, stage_manifest
 
@@ -105,6 +106,7 @@ class FolderSync:
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #ab35d48a
 _log = logging.getLogger("mlkit.job_runner")
 _SYNC_INTERVAL = 1.0  # seconds between two uploads of checkpoints
+PAUSE_VARIABLE = "MLKIT_PAUSE_EPOCH"  # mlkit's trainer stops after this epoch, as upon SIGTERM
 
 
 class JobRunner:
@@ -130,6 +132,7 @@ class JobRunner:
         events_uri = f"{events['S3OutputPath'].rstrip('/')}/{name}/tensorboard-output" if events else None
         self.events = FolderSync(self.files, events_uri, events.get("LocalPath", "/opt/ml/output/tensorboard"))
         self.channels: dict[str, Path | list[Path]] = {}
+        self.program_folder: Path | None = None  # if a hyperparameter names the program, and S3 has it
         self.hosts: list[Host] = []
         self.metric_lines = 0  # lines of the log that have metrics
         self.started_at = 0.0  # time.monotonic()
@@ -155,6 +158,7 @@ class JobRunner:
     def _run_attempts(self) -> None:
         self.set_status(None, "Downloading")
         self.channels = {c["ChannelName"]: self._download_channel(c) for c in self.request.get("InputDataConfig", [])}
+        self.program_folder = fetch_program(self.request, self.files, self.folder / "program")
         attempt = 0
         while (outcome := self._run_attempt(attempt)).ended_by == "interrupt":
             attempt += 1
@@ -171,6 +175,7 @@ class JobRunner:
             host.root.rename(host.root.with_name(f"{host.name}.{attempt - 1}"))
         self.hosts = make_hosts(self.request, self.folder, self.channels, **_instance_limits(self.request))
         for host in self.hosts:
+            lay_out_program(self.request, self.program_folder, host.root)
             self.checkpoints.download(host)
             self.events.download(host)
         if reason := self._poll():
@@ -281,6 +286,8 @@ def _finish(self: JobRunner, outcome: Outcome) -> None:
     self._upload_results()
     if outcome.ended_by:
         self.set_status("Stopped", "MaxRuntimeExceeded" if outcome.ended_by == "time" else "Stopped")
+    elif exit_code == 128 + signal.SIGTERM and PAUSE_VARIABLE in self.request.get("Environment", {}):
+        self.set_status("Stopped", "Stopped")  # it has stopped itself after the epoch that the variable names
     elif exit_code:
         failure = outcome.failure[:900] or _failure_without_file(exit_code)
         self.set_status("Failed", "Failed", f"AlgorithmError: {failure}, exit code: {exit_code}")

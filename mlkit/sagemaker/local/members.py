@@ -151,6 +151,65 @@ _TRAINING_JOB = {
     "ModelPackageConfig": _refused("there is no model registry on this machine"),
 }
 
+_OBJECTIVE = _performed("Type MetricName")
+_NUMBER_RANGE = _performed("Name MinValue MaxValue ScalingType")
+_NO_AUTOTUNE = _refused("ranges and limits are chosen by SageMaker only: write them for the rehearsal")
+_RANGES = {
+    "IntegerParameterRanges": _NUMBER_RANGE,
+    "ContinuousParameterRanges": _NUMBER_RANGE,
+    "CategoricalParameterRanges": _performed("Name Values"),
+    "AutoParameters": dict.fromkeys(("Name", "ValueHint"), _NO_AUTOTUNE),
+}
+_ALGORITHM = ("TrainingImage", "AlgorithmName", "TrainingInputMode", "MetricDefinitions")
+_SAME_AS_A_JOB = """
+    RoleArn InputDataConfig VpcConfig OutputDataConfig ResourceConfig StoppingCondition EnableNetworkIsolation
+    EnableInterContainerTrafficEncryption EnableManagedSpotTraining CheckpointConfig Environment
+"""
+_DEFINITION = {
+    **{name: _TRAINING_JOB[name] for name in _SAME_AS_A_JOB.split()},
+    **_performed("DefinitionName StaticHyperParameters"),
+    "TuningObjective": _OBJECTIVE,
+    "HyperParameterRanges": _RANGES,
+    "AlgorithmSpecification": {name: _TRAINING_JOB["AlgorithmSpecification"][name] for name in _ALGORITHM},
+    "HyperParameterTuningResourceConfig": {
+        **_performed("InstanceType InstanceCount"),
+        **_kept("VolumeSizeInGB VolumeKmsKeyId AllocationStrategy"),  # as if all instances were free
+        "InstanceConfigs": {**_performed("InstanceType InstanceCount"), "VolumeSizeInGB": KEPT},
+    },
+    "RetryStrategy": _performed("MaximumRetryAttempts"),  # after the death of a job's process
+}
+
+_TUNING_JOB = {
+    "HyperParameterTuningJobName": PERFORMED,
+    "HyperParameterTuningJobConfig": {
+        "Strategy": PERFORMED,
+        "StrategyConfig": {"HyperbandStrategyConfig": _performed("MinResource MaxResource")},
+        "HyperParameterTuningJobObjective": _OBJECTIVE,
+        "ResourceLimits": _performed("MaxNumberOfTrainingJobs MaxParallelTrainingJobs MaxRuntimeInSeconds"),
+        "ParameterRanges": _RANGES,
+        "TrainingJobEarlyStoppingType": PERFORMED,
+        "TuningJobCompletionCriteria": {
+            "TargetObjectiveMetricValue": PERFORMED,
+            "BestObjectiveNotImproving": _performed("MaxNumberOfTrainingJobsNotImproving"),
+            "ConvergenceDetected": {
+                "CompleteOnConvergence": _only(
+                    "Disabled",
+                    reason="convergence is detected by SageMaker only; BestObjectiveNotImproving ends a job here",
+                )
+            },
+        },
+        "RandomSeed": PERFORMED,
+    },
+    "TrainingJobDefinition": _DEFINITION,
+    "TrainingJobDefinitions": _DEFINITION,
+    "WarmStartConfig": {
+        "ParentHyperParameterTuningJobs": _performed("HyperParameterTuningJobName"),
+        "WarmStartType": PERFORMED,
+    },
+    "Tags": _TAGS,
+    "Autotune": {"Mode": _NO_AUTOTUNE},
+}
+
 # %% ../../../nbs/2_sagemaker/4_local/13_members.ipynb #cf43b343
 _CONTAINER = {
     **_kept("ContainerHostname Image"),
@@ -344,6 +403,14 @@ _OPERATIONS = {
             ("WarmPoolStatusEquals", "TrainingPlanArnEquals"), _refused("jobs of this machine are not filtered by it")
         ),
     },
+    "CreateHyperParameterTuningJob": _TUNING_JOB,
+    "DescribeHyperParameterTuningJob": _performed("HyperParameterTuningJobName"),
+    "StopHyperParameterTuningJob": _performed("HyperParameterTuningJobName"),
+    "DeleteHyperParameterTuningJob": _performed("HyperParameterTuningJobName"),
+    "ListHyperParameterTuningJobs": _LIST_JOBS,
+    "ListTrainingJobsForHyperParameterTuningJob": _performed(
+        "HyperParameterTuningJobName NextToken MaxResults StatusEquals SortBy SortOrder"
+    ),
     "ListTags": _performed("ResourceArn NextToken MaxResults"),
     "AddTags": {"ResourceArn": PERFORMED, "Tags": _performed("Key Value")},
     "DeleteTags": _performed("ResourceArn TagKeys"),
@@ -419,6 +486,15 @@ def _path_errors(member: str, path: str) -> Iterator[str]:
         yield f"{member}: {path!r}, expected a folder in /opt/ml"
 
 
+def _tuning_job_rules(request: dict) -> Iterator[str]:
+    definitions = request.get("TrainingJobDefinitions", [])
+    if len(definitions) > 1:
+        yield (
+            f"TrainingJobDefinitions: {len(definitions)} of them; the trials of a tuning job have one definition on "
+            "this machine"
+        )
+
+
 def _model_rules(request: dict) -> Iterator[str]:
     containers = request.get("Containers", [])
     if len(containers) > 1:
@@ -450,6 +526,7 @@ def _transform_job_rules(request: dict) -> Iterator[str]:
 
 _RULES = {
     "CreateTrainingJob": _training_job_rules,
+    "CreateHyperParameterTuningJob": _tuning_job_rules,
     "CreateModel": _model_rules,
     "CreateEndpointConfig": _endpoint_config_rules,
     "CreateTransformJob": _transform_job_rules,

@@ -54,13 +54,27 @@ _KINDS = {
         ("TransformEndTime", "TransformJobStatus", "FailureReason"),
         ("TransformJobStatus",),
     ),
+    "HyperParameterTuningJob": _Kind(
+        "tunings",
+        "hyper-parameter-tuning-job",
+        "HyperParameterTuningJobSummaries",
+        (
+            "HyperParameterTuningEndTime",
+            "HyperParameterTuningJobStatus",
+            "Strategy",
+            "TrainingJobStatusCounters",
+            "ObjectiveStatusCounters",
+            "ResourceLimits",
+        ),
+        ("HyperParameterTuningJobStatus", "HyperParameterTuningJobConfig", "Trials"),
+    ),
     "Model": _Kind("models", "model", "Models"),
     "EndpointConfig": _Kind("configs", "endpoint-config", "EndpointConfigs"),
     "Endpoint": _Kind("endpoints", "endpoint", "Endpoints", ("EndpointStatus",), ("EndpointStatus",)),
 }
 
 # %% ../../../nbs/2_sagemaker/4_local/12_service.ipynb #ab088b4a
-RUNNING_STATUSES = ("InProgress", "Stopping")  # of a training or transform job that has not ended
+RUNNING_STATUSES = ("InProgress", "Stopping")  # of a training, tuning or transform job that has not ended
 
 
 class LocalService:
@@ -286,22 +300,27 @@ def list_response(records: list[dict], request: Mapping, kind: str) -> dict:
     Raises a ClientError if the request has a `NextToken` that no response contained.
     """
     name = f"{kind}Name"
-    token = request.get("NextToken") or "0"
-    if not token.isdecimal():
-        raise _invalid_token(token, f"List{kind}s")
     times = _time_bounds(request)
     matches = [record for record in records if _matches(record, request, times, kind)]
     sort_fields = {"Name": name, "Status": f"{kind}Status"}
     sort_field = sort_fields.get(request.get("SortBy", ""), "CreationTime")
     matches.sort(key=lambda record: record[sort_field], reverse=request.get("SortOrder", "Descending") == "Descending")
+    fields = summary_fields(kind)
+    page, rest = list_page(matches, request, f"List{kind}s")
+    return {_KINDS[kind].list_field: [{f: record[f] for f in fields if f in record} for record in page]} | rest
+
+
+def list_page(summaries: list[dict], request: Mapping, operation: str) -> tuple[list[dict], dict]:
+    """Return the summaries of one page, and the field `NextToken` if more follow.
+
+    Raises a ClientError of the operation if the request has a `NextToken` that no response contained.
+    """
+    token = request.get("NextToken") or "0"
+    if not token.isdecimal():
+        raise _invalid_token(token, operation)
     begin = int(token)
     end = begin + request.get("MaxResults", 10)
-    fields = summary_fields(kind)
-    page = [{field: record[field] for field in fields if field in record} for record in matches[begin:end]]
-    response = {_KINDS[kind].list_field: page}
-    if len(matches) > end:
-        response["NextToken"] = str(end)
-    return response
+    return summaries[begin:end], {"NextToken": str(end)} if len(summaries) > end else {}
 
 
 def _time_bounds(request: Mapping) -> dict[str, datetime]:

@@ -23,7 +23,7 @@ from mlkit.files import private_folder, private_opener
 from mlkit.patching import patch
 
 # %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #3bc7497a
-_TABLES = ("jobs", "models", "configs", "endpoints", "transforms")
+_TABLES = ("jobs", "models", "configs", "endpoints", "transforms", "tunings")
 # `about` holds the record. Its name is part of the file format: older databases have it, too.
 _SQL = {
     "create": "create table if not exists {table} (name text primary key, created real, about text)",

@@ -42,12 +42,20 @@ class TrainingJobs(LocalService):
 
         Raises a ClientError if SageMaker would refuse the request, or if it needs what only SageMaker has.
         """
+        self.check_training_job(request)
+        return self.start_training_job(request)
+
+    def check_training_job(self, request: dict) -> None:
+        """Raise the error of a request that SageMaker would refuse, or that needs what only SageMaker has."""
         check_local_request("CreateTrainingJob", request)
         check_outputs("CreateTrainingJob", self.files, _output_uris(request))
         _check_isolation(request)
+
+    def start_training_job(self, request: dict, **fields) -> dict:
+        """Start a job of a checked request and return its ARN. fields: what else its description has."""
         name = request["TrainingJobName"]
         arn = make_arn("TrainingJob", name)
-        lock = self._add_locked("TrainingJob", name, _first_description(request, arn))
+        lock = self._add_locked("TrainingJob", name, _first_description(request, arn) | fields)
         if lock is None:
             raise api_error(
                 "ResourceInUse",

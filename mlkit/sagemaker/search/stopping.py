@@ -73,6 +73,26 @@ class Halving:
                     return trial
         return None
 
+    def finalist(self, trials: Sequence[Trial], minimize: bool) -> Trial | None:
+        """Return the paused trial that goes on if no other is to come; None once one has been trained to the end.
+
+        Of fewer than `reduction` trials on a rung `promoted` returns none, and of a short sweep nobody would finish.
+        """
+        if any(len(trial.curve) >= self.max_epochs or trial.state == "completed" for trial in trials):
+            return None
+        paused = [trial for trial in trials if trial.state == "paused" and trial.value is not None]
+        return min(paused, key=lambda t: (-self._rung(t), rank_key(t.curve[self._rung(t) - 1], minimize)), default=None)
+
+    def survives(self, trial: Trial, trials: Sequence[Trial], minimize: bool) -> bool:
+        """Return whether a running trial is among the best of its rung so far: for trials that cannot be paused."""
+        rung = self._rung(trial)
+        if not rung:
+            return True
+        reached = [other for other in trials if len(other.curve) >= rung and other.state != "failed"]
+        key = rank_key(trial.curve[rung - 1], minimize)
+        better = sum(rank_key(other.curve[rung - 1], minimize) < key for other in reached if other is not trial)
+        return better < max(len(reached) // self.reduction, 1)
+
     def _rung(self, trial: Trial) -> int:
         """Return the last rung that a trial has reached; 0 before the first."""
         return max((rung for rung in self.rungs if rung <= len(trial.curve)), default=0)
