@@ -76,7 +76,7 @@ class Command(click.Command):
             place = args.index("--")
             args, hyperparameters = args[:place], args[place + 1 :]
             if not self.takes_hyperparameters:
-                raise click.UsageError("only check, run and train take hyperparameters, after --", ctx)
+                raise click.UsageError("only check, run, sweep and train take hyperparameters, after --", ctx)
         if self.options_from is not None:
             args = _take_words(args, self.options_from, ctx)
         try:
@@ -533,15 +533,8 @@ def run(
     ends the display, not the job.
     """
     try:
-        arguments = _import("client.job_file").read_job_file(config_file) if config_file else {}
-        file_config = arguments.pop("config", None)
-        arguments["channels"] = arguments.get("channels", {}) | dict(channels or {})
-        if source is not None:
-            arguments["source"] = source
-        flags = {name: value for name, value in options.items() if value is not None}
-        arguments = _import("client.options").merge_fields(arguments, flags)
-        program = arguments.get("source") or arguments.get("entry")
-        job = _import("client.jobs").TrainingJob(_job_config(hyperparameters, program, file_config), **arguments)
+        config, arguments = _job_arguments(source, channels, config_file, hyperparameters, options)
+        job = _import("client.jobs").TrainingJob(config, **arguments)
     except TypeError as e:
         raise click.UsageError(str(e)) from None
     job.run(_session(target))
@@ -550,6 +543,25 @@ def run(
         return _job_state(job)
     print(f"{job.name} on {job.target}", flush=True)
     return _follow_job(job, target)
+
+
+def _job_arguments(
+    source: str | None,
+    channels: Mapping[str, str] | None,
+    config_file: str | None,
+    hyperparameters: list[str],
+    options: Mapping[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """Return the config and the other arguments of a job: those of the command win over those of a file."""
+    arguments = _import("client.job_file").read_job_file(config_file) if config_file else {}
+    file_config = arguments.pop("config", None)
+    arguments["channels"] = arguments.get("channels", {}) | dict(channels or {})
+    if source is not None:
+        arguments["source"] = source
+    flags = {name: value for name, value in options.items() if value is not None}
+    arguments = _import("client.options").merge_fields(arguments, flags)
+    program = arguments.get("source") or arguments.get("entry")
+    return _job_config(hyperparameters, program, file_config), arguments
 
 
 def _job_config(arguments: list[str], source: str | None, file_config: Mapping | None = None) -> Any:
@@ -593,41 +605,64 @@ def _job_state(job) -> dict:
     }
 
 
-@mlkit.command(short_help="Show a job until it ends.", example="mlkit follow iris-20261123-101500-1a2b")
+@mlkit.command(short_help="Show a job or a sweep until it ends.", example="mlkit follow iris-20261123-101500-1a2b")
 @click.argument("name")
 @_TARGET
 def follow(name: str, target: str) -> dict:
-    """Show a job's status and log until it ends; Ctrl-C ends the display, not the job."""
-    job = _import("client.jobs").TrainingJob.attach(name, _session(target))
-    return _follow_job(job, target)
+    """Show a job's status and log, or the trials of a sweep, until it ends; Ctrl-C ends the display, not the job."""
+    job = _attached(name, _session(target))
+    return _follow_job(job, target) if _is_job(job) else _follow_sweep(job, target)
 
 
-@mlkit.command(short_help="Stop a job.", example="mlkit stop iris-20261123-101500-1a2b")
+@mlkit.command(short_help="Stop a job or a sweep.", example="mlkit stop iris-20261123-101500-1a2b")
 @click.argument("name")
 @_TARGET
 def stop(name: str, target: str) -> dict:
-    """Ask a job to stop: it saves a checkpoint and leaves the model in its current state."""
-    job = _import("client.jobs").TrainingJob.attach(name, _session(target))
+    """Ask a job to stop: it saves a checkpoint and leaves the model in its current state. A sweep stops its jobs."""
+    job = _attached(name, _session(target))
     job.stop()
     print(f"{name} is stopping")
-    return _job_state(job)
+    return _job_state(job) if _is_job(job) else _sweep_state(job)
 
 
-@mlkit.command("list", short_help="List jobs or endpoints, newest first.", example="mlkit list --contains iris")
+def _attached(name: str, session: Any) -> Any:
+    """Return the job, or else the sweep, of a name. Raises the job's ClientError if there is neither."""
+    botocore_errors = import_module("botocore.exceptions")
+    target = _import("client.target").make_target(session)
+    try:
+        return _import("client.jobs").TrainingJob.attach(name, target)
+    except botocore_errors.ClientError as job_error:
+        try:
+            return _import("client.sweeps").Sweep.attach(name, target)
+        except botocore_errors.ClientError:
+            raise job_error from None
+
+
+def _is_job(job: Any) -> bool:
+    return isinstance(job, _import("client.jobs").TrainingJob)
+
+
+@mlkit.command("list", short_help="List jobs, sweeps or endpoints, newest first.", example="mlkit list --contains iris")
 @click.option("--contains", help="Part of the name.")
 @click.option("--status", help="A status such as InProgress, Completed or Failed; InService for an endpoint.")
 @click.option("--most", type=click.IntRange(1), default=10, show_default=True, help="Number of rows.")
 @click.option("--endpoints", is_flag=True, help="List endpoints in place of jobs.")
+@click.option("--sweeps", is_flag=True, help="List sweeps in place of jobs.")
 @_TARGET
-def list_jobs(contains: str | None, status: str | None, most: int, endpoints: bool, target: str) -> dict:
-    """List the training jobs, or the endpoints, of this machine or of the account."""
+def list_jobs(contains: str | None, status: str | None, most: int, endpoints: bool, sweeps: bool, target: str) -> dict:
+    """List the training jobs, the sweeps, or the endpoints, of this machine or of the account."""
     from mlkit.text import Table
 
     client = _import("client.target").make_target(_session(target)).client
     filters = {"NameContains": contains, "StatusEquals": status}
     filters = {name: value for name, value in filters.items() if value}
+    if endpoints and sweeps:
+        raise click.UsageError("--endpoints and --sweeps are two lists: ask for one of them")
     if endpoints:
         noun, prefix, operation, field = "endpoint", "Endpoint", "list_endpoints", "Endpoints"
+    elif sweeps:
+        noun, prefix, operation = "sweep", "HyperParameterTuningJob", "list_hyper_parameter_tuning_jobs"
+        field = "HyperParameterTuningJobSummaries"
     else:
         noun, prefix, operation, field = "job", "TrainingJob", "list_training_jobs", "TrainingJobSummaries"
     limits = {"MaxItems": most, "PageSize": min(most, 100)}
@@ -637,6 +672,183 @@ def list_jobs(contains: str | None, status: str | None, most: int, endpoints: bo
     table = Table([noun, "status", "started"], [[n, status, f"{t:%Y-%m-%d %H:%M:%S}"] for n, status, t in rows])
     print(table if rows else f"no {noun}s")
     return {f"{noun}s": [{"name": n, "status": status, "started": str(t)} for n, status, t in rows]}
+
+# %% ../nbs/4_command/20_cli.ipynb #7c27244a
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_RANGE = re.compile(rf"({_NUMBER}):({_NUMBER})(?::(log|linear|reverse-log))?")
+
+
+def read_search(ctx: click.Context, option: click.Option, values: Sequence[str]) -> dict[str, Any]:
+    """Return what is searched for texts such as lr=1e-5:1e-1:log or width=8,16; choices are a list of texts."""
+    search: dict[str, Any] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not value:
+            raise click.BadParameter(f"expected NAME=LOW:HIGH[:log] or NAME=A,B,C, got {text!r}", ctx, option)
+        if name in search:
+            raise click.BadParameter(f"{name} is searched twice", ctx, option)
+        match = _RANGE.fullmatch(value)
+        if match:
+            low, high = (_read_number(number) for number in match.groups()[:2])
+            search[name] = {"range": (low, high), "scale": match[3] or "linear"}
+        else:
+            search[name] = value.split(",")
+    return search
+
+
+def _read_number(text: str) -> int | float:
+    return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+
+
+def _typed_search(search: Mapping[str, Any], config: Any) -> tuple[dict[str, Any], Any]:
+    """Return what is searched with values for its texts, and the config with each name that is searched.
+
+    config: a dataclass, whose types read the texts, or hyperparameters of a program whose config is not known.
+    """
+    module = _import("job.hyperparameters")
+    if dataclasses.is_dataclass(config):
+        kinds = {f.name: f.kind for f in module.config_fields(config).values()}
+        typed = {
+            name: [module.read_value(text, kinds[name]) for text in values]
+            if isinstance(values, list) and name in kinds
+            else values
+            for name, values in search.items()
+        }
+        return typed, config
+    typed = {
+        name: [_choice(text) for text in values] if isinstance(values, list) else values
+        for name, values in search.items()
+    }
+    config = dict(config or {})
+    for name, values in typed.items():
+        if isinstance(config.get(name, ""), str):  # a text of the command, or missing
+            config[name] = values[0] if isinstance(values, list) else values["range"][0]
+    return typed, config
+
+
+def _choice(text: str) -> Any:
+    """Return the number that a text is, or the text itself, whose type is up to the program."""
+    value = _read_json(text)
+    return value if type(value) in (int, float) else _import("job.hyperparameters").ArgumentText(text)
+
+
+@mlkit.command(
+    short_help="Search the best hyperparameters of a job, here or on SageMaker.",
+    example="mlkit sweep src --search lr=1e-5:1e-1:log --search width=8,16,32 --trials 20",
+    takes_hyperparameters=True,
+    options_from="client.job_options:JobOptions",
+)
+@click.argument("source", required=False)
+@click.option(
+    "--search",
+    multiple=True,
+    required=True,
+    metavar="NAME=LOW:HIGH[:log]|NAME=A,B,C",
+    callback=read_search,
+    help="A range or choices of a hyperparameter; repeat for several.",
+)
+@click.option("--metric", default="valid_loss", show_default=True, help="By which trials are compared.")
+@click.option("--goal", type=click.Choice(["minimize", "maximize"]), help="Default: by the words of the metric's name.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["bayesian", "random", "grid", "hyperband"]),
+    default="bayesian",
+    show_default=True,
+    help="How the next hyperparameters are chosen; hyperband trains the best trials further.",
+)
+@click.option("--trials", type=int, help="At most; default: 20, and all of a grid.")
+@click.option("--epochs", type=int, help="Of all trials together, on this machine only.")
+@click.option("--parallel", type=int, default=1, show_default=True, help="Trials at the same time, at most.")
+@click.option("--early-stopping", is_flag=True, help="Stop a trial that is worse than the median of the others.")
+@click.option("--seed", type=int, default=0, show_default=True, help="With the same one the same trials come.")
+@click.option("--min-epochs", type=int, default=1, show_default=True, help="Before hyperband pauses a trial.")
+@click.option("--max-epochs", type=int, help="Of a whole trial, for hyperband; default: epochs, if -- has it.")
+@click.option("--target-value", type=float, help="Of the metric: the sweep ends when a trial is as good.")
+@click.option("--patience", type=int, help="Trials without a better one, after which the sweep ends.")
+@click.option("--max-runtime", type=int, help="Seconds of the whole sweep.")
+@click.option("--warm-start", multiple=True, metavar="NAME", help="A sweep whose trials are known from the start.")
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    callback=_to_mapping,
+    help="Data of a channel, a folder or s3://bucket/prefix; repeat for several channels.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="TOML or JSON file of a job; SOURCE may be such a file as well. Flags win.",
+)
+@_TARGET
+@click.option("--detach", is_flag=True, help="Return when the sweep has been accepted.")
+def sweep(
+    source: str | None,
+    search: Mapping[str, Any],
+    channels: Mapping[str, str] | None,
+    config_file: str | None,
+    target: str,
+    detach: bool,
+    hyperparameters: list[str],
+    **options,
+) -> dict:
+    """Run a job with different hyperparameters, show its trials until the last ends, and name the best.
+
+    SOURCE is a folder, a program, a notebook, or the TOML file of a job; default: mlkit's built-in training.
+    Hyperparameters that all trials have go after --. Ctrl-C ends the display, not the sweep.
+    """
+    if source and source.endswith((".toml", ".json")) and config_file is None:
+        source, config_file = None, source
+    named = ("metric", "goal", "strategy", "trials", "epochs", "parallel", "early_stopping", "seed", "min_epochs")
+    named += ("max_epochs", "target_value", "patience", "max_runtime", "warm_start")
+    plan = {name: options.pop(name) for name in named}
+    try:
+        config, arguments = _job_arguments(source, channels, config_file, hyperparameters, options)
+        name = arguments.pop("name", None)
+        if config is None and not arguments.get("source") and not arguments.get("entry"):
+            config = _import("job.builtin").Config()
+        typed, config = _typed_search(search, config)
+        job = _import("client.jobs").TrainingJob(config, **arguments)
+        new_sweep = _import("client.sweeps").Sweep(job, typed, name=name, **plan)
+    except TypeError as e:
+        raise click.UsageError(str(e)) from None
+    new_sweep.run(_session(target))
+    if detach:
+        print(f"{new_sweep.name} is accepted; mlkit follow {new_sweep.name}{_target_flag(target)} shows it", flush=True)
+        return _sweep_state(new_sweep)
+    print(f"{new_sweep.name} on {new_sweep.target}", flush=True)
+    return _follow_sweep(new_sweep, target)
+
+
+def _follow_sweep(sweep: Any, target: str) -> dict:
+    """Show a sweep until it ends; end the command with code 130 after Ctrl-C."""
+    flag = _target_flag(target)
+    try:
+        sweep.follow(hint=f"mlkit follow {sweep.name}{flag} shows it again, mlkit stop {sweep.name}{flag} ends it")
+    except _import("client.results").JobFailed as e:
+        print(f"mlkit: {e}", file=sys.stderr)
+    state = _sweep_state(sweep)
+    if state["status"] in ("InProgress", "Stopping"):
+        raise click.exceptions.Exit(INTERRUPTED)
+    if state["best"]:
+        print(f"\nthe best: {state['best']['job']}; mlkit follow shows it, TrainingJob.attach(NAME) deploys its model")
+    return state
+
+
+def _sweep_state(sweep: Any) -> dict:
+    trials = sweep.trials()
+    best = _import("search.trials").best_trial(trials, sweep.minimize)
+    rows = [dataclasses.asdict(trial) | {"value": trial.value} for trial in trials]
+    status = sweep.status
+    return {
+        "ok": status != "Failed",
+        "name": sweep.name,
+        "status": status,
+        "reason": sweep.reason or None,
+        "best": None if best is None else rows[trials.index(best)],
+        "trials": rows,
+    }
 
 # %% ../nbs/4_command/20_cli.ipynb #6eefc67d
 @mlkit.command(
