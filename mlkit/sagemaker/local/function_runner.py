@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['START', 'run_trial', 'main']
 
-# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #0e6b16e0
+# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #fc622ae6
 import importlib
 import json
 import math
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BufferedReader
 from numbers import Real
 from pathlib import Path
@@ -31,7 +31,7 @@ from ...files import atomic_path
 from .locks import take_lock
 from ...text import did_you_mean
 
-# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #cc2ffe09
+# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #faf65ef6
 class TrialEnded(BaseException):
     """Raised by `trial.report` if the sweep stops or pauses the trial."""
 
@@ -52,6 +52,7 @@ class RunningTrial:
         self.epoch = epoch
         self.must_continue = False  # whether it was paused, so that no epoch is to be trained again
         self.can_pause = False  # whether it may be paused
+        self.is_continued = False  # whether a process of it has run before
         self.reports = 0  # of this process
         self.stopped = ""  # why the sweep stops or pauses it
         self.is_paused = False  # whether it may be continued
@@ -60,13 +61,17 @@ class RunningTrial:
     def __repr__(self) -> str:
         return f"trial {self.number}, {self.epoch} epochs reported: {self.parameters}"
 
-    def report(self, value: Any, epoch: int | None = None) -> None:
+    def report(self, value: Any, epoch: int | None = None, save: Callable[[], Any] | None = None) -> None:
         """Report the metric after an epoch. Raises TrialEnded if the trial ends here.
 
         epoch: from 1; default: one more than at the last report of this process, so a function that continues from a
-        checkpoint has to pass it.
+        checkpoint has to pass it. save: called when the metric is kept, to save the state in `trial.checkpoints`.
         """
-        if self.stopped or self._send(value, self.reports + 1 if epoch is None else epoch):
+        if not self.stopped:
+            self._send(value, self.reports + 1 if epoch is None else epoch)
+            if save is not None:
+                save()
+        if self.stopped:
             raise TrialEnded(self.stopped)
 
     def before_fit(self, trainer: Any) -> None:
@@ -90,7 +95,8 @@ class RunningTrial:
     def _send(self, value: Any, epoch: int, is_last: bool = False) -> str:
         """Send a report, and return why the trial ends here, or ""."""
         number = read_number(value, "report")
-        if epoch > self.epoch + 1 or epoch < 1:
+        is_first = self.is_continued and not self.reports  # a kill may have come between a checkpoint and its report
+        if epoch < 1 or epoch > self.epoch + 1 and not is_first:
             raise ValueError(f"report: expected epoch {self.epoch + 1}, the next one, got {epoch}")
         if self.must_continue and not self.reports and epoch < self.epoch:
             raise ValueError(
@@ -134,7 +140,7 @@ def read_result(returned: Any, metric: str, reports: int) -> dict[str, Any]:
         raise TypeError(f"the function returned {returned!r}, expected a History, a dict with {metric!r}, or a number")
     return dict(value=read_number(returned, "the function's result"))
 
-# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #1500079d
+# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #84881505
 class _Commands:
     """What the sweep's process writes; the process is killed when the sweep's process has ended."""
 
@@ -248,6 +254,7 @@ def run_trial(commands: _Commands, header: dict[str, Any], values: bytes) -> Non
     trial = RunningTrial(task["number"], task["parameters"], task["metric"], folder, task["epoch"], ask)
     trial.can_pause = task["can_pause"]
     trial.must_continue = task["must_continue"]
+    trial.is_continued = task["is_continued"]
     if error is not None:
         traceback.print_exception(error)
         result = dict(error="".join(traceback.format_exception_only(error)).strip())

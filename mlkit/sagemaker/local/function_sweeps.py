@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #df4c0c0a
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #fe345bfb
 import inspect
 import json
 import math
@@ -22,20 +22,22 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...files import atomic_path
 from ...patching import patch
 from .function_runner import START
-from .function_source import FunctionSource, collect_function, dump
 from .locks import is_locked, take_lock
 from .trial_store import StoredTrial, TrialStore
 from ..search.space import SearchSpace, grid_size, with_parameters
 from ..search.stopping import Halving, falls_behind
 from ..search.strategy import check_strategy, import_optuna, suggest
 from ..search.trials import Trial, best_trial, rank_key
+
+if TYPE_CHECKING:  # it needs torch, which takes a second to import
+    from mlkit.sagemaker.local.function_source import FunctionSource
 
 # %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #2119f60f
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ class Budget:
             return f"it has run for {self.seconds:,.0f} seconds"
         return ""
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #ea5f0263
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #1eae1d6b
 class _TrialProcess:
     """A process that makes the function, waits for a trial, runs it, and ends; see `function_runner`."""
 
-    def __init__(self, source: FunctionSource, path: Path, threads: int | None):
+    def __init__(self, source: "FunctionSource", path: Path, threads: int | None):
         reports, child_reports = os.pipe()
         self.reports = reports
         self.record: StoredTrial | None = None
@@ -127,6 +129,10 @@ class _TrialProcess:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
+    @property
+    def was_killed(self) -> bool:
+        return self._process.poll() == -signal.SIGKILL
+
     def how_it_ended(self) -> str:
         """Return the signal or the exit code of the process, in words."""
         code = self._process.poll()
@@ -151,7 +157,7 @@ class _TrialProcess:
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #ce6165fd
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #9dfc7c28
 _MOST_DEATHS = 3  # of a trial's process without a report in between, after which the trial has failed
 _FIRST_FAILURES = 3  # after so many trials, of which none has a value, a sweep has failed
 
@@ -163,6 +169,8 @@ class FunctionSweep:
     of metrics, or a number. The trials are kept in the SQLite file `path`. A sweep of the same name, space and
     function, in this or in another process, continues them.
     """
+
+    lock_patience = 5.0  # seconds until another process that runs the sweep, and may be about to end, is an error
 
     def __init__(
         self,
@@ -195,8 +203,8 @@ class FunctionSweep:
         self.path = Path(folder).absolute() / f"{self.name}.db"
         self.passes_trial = _takes_trial(function)
         self.limit = self.budget.trials if strategy != "grid" else min(self.budget.trials, grid_size(space))
-        self.parallel = self._allowed(parallel)
         self.notes: list[str] = []  # what a user should know
+        self.parallel = self._allowed(parallel)
         self.reason = ""  # why it has ended
         self.error: Exception | None = None  # of the sweep itself
         self._status = "NotStarted"
@@ -249,7 +257,7 @@ class FunctionSweep:
         reason = f", {self.reason}" if self.reason else ""
         return f"FunctionSweep({self.name}, {self.status}{reason}, {len(self.trials())} of {self.limit} trials)"
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #4fc6ff84
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #889cef79
 def _check_name(name: str) -> str:
     """Return the name of a sweep, which names its file. Raises ValueError for another one than letters, digits, - _."""
     name = "sweep" if name == "<lambda>" else name
@@ -283,7 +291,10 @@ def _allowed(self: FunctionSweep, parallel: int) -> int:
     """Return how many trials run at once: as many as are wanted, and at most one for each core."""
     if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
         raise ValueError(f"parallel: expected a whole number from 1, got {parallel!r}")
-    return min(parallel, _core_count(), self.limit)
+    cores = _core_count()
+    if parallel > cores:
+        self.notes.append(f"parallel={parallel} is lowered to {cores}, one trial at once for each core of this machine")
+    return min(parallel, cores, self.limit)
 
 
 @patch
@@ -306,7 +317,7 @@ def _check(self: FunctionSweep) -> None:
                 "the trial on: train_model(..., callbacks=[trial], checkpoints=trial.checkpoints)"
             )
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #8996967f
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #081e1fac
 _DESCRIBED = dict(function="the function has changed", config="the config was {old}, is {new}")
 
 
@@ -336,6 +347,8 @@ def start(self: FunctionSweep) -> None:
     """
     if self._status == "InProgress":
         return
+    from mlkit.sagemaker.local.function_source import collect_function
+
     self._source = collect_function(self.function, self.config)
     lock = self._take_lock()
     try:
@@ -379,7 +392,7 @@ def wait(self: FunctionSweep, timeout: float | None = None) -> bool:
 @patch
 def _take_lock(self: FunctionSweep) -> int:
     """Return the lock of the sweep. Raises RuntimeError if another process has it."""
-    deadline = time.monotonic() + 5  # a process that was killed may still have children
+    deadline = time.monotonic() + self.lock_patience
     while (lock := take_lock(self.folder / "lock")) is None:
         if time.monotonic() > deadline:
             raise RuntimeError(
@@ -430,7 +443,7 @@ def _kill_left(self: FunctionSweep) -> None:
                 raise TimeoutError(f"{folder / 'lock'}: process {leader} still runs this trial, and cannot be killed")
             time.sleep(0.01)
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #d3bc506c
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #68636815
 @patch
 def _run(self: FunctionSweep, lock: int) -> None:
     """Run the sweep to its end, and release its lock."""
@@ -452,8 +465,8 @@ def _run(self: FunctionSweep, lock: int) -> None:
             process.kill()
         self._processes.clear()
         self._spare = None
-        self._store.close()
         os.close(lock)
+        self._store.close()
         self._ended.set()
 
 
@@ -524,10 +537,8 @@ def _next(self: FunctionSweep) -> StoredTrial | None:
     for record in records:
         if record.trial.state != "waiting":
             continue
-        if self._falls_behind(record):  # it was killed when it was about to be stopped
-            self._store.end(record, "stopped", self._behind(record))
-            continue
-        return record
+        if not self._end_killed(record):
+            return record
     promoted = self.halving.promoted(trials, self.minimize) if self.halving else None
     if promoted is not None:
         record = records[promoted.number]
@@ -541,8 +552,23 @@ def _next(self: FunctionSweep) -> StoredTrial | None:
 
 
 @patch
+def _end_killed(self: FunctionSweep, record: StoredTrial) -> bool:
+    """End a trial that was killed when it was about to end; return whether it was."""
+    epochs = len(record.trial.curve)
+    if not epochs or epochs == record.last_epoch:  # or its function has trained it to the end, and returns its result
+        return False
+    if self._falls_behind(record):
+        self._store.end(record, "stopped", self._behind(record))
+    elif self.halving is not None and epochs >= self.halving.max_epochs:
+        self._take_result(record, dict(value=record.trial.curve[-1]))
+    return record.trial.has_ended
+
+
+@patch
 def _start_process(self: FunctionSweep, record: StoredTrial) -> None:
     """Start a trial in the process that waits for one, and the process that waits for the next."""
+    from mlkit.sagemaker.local.function_source import dump
+
     trial = record.trial
     config = dump(with_parameters(self.config, trial.parameters))
     process = self._spare or self._make_process()
@@ -556,6 +582,7 @@ def _start_process(self: FunctionSweep, record: StoredTrial) -> None:
         folder=str(self.trial_folder(trial.number)),
         epoch=len(trial.curve),
         must_continue=record.is_saved,
+        is_continued=(self.trial_folder(trial.number) / "lock").exists(),
         can_pause=self.halving is not None and len(self.halving.rungs) > 1,
         needs_reports=self.halving is not None or self.early_stopping or self.budget.epochs is not None,
         passes_trial=self.passes_trial,
@@ -580,7 +607,7 @@ def _plain(value: Any) -> Any:
     """Return a hyperparameter for the text of a message."""
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #0269e2d7
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #564ea417
 @patch
 def _read_reports(self: FunctionSweep) -> None:
     """Wait a moment for reports, answer them, and take the results of processes that have ended."""
@@ -607,8 +634,8 @@ def _read_reports(self: FunctionSweep) -> None:
 def _take_report(self: FunctionSweep, process: _TrialProcess, report: Mapping[str, Any]) -> None:
     """Keep a metric, and answer whether the trial goes on."""
     record = process.record
-    self._store.report(record, report["epoch"], report["value"])
     is_last = report["is_last"]
+    self._store.report(record, report["epoch"], report["value"], is_last)
     stop, is_paused = self._decide(record, is_last)
     process.is_ending = process.is_ending or bool(stop) or is_last
     process.send(dict(stop=stop, pause=is_paused))
@@ -667,6 +694,12 @@ def _finish(self: FunctionSweep, process: _TrialProcess) -> None:
     elif process.result is not None:  # it was paused because the sweep ends
         self._store.set_state(record, "paused", self.reason or "the sweep was stopped")
     elif record.deaths < _MOST_DEATHS:
+        if process.was_killed and self.parallel > 1:
+            self.parallel -= 1
+            self.notes.append(
+                f"trial {record.trial.number}: its process {how}, as the system does when the memory is full; from now "
+                f"on {self.parallel} at once"
+            )
         self._store.add_death(record)
         self._store.set_state(record, "waiting")
     else:

@@ -5,22 +5,21 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #ce6a3c23
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #9f4525a7
 import copy
-import logging
+import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from ..search.space import Choices, Range, SearchSpace
-from ..search.strategy import import_optuna
+from ..search.strategy import import_optuna, quiet_optuna
 from ..search.trials import Trial
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #460336dc
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #72dd88c0
 @dataclass
 class StoredTrial:
     """A trial, and what the sweep has to know of it in addition."""
@@ -29,6 +28,7 @@ class StoredTrial:
     key: int  # in the file
     rung: int | None = None  # epochs after which it is paused; None: it is not
     deaths: int = 0  # of its process, since its last report
+    last_epoch: int | None = None  # that its function trains, if it has said so
     is_saved: bool = False  # whether it has ended by itself when it was paused, so that its checkpoint is complete
 
 
@@ -46,7 +46,7 @@ class TrialStore:
         from sqlalchemy.engine import URL
 
         url = URL.create("sqlite", database=str(path)).render_as_string()
-        with _quiet():
+        with quiet_optuna():
             self._storage = self._optuna.storages.RDBStorage(url, {"connect_args": {"timeout": 60}})
         self._study: int | None = next(
             (s._study_id for s in self._storage.get_all_studies() if s.study_name == name), None
@@ -72,7 +72,7 @@ class TrialStore:
     def begin(self, description: Mapping[str, Any]) -> None:
         """Begin the sweep anew, without any trials."""
         direction = "MINIMIZE" if self.minimize else "MAXIMIZE"
-        with _quiet(), self._lock:
+        with quiet_optuna(), self._lock:
             if self._study is not None:
                 self._storage.delete_study(self._study)
             self._study = self._storage.create_new_study([self._optuna.study.StudyDirection[direction]], self.name)
@@ -84,7 +84,7 @@ class TrialStore:
         with self._lock:
             return copy.deepcopy([record.trial for record in self.records])
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #c0215ed6
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #a92d17a4
 from ...patching import patch
 
 
@@ -106,12 +106,22 @@ def add(self: TrialStore, parameters: Mapping[str, Any], rung: int | None = None
 
 
 @patch
-def report(self: TrialStore, record: StoredTrial, epoch: int, value: float) -> None:
-    """Keep the metric after an epoch, from 1; a second report of an epoch takes the place of the first."""
+def report(self: TrialStore, record: StoredTrial, epoch: int, value: float, is_last: bool = False) -> None:
+    """Keep the metric after an epoch, from 1; a second report of an epoch takes the place of the first.
+
+    An epoch that was never reported, because a kill came first, is NaN. is_last: whether the function trains no more.
+    """
+    if is_last:
+        self._storage.set_trial_user_attr(record.key, "last_epoch", epoch)
+        record.last_epoch = epoch
+    curve = record.trial.curve
+    for missing in range(len(curve) + 1, epoch):
+        self._storage.set_trial_intermediate_value(record.key, missing, math.nan)
     self._storage.set_trial_intermediate_value(record.key, epoch, value)
     with self._lock:
         record.deaths = 0
-        record.trial.curve[epoch - 1 : epoch] = [value]
+        curve += [math.nan] * (epoch - 1 - len(curve))
+        curve[epoch - 1 : epoch] = [value]
 
 
 @patch
@@ -166,7 +176,7 @@ def fail(self: TrialStore, reason: str) -> None:
     """Keep that the sweep has ended because all its trials failed."""
     self._storage.set_study_user_attr(self._study, "failed", reason)
 
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #63ccd346
+# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #c7d64030
 _STATES = {"COMPLETE": "completed", "PRUNED": "stopped", "FAIL": "failed"}
 
 
@@ -183,7 +193,7 @@ def _read(self: TrialStore) -> None:
         trial.reason = attributes.get("reason", "") if trial.has_ended else ""
         trial.seconds = attributes.get("seconds")
         trial.result = stored.value if trial.state == "completed" else None
-        record = StoredTrial(trial, stored._trial_id, attributes.get("rung"))
+        record = StoredTrial(trial, stored._trial_id, attributes.get("rung"), last_epoch=attributes.get("last_epoch"))
         if trial.state == "waiting" and record.rung is not None and len(trial.curve) >= record.rung:
             trial.state = "paused"
         self.records.append(record)
@@ -227,15 +237,3 @@ def _from_stored(values: Range | Choices, stored: Any, name: str) -> Any:
     if isinstance(values, Choices):
         return values.values[stored.distributions[name].to_internal_repr(stored.params[name])]
     return stored.params[name]
-
-# %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #8c93125e
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna from logging that it has created a study."""
-    logger = logging.getLogger("optuna")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -7,7 +7,8 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/3_search/30_strategy.ipynb #d73b476e
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from typing import Any
@@ -73,14 +74,22 @@ def new_study(minimize: bool, sampler: Any = None) -> Any:
     """Return an empty study of Optuna, in memory."""
     optuna = import_optuna()
     storage = optuna.storages.InMemoryStorage()
-    logger = logging.getLogger("optuna.storages._in_memory")
+    direction = optuna.study.StudyDirection["MINIMIZE" if minimize else "MAXIMIZE"]
+    with quiet_optuna():
+        name = storage.get_study_name_from_id(storage.create_new_study([direction]))
+    return optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from logging that it has created a study."""
+    logger = logging.getLogger("optuna")
     level = logger.level
-    logger.setLevel(logging.WARNING)  # it logs each new study, and there is one for each question
+    logger.setLevel(logging.WARNING)
     try:
-        study_id = storage.create_new_study([optuna.study.StudyDirection["MINIMIZE" if minimize else "MAXIMIZE"]])
+        yield
     finally:
         logger.setLevel(level)
-    return optuna.load_study(study_name=storage.get_study_name_from_id(study_id), storage=storage, sampler=sampler)
 
 
 def import_optuna() -> Any:

@@ -1,0 +1,233 @@
+"""Measure sweeps over a function: what early stopping saves, what a trial costs, and Optuna and others on the same.
+
+    python benchmarks/sweeps.py asha [--seeds 3] [--real]
+    python benchmarks/sweeps.py optuna [--seeds 3] [--trials 20]
+    python benchmarks/sweeps.py peers --python PYTHON [--seeds 3]
+    python benchmarks/sweeps.py overhead [--trials 10]
+
+- asha: the epochs of strategy="hyperband" over those of all trials in full, and the best of both, for a small network
+  on three tables. The trials have the same hyperparameters in both. Curves are trained once in full, and the halving is
+  performed on them; --real runs the sweep in processes, too, and compares each trial's curve with that in full
+- optuna: Optuna alone, in one process, and the sweep with strategy="bayesian": seconds, and the best value
+- peers: Ray Tune's and Syne Tune's asynchronous successive halving, and ours: seconds, epochs, and the best value.
+  PYTHON has the packages of benchmarks/peers_sweeps.txt
+- overhead: seconds of a trial of a tuning job on this machine over those of a training job with the same program, and
+  of a trial in a sweep over a function that does nothing
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the network is small, and all contestants run one trial at a time
+
+import sweep_task
+from sweep_task import EPOCHS, SEARCH, TABLES, TRIALS
+
+from mlkit.sagemaker.local.function_sweeps import Budget, FunctionSweep
+from mlkit.sagemaker.search.space import make_space, with_parameters
+from mlkit.sagemaker.search.stopping import Halving
+from mlkit.sagemaker.search.strategy import suggest
+from mlkit.sagemaker.search.trials import Trial, best_trial
+from mlkit.text import Table
+
+METRIC = "valid_loss"
+
+
+def make_sweep(folder, table, name, function=sweep_task.train, **options):
+    config = sweep_task.first_config(folder, table)
+    options = {"minimize": True, "budget": Budget(trials=TRIALS), "folder": Path(folder) / "sweeps", **options}
+    return FunctionSweep(function, make_space(config, SEARCH), config, METRIC, name=name, **options)
+
+
+def run_sweep(*args, **options):
+    """Return a sweep that has ended, and its seconds."""
+    sweep = make_sweep(*args, **options)
+    started_at = time.perf_counter()
+    sweep.start()
+    sweep.wait()
+    seconds = time.perf_counter() - started_at
+    failed = [trial.reason for trial in sweep.trials() if trial.state == "failed"]
+    if failed or sweep.status != "Completed":
+        raise RuntimeError(f"{sweep}: {failed}")
+    return sweep, seconds
+
+
+def total_epochs(trials):
+    return sum(len(trial.curve) for trial in trials)
+
+
+# What early stopping saves
+
+
+def train_all(folder, table, seed):
+    """Train the first trials of a random search in full."""
+    config = sweep_task.first_config(folder, table)
+    space = make_space(config, SEARCH)
+    trials = []
+    for number in range(TRIALS):
+        parameters = suggest(space, "random", number, trials, seed, minimize=True)
+        history = sweep_task.train_whole(with_parameters(config, parameters))
+        trials.append(Trial(number, parameters, "completed", history[METRIC]))
+    return trials
+
+
+def halve(whole, halving):
+    """Return the trials that the halving makes of these, one at a time."""
+    trials = []
+    while True:
+        trial = halving.promoted(trials, minimize=True)
+        if trial is None:
+            if len(trials) == len(whole):
+                return trials
+            trial = Trial(len(trials), whole[len(trials)].parameters)
+            trials.append(trial)
+        rung = halving.next_rung(trial)
+        trial.curve = whole[trial.number].curve[:rung]
+        trial.state = "completed" if rung == halving.max_epochs else "paused"
+
+
+def measure_asha(folder, seeds, is_real):
+    rows = []
+    for table in TABLES:
+        for seed in range(seeds):
+            whole = train_all(folder, table, seed)
+            best = best_trial(whole, True)
+            for min_epochs in (1, 3):
+                trials = halve(whole, Halving(min_epochs, EPOCHS))
+                rows.append([table, seed, min_epochs, *compare(trials, whole, best)])
+            if is_real and seed == 0:
+                check_real(folder, table, whole)
+    header = ["table", "seed", "from epoch", "epochs", "in full", "share", "best", "best in full", "same trial"]
+    print(Table(header, rows))
+    for min_epochs in (1, 3):
+        mine = [row for row in rows if row[2] == min_epochs]
+        same = sum(row[-1] == "yes" for row in mine)
+        share = statistics.median(row[5] for row in mine)
+        print(f"from epoch {min_epochs}: median share {share:.2f}, the same best trial in {same} of {len(mine)}")
+
+
+def compare(trials, whole, best):
+    epochs = total_epochs(trials)
+    found = best_trial(trials, True)
+    same = "yes" if found.number == best.number else "no"
+    return epochs, total_epochs(whole), epochs / total_epochs(whole), found.value, best.value, same
+
+
+def check_real(folder, table, whole):
+    """Run the sweep in processes, with pauses and promotions, and compare it with the trials in full."""
+    halving = Halving(1, EPOCHS)
+    sweep, seconds = run_sweep(folder, table, f"real-{table}", strategy="hyperband", halving=halving)
+    trials = sweep.trials()
+    expected = halve(whole, halving)
+    exact = sum(trial.curve == other.curve[: len(trial.curve)] for trial, other in zip(trials, whole))
+    same = [len(trial.curve) for trial in trials] == [len(trial.curve) for trial in expected]
+    print(
+        f"{table}: {len(trials)} trials in processes, {total_epochs(trials)} epochs, {seconds:.0f} s; {exact} curves "
+        f"are bit for bit those in full; {'the same' if same else 'OTHER'} promotions",
+        flush=True,
+    )
+
+
+# Optuna alone
+
+
+def run_optuna(folder, table, seed, trials):
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def objective(trial):
+        changes = {
+            "lr": trial.suggest_float("lr", 1e-4, 1e-1, log=True),
+            "width": trial.suggest_int("width", 4, 128, log=True),
+            "dropout": trial.suggest_float("dropout", 0.0, 0.6),
+            "weight_decay": trial.suggest_float("weight_decay", 1e-6, 1.0, log=True),
+        }
+        return sweep_task.train_whole(sweep_task.first_config(folder, table) | changes)[METRIC][-1]
+
+    path = Path(folder) / f"optuna-{table}-{seed}.db"
+    study = optuna.create_study(storage=f"sqlite:///{path}", sampler=optuna.samplers.TPESampler(seed=seed))
+    started_at = time.perf_counter()
+    study.optimize(objective, n_trials=trials)
+    return time.perf_counter() - started_at, study.best_value
+
+
+def measure_optuna(folder, seeds, trials):
+    rows = []
+    for table in TABLES:
+        for seed in range(seeds):
+            seconds, best = run_optuna(folder, table, seed, trials)
+            row = [table, seed, seconds, best]
+            for parallel in (1, 2):
+                options = dict(seed=seed, parallel=parallel, budget=Budget(trials=trials))
+                name = f"optuna-{table}-{seed}-{parallel}"
+                sweep, seconds = run_sweep(folder, table, name, sweep_task.train_whole, **options)
+                row += [seconds, best_trial(sweep.trials(), True).value]
+            rows.append(row)
+            print(Table(["table", "seed", "Optuna s", "best", "mlkit s", "best", "two at once s", "best"], rows))
+
+
+# Others
+
+
+def measure_peers(folder, seeds, python):
+    rows = []
+    for table in TABLES:
+        for seed in range(seeds):
+            options = dict(strategy="hyperband", halving=Halving(1, EPOCHS), seed=seed)
+            sweep, seconds = run_sweep(folder, table, f"peers-{table}-{seed}", **options)
+            trials = sweep.trials()
+            rows.append([table, seed, "mlkit", seconds, total_epochs(trials), best_trial(trials, True).value])
+            for peer in ("ray", "syne"):
+                command = [python, str(Path(__file__).with_name("peers_sweeps.py")), peer, folder, table, str(seed)]
+                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                result = json.loads(output.splitlines()[-1])
+                rows.append([table, seed, peer, result["seconds"], result["epochs"], result["best"]])
+            print(Table(["table", "seed", "by", "seconds", "epochs", "best"], rows), flush=True)
+
+
+# What a trial costs
+
+
+def nothing(config):
+    return config["lr"]
+
+
+def measure_function_overhead(folder, trials):
+    budget = Budget(trials=trials)
+    _, seconds = run_sweep(folder, "digits", "nothing", nothing, strategy="random", budget=budget)
+    print(f"a trial of a function that does nothing: {seconds / trials:.2f} s")
+    started_at = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+    print(f"Python with NumPy: {time.perf_counter() - started_at:.2f} s")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["asha", "optuna", "peers", "overhead"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--real", action="store_true")
+    parser.add_argument("--python", default=sys.executable)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sweep_task.write_tables(folder)
+        if options.what == "asha":
+            measure_asha(folder, options.seeds, options.real)
+        elif options.what == "optuna":
+            measure_optuna(folder, options.seeds, options.trials)
+        elif options.what == "peers":
+            measure_peers(folder, options.seeds, options.python)
+        else:
+            measure_function_overhead(folder, options.trials)
+
+
+if __name__ == "__main__":
+    main()
