@@ -12,6 +12,7 @@ from html import escape
 from typing import Any
 
 import ipywidgets as widgets
+from botocore.exceptions import ClientError
 
 from .controls import BackgroundThread, button
 from .curves import duration
@@ -263,13 +264,23 @@ def monitor(
 ) -> Monitor | SweepView:
     """Show a training job until it has ended, with a button that stops it, and what can be done with its model.
 
-    Of a sweep, show the trials and what they have in common. Raises ValueError, with the names that are near, if the
-    target has no job of that name.
+    Of a sweep, show the trials and how the hyperparameters decide their metric. Raises ValueError, with the names that
+    are near, if the target has no job and no sweep of that name.
     """
     if isinstance(job, str):
-        job = find_job(job, target)
+        job = _find(job, target)
     job_monitor = SweepView(job, interval) if isinstance(job, Sweep) else Monitor(job, interval)
     if not in_notebook():
         job_monitor.poll()
     return job_monitor
 
+
+def _find(name: str, target: Any) -> TrainingJob | Sweep:
+    """Return the training job or the sweep of a name. Raises ValueError if the target has neither."""
+    try:
+        return find_job(name, target)
+    except ValueError as error:
+        try:
+            return Sweep.attach(name, target)
+        except ClientError:
+            raise error from None

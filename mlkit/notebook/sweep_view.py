@@ -114,7 +114,7 @@ class SweepView:
         self.stop_button = button("Stop", self.ask_to_stop, icon="stop", tooltip="ask the sweep to stop")
         self.confirm_button = button("Yes, stop it", self.stop, button_style="danger")
         self.decline_button = button("No", self.decline_to_stop)
-        question = "Stop this sweep? The trials that run are stopped; what the trials have found stays."
+        question = "Stop this sweep? What its trials have found stays."
         self.question = widgets.HBox([widgets.HTML(question), self.confirm_button, self.decline_button])
         self.choice = widgets.Dropdown(
             options=[_ALL, *self.state.names],

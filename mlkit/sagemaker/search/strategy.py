@@ -74,14 +74,15 @@ def new_study(minimize: bool, sampler: Any = None) -> Any:
     """Return an empty study of Optuna, in memory."""
     optuna = import_optuna()
     storage = optuna.storages.InMemoryStorage()
+    direction = optuna.study.StudyDirection["MINIMIZE" if minimize else "MAXIMIZE"]
     with quiet_optuna():
-        study_id = storage.create_new_study([optuna.study.StudyDirection["MINIMIZE" if minimize else "MAXIMIZE"]])
-    return optuna.load_study(study_name=storage.get_study_name_from_id(study_id), storage=storage, sampler=sampler)
+        name = storage.get_study_name_from_id(storage.create_new_study([direction]))
+    return optuna.load_study(study_name=name, storage=storage, sampler=sampler)
 
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from logging that it has created a study: there is one for each question."""
+    """Keep Optuna from logging that it has created a study."""
     logger = logging.getLogger("optuna")
     level = logger.level
     logger.setLevel(logging.WARNING)
