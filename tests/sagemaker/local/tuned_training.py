@@ -9,6 +9,7 @@ from mlkit.model import MyCustomModel
 from mlkit.model.saving import save_model
 from mlkit.sagemaker_entry import Container, entry_point
 from mlkit.training import train_model
+from mlkit.training.distributed import is_main
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Config:
 class PrintMetrics:
     def after_epoch(self, trainer):
         loss = trainer.last_metrics["valid_loss"]
-        print(f"[metrics] epoch={trainer.epoch} valid_loss={loss!r}", flush=True)
+        if is_main():
+            print(f"[metrics] epoch={trainer.epoch} valid_loss={loss!r}", flush=True)
 
 
 @entry_point
