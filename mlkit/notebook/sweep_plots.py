@@ -124,7 +124,7 @@ def hyperparameter_axis(values: Range | Choices | None, tried: Sequence[Any]) ->
 
 
 _FAR = 4  # times the distance from the best value to that which three of four trials reach
-_LOG_FROM = 20  # times the smallest value
+_LOG_FROM = 10  # times the smallest value
 
 
 def metric_axis(values: Iterable[float], minimize: bool) -> NumberAxis:
@@ -280,14 +280,14 @@ _CSS = """
 .ms-axes .ms-last { text-anchor: end; }
 .ms-bars { display: grid; grid-template-columns: fit-content(45%) 1fr; gap: 4px 8px; align-items: center; }
 .ms-bars span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.ms-bars div { display: flex; gap: 6px; align-items: center; }
+.ms-bars div { display: flex; gap: 6px; align-items: center; white-space: nowrap; }
 .ms-bars i { flex: none; height: 12px; background: var(--ms-brand); opacity: .7; border-radius: 2px; }
 .mlkit-sweep .ms-table { border-collapse: collapse; margin: 0; font-size: 12px; color: var(--ms-text); }
 .mlkit-sweep .ms-table :is(th, td) { padding: 2px 8px; white-space: nowrap; text-align: left; vertical-align: middle;
   background: none; }
 .mlkit-sweep .ms-table .ms-right { text-align: right; font-variant-numeric: tabular-nums; }
-.ms-table tbody tr { border-top: 1px solid var(--ms-grid); }
-.ms-table td.ms-reason { max-width: 260px; overflow: hidden; text-overflow: ellipsis; color: var(--ms-muted); }
+.mlkit-sweep .ms-table tbody tr:nth-child(n) { border-top: 1px solid var(--ms-grid); background: none; }
+.ms-table td.ms-reason { max-width: 260px; overflow: hidden; text-overflow: ellipsis; }
 .ms-table .ms-failed { color: var(--ms-bad); }
 .ms-table svg { width: 84px; }
 .ms-table polyline { fill: none; stroke: var(--ms-brand); stroke-width: 1.5; }
@@ -464,7 +464,7 @@ def draw_importances(weights: Mapping[str, float], note: str = "") -> str:
         text = escape(name)
         rows.append(
             f'<span title="{escape(name, quote=True)}">{text}</span>'
-            f'<div><i style="width:{80 * weight:.1f}%"></i>{100 * weight:.0f} %</div>'
+            f'<div><i style="width:{75 * weight:.1f}%"></i>{100 * weight:.0f} %</div>'
         )
     bars = f'<div class="ms-bars">{"".join(rows)}</div>' if rows else caption(note)
     return f'<div class="ms-panel"><b>importance</b>{bars}</div>'
