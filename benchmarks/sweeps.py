@@ -83,9 +83,11 @@ def halve(whole, halving):
     trials = []
     while True:
         trial = halving.promoted(trials, minimize=True)
-        if trial is None:
-            if len(trials) == len(whole):
+        if trial is None and len(trials) == len(whole):
+            trial = halving.finalist(trials, minimize=True)
+            if trial is None:
                 return trials
+        if trial is None:
             trial = Trial(len(trials), whole[len(trials)].parameters)
             trials.append(trial)
         rung = halving.next_rung(trial)

@@ -293,3 +293,63 @@ def test_a_plain_program_of_an_image(tmp_path):
     (root / "input" / "config" / "hyperparameters.json").write_text('{"fail": "yes"}')
     code, outcome = train()
     assert (code, outcome["failure"].splitlines()[0]) == (1, "AssertionError: no rows")
+
+
+SWEPT = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", type=float)
+parser.add_argument("--kind", choices=["adam", "sgd"])
+parser.add_argument("--epochs", type=int)
+args = parser.parse_args()
+print(f"[metrics] epoch=1 valid_loss={args.lr + args.epochs:.6g}", flush=True)
+"""
+
+
+def test_a_sweep_from_the_terminal(work):
+    """A job's file and flags make one sweep; its table, its best trial, and its exit code; follow and stop know it."""
+    (work / "train.py").write_text(SWEPT)
+    (work / "job.toml").write_text(f'source = "{work / "train.py"}"\n[config]\nlr = 0.5\nepochs = 3\n')
+    search = ("--search", "lr=0.25,0.75", "--search", "kind=adam", "--strategy", "grid")
+    code, out, err = run_command("sweep", work / "job.toml", *search, "--name", "terminal", "--", "--epochs", "2")
+    assert code == 0, out + err
+    assert "completed: trial 0: valid_loss 2.25, lr=0.25, kind=adam, the best so far" in out
+    assert "the best: terminal-000-" in out
+    code, out, err = run_command("follow", "terminal", "--json")
+    state = json.loads(out)
+    assert (code, state["status"], state["best"]["parameters"]["lr"]) == (0, "Completed", 0.25)
+    assert [trial["value"] for trial in state["trials"]] == [2.25, 2.75]
+    assert "terminal" in run_command("list", "--sweeps")[1]
+    code, out, err = run_command("stop", "terminal")
+    assert code == 1 and "Completed" in err, "it has ended already"
+    code, out, err = run_command("follow", "other")
+    assert code == 1 and "mlkit list" in err
+
+
+def test_ctrl_c_ends_the_display_of_a_sweep_and_says_how_to_go_on(work):
+    (work / "train.py").write_text("import time\ntime.sleep(60)\n")
+    out, err = InterruptedOutput("running: trial 0"), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(["sweep", str(work / "train.py"), "--search", "lr=0.1:1", "--trials", "2", "--name", "slow"])
+    assert code == 130
+    assert "mlkit follow slow shows it again, mlkit stop slow ends it" in out.getvalue()
+    assert run_command("stop", "slow")[0] == 0
+    code, out, err = run_command("follow", "slow", "--json")
+    assert (code, json.loads(out)["status"]) == (0, "Stopped")
+
+
+def test_a_sweep_that_cannot_be_says_why(work):
+    (work / "train.py").write_text(SWEPT)
+    for arguments, code, message in [
+        (("--search", "lr=1:2:log", "--metric", "quality"), 1, "pass goal='minimize' or goal='maximize'"),
+        (("--search", "lr=0:2:log"), 1, "lr: range=(0, 2): a logarithmic range begins above 0"),
+        (("--search", "lr=0.1:1", "--strategy", "grid"), 1, "lr: a grid needs values that can be counted"),
+        (("--search", "lr=0.1:1", "--strategy", "hyperband"), 1, "max_epochs: hyperband needs"),
+        (("--search", "lr=0.1:1", "--strategy", "bayes"), 2, "'bayes' is not one of"),
+    ]:
+        result = run_command("sweep", work / "train.py", *arguments)
+        assert result[0] == code and message in result[2], (arguments, result)
+    code, _, err = run_command("sweep", "--search", "learning_rat=0.1:1")
+    assert code == 1 and "did you mean 'learning_rate'?" in err
+    code, _, err = run_command("sweep", "--search", "epochs=many,1")
+    assert code == 1 and "expected int, got 'many'" in err, err

@@ -40,6 +40,7 @@ from mlkit.sagemaker.client.tuning_request import (
 )
 from ..local.function_sweeps import Budget, FunctionSweep
 from ..local.metric_lines import MetricReader
+from ..local.tuning_plan import EPOCHS_VARIABLE
 from ..search.space import Choices, SearchSpace, grid_size, make_space, with_parameters
 from ..search.stopping import Halving
 from ..search.strategy import check_strategy
@@ -389,7 +390,8 @@ class Sweep:
         best = _best(trials, self.minimize)
         if best:
             line += f"\nbest so far: {_trial_line(best, self.metric)}"
-        return f"{line}\n{self.reason}" if self.reason else line
+        reason = self.reason.partition("\n")[0]
+        return f"{line}\n{reason}" if reason else line
 
     @property
     def space(self) -> SearchSpace:
@@ -577,7 +579,7 @@ def request(self: Sweep, target: Any = None) -> dict:
     trial_request = self._trial_job().request(target)
     definition = training_definition(trial_request, static, self.metric)
     if self.plan.epochs is not None:
-        definition["Environment"]["MLKIT_SWEEP_EPOCHS"] = self._epochs_here(resolved_target)
+        definition["Environment"][EPOCHS_VARIABLE] = self._epochs_here(resolved_target)
     request = {
         "HyperParameterTuningJobName": self.name,
         "HyperParameterTuningJobConfig": self.plan.tuning_config(texts),

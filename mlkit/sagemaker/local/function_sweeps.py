@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #fe345bfb
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #ecdf1827
 import inspect
 import json
 import math
@@ -38,6 +38,7 @@ from ..search.trials import Trial, best_trial, rank_key
 
 if TYPE_CHECKING:  # it needs torch, which takes a second to import
     from mlkit.sagemaker.local.function_source import FunctionSource
+    from mlkit.sagemaker.local.tuning_runner import MemoryRoom
 
 # %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #2119f60f
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class _TrialProcess:
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #9dfc7c28
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #f5f02293
 _MOST_DEATHS = 3  # of a trial's process without a report in between, after which the trial has failed
 _FIRST_FAILURES = 3  # after so many trials, of which none has a value, a sweep has failed
 
@@ -212,6 +213,7 @@ class FunctionSweep:
         self._source: FunctionSource | None = None
         self._processes: list[_TrialProcess] = []
         self._spare: _TrialProcess | None = None  # that has made the function already
+        self._memory: MemoryRoom | None = None  # for several at once
         self._stop_requested = threading.Event()
         self._ended = threading.Event()
         self._started_at = 0.0
@@ -317,7 +319,7 @@ def _check(self: FunctionSweep) -> None:
                 "the trial on: train_model(..., callbacks=[trial], checkpoints=trial.checkpoints)"
             )
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #081e1fac
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #e2b364c4
 _DESCRIBED = dict(function="the function has changed", config="the config was {old}, is {new}")
 
 
@@ -359,6 +361,10 @@ def start(self: FunctionSweep) -> None:
     except BaseException:
         os.close(lock)
         raise
+    if self.parallel > 1:
+        from mlkit.sagemaker.local.tuning_runner import MemoryRoom
+
+        self._memory = MemoryRoom()
     self._stop_requested.clear()
     self._ended.clear()
     self.reason = ""
@@ -443,7 +449,7 @@ def _kill_left(self: FunctionSweep) -> None:
                 raise TimeoutError(f"{folder / 'lock'}: process {leader} still runs this trial, and cannot be killed")
             time.sleep(0.01)
 
-# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #68636815
+# %% ../../../nbs/2_sagemaker/4_local/58_function_sweeps.ipynb #d366b987
 @patch
 def _run(self: FunctionSweep, lock: int) -> None:
     """Run the sweep to its end, and release its lock."""
@@ -507,10 +513,21 @@ def _start_trials(self: FunctionSweep) -> None:
     """Start trials until as many run as may, or none is to be started."""
     while len(self._processes) < self.parallel:
         self._check_end()
-        record = None if self.reason else self._next()
+        record = self._next() if not self.reason and self._has_memory() else None
         if record is None:
             return
         self._start_process(record)
+
+
+@patch
+def _has_memory(self: FunctionSweep) -> bool:
+    """Return whether there is memory for one more trial."""
+    if self._memory is None or self._memory.has_room(len(self._processes)):
+        return True
+    note = "fewer trials at once than parallel, because there is no memory for another one"
+    if note not in self.notes:
+        self.notes.append(note)
+    return False
 
 
 @patch
@@ -540,6 +557,8 @@ def _next(self: FunctionSweep) -> StoredTrial | None:
         if not self._end_killed(record):
             return record
     promoted = self.halving.promoted(trials, self.minimize) if self.halving else None
+    if promoted is None and self.halving and len(records) >= self.limit and not self._processes:
+        promoted = self.halving.finalist(trials, self.minimize)
     if promoted is not None:
         record = records[promoted.number]
         self._store.promote(record, self.halving.next_rung(promoted))

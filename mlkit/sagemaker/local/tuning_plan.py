@@ -96,6 +96,7 @@ def parameter_texts(parameters: Mapping[str, Any]) -> dict[str, str]:
 
 # %% ../../../nbs/2_sagemaker/4_local/32_tuning_plan.ipynb #bcec547d
 _EPOCH_NAMES = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")  # by which Hyperband finds MaxResource
+EPOCHS_VARIABLE = "MLKIT_SWEEP_EPOCHS"  # of a definition: the budget of a `Sweep`, for which SageMaker has no member
 _MOST_RETRIES = 3  # of a trial whose training job has died, if the request does not say it
 
 
@@ -116,6 +117,7 @@ class TuningPlan:
     max_seconds: float  # of the whole tuning job
     target: float | None  # value of the metric that ends it
     patience: float  # trials without improvement that end it
+    epochs: float  # of all trials together, which only a `Sweep` says
     max_retries: int  # of a training job that has died
     hosts: int  # of a training job
 
@@ -153,6 +155,7 @@ class TuningPlan:
             max_seconds=max_seconds,
             target=target,
             patience=patience,
+            epochs=int(definition.get("Environment", {}).get(EPOCHS_VARIABLE, 0)) or math.inf,
             max_retries=definition.get("RetryStrategy", {}).get("MaximumRetryAttempts", _MOST_RETRIES),
             hosts=max(job_resources(definition).get("InstanceCount", 1), 1),
         )

@@ -57,6 +57,8 @@ def find_ending(plan: TuningPlan, status: str, trials: Sequence[Trial], seconds:
             return Ending("Completed", f"trial {best.number} has reached the target, {plan.target:g}")
     if trials_without_improvement(ended, plan.minimize) >= plan.patience:
         return Ending("Completed", f"{plan.patience} trials have not improved the best by 1%")
+    if sum(len(trial.curve) for trial in trials) >= plan.epochs:
+        return Ending("Completed", f"the trials have used the {plan.epochs:,} epochs of the sweep")
     if seconds > plan.max_seconds:
         return Ending("Completed", f"the tuning job has run for its MaxRuntimeInSeconds, {plan.max_seconds:g}")
     return None

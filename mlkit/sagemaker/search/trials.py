@@ -70,14 +70,14 @@ def best_so_far(trials: Sequence[Trial], minimize: bool) -> list[float | None]:
 
 
 def trials_table(trials: Sequence[Trial], metric: str, minimize: bool) -> Table:
-    """Return the table of all trials; the best is marked."""
+    """Return the table of all trials; the best is marked. Of a reason it has the first line."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
     best = best_trial(trials, minimize)
     rows = []
     for trial in trials:
         state = f"{trial.state}, best" if trial is best else trial.state
         values = [trial.parameters.get(name) for name in names]
-        rows.append([trial.number, state, *values, trial.value, len(trial.curve), trial.reason])
+        rows.append([trial.number, state, *values, trial.value, len(trial.curve), trial.reason.partition("\n")[0]])
     return Table(["trial", "state", *names, metric, "epochs", "reason"], rows)
 
 # %% ../../../nbs/2_sagemaker/3_search/20_trials.ipynb #da2afffc
