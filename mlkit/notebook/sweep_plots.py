@@ -147,6 +147,7 @@ def _has_value(trial):
     return trial.value is not None and trial.state != "failed"
 
 
+ENDED = "Completed", "Failed", "Stopped"  # values of Sweep.status
 _STATES = "completed", "running", "paused", "waiting", "stopped", "failed"
 
 
@@ -205,13 +206,20 @@ class SweepState:
         return f"trial {trial.number}, {trial.state}: " + ", ".join(filter(None, [value, *values, reason]))
 
     @property
+    def _counted(self) -> str:
+        """The number of trials; paused ones are left when a sweep ends, and count as well then."""
+        count = len(self.trials)
+        limit = self.trial_limit or count
+        if self.status not in ENDED:
+            return f"{sum(trial.has_ended for trial in self.trials)} of {limit} trials have ended"
+        return f"{count} trials" if count == limit else f"{count} of {limit} trials"
+
+    @property
     def summary(self) -> str:
         """The sweep as one line of text."""
-        ended = sum(trial.has_ended for trial in self.trials)
-        of_all = f"{ended} of {self.trial_limit or len(self.trials)} trials have ended"
         counts = {state: sum(trial.state == state for trial in self.trials) for state in _STATES}
         parts = [f"{count} {state}" for state, count in counts.items() if count]
-        text = f"{of_all}: {', '.join(parts)}" if parts else of_all
+        text = self._counted + (f": {', '.join(parts)}" if parts else "")
         if self.best is None:
             return text
         return f"{text}; the best {self.metric} is {value_text(self.best.value)}, of trial {self.best.number}"

@@ -16,6 +16,7 @@ import ipywidgets as widgets
 from .controls import BackgroundThread, button
 from .display import in_notebook, running_cell, show_widget
 from mlkit.notebook.sweep_plots import (
+    ENDED,
     SweepState,
     draw_sweep,
     draw_sweep_plots,
@@ -32,9 +33,6 @@ from ..sagemaker.client.target import AWSTarget
 from ..sagemaker.search.trials import trials_table
 
 # %% ../../nbs/3_notebook/29_sweep_view.ipynb #9c9aed21
-ENDED = "Completed", "Failed", "Stopped"  # values of Sweep.status
-
-
 def read_state(sweep: Any) -> SweepState:
     """Return a `Sweep` as the plots show it. The status is read first, so that the trials of an ended one are final."""
     status = sweep.status
