@@ -16,6 +16,7 @@
 """
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -30,6 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the network is small, and all c
 import sweep_task
 from sweep_task import EPOCHS, SEARCH, TABLES, TRIALS
 
+from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.client.sweeps import Sweep
+from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.function_sweeps import Budget, FunctionSweep
 from mlkit.sagemaker.search.space import make_space, with_parameters
 from mlkit.sagemaker.search.stopping import Halving
@@ -203,12 +207,49 @@ def nothing(config):
 
 
 def measure_function_overhead(folder, trials):
-    budget = Budget(trials=trials)
-    _, seconds = run_sweep(folder, "digits", "nothing", nothing, strategy="random", budget=budget)
-    print(f"a trial of a function that does nothing: {seconds / trials:.2f} s")
+    totals = {}
+    for n in (2, 1, trials + 1):  # the first warms up
+        options = dict(strategy="random", budget=Budget(trials=n))
+        _, totals[n] = run_sweep(folder, "digits", f"nothing-{n}", nothing, **options)
     started_at = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import numpy"], check=True)
-    print(f"Python with NumPy: {time.perf_counter() - started_at:.2f} s")
+    python = time.perf_counter() - started_at
+    trial = (totals[trials + 1] - totals[1]) / trials
+    print(f"a trial of a function that does nothing: {trial:.2f} s; Python with NumPy: {python:.2f} s")
+
+
+PROGRAM = """
+import argparse
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", type=float, default=0.1)
+print(f"valid_loss={parser.parse_args().lr}")
+"""
+
+
+def measure_job_overhead(folder, trials):
+    """Compare the trials of a tuning job, one at a time, with training jobs of the same program."""
+    source = Path(folder) / "job"
+    source.mkdir()
+    (source / "train.py").write_text(PROGRAM)
+    local = LocalSageMaker(Path(folder) / "local")
+    seconds = []
+    for _ in range(trials):
+        started_at = time.perf_counter()
+        TrainingJob(source=source / "train.py").run(local).follow(io.StringIO())
+        seconds.append(time.perf_counter() - started_at)
+    job = statistics.median(seconds)
+    totals = {}
+    for n in (1, trials + 1):  # what the tuning job takes once is in both
+        started_at = time.perf_counter()
+        sweep = Sweep(TrainingJob(source=source / "train.py"), {"lr": (0.1, 1.0)}, strategy="random", trials=n)
+        sweep.run(local)
+        while sweep.status == "InProgress":
+            time.sleep(0.05)
+        totals[n] = time.perf_counter() - started_at
+    trial = (totals[trials + 1] - totals[1]) / trials
+    print(f"a training job: {job:.2f} s; as a trial: {trial:.2f} s, {trial - job:+.2f} s")
+    print(f"a sweep with one trial: {totals[1]:.2f} s")
 
 
 def main():
@@ -229,6 +270,7 @@ def main():
             measure_peers(folder, options.seeds, options.python)
         else:
             measure_function_overhead(folder, options.trials)
+            measure_job_overhead(folder, options.trials)
 
 
 if __name__ == "__main__":

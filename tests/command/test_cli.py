@@ -1,5 +1,6 @@
 """The mlkit command, on jobs and endpoints of this machine."""
 
+import inspect
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import torch
 
 from mlkit.cli import main
 from mlkit.model import MyCustomModel, save_model
+from mlkit.sagemaker.artifacts import starter
 from mlkit.sagemaker.client import Endpoint, LocalSageMaker, Machines, deployment, endpoints
 from mlkit.sagemaker.client.options import make_options
 from mlkit.sagemaker.job.container import lay_out
@@ -293,6 +295,22 @@ def test_a_plain_program_of_an_image(tmp_path):
     (root / "input" / "config" / "hyperparameters.json").write_text('{"fail": "yes"}')
     code, outcome = train()
     assert (code, outcome["failure"].splitlines()[0]) == (1, "AssertionError: no rows")
+
+
+def test_a_trial_of_a_sweep_in_an_image_with_mlkits_train(tmp_path):
+    """The hyperparameters name mlkit's starter in the job's channel, as those of a sweep do; it knows the program."""
+    names = {"sagemaker_program": "mlkit_start.py", "sagemaker_submit_directory": "/opt/ml/input/data/code"}
+    root = lay_out(tmp_path / "ml", {"lr": "0.1", "_tuning_objective_metric": "loss"} | names)
+    code = root / "input" / "data" / "code"
+    code.mkdir(parents=True)
+    (code / "mlkit_start.py").write_text(inspect.getsource(starter))
+    (code / "fit.py").write_text("import os, sys\nprint(sys.argv[1:], os.environ['MLKIT_CHECKPOINT_DIR'])\n")
+    variables = dict(
+        MLKIT_ROOT=str(root), MLKIT_PROGRAM='["fit.py"]', TRAINING_JOB_NAME="sweep-003-1a2b3c4d", PYTHONUNBUFFERED="1"
+    )
+    command = [sys.executable, "-m", "mlkit.cli", "train"]
+    process = subprocess.run(command, env=os.environ | variables, text=True, capture_output=True)
+    assert process.stdout == f"['--lr', '0.1'] {root}/checkpoints/trial-003\n", process.stderr
 
 
 SWEPT = """

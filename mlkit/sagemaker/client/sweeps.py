@@ -22,7 +22,6 @@ from typing import Any, TextIO
 from ...patching import patch
 from ..api import EPOCH_NAMES
 from ..artifacts.starter import is_setting
-from .job_list import read_hyperparameter
 from .jobs import TrainingJob
 from .options import check_more, merge_more, require_valid, tags_option
 from .polling import Interval, Poll, follow_in_text, interrupt_line, poll_until_end
@@ -34,6 +33,7 @@ from mlkit.sagemaker.client.tuning_request import (
     parameter_texts,
     read_parameter,
     read_ranges,
+    read_text,
     static_hyperparameters,
     training_definition,
     warm_start_config,
@@ -785,7 +785,7 @@ def best_config(self: Sweep) -> Any:
     if self.config is not None:
         return with_parameters(self.config, best.parameters)
     static = self.backend._definition.get("StaticHyperParameters", {})
-    fixed = {name: read_hyperparameter(text) for name, text in static.items() if not is_setting(name)}
+    fixed = {name: read_text(text) for name, text in static.items() if not is_setting(name)}
     return fixed | best.parameters
 
 

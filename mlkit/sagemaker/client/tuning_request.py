@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from mlkit.sagemaker.api import service
 from mlkit.sagemaker.artifacts.source import STARTER, Source
+from mlkit.sagemaker.artifacts.starter import read_value
 from mlkit.sagemaker.client.job_config import make_hyperparameters
 from mlkit.sagemaker.client.job_list import read_hyperparameter
 from mlkit.sagemaker.job.container import metric_definitions
@@ -95,7 +96,7 @@ def read_ranges(ranges: Mapping[str, Sequence[Mapping]]) -> SearchSpace:
     for kind, entries in ranges.items():
         for entry in entries:
             if "Values" in entry:
-                space[entry["Name"]] = Choices(tuple(dict.fromkeys(map(read_hyperparameter, entry["Values"]))))
+                space[entry["Name"]] = Choices(tuple(dict.fromkeys(map(read_text, entry["Values"]))))
             elif "MinValue" in entry:
                 is_int = kind == "IntegerParameterRanges"
                 low, high = (int(entry[n]) if is_int else float(entry[n]) for n in ("MinValue", "MaxValue"))
@@ -113,7 +114,13 @@ def read_parameter(text: Any, name: str, space: SearchSpace, texts: Mapping[str,
     values = space.get(name)
     if isinstance(values, Range):
         return int(float(text)) if values.is_int else float(text)
-    return read_hyperparameter(text)
+    return read_text(text)
+
+
+def read_text(text: str) -> Any:
+    """Return the value that a hyperparameter's text is for a reader who does not know its type."""
+    value = read_value(text)
+    return read_hyperparameter(text) if isinstance(value, str) else value
 
 # %% ../../../nbs/2_sagemaker/5_client/50_tuning_request.ipynb #001e9339
 # Options of a job that write a member which a definition does not have.

@@ -198,7 +198,8 @@ def parent_trials(record: Mapping) -> list[Trial]:
     return [to_trial(trial) for _, trial in _parent_pairs(record)]
 
 # %% ../../../nbs/2_sagemaker/4_local/33_tuning_jobs.ipynb #dd47958b
-_MOST_STARTS = 20  # of a process that has said nothing; then the tuning job has failed
+_MOST_STARTS = 20  # of a process that has said nothing, and
+_START_SECONDS = 60  # since the first of them; then the tuning job has failed
 
 
 class TuningJobs(TrainingJobs):
@@ -400,9 +401,14 @@ def _count_start(record: dict) -> None:
     """Count a start of a tuning job's process; the process itself sets the count back."""
     if record["HyperParameterTuningJobStatus"] not in RUNNING_STATUSES:
         return
-    record["Local"]["starts"] += 1
-    if record["Local"]["starts"] > _MOST_STARTS:
-        reason = f"InternalServerError: the process of the tuning job has died {_MOST_STARTS} times; see its runner.log"
+    local = record["Local"]
+    if not local["starts"]:
+        local["first_start"] = now()
+    local["starts"] += 1
+    seconds = (now() - local["first_start"]).total_seconds()
+    if local["starts"] > _MOST_STARTS and seconds > _START_SECONDS:
+        times = local["starts"] - 1
+        reason = f"InternalServerError: the process of the tuning job has died {times} times; see its runner.log"
         record.update(
             HyperParameterTuningJobStatus="Failed",
             FailureReason=reason,

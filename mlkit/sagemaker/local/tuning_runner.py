@@ -24,7 +24,7 @@ from mlkit.sagemaker.local.store import now
 from mlkit.sagemaker.local.tuning_jobs import MetricTail, TuningJobs, merge_points, new_trial, parent_trials, to_trial
 from mlkit.sagemaker.local.tuning_plan import TuningPlan, job_name, job_request
 from mlkit.sagemaker.search.stopping import falls_behind
-from mlkit.sagemaker.search.strategy import import_optuna, suggest
+from mlkit.sagemaker.search.strategy import suggest
 from mlkit.sagemaker.search.trials import Trial, best_trial, rank_key
 
 # %% ../../../nbs/2_sagemaker/4_local/34_tuning_runner.ipynb #5f25d7ac
@@ -178,8 +178,9 @@ class TuningRunner:
                 time.sleep(_RETRY_INTERVAL)
             except Exception as e:
                 _log.exception("the tuning job has failed")
-                self._stop_running("end", "the tuning job has failed")
+                running = self._running()
                 self._end(Ending("Failed", f"InternalServerError: {e}"))
+                self._stop_jobs(running)
                 return
 
     def _step(self) -> bool:
@@ -187,9 +188,7 @@ class TuningRunner:
         self.record = self.table.get(self.name)
         for number in self._running():
             self._follow(number)
-        status = self.record["HyperParameterTuningJobStatus"]
-        seconds = (now() - self.record["CreationTime"]).total_seconds()
-        ending = find_ending(self.plan, status, self._trials(), seconds)
+        ending = self._find_ending()
         if ending is None:
             ending = self._start_trials()
         else:
@@ -198,6 +197,11 @@ class TuningRunner:
             return False
         self._end(ending)
         return True
+
+    def _find_ending(self) -> Ending | None:
+        status = self.record["HyperParameterTuningJobStatus"]
+        seconds = (now() - self.record["CreationTime"]).total_seconds()
+        return find_ending(self.plan, status, self._trials(), seconds)
 
     def _running(self) -> list[int]:
         """Return the numbers of the trials that have a training job."""
@@ -228,8 +232,10 @@ class TuningRunner:
         def update(record: dict) -> None:
             for trial in record["Trials"]:
                 if trial["state"] == "paused":
-                    trial["state"] = "stopped"
-                    trial["reason"] = f"after {len(trial['points'])} epochs, others were better"
+                    reason = ending.reason or f"after {len(trial['points'])} epochs, others were better"
+                    trial |= dict(state="stopped", reason=reason)
+                elif trial["state"] == "running":  # only if an error ends the tuning job
+                    trial |= dict(state="stopped", reason=ending.reason)
             record["HyperParameterTuningJobStatus"] = ending.status
             record |= dict(HyperParameterTuningEndTime=at, LastModifiedTime=at)
             if ending.status == "Failed":
@@ -265,10 +271,15 @@ def _follow(self: TuningRunner, number: int) -> None:
 def _find_job(self: TuningRunner, trial: Mapping) -> dict | None:
     """Return the description of a trial's training job, which is created if it does not exist.
 
-    Return None if it cannot be created: then the trial has failed.
+    Return None if it cannot be created, or is not worth it: then the trial has ended.
     """
     name = trial["jobs"][-1]
     if self.service.rows.get(name) is None:
+        if trial["stopping"] or self.record["HyperParameterTuningJobStatus"] == "Stopping":
+            self._set_state(
+                trial["number"], "stopped", trial["reason"] or "the tuning job was stopped", status="Stopped"
+            )
+            return None
         pause_epoch = trial["rung"] if self.plan.pauses else None
         request = job_request(self.record, self.plan.metric, trial["parameters"], trial["jobs"], pause_epoch)
         arn = self.record["HyperParameterTuningJobArn"]
@@ -308,6 +319,13 @@ def _stop_running(self: TuningRunner, purpose: str, reason: str) -> None:
     for number in self._running():
         if self.record["Trials"][number]["stopping"] not in ("early", "end"):
             self._update(number, stopping=purpose, reason=reason)
+    self._stop_jobs(self._running())
+
+
+@patch
+def _stop_jobs(self: TuningRunner, numbers: Sequence[int]) -> None:
+    """Stop the last training jobs of trials."""
+    for number in numbers:
         with suppress(ClientError):  # it has ended, or does not exist yet
             self.service.stop_training_job(TrainingJobName=self.record["Trials"][number]["jobs"][-1])
 
@@ -391,6 +409,8 @@ def _start_trials(self: TuningRunner) -> Ending | None:
             return None
         number = self._add_trial() if is_new else self._promote(trial)
         self._follow(number)
+        if self._find_ending():
+            break  # the next look ends the tuning job
     return None
 
 
@@ -451,8 +471,6 @@ def main(argv: list[str] | None = None) -> None:
     root, s3, name = sys.argv[1:] if argv is None else argv
     log_to_stdout()
     runner = TuningRunner(TuningJobs(root, s3), name)
-    if runner.plan.strategy != "grid":
-        import_optuna().logging.set_verbosity(logging.WARNING)
     if runner.limit > 1:  # trials that run at the same time share the cores
         os.environ.setdefault("OMP_NUM_THREADS", str(max(core_count() // (runner.limit * runner.plan.hosts), 1)))
     runner.run()

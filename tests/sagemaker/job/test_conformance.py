@@ -504,7 +504,7 @@ def test_a_trial_continues_from_its_own_checkpoint(jobs, trials, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("program", ["built-in", "script"])
+@pytest.mark.parametrize("program", ["built-in", "script", "two processes"])
 def test_awss_train_runs_a_trial_of_any_program(jobs, trials, tmp_path, program):
     data = tmp_path / "rows"
     write_rows(data)
@@ -516,9 +516,12 @@ def test_awss_train_runs_a_trial_of_any_program(jobs, trials, tmp_path, program)
             TrainingJob({"epochs": 2}, channels={"train": data}), {"learning_rate": (1e-3, 1e-1)}, "train_loss"
         )
         name = trials(sweep, {"learning_rate": "0.02"})
-    else:
+    elif program == "script":
         job = TrainingJob({"width": 8}, folder, entry="run.sh")
         name = trials(Sweep(job, {"width": [8, 16]}, "loss"), {"width": "8"})
+    else:
+        job = TrainingJob(HYPERPARAMETERS, CONFORMANCE / "source", {"training": data}, processes=2)
+        name = trials(Sweep(job, {"learning_rate": (1e-3, 1e-1)}, "train_loss"), {"learning_rate": "0.02"})
     run = jobs.run(name, label=program)
     assert run.codes == [0], run.log[-3000:]
     assert (run.roots[0] / "model" / "model.safetensors").exists()

@@ -6,12 +6,15 @@ import signal
 import sys
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 import sweep_functions
 
+from mlkit.sagemaker.local import function_sweeps
 from mlkit.sagemaker.local.function_sweeps import Budget, FunctionSweep
 from mlkit.sagemaker.local.locks import is_locked
+from mlkit.sagemaker.local.trial_store import TrialStore
 from mlkit.sagemaker.search.space import make_space
 from mlkit.sagemaker.search.stopping import Halving
 
@@ -27,7 +30,7 @@ KINDS = {
 }
 
 
-def make(folder, function, trials=6, seconds=0.0, target=0.5, search=None, **options):
+def make(folder, function, trials=4, seconds=0.0, target=0.5, search=None, **options):
     config = {"lr": 0.1, "width": 8, "log": str(folder / "log"), "seconds": seconds, "target": target, "seed": 0}
     options = {"minimize": True, "budget": Budget(trials=trials), "folder": folder / "sweeps", **options}
     metric = "valid_loss" if function is sweep_functions.learn else "loss"
@@ -125,7 +128,7 @@ def folders(tmp_path):
 
 
 def test_a_sweep_that_is_killed_comes_to_the_same_trials(tmp_path):
-    check_kills(tmp_path, trials=6, kills=6, longest=0.8, seconds=0.03, **KINDS["hyperband"])
+    check_kills(tmp_path, trials=5, kills=5, longest=0.8, seconds=0.03, **KINDS["hyperband"])
 
 
 @pytest.mark.long
@@ -135,17 +138,61 @@ def test_30_trials_with_many_kills_come_to_the_same_trials(tmp_path, kind, seed)
     check_kills(tmp_path, trials=30, kills=40, longest=1.5, seconds=0.05, seed=seed, **KINDS[kind])
 
 
+class DyingStore(TrialStore):
+    """The trials of a sweep whose process dies when it is about to change more than a few things in the file."""
+
+    changes = 2
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.left = self.changes
+        for name in CHANGES:
+            setattr(self._storage, name, partial(self.change, getattr(self._storage, name)))
+
+    def change(self, function, *args):
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+        return function(*args)
+
+
+CHANGES = """
+    create_new_study set_study_user_attr create_new_trial set_trial_intermediate_value set_trial_user_attr
+    set_trial_state_values
+""".split()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["hyperband", "median", "without reports"])
+@pytest.mark.parametrize("changes", [2, 3])
+def test_a_sweep_that_dies_after_every_few_changes_comes_to_the_same_trials(tmp_path, monkeypatch, kind, changes):
+    expected = table(run(tmp_path / "quiet", trials=5, **KINDS[kind]))
+    monkeypatch.setattr(function_sweeps, "TrialStore", DyingStore)
+    monkeypatch.setattr(DyingStore, "changes", changes)
+    lives = 0
+    while True:
+        lives += 1
+        killer = Killer(lambda: make(tmp_path, trials=5, **KINDS[kind]), 0)
+        _, status = os.waitpid(killer.pid, 0)
+        if not status:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    print(lives)
+    assert lives > 5
+    assert table(make(tmp_path, trials=5, **KINDS[kind])) == expected
+
+
 def test_a_sweep_whose_first_trials_fail_ends_and_says_why(tmp_path):
     sweep = run(tmp_path, sweep_functions.fails, target=0)
     assert sweep.status == "Failed" and len(sweep.trials()) == 3
     assert "the first 3 trials failed, the first with RuntimeError: no good: " in sweep.reason
     again = run(tmp_path, sweep_functions.fails, target=2)  # another config, with which it works
     assert again.status == "Completed" and "the sweep begins anew" in again.notes[0]
-    assert [t.state for t in again.trials()] == ["completed"] * 6
+    assert [t.state for t in again.trials()] == ["completed"] * 4
 
 
 def test_a_trial_that_fails_is_told_from_one_that_is_bad(tmp_path):
-    sweep = run(tmp_path, sweep_functions.fails, trials=8, strategy="random", target=0.8)
+    sweep = run(tmp_path, sweep_functions.fails, trials=5, strategy="random", target=0.8)
     assert sweep.status == "Completed"
     assert {t.state for t in sweep.trials()} == {"completed", "failed"}
     for trial in sweep.trials():
