@@ -124,7 +124,7 @@ def hyperparameter_axis(values: Range | Choices | None, tried: Sequence[Any]) ->
 
 
 _FAR = 4  # times the distance from the best value to that which three of four trials reach
-_LOG_FROM = 20  # times the smallest value
+_LOG_FROM = 10  # times the smallest value
 
 
 def metric_axis(values: Iterable[float], minimize: bool) -> NumberAxis:
@@ -147,6 +147,7 @@ def _has_value(trial):
     return trial.value is not None and trial.state != "failed"
 
 
+ENDED = "Completed", "Failed", "Stopped"  # values of Sweep.status
 _STATES = "completed", "running", "paused", "waiting", "stopped", "failed"
 
 
@@ -205,13 +206,20 @@ class SweepState:
         return f"trial {trial.number}, {trial.state}: " + ", ".join(filter(None, [value, *values, reason]))
 
     @property
+    def _counted(self) -> str:
+        """The number of trials; paused ones are left when a sweep ends, and count as well then."""
+        count = len(self.trials)
+        limit = self.trial_limit or count
+        if self.status not in ENDED:
+            return f"{sum(trial.has_ended for trial in self.trials)} of {limit} trials have ended"
+        return f"{count} trials" if count == limit else f"{count} of {limit} trials"
+
+    @property
     def summary(self) -> str:
         """The sweep as one line of text."""
-        ended = sum(trial.has_ended for trial in self.trials)
-        of_all = f"{ended} of {self.trial_limit or len(self.trials)} trials have ended"
         counts = {state: sum(trial.state == state for trial in self.trials) for state in _STATES}
         parts = [f"{count} {state}" for state, count in counts.items() if count]
-        text = f"{of_all}: {', '.join(parts)}" if parts else of_all
+        text = self._counted + (f": {', '.join(parts)}" if parts else "")
         if self.best is None:
             return text
         return f"{text}; the best {self.metric} is {value_text(self.best.value)}, of trial {self.best.number}"
@@ -280,14 +288,14 @@ _CSS = """
 .ms-axes .ms-last { text-anchor: end; }
 .ms-bars { display: grid; grid-template-columns: fit-content(45%) 1fr; gap: 4px 8px; align-items: center; }
 .ms-bars span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.ms-bars div { display: flex; gap: 6px; align-items: center; }
+.ms-bars div { display: flex; gap: 6px; align-items: center; white-space: nowrap; }
 .ms-bars i { flex: none; height: 12px; background: var(--ms-brand); opacity: .7; border-radius: 2px; }
 .mlkit-sweep .ms-table { border-collapse: collapse; margin: 0; font-size: 12px; color: var(--ms-text); }
 .mlkit-sweep .ms-table :is(th, td) { padding: 2px 8px; white-space: nowrap; text-align: left; vertical-align: middle;
   background: none; }
 .mlkit-sweep .ms-table .ms-right { text-align: right; font-variant-numeric: tabular-nums; }
-.ms-table tbody tr { border-top: 1px solid var(--ms-grid); }
-.ms-table td.ms-reason { max-width: 260px; overflow: hidden; text-overflow: ellipsis; color: var(--ms-muted); }
+.mlkit-sweep .ms-table tbody tr:nth-child(n) { border-top: 1px solid var(--ms-grid); background: none; }
+.ms-table td.ms-reason { max-width: 260px; overflow: hidden; text-overflow: ellipsis; }
 .ms-table .ms-failed { color: var(--ms-bad); }
 .ms-table svg { width: 84px; }
 .ms-table polyline { fill: none; stroke: var(--ms-brand); stroke-width: 1.5; }
@@ -464,7 +472,7 @@ def draw_importances(weights: Mapping[str, float], note: str = "") -> str:
         text = escape(name)
         rows.append(
             f'<span title="{escape(name, quote=True)}">{text}</span>'
-            f'<div><i style="width:{80 * weight:.1f}%"></i>{100 * weight:.0f} %</div>'
+            f'<div><i style="width:{75 * weight:.1f}%"></i>{100 * weight:.0f} %</div>'
         )
     bars = f'<div class="ms-bars">{"".join(rows)}</div>' if rows else caption(note)
     return f'<div class="ms-panel"><b>importance</b>{bars}</div>'

@@ -16,6 +16,7 @@ import ipywidgets as widgets
 from .controls import BackgroundThread, button
 from .display import in_notebook, running_cell, show_widget
 from mlkit.notebook.sweep_plots import (
+    ENDED,
     SweepState,
     draw_sweep,
     draw_sweep_plots,
@@ -32,9 +33,6 @@ from ..sagemaker.client.target import AWSTarget
 from ..sagemaker.search.trials import trials_table
 
 # %% ../../nbs/3_notebook/29_sweep_view.ipynb #9c9aed21
-ENDED = "Completed", "Failed", "Stopped"  # values of Sweep.status
-
-
 def read_state(sweep: Any) -> SweepState:
     """Return a `Sweep` as the plots show it. The status is read first, so that the trials of an ended one are final."""
     status = sweep.status
@@ -78,6 +76,7 @@ def _status_html(sweep: Any, state: SweepState, error: str = "") -> str:
     return f'<div style="line-height:1.6;color:{TEXT_COLOR}">{"".join(parts)}</div>'
 
 # %% ../../nbs/3_notebook/29_sweep_view.ipynb #97add7ab
+_TEXT_ROWS = 50  # in the text that stands in for the widget
 _ALL = "the most important ones"
 _LAYOUT_CSS = """
 <style>.mlkit-sweep .widget-html-content { line-height: 1.4; height: auto; width: 100%; font-size: 12px }
@@ -88,7 +87,7 @@ _LAYOUT_CSS = """
 class SweepView:
     """Show a sweep and stop it on request; `monitor(sweep)` makes one.
 
-    `state` is the sweep at the last poll.
+    `state` is the sweep at the last poll. Raises ValueError if the sweep was not started.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class SweepView:
     ):
         self.sweep = sweep
         self.interval = interval
-        self.state = SweepState(sweep.metric, sweep.minimize, space=sweep.space)
+        self.state = SweepState(sweep.metric, sweep.minimize, space=sweep.space, status=sweep.status)
         self.weights = {}  # the importance of each hyperparameter
         self.weights_note = ""  # why there are none
         self.error = ""  # of the last poll, or of stopping
@@ -258,5 +257,8 @@ class SweepView:
         state = self.state
         lines = [f"{self.sweep.name}: {state.status or 'no status yet'}, {_place(self.sweep)}", state.summary]
         if state.trials:
-            lines.append(repr(trials_table(state.trials, state.metric, state.minimize)))
+            listed = state.trials if len(state.trials) <= _TEXT_ROWS else state.ranked[:_TEXT_ROWS]
+            lines.append(repr(trials_table(listed, state.metric, state.minimize)))
+            if len(listed) < len(state.trials):
+                lines.append(f"the best {len(listed)} of {len(state.trials):,} trials; table() has all")
         return "\n".join(filter(None, [*lines, state.reason]))

@@ -25,6 +25,51 @@ LIVE_PLOT = f"{NOTEBOOK} .jupyter-widgets .mk-panels"
 PICTURE = f"{NOTEBOOK} .jp-OutputArea-output:has(.mlkit-figure)"  # what replaces a live plot at the end
 
 
+# Returns the contrast of each text and line within a selector to what is behind it, and the size of each text.
+CONTRASTS = """selector => {
+    const color = text => {
+        const numbers = text.match(/[0-9.]+/g).map(Number)
+        const scale = text.startsWith('color(') ? 255 : 1  // of color(srgb 1 1 1 / 1)
+        return [...numbers.slice(0, 3).map(n => n * scale), numbers.length > 3 ? numbers[3] : 1]
+    }
+    const over = (top, ground) => top.slice(0, 3).map((c, i) => c * top[3] + ground[i] * (1 - top[3]))
+    const ground = element => {
+        if (!element) return [255, 255, 255]
+        const top = color(getComputedStyle(element).backgroundColor)
+        return top[3] === 1 ? top : over(top, ground(element.parentElement))
+    }
+    const luminance = rgb => {
+        const [r, g, b] = rgb.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+    }
+    const contrast = (top, below) => {
+        const [dark, light] = [luminance(over(top, below)), luminance(below)].sort((a, b) => a - b)
+        return (light + 0.05) / (dark + 0.05)
+    }
+    const hasText = e => [...e.childNodes].some(node => node.nodeType === 3 && node.data.trim())
+    const results = []
+    for (const root of document.querySelectorAll(selector)) for (const e of root.querySelectorAll('*')) {
+        if (e.closest('style, defs') || !e.getClientRects().length) continue
+        const style = getComputedStyle(e)
+        const isDrawn = e.namespaceURI.endsWith('svg')
+        if (hasText(e)) {
+            const scale = isDrawn ? Math.hypot(e.getScreenCTM().b, e.getScreenCTM().d) : 1
+            results.push({
+                what: e.textContent.slice(0, 40), size: parseFloat(style.fontSize) * scale,
+                contrast: contrast(color(isDrawn ? style.fill : style.color), ground(e)), isText: true,
+            })
+        } else if ((e.matches('polyline, .mk-lines path') && style.opacity === '1')
+                || e.matches('i[style*=border-top], path[clip-path]')) {
+            const stroke = isDrawn ? style.stroke : style.borderTopColor
+            const isHole = e.matches('path[stroke*=layout-color0]')  // within the circle around the best value
+            if (stroke === 'none' || style.strokeOpacity < 1 || isHole) continue
+            results.push({what: e.outerHTML.slice(0, 200), contrast: contrast(color(stroke), ground(e)), isText: false})
+        }
+    }
+    return results
+}"""
+
+
 class Lab:
     """JupyterLab with one notebook open in a browser."""
 
@@ -126,6 +171,15 @@ class Lab:
     def set_theme(self, theme):
         """Change the theme of JupyterLab to 'Light' or 'Dark'."""
         self.command("apputils:change-theme", theme=f"JupyterLab {theme}")
+
+    def wait_for_theme(self, theme):
+        """Wait until the colors of the page are those of a theme."""
+        attribute = "true" if theme == "Light" else "false"
+        self.page.locator(f'body[data-jp-theme-light="{attribute}"]').wait_for(state="attached")
+        self.page.wait_for_function(
+            "dark => getComputedStyle(document.body).getPropertyValue('--jp-layout-color0').includes('#111') === dark",
+            arg=theme == "Dark",
+        )
 
     def set_width(self, width):
         """Change the width of the page to so many pixels."""

@@ -31,7 +31,7 @@ from mlkit.notebook.next_steps import NextSteps
 from mlkit.notebook.svg import draw_plot
 from mlkit.notebook.sweep_plots import sweep_figure
 from mlkit.notebook.sweep_view import SweepView
-from mlkit.sagemaker.client import Handlers, TrainingJob
+from mlkit.sagemaker.client import Handlers, Sweep, TrainingJob
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.search.space import Choices
 from mlkit.sagemaker.search.trials import Trial
@@ -416,6 +416,13 @@ def test_a_sweep(browser):
     places = ["sweep", "metric of a sweep", "name of a hyperparameter", "choice of a sweep", "state of a trial"]
     assert_shown(browser, *places, "reason of a trial", "reason of a sweep", "target of a sweep")
     assert_shown(browser, "error of a sweep")
+
+
+def test_a_sweep_at_the_end_of_a_cell(browser, tmp_path):
+    sweep = Sweep(len, {"text": ["a", "b"]}, config={"text": "a"}, folder=tmp_path)
+    sweep.backend = planted_sweep()
+    browser.show(sweep)
+    assert_shown(browser, "target of a sweep", "state of a trial")
 
 
 def test_the_question_before_a_deployment(browser):

@@ -119,6 +119,13 @@ def test_launcher_and_monitor(lab, picture):
     lab.text("Stopped").wait_for()
 
 
+def test_sweep(lab, picture):
+    run_all(lab, "sweep.ipynb", *visible_cells("5_tutorials/31_sweep.ipynb", "sweep.run()"), "sweep")
+    lab.page.locator(PICTURE).wait_for()
+    lab.page.set_viewport_size({"width": 900, "height": 1500})
+    picture("sweep")
+
+
 FAIL = """
 from mlkit.notebook import monitor
 from mlkit.sagemaker.client import TrainingJob

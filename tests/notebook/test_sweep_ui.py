@@ -4,7 +4,7 @@
 """
 
 import pytest
-from browser import NOTEBOOK, PICTURE, needs_chromium
+from browser import CONTRASTS, NOTEBOOK, PICTURE, needs_chromium
 
 pytestmark = needs_chromium
 
@@ -109,6 +109,18 @@ def test_a_sweep_is_stopped_after_a_question_and_stays_in_the_notebook(lab):
     lab.command("docmanager:save")
     saved = next(output for output in lab.saved_outputs("sweep.ipynb") if "image/png" in output.get("data", {}))
     assert "".join(saved.data["text/plain"]).startswith("digits: Stopped, this machine\n")
+
+
+@pytest.mark.parametrize("theme", ["Dark", "Light"])
+def test_text_and_curves_can_be_read(lab, theme):
+    lab.set_theme(theme)
+    lab.wait_for_theme(theme)
+    results = lab.page.evaluate(CONTRASTS, f"{PICTURE} .mlkit-sweep")
+    texts = [result for result in results if result["isText"]]
+    curves = [result for result in results if not result["isText"]]
+    assert len(texts) > 100 and len(curves) > 5
+    assert [text for text in texts if text["contrast"] < 4.5 or text["size"] < 10] == []
+    assert [curve for curve in curves if curve["contrast"] < 3] == []
 
 
 def test_a_sweep_at_the_end_of_a_cell_is_shown_as_well(lab):
