@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from .text import shorten_names
+
 # %% ../nbs/04_plotting.ipynb #0ceb8a02
 class SeriesStyle(NamedTuple):
     """How a line is drawn."""
@@ -58,6 +60,7 @@ def other_metrics(names: Iterable[str]) -> list[str]:
 # %% ../nbs/04_plotting.ipynb #69e5ca4e
 MAX_WIDTH = 6.4  # inches; of a wider figure, the text would be too small in a narrow window
 _PIXELS_PER_INCH = 96  # of a page
+_WHOLE = "whole:"  # the id of a text that is shown when the pointer is at a shortened one
 
 
 def make_figure(width: float, height: float) -> Any:
@@ -65,10 +68,20 @@ def make_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure._repr_mimebundle_ = lambda include=None, exclude=None: output_of(
-        to_svg(figure), to_png(figure), describe(figure), figure.get_size_inches()
-    )
+    # not as `_repr_mimebundle_`, to which IPython adds a second image in a kernel that has imported pyplot
+    figure._ipython_display_ = lambda: _display(figure)
     return figure
+
+
+def figure_output(figure: Any) -> dict[str, str]:
+    """Return the output that shows a matplotlib Figure, by MIME type."""
+    return output_of(to_svg(figure), to_png(figure), describe(figure), figure.get_size_inches()[0])
+
+
+def _display(figure):
+    from IPython.display import display
+
+    display(figure_output(figure), raw=True)
 
 
 def to_png(figure: Any) -> bytes:
@@ -88,6 +101,8 @@ def to_svg(figure: Any) -> str:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # the style is for the page
+    svg = re.sub(rf'<g id="{_WHOLE}([^"]*)">', r"<g><title>\1</title>", svg)
+    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
     width = round(figure.get_size_inches()[0] * 72)  # units of the drawing; with so many pixels, text has 10
     style = f"min-width:{width}px;max-width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;overflow:visible"
     label = escape(describe(figure), quote=True)
@@ -114,21 +129,20 @@ def describe(figure: Any) -> str:
     return "; ".join(sentences) or "a plot without values"
 
 
-def output_of(content: str, png: bytes, text: str, inches: tuple[float, float]) -> tuple[dict, dict]:
-    """Return the data and metadata of an output that shows `content`, HTML, or `png` where HTML is not trusted.
+def output_of(content: str, png: bytes, text: str, inches: float) -> dict[str, str]:
+    """Return the output that shows `content`, HTML, or `png` where HTML is not trusted; by MIME type.
 
     text: what the image shows.
-    inches: width and height of the image.
+    inches: width of the image.
     """
-    width, height = (round(size * _PIXELS_PER_INCH) for size in inches)
     encoded = base64.b64encode(png).decode()
     html = (
         '<div class="mlkit-figure" hidden="hidden" style="overflow-x:auto">'
         "<style>.mlkit-figure[hidden]{display:block!important}.mlkit-figure+img{display:none}</style>"
-        f'{content}</div><img alt="{escape(text, quote=True)}" width="{width}" src="data:image/png;base64,{encoded}">'
+        f'{content}</div><img alt="{escape(text, quote=True)}" width="{round(inches * _PIXELS_PER_INCH)}" '
+        f'src="data:image/png;base64,{encoded}">'
     )
-    data = {"text/html": html, "image/png": encoded, "text/plain": text}
-    return data, {"image/png": {"width": width, "height": height, "alt": text}}
+    return {"text/html": html, "text/plain": text}
 
 # %% ../nbs/04_plotting.ipynb #82aaa8a3
 def plain(text: str) -> str:
@@ -136,18 +150,24 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+_WITHIN = 44  # characters of a name in a legend on the axes
+_BESIDE = 28
+
+
 def plot_losses(
     ax: Any,  # matplotlib Axes
     series: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],  # (x, y) by name; None leaves a gap
     *,
     labels: Mapping[str, str] | None = None,  # by name, for the legend; default: `series_label`
+    whole_labels: Mapping[str, str] | None = None,  # by name: what is shown when the pointer is at a label; default: it
     styles: Mapping[str, SeriesStyle] | None = None,  # by name; default: `series_styles`
     best: Mapping[str, tuple[float, float]] | None = None,  # by name: a point (x, y) to circle
     label_best: bool = True,  # name the circles in the legend
     x_label: str = "epoch",
     y_label: str = "",  # default: the name of the only series, which then needs no legend
     log: bool = False,  # a logarithmic axis; values that have no logarithm are not drawn
-    clip: str = "",  # 'above' or 'below': end the axis before the values of runs that diverged in that direction
+    clip: str = "",  # 'above' or 'below': end the axis before values that are far from the others in that direction
+    others: Sequence[Sequence[float]] = (),  # values of lines that the axes have already, for the end of the axis
 ) -> None:
     """Draw a line for each series, circle the best points, and label the axes.
 
@@ -156,11 +176,18 @@ def plot_losses(
     if clip not in ("", "above", "below"):
         raise ValueError(f"clip: expected 'above', 'below' or '', got {clip!r}")
     labels = {name: series_label(name) for name in series} | dict(labels or {})
+    whole_labels = labels | dict(whole_labels or {})
     styles = series_styles(series) | dict(styles or {})
     series = {name: (x, [_to_drawable(v, log) for v in y]) for name, (x, y) in series.items() if len(x)}
-    end = _axis_end([y for _, y in series.values()], log, clip) if clip else None
+    end = axis_end([*(y for _, y in series.values()), *others], log, clip) if clip else None
+    is_beside = len(series) + len(best or {}) * label_best > 6  # the legend
+    short_labels = shorten_names(labels.values(), _BESIDE if is_beside else _WITHIN)
+    whole_texts = {}  # by the label that is drawn
     for name, (x, y) in series.items():
-        label = plain(labels[name] + _divergence(x, y, end, clip, x_label))
+        divergence = _divergence(x, y, end, clip, x_label)
+        label = plain(short_labels[labels[name]] + divergence)
+        if short_labels[labels[name]] != whole_labels[name]:
+            whole_texts[label] = whole_labels[name] + divergence
         color, dashes = styles[name]
         (line,) = ax.plot(x, [v if math.isfinite(v) else math.nan for v in y], label=label, color=color)
         if dashes:
@@ -174,19 +201,26 @@ def plot_losses(
     if log:
         ax.set_yscale("log", nonpositive="mask")
     if end is not None:
-        _end_axis(ax, series, styles, end, log, clip)
+        _end_axis(ax, series, styles, end, log, clip, others)
     ax.set_xlabel(plain(x_label))
     ax.set_ylabel(plain(y_label))
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    count = len(ax.get_legend_handles_labels()[0])
-    if count == 1 and not y_label:
-        ax.set_ylabel(ax.get_legend_handles_labels()[1][0])
-    elif count > 6:
-        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
-    elif count:
-        ax.legend(frameon=False)
+    _add_legend(ax, is_beside, bool(y_label), whole_texts)
+
+
+def _add_legend(ax, is_beside, has_y_label, whole_texts):
+    """Add the legend; the name of an only series is on the axis."""
+    names = ax.get_legend_handles_labels()[1]
+    if len(names) == 1 and not has_y_label:
+        ax.set_ylabel(names[0])
+    if not names or (len(names) == 1 and not has_y_label):
+        return
+    place = dict(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0) if is_beside else {}
+    for text in ax.legend(frameon=False, **place).get_texts():
+        if text.get_text() in whole_texts:
+            text.set_gid(_WHOLE + whole_texts[text.get_text()])
 
 
 def _to_drawable(value, log):
@@ -204,31 +238,47 @@ def _is_single(values, i):
     return math.isfinite(values[i]) and not any(map(math.isfinite, neighbors))
 
 # %% ../nbs/04_plotting.ipynb #0ceb8c41
-_FAR = 10  # times the range of ordinary values
+_FAR = 8  # times the range of ordinary values
+_ORDINARY = 0.75  # of the values
+_DECADES = 4  # for which a logarithmic axis has room, above the ordinary values
 
 
-def _axis_end(runs, log, clip):
-    """Return where an axis ends so that it leaves out what diverged; None if nothing did. A run is a list of values."""
+def axis_end(
+    runs: Iterable[Sequence[float]],  # the values of each run, in their order
+    log: bool,  # the axis is logarithmic; all values are above 0
+    clip: str,  # 'above' or 'below'
+) -> float | None:
+    """Return where an axis ends so that ordinary values can be read; None if all values are ordinary."""
     sign = 1 if clip == "above" else -1  # from here on, lower values are better
-    ranges = []
-    for values in runs:
-        finite = [sign * (math.log10(v) if log else v) for v in values if math.isfinite(v)]
-        if finite:
-            start, lowest, highest = finite[0], min(finite), max(finite)
-            width = max(start - lowest, 0.1 if log else 0.1 * abs(start))
-            ranges.append((lowest, highest if highest <= start + _FAR * width else start, highest))
+    runs = [[sign * (math.log10(v) if log else v) for v in values if math.isfinite(v)] for values in runs]
+    ranges = sorted((min(run), _ordinary_top(run, log), max(run)) for run in runs if run)
     if not ranges:
         return None
-    ranges.sort()
     bottom, top, _ = ranges[0]
-    for lowest, end, _ in ranges[1:]:
-        width = max(top - bottom, 0.1 if log else 0.1 * abs(top))
-        if lowest <= top + _FAR * width:
-            top = max(top, end)
+    for lowest, run_top, _ in ranges[1:]:
+        if lowest <= _limit(bottom, top, log):
+            top = max(top, run_top)
     if top >= max(highest for *_, highest in ranges):
         return None
     top += 0.05 * ((top - bottom) or abs(top) or 1)
     return 10 ** (sign * top) if log else sign * top
+
+
+def _ordinary_top(values, log):
+    """Return the highest ordinary value of a run."""
+    start = values[0]
+    values = sorted(v for v in values if v <= _limit(min(values), start, log))  # the others have diverged
+    bulk_top = values[max(round(_ORDINARY * len(values)), min(len(values), 2)) - 1]
+    limit = _limit(values[0], bulk_top, log)
+    if log:
+        limit = max(limit, bulk_top + _DECADES)
+    return max(v for v in values if v <= limit)
+
+
+def _limit(bottom, top, log):
+    """Return the value from which on others are far from a range."""
+    width = max(top - bottom, 1 / _FAR if log else 0.5 * abs(top))
+    return top + _FAR * width if width else math.inf
 
 
 def _is_beyond(value, end, clip):
@@ -248,9 +298,10 @@ def _divergence(x, y, end, clip, x_label):
     return ""
 
 
-def _end_axis(ax, series, styles, end, log, clip):
+def _end_axis(ax, series, styles, end, log, clip, others):
     """End the axis, and mark each run where it leaves it."""
-    on_axis = [v for _, y in series.values() for v in y if math.isfinite(v) and not _is_beyond(v, end, clip)]
+    runs = [*(y for _, y in series.values()), *others]
+    on_axis = [v for y in runs for v in y if math.isfinite(v) and not _is_beyond(v, end, clip)]
     other_end = min(on_axis) if clip == "above" else max(on_axis)
     margin = (end / other_end) ** 0.05 if log else 0.05 * (end - other_end)
     other_end = other_end / margin if log else other_end - margin

@@ -19,9 +19,13 @@ from .theme import caption
 from ..plotting import MAX_WIDTH, SeriesStyle, make_figure, plot_losses, series_styles, to_html
 from ..sagemaker.client.job_list import read_hyperparameter
 from ..sagemaker.search.trials import lower_is_better
-from ..text import Table, did_you_mean
+from ..text import Table, did_you_mean, shorten_names
 
 # %% ../../nbs/3_notebook/35_comparison.ipynb #a478b1d1
+_NAME_LIMIT = 28  # characters of the name of a run, and of a value; where they are shortened, a tooltip has the whole
+_VALUE_LIMIT = 20
+
+
 def _differing(hyperparameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the hyperparameters that have not the same value in all runs, in the order of their appearance."""
     names = dict.fromkeys(name for values in hyperparameters.values() for name in values)
@@ -38,17 +42,36 @@ def difference_labels(runs: Mapping[str, Any], limit: int = 3) -> dict[str, str]
     """Return the name of each run in a legend: up to `limit` hyperparameters that differ, or its own name.
 
     A name that the caller has chosen remains in front, and one that tells apart runs with the same values is added.
+    Long names and values lose their middle.
     """
-    hyperparameters = {name: getattr(run, "hyperparameters", {}) for name, run in runs.items()}
-    differing = _differing({name: values for name, values in hyperparameters.items() if values})
+    names = shorten_names(runs, _NAME_LIMIT)
     labels = {}
-    for name, values in hyperparameters.items():
-        parts = [f"{key} {_format_value(values[key])}" for key in differing if key in values]
+    for name, values in _differences(runs).items():
+        short_values = shorten_names(values.values(), _VALUE_LIMIT)
+        parts = [f"{key} {short_values[value]}" for key, value in values.items()]
         text = ", ".join(parts[:limit]) + (", …" if len(parts) > limit else "")
         is_chosen = name != getattr(runs[name], "name", None)
-        labels[name] = f"{name}: {text}" if text and is_chosen else text or name
+        labels[name] = f"{names[name]}: {text}" if text and is_chosen else text or names[name]
     texts = list(labels.values())
-    return {name: f"{text} ({name})" if texts.count(text) > 1 else text for name, text in labels.items()}
+    return {name: f"{text} ({names[name]})" if texts.count(text) > 1 else text for name, text in labels.items()}
+
+
+def whole_labels(runs: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of each run with all hyperparameters that differ, for the pointer at its name in a legend."""
+    return {
+        name: ": ".join([name, *filter(None, [", ".join(f"{key} {value}" for key, value in values.items())])])
+        for name, values in _differences(runs).items()
+    }
+
+
+def _differences(runs):
+    """Return the hyperparameters of each run that differ between the runs, as text."""
+    hyperparameters = {name: getattr(run, "hyperparameters", {}) for name, run in runs.items()}
+    differing = _differing({name: values for name, values in hyperparameters.items() if values})
+    return {
+        name: {key: _format_value(values[key]) for key in differing if key in values}
+        for name, values in hyperparameters.items()
+    }
 
 # %% ../../nbs/3_notebook/35_comparison.ipynb #4b7166a5
 _MAX_LINES = 20  # in a figure; more cannot be told apart
@@ -68,6 +91,7 @@ class Comparison(Table):
         log: bool = False,
         curves: Mapping[str, Curves] | None = None,  # by the name of the run
         labels: Mapping[str, str] | None = None,  # by the name of the run, for the legend
+        whole_labels: Mapping[str, str] | None = None,  # by the name of the run, for the pointer at a label
         best: Mapping[str, tuple[float, float]] | None = None,  # by the name of the run: epoch and value
     ):
         super().__init__(header, rows, note)
@@ -76,6 +100,7 @@ class Comparison(Table):
         self.log = log
         self.curves = curves or {}
         self.labels = labels or {}
+        self.whole_labels = whole_labels or {}
         self.best = best or {}
 
     @property
@@ -107,6 +132,7 @@ class Comparison(Table):
             ax,
             {name: _series(self.curves[name], self.metric) for name in names},
             labels={name: self.labels.get(name, name) for name in names},
+            whole_labels={name: self.whole_labels.get(name, name) for name in names},
             styles=self.styles,
             best={name: self.best[name] for name in names if name in self.best and (self.best[name][1] > 0 or not log)},
             label_best=False,
@@ -141,12 +167,15 @@ class Comparison(Table):
         alignments = ["right" if self._is_numeric(i) else "left" for i in range(len(self.header))]
         style = "padding:1px 10px;white-space:nowrap;text-align:"
         head = "".join(f'<th scope="col" style="{style}{a}">{escape(h)}</th>' for a, h in zip(alignments, self.header))
+        cells = self.cells()
+        short = [shorten_names(column, _NAME_LIMIT) for column in zip(*cells)]
         body = ""
-        for i, (row, cells) in enumerate(zip(self.rows, self.cells())):
+        for i, (row, texts) in enumerate(zip(self.rows, cells)):
+            name, *values = [_shortened(text, short_texts[text]) for text, short_texts in zip(texts, short)]
             mark = _line_mark(styles.get(row[0]))
             star = ' <span title="the best">★</span>' if i == 0 and len(self.rows) > 1 and row[0] in self.best else ""
-            body += f'<tr><th scope="row" style="{style}left;font-weight:400">{mark}{escape(cells[0])}{star}</th>'
-            body += "".join(f'<td style="{style}{a}">{escape(c)}</td>' for a, c in zip(alignments[1:], cells[1:]))
+            body += f'<tr><th scope="row" style="{style}left;font-weight:400">{mark}{name}{star}</th>'
+            body += "".join(f'<td style="{style}{a}">{value}</td>' for a, value in zip(alignments[1:], values))
             body += "</tr>"
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -157,6 +186,13 @@ def _series(curves, metric):
     """Return the epochs in which a metric was recorded, and its values, also those that are not finite."""
     points = [(e["epoch"], e[metric]) for e in curves.epochs if isinstance(e.get(metric), (int, float))]
     return [x for x, _ in points], [y for _, y in points]
+
+
+def _shortened(text, short):
+    """Return a short text as HTML, with the whole one at the pointer."""
+    if short == text:
+        return escape(text)
+    return f'<span title="{escape(text, quote=True)}">{escape(short)}</span>'
 
 
 def _line_mark(style):
@@ -236,6 +272,7 @@ def compare(
         log=log,
         curves=curves,
         labels=difference_labels(runs),
+        whole_labels=whole_labels(runs),
         best=best,
     )
 

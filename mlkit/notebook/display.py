@@ -62,16 +62,15 @@ class LivePlot(widgets.Box):
             self.layout.display = ""
 
 # %% ../../nbs/3_notebook/14_display.ipynb #14f0a004
-def lasting_output(curves: Curves, log: bool = False, axis: str = "step") -> tuple[dict, dict]:
-    """Return the data and metadata of an output that shows curves without a kernel."""
+def lasting_output(curves: Curves, log: bool = False, axis: str = "step") -> dict[str, str]:
+    """Return an output that shows curves without a kernel, by MIME type."""
     figure = draw_figure(curves, log)
-    return output_of(draw_plot(curves, log, axis), to_png(figure), curves.summary, figure.get_size_inches())
+    return output_of(draw_plot(curves, log, axis), to_png(figure), curves.summary, figure.get_size_inches()[0])
 
 
 def replace_by_picture(handle: Any, curves: Curves, log: bool = False, axis: str = "step"):
     """Replace what a DisplayHandle shows by curves that can be saved."""
-    data, metadata = lasting_output(curves, log, axis)
-    handle.update(data, metadata=metadata, raw=True)
+    handle.update(lasting_output(curves, log, axis), raw=True)
 
 
 class View:

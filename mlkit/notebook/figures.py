@@ -25,15 +25,15 @@ def draw_figure(
     metrics = curves.other_metrics
     styles = series_styles(["train_loss", "valid_loss", *metrics])
     figure, axes = _make_axes(len(metrics))
-    valid = curves.metric_points("valid_loss")
-    series = {"valid_loss": _columns(valid)}
+    valid = _columns(curves.metric_points("valid_loss"))
     if len(curves.loss.points.x):
-        _plot_steps(axes[0], curves, [y for _, y in valid], log)
+        train = _plot_steps(axes[0], curves, valid[1], log)
     else:
-        series["train_loss"] = _columns(curves.metric_points("train_loss"))
+        train = _columns(curves.metric_points("train_loss"))
+    series = {"train_loss": train, "valid_loss": valid}
     best = {"valid_loss": (curves.best["epoch"], curves.best["valid_loss"])} if curves.best else {}
     x_name = "epoch" if curves.loss.count else curves.x_name
-    plot_losses(axes[0], series, best=best, x_label=x_name, y_label="loss", log=log)
+    plot_losses(axes[0], series, best=best, x_label=x_name, y_label="loss", log=log, clip="above")
     for name, ax in zip(metrics, axes[1:]):
         plot_losses(ax, {name: _columns(curves.metric_points(name))}, styles=styles, x_label=x_name)
     if title:
@@ -63,19 +63,19 @@ def _columns(points):
 
 
 def _plot_steps(ax, curves, valid_losses, log):
-    """Draw the training loss of each step: the range of its values, their mean, and the smoothed mean."""
+    """Draw the range of the training losses of steps, and their mean. Return the smoothed mean, which is still to draw."""
     x, mean, low, high = curves.loss.points
     x = x * curves.step_width("epoch")
     color = series_styles(["train_loss"])["train_loss"].color
     ax.fill_between(x, low, high, alpha=0.2, color=color, linewidth=0)
     ax.plot(x, mean, color=color, alpha=0.3, linewidth=0.7)
-    ax.plot(x, smooth(mean), color=color, label="training")
     # quantiles: one wild step must not flatten all others
     bottom = min(float(np.quantile(low, 0.005)), *valid_losses, math.inf)
     top = max(float(np.quantile(high, 0.995)), *valid_losses, -math.inf)
     if top > bottom and not log:
         margin = 0.05 * (top - bottom)
         ax.set_ylim(bottom - margin, top + margin)
+    return x.tolist(), smooth(mean).tolist()
 
 # %% ../../nbs/3_notebook/13_figures.ipynb #13f0a007
 def to_curves(run: Any) -> Curves:

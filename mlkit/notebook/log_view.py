@@ -9,6 +9,7 @@ __all__ = []
 import re
 import threading
 from collections.abc import Iterable, Sequence
+from copy import copy
 from html import escape
 from itertools import count
 
@@ -43,6 +44,19 @@ class _Style:
         self.color = None  # CSS
         self.background = None  # CSS
         self.is_inverse = False
+
+    def after(self, text: str) -> "_Style":
+        """Return the style after the escape sequences of a text."""
+        style = copy(self)
+        style.fonts = set(self.fonts)
+        for match in _ESCAPES.finditer(text):
+            style.apply_match(match)
+        return style
+
+    def apply_match(self, match: re.Match):
+        """Apply an escape sequence, if it sets a style."""
+        if match[2] == "m" and not re.search("[<-?]", match[1]):
+            self.apply(match[1])
 
     def apply(self, parameters: str):
         """Apply the parameters of an SGR sequence ("Select Graphic Rendition", ECMA-48): "1;31", for example."""
@@ -115,15 +129,23 @@ _HOST = re.compile(r"\[[\w.-]+\] ")  # in front of a line if there are several
 
 
 class LogLine:
-    """A line of a log, as it is after its last carriage return."""
+    """A line of a log, as it is after its last carriage return.
 
-    def __init__(self, line: str):
+    styles: the style in which the last line of each host has ended, by the host; it is changed.
+    """
+
+    def __init__(self, line: str, styles: dict[str, _Style] | None = None):
+        styles = {} if styles is None else styles
         host = _HOST.match(line)
         self.host = host[0] if host else ""
         line = line[len(self.host) :]
         self.is_overwritten = line.endswith("\r")  # by the next line
         self.begins_with_return = line.startswith("\r")
-        line = self.host + line.rstrip("\r").rpartition("\r")[2]
+        overwritten, _, rest = line.rstrip("\r").rpartition("\r")
+        style = styles.get(self.host) or _Style()
+        self.style = style.after(overwritten) if "\x1b" in overwritten else style  # in which it begins
+        styles[self.host] = self.style.after(rest) if "\x1b" in rest else self.style
+        line = rest
         self.source = line[:_MAX_CHARACTERS]
         if len(line) > _MAX_CHARACTERS:
             self.source += f" … ({len(line) - _MAX_CHARACTERS:,} more characters)"
@@ -131,16 +153,13 @@ class LogLine:
 
     def runs(self) -> list[tuple[str, str]]:
         """Return the text in pieces of one style: CSS, text."""
-        if not _CONTROLS.search(self.source):
-            return [("", self.source)]
-        style = _Style()
-        runs = []
+        runs = [("", self.host)]
+        style = self.style.after("")
         start = 0
         for match in _ESCAPES.finditer(self.source):
             runs.append((style.css, self.source[start : match.start()]))
             start = match.end()
-            if match[2] == "m" and not re.search("[<-?]", match[1]):
-                style.apply(match[1])
+            style.apply_match(match)
         runs.append((style.css, self.source[start:]))
         plain = [(css, _CONTROLS.sub("", text)) for css, text in runs]
         return [(css, text) for css, text in plain if text]
@@ -148,7 +167,7 @@ class LogLine:
     def html(self, pattern: re.Pattern | None = None, is_current: bool = False) -> str:
         """Return the line as a `div`, with the matches of a pattern marked.
 
-        is_current: whether the match is the one that the view scrolls to.
+        is_current: whether the view scrolls to the line.
         """
         spans = [match.span() for match in pattern.finditer(self.text) if match[0]] if pattern else []
         pieces = []
@@ -199,17 +218,22 @@ class LogView:
     """A box with the lines of a log, a filter, a search, and a switch for long lines.
 
     `widget` is to be displayed. `append` may be called from any thread.
+
+    The widgets of all groups exist from the start. A page that is being loaded cannot build a widget that is new
+    in that moment: it does not know the layout yet to which the widget refers.
     """
 
     max_lines = 5000
-    group_lines = 50  # a group of lines that has so many is not sent again for the next line
+    group_lines = 100  # a group of lines that has so many is not sent again for the next line
+    group_count = 62  # enough for the lines before they are cut to `max_lines`
 
     def __init__(self, height: str = "240px"):
         self.lines: list[LogLine] = []  # the last ones, progress bars as they are now
         self.dropped = 0  # lines that were there before
-        self.groups: list[list[LogLine]] = []  # the lines that match the filter, each group in a widget
+        self._styles: dict[str, _Style] = {}  # in which the last line of each host has ended
+        self.groups: list[list[LogLine]] = []  # the lines that match the filter, each group in a widget of the column
         self.total = 0  # of `show`
-        self.current: LogLine | None = None  # the match that the view scrolls to
+        self.current: LogLine | None = None  # the line that the view scrolls to
         self.scrolls = 0  # how often it did
         self.lock = threading.RLock()  # lines come from a thread, and clicks from the kernel
         self.class_name = f"mlkit-log-{next(_NUMBERS)}"
@@ -228,9 +252,12 @@ class LogView:
         )
         self.style = widgets.HTML(layout=widgets.Layout(display="none"))
         self.note = widgets.HTML()
-        self._group_layout = widgets.Layout(margin="0", overflow="visible", flex="none")  # one for all of them
-        self._group_style = widgets.HTML().style
-        self.column = widgets.VBox(layout=widgets.Layout(min_width="100%", overflow="visible", flex="none"))
+        group_layout = widgets.Layout(margin="0", overflow="visible", flex="none")  # one for all of them
+        group_style = widgets.HTML().style
+        self.column = widgets.VBox(
+            [widgets.HTML(layout=group_layout, style=group_style) for _ in range(self.group_count)],
+            layout=widgets.Layout(min_width="100%", overflow="visible", flex="none"),
+        )
         self.box = widgets.Box(
             [self.column],
             # a reversed column has its end in view until somebody scrolls; with one child it has no other order
@@ -247,7 +274,7 @@ class LogView:
         find = widgets.HBox([self.search, self.previous_button, self.next_button, self.matches_text])
         controls = widgets.HBox([self.filter, find, self.wrap], layout=widgets.Layout(flex_flow="row wrap"))
         self.widget = widgets.VBox([controls, self.style, self.note, self.box])
-        self.filter.observe(lambda change: self._rebuild(), "value")
+        self.filter.observe(lambda change: self._filter_lines(), "value")
         self.search.observe(lambda change: self._find(), "value")
         self.wrap.observe(lambda change: self._write_style(), "value")
         self._write_style()
@@ -267,7 +294,7 @@ class LogView:
         with self.lock:
             new_lines = []
             changed = False
-            for line in map(LogLine, lines):
+            for line in (LogLine(line, self._styles) for line in lines):
                 previous = self._last_of(line.host)
                 if previous is None or not _is_next_state(line, previous):
                     self.lines.append(line)
@@ -281,6 +308,8 @@ class LogView:
                 self.dropped += len(self.lines) - self.max_lines
                 del self.lines[: -self.max_lines]
                 self._rebuild()
+            elif len(self.groups) == self.group_count and len(self.groups[-1]) >= self.group_lines:
+                self._rebuild()  # as one group; seldom, too
             elif new_lines or changed:
                 self._show_new(new_lines)
 
@@ -314,31 +343,25 @@ class LogView:
         """Show all lines that match the filter."""
         with self.lock:
             self.groups = []
-            self.column.children = []
             self._show_new(self.lines)
+            for child in self.column.children[max(len(self.groups), 1) :]:
+                child.value = ""
 
     def _show_new(self, lines):
         """Add lines to the last group, or as a group, if they match the filter."""
         lines = [line for line in lines if self._matches_filter(line)]
-        last = len(self.groups) - 1
-        if self.groups and len(self.groups[last]) < self.group_lines:
-            self.groups[last] += lines
-            if lines:
-                self._write_group(last)
-        elif lines:
-            self.groups.append(lines)
-            children = [] if last < 0 else list(self.column.children)
-            self.column.children = [*children, self._group_widget(self._group_html(lines))]
+        if lines:
+            if not self.groups or len(self.groups[-1]) >= self.group_lines:
+                self.groups.append([])
+            self.groups[-1] += lines
+            self._write_group(len(self.groups) - 1)
         if not self.groups:
             empty = "no line matches the filter" if self.lines else "nothing yet"
-            self.column.children = [self._group_widget(_group(muted(empty)))]
+            self.column.children[0].value = _group(muted(empty))
         dropped = f"the last {len(self.lines):,} lines of {self.dropped + len(self.lines):,}" if self.dropped else ""
         self.note.value = muted(dropped) if dropped else ""
         self.note.layout.display = "" if dropped else "none"
         self._write_matches()
-
-    def _group_widget(self, html):
-        return widgets.HTML(html, layout=self._group_layout, style=self._group_style)
 
     def _group_html(self, lines):
         pattern = _pattern(self.search.value) if self.search.value else None
@@ -360,7 +383,8 @@ class LogView:
             f"<style>{box} .mlkit-lines{{{wrap}}}{box} .mlkit-current{{scroll-snap-align:center}}"
             f"{box} mark{{color:{_FONT_COLOR};background:color-mix(in srgb,#ffb000 35%,{_BACKGROUND})}}"
             f"{box} .mlkit-current mark{{outline:2px solid {_FONT_COLOR}}}"
-            f"{box}{{background:{_BACKGROUND};animation:{snap} {0.4 if self.scrolls else 0}s}}"
+            f"{box} .widget-html:has(> .widget-html-content:empty){{display:none}}"
+            f"{box}{{background:{_BACKGROUND};animation:{snap} {0.1 if self.scrolls else 0}s}}"
             f"@keyframes {snap}{{from,to{{scroll-snap-type:y mandatory}}}}</style>"
         )
 
@@ -369,6 +393,16 @@ class LogView:
             return []
         pattern = _pattern(self.search.value)
         return [line for group in self.groups for line in group if pattern.search(line.text)]
+
+    def _filter_lines(self):
+        """Show the lines that match the filter. Scroll to the last match or, without one, to the end.
+
+        Where a browser leaves a view whose content becomes shorter depends on how busy it is.
+        """
+        with self.lock:
+            self._rebuild()
+            lines = self._matching_lines() or [group[-1] for group in self.groups if group]
+            self._scroll_to(lines[-1] if lines else None)
 
     def _find(self):
         """Mark all matches, and scroll to the last."""

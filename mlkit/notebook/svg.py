@@ -15,7 +15,7 @@ import numpy as np
 
 from mlkit.notebook.curves import Curves, smooth
 from mlkit.notebook.theme import BORDER_COLOR, GRID_COLOR, GROUND_COLOR, MUTED_COLOR, TEXT_COLOR, caption
-from mlkit.plotting import SeriesStyle, series_label, series_styles
+from mlkit.plotting import SeriesStyle, axis_end, series_label, series_styles
 
 # %% ../../nbs/3_notebook/12_svg.ipynb #12f0a001
 def round_ticks(low: float, high: float, limit: int = 5) -> list[float]:
@@ -59,13 +59,20 @@ class _Scale:
 
     values: what the axis has to cover.
     focus: a value that every zoom shows.
+    end: where the axis ends although there are higher values; None: above all of them.
     """
 
-    def __init__(self, values: Sequence[float], log: bool = False, focus: float | None = None):
+    def __init__(
+        self, values: Sequence[float], log: bool = False, focus: float | None = None, end: float | None = None
+    ):
         self.log = log
+        self.end = end
         values = [y for y in values if math.isfinite(y) and (y > 0 or not log)]
         self.low, self.high = (min(values), max(values)) if values else (0.1, 1.0)
-        if not log:
+        if end is not None and self.low < end < self.high:
+            self.high = end
+            self.low -= 0 if log else 0.05 * (self.high - self.low)
+        elif not log:
             margin = 0.05 * (self.high - self.low) or abs(self.high) * 0.1 or 0.5
             self.low -= margin
             self.high += margin
@@ -127,6 +134,18 @@ class _Line:
         """The last value."""
         return float((self.y if self.smoothed is None else self.smoothed)[-1])
 
+    def values(self, log: bool) -> list[float]:
+        """Return the values that an axis can show, smoothed if the line is."""
+        values = self.y if self.smoothed is None else self.smoothed
+        return [y for y in values.tolist() if math.isfinite(y) and (y > 0 or not log)]
+
+    def cut_at(self, scale: _Scale) -> float | None:
+        """Return the first x at which the line is beyond the end of an axis; None if it is not."""
+        if scale.end is None:
+            return None
+        beyond = np.flatnonzero((self.y if self.smoothed is None else self.smoothed) > scale.end)
+        return float(self.x[beyond[0]]) if len(beyond) else None
+
     @property
     def extremes(self) -> list[float]:
         """The values that an axis has to cover."""
@@ -185,11 +204,20 @@ class _Panel:
     x_end: where the horizontal axis ends; it starts at 0.
     x_name: what the horizontal axis counts, such as 'step'; 'seconds' is a unit.
     log: draw the lines for a logarithmic axis as well.
+    clip: end the axis before values that would flatten all others, such as a high first one.
     """
 
     _COLUMNS = 64  # at most
 
-    def __init__(self, lines: list[_Line], x_end: float, x_name: str, title: str = "", log: bool = False):
+    def __init__(
+        self,
+        lines: list[_Line],
+        x_end: float,
+        x_name: str,
+        title: str = "",
+        log: bool = False,
+        clip: bool = False,
+    ):
         self.lines = lines
         self.title = title
         self.x_end = x_end or 1.0
@@ -199,9 +227,11 @@ class _Panel:
         middle = (min(values) + max(values)) / 2 if values else 0
         falling = not ends or min(ends) < middle
         focus = min(ends, default=None) if falling else max(ends)
-        self.scales = {"": _Scale(values, focus=focus)}  # by CSS class
-        if log:
-            self.scales = {"mk-linear": self.scales[""], "mk-log": _Scale(values, log=True, focus=focus)}
+        kinds = {"mk-linear": False, "mk-log": True} if log else {"": False}
+        self.scales = {}  # by CSS class
+        for css_class, is_log in kinds.items():
+            end = axis_end([line.values(is_log) for line in lines], is_log, "above") if clip else None
+            self.scales[css_class] = _Scale(values, is_log, focus, end)
         self.number_count = 5 if log else 3  # along the vertical axis, about
 
     def draw(self) -> str:
@@ -226,7 +256,7 @@ class _Panel:
         return (
             f'<div class="mk-title">{self._title()}</div>'
             f'<div class="mk-body"><svg class="mk-y">{"".join(numbers)}</svg><svg class="mk-area">'
-            f'<g class="mk-grid">{"".join(grid)}</g>{"".join(drawings)}{self._columns()}</svg></div>'
+            f'<g class="mk-grid">{"".join(grid)}</g>{"".join(drawings)}{self._cuts()}{self._columns()}</svg></div>'
             f'<svg class="mk-x">{self._x_numbers()}</svg>'
         )
 
@@ -241,9 +271,27 @@ class _Panel:
         for line in self.lines:
             style = "dashed" if line.style.dashes else "solid"
             key = f'<i style="border-top:3px {style} {line.style.color}"></i>'
-            keys.append(f"<span>{key}{escape(line.label)}</span>")
+            notes = [
+                f'<span class="{css_class}">(off the axis at {self._x_text(x)})</span>'
+                for css_class, scale in self.scales.items()
+                if (x := line.cut_at(scale)) is not None
+            ]
+            keys.append(f"<span>{key}{escape(line.label)}{''.join(notes)}</span>")
         title = f"<b>{escape(self.title)}</b>" if self.title else ""
         return title + "".join(keys)
+
+    def _cuts(self):
+        """Return marks at the upper end of the axis, where lines go beyond it. A zoom shows other parts."""
+        marks = []
+        for css_class, scale in self.scales.items():
+            for line in self.lines:
+                x = line.cut_at(scale)
+                if x is not None:
+                    marks.append(
+                        f'<g class="{css_class}"><svg class="mk-up1 mk-cut" x="{self._percent(x):.2f}%">'
+                        f'<path d="M0,1l5,9h-10z" fill="{line.style.color}"/></svg></g>'
+                    )
+        return "".join(marks)
 
     def _x_numbers(self):
         """Return the numbers under the panel: a few, and more of them for a panel that is wider by a zoom."""
@@ -315,7 +363,9 @@ def draw_panels(curves: Curves, axis: str = "step") -> str:
         side.append(_Line("learning_rate", style, x * curves.step_width(axis), mean, noisy=False))
     ends = [line.x[-1] for line in losses + side if len(line.x)]
     x_end = max([*ends, *(metrics["epoch"] * epoch_width for metrics in curves.epochs[-1:])], default=1.0)
-    panels = [f'<div class="mk-panel mk-main">{_Panel(losses, x_end, x_name, "loss", log=True).draw()}</div>']
+    panels = [
+        f'<div class="mk-panel mk-main">{_Panel(losses, x_end, x_name, "loss", log=True, clip=True).draw()}</div>'
+    ]
     if side:
         drawn = [f'<div class="mk-panel">{_Panel([line], x_end, x_name).draw()}</div>' for line in side]
         panels.append(f'<div class="mk-side">{"".join(drawn)}</div>')
@@ -362,7 +412,8 @@ _CSS = """
   border: 1px solid var(--mk-border); border-radius: 3px; }
 .mk-move { display: none; padding: 0 6px; border: 1px solid var(--mk-border); border-radius: 3px; }
 
-.mk-panels { display: flex; flex-wrap: wrap; gap: 6px 20px; align-items: stretch; }
+.mk-panels { display: flex; flex-wrap: wrap; gap: 6px 20px; align-items: stretch; box-sizing: border-box;
+  padding-right: 16px; }
 .mk-main { flex: 5 1 340px; }
 .mk-side { flex: 3 1 200px; display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 6px 14px; }
 .mk-panel { display: flex; flex-direction: column; min-width: 0; }
@@ -384,6 +435,7 @@ _CSS = """
 .mk-x text { text-anchor: middle; }
 .mlkit-plot .mk-area svg { width: 100%; height: 100%; overflow: hidden; }
 .mk-grid line { stroke: var(--mk-grid); }
+.mlkit-plot .mk-area .mk-cut { overflow: visible; }
 .mk-lines * { vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 .mk-lines polyline { fill: none; stroke-width: 2; }
 .mk-lines polygon { fill-opacity: .22; stroke-opacity: .22; stroke-width: .7; }

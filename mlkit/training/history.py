@@ -140,6 +140,7 @@ def restore_recorded(self: History, recorded: dict[str, list[float]]):
 def plot(self: History, title: str = "") -> Any:
     """Draw the losses by epoch with the best validation loss marked, the other metrics, and the recorded values.
 
+    The axis of the losses ends before values that would flatten all others, such as a high first one; they are marked.
     A run that validates within epochs is drawn by its steps. Returns a matplotlib Figure, which a notebook shows; its
     `savefig` writes PNG, SVG or PDF.
     """
@@ -162,6 +163,7 @@ def plot(self: History, title: str = "") -> Any:
         best={"valid_loss": (best[x], best["valid_loss"])} if best.get("valid_loss") is not None else {},
         x_label=x,
         y_label="loss",
+        clip="above",
     )
     if metrics:
         plot_losses(

@@ -88,8 +88,7 @@ class Lab:
             self.console_errors.append((message.type, message.text))
 
     def _record_page_error(self, error):
-        if "Kernel message validation error" not in str(error):  # a page that is reloaded may cut a message in two
-            self.console_errors.append(("pageerror", str(error)))
+        self.console_errors.append(("pageerror", error.stack or str(error)))
 
     def open(self, name, *cells):
         """Open a notebook and wait for its kernel. Write the notebook first if cells are passed."""

@@ -14,7 +14,7 @@ LINES = f"{BOX} [role=log] > div"
 SHOW = """
 from mlkit.notebook.log_view import LogView
 
-LogView.group_lines = 4  # many groups, so that a selection crosses them
+LogView.group_lines = 2  # many groups, so that a selection crosses them, and all of them are in use
 view = LogView()
 for i in range(60):
     view.append([f"line {i}", ""] if i == 57 else [f"line {i}"])
@@ -162,7 +162,6 @@ def test_progress_is_folded_and_long_lines_wrap_or_scroll(lab):
     lab.set_width(1000)
 
 
-@pytest.mark.long  # not steady while other programs have the processor
 def test_a_search_scrolls_to_its_matches_and_a_filter_leaves_the_others_out(lab):
     lab.run_cell(3)
     lab.page.locator(LINES, has_text="number 4999").wait_for()
@@ -173,6 +172,7 @@ def test_a_search_scrolls_to_its_matches_and_a_filter_leaves_the_others_out(lab)
     wait_until_in_view(lab, "number 2100")
     lab.text("2 of 3 lines").wait_for()
     lab.screenshot("found")
+    lab.page.wait_for_function("box => !document.querySelector(box).getAnimations().length", arg=BOX)
     lab.page.locator(BOX).hover()
     lab.page.mouse.wheel(0, 1700)  # the reader is free to leave
     wait_until_in_view(lab, "number 2200")

@@ -42,8 +42,7 @@ SAVED = """
 one_epoch = Curves()
 one_epoch.add_epoch(dict(train_loss=1.0, valid_loss=0.9, valid_f1=0.5))
 for shown in (curves, one_epoch):
-    data, metadata = lasting_output(shown)
-    display(data, metadata=metadata, raw=True)
+    display(lasting_output(shown), raw=True)
 display(History(curves.epochs).plot("history"))
 texts = [caption("a"), muted("b"), success_line("c"), alert_line("d"), alert_block("e")]
 statuses = [status_pill(status) for status in ("InProgress", "Completed", "Failed", "Stopped")]
