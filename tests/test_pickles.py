@@ -71,7 +71,7 @@ def test_the_trap_works(tmp_path):
             loaded = np.load(io.BytesIO(content), allow_pickle=True)
             _ = loaded["x"] if name == "NPZ" else loaded
         else:
-            pickle.loads(content)  # noqa: S301
+            pickle.loads(content)  # noqa: S301 -- its own pickle
         assert file.exists(), name
         file.unlink()
 
