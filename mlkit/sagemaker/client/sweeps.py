@@ -537,7 +537,7 @@ def _described_plan(description: Mapping) -> SearchPlan:
     resources = config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {})
     criteria = config.get("TuningJobCompletionCriteria", {})
     static = description["TrainingJobDefinition"].get("StaticHyperParameters", {})
-    inferred = next((int(static[name]) for name in EPOCH_NAMES if static.get(name, "").isdecimal()), None)
+    inferred = next((int(text) for name in EPOCH_NAMES if (text := static.get(name, "").strip('"')).isdecimal()), None)
     return SearchPlan(
         space=space,
         metric=objective["MetricName"],
@@ -631,9 +631,10 @@ def run(self: Sweep, target: Any = None) -> Sweep:
     """Start the sweep and return it.
 
     target: a LocalSageMaker or a boto3 session; default: this machine. A function has none.
+    A sweep over a function that has ended, such as one that was stopped, continues.
     Raises ValueError if the sweep was started before, or if SageMaker would refuse the request.
     """
-    if self.backend is not None:
+    if self.backend is not None and (self.function is None or not self.has_ended):
         raise ValueError(f"{self.name} was started already: make another Sweep, or follow() this one")
     if self.function is not None:
         if target is not None:

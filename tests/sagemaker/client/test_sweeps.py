@@ -234,6 +234,7 @@ def test_a_sweep_from_its_start_to_its_best_job(folder):
         Sweep(job, {"lr": (1e-3, 0.5)}, warm_start=["other"]).request(local)
 
 
+@pytest.mark.long
 def test_a_sweep_whose_trials_all_fail_says_why(folder):
     local = LocalSageMaker(folder / "local")
     sweep = Sweep(TrainingJob(Config(), folder / "src"), {"lr": (2.0, 3.0)}, strategy="random", parallel=2)
