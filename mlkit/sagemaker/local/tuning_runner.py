@@ -124,15 +124,14 @@ class MemoryRoom:
     def __init__(self, measure: Callable[[], int | None] = available_memory):
         self.measure = measure
         self.idle = measure()  # bytes, before the first trial
-        self.need = _LEAST_MEMORY  # of a trial
 
     def has_room(self, n_running: int) -> bool:
         """Return whether another trial may start next to those that run. The first one always may."""
         available = self.measure()
         if not n_running or available is None or self.idle is None:
             return True
-        self.need = max(self.need, (self.idle - available) // n_running)
-        return available >= self.need
+        used = (self.idle - available) // n_running  # by a trial; what other programs use counts, too
+        return available >= max(used, _LEAST_MEMORY)
 
 # %% ../../../nbs/2_sagemaker/4_local/34_tuning_runner.ipynb #2a1f6216
 _log = logging.getLogger("mlkit.tuning_runner")
@@ -192,7 +191,7 @@ class TuningRunner:
         if ending is None:
             ending = self._start_trials()
         else:
-            self._stop_running("end", ending.reason)
+            self._stop_running(ending.reason)
         if ending is None or self._running():
             return False
         self._end(ending)
@@ -314,11 +313,11 @@ def _judge(self: TuningRunner, number: int) -> dict:
 
 
 @patch
-def _stop_running(self: TuningRunner, purpose: str, reason: str) -> None:
-    """Stop the training jobs of all trials that are not being stopped already."""
+def _stop_running(self: TuningRunner, reason: str) -> None:
+    """Stop the training jobs of all trials, and do not promote those that were to be paused."""
     for number in self._running():
         if self.record["Trials"][number]["stopping"] not in ("early", "end"):
-            self._update(number, stopping=purpose, reason=reason)
+            self._update(number, stopping="end", reason=reason)
     self._stop_jobs(self._running())
 
 
@@ -352,7 +351,7 @@ def _settle(self: TuningRunner, number: int, job: Mapping) -> None:
     elif self._is_paused(trial):
         self._set_state(number, "paused", "", **fields)
     else:
-        self._set_state(number, "stopped", trial["reason"] or _stop_reason(job), **fields)
+        self._set_state(number, "stopped", trial["reason"] or self._stop_reason(number, job), **fields)
 
 
 @patch
@@ -361,6 +360,16 @@ def _is_paused(self: TuningRunner, trial: Mapping) -> bool:
     if not self.plan.pauses or trial["stopping"] not in ("", "pause"):
         return False
     return trial["rung"] <= len(self.points[trial["number"]]) < self.plan.halving.max_epochs
+
+
+@patch
+def _stop_reason(self: TuningRunner, number: int, job: Mapping) -> str:
+    """Return why a training job was stopped that this process has not stopped."""
+    if job["SecondaryStatus"] == "MaxRuntimeExceeded":
+        return "it ran longer than MaxRuntimeInSeconds"
+    if self.plan.pauses and len(self.points[number]) >= self.plan.halving.max_epochs:
+        return f"after its {self.plan.halving.max_epochs} epochs, MaxResource"
+    return "its training job was stopped"
 
 
 @patch
@@ -389,12 +398,6 @@ def _set_state(self: TuningRunner, number: int, state: str, reason: str, **field
 
 def _seconds(job: Mapping) -> float:
     return (job["TrainingEndTime"] - job["CreationTime"]).total_seconds() if "TrainingEndTime" in job else 0.0
-
-
-def _stop_reason(job: Mapping) -> str:
-    if job["SecondaryStatus"] == "MaxRuntimeExceeded":
-        return "it ran longer than MaxRuntimeInSeconds"
-    return "its training job was stopped"
 
 # %% ../../../nbs/2_sagemaker/4_local/34_tuning_runner.ipynb #db7ad72d
 @patch

@@ -10,6 +10,7 @@ from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.runtime import LocalRuntime
 from mlkit.sagemaker.local.scaling import LocalScaling
 from mlkit.sagemaker.local.training_jobs import _first_description
+from mlkit.sagemaker.local.tuning_plan import job_request
 from mlkit.sagemaker.storage import open_files
 
 CLIENTS = {
@@ -200,6 +201,32 @@ def test_what_is_kept_of_a_training_job_is_described(local):
     description = local.describe_training_job(TrainingJobName="iris")
     del kept["Tags"], kept["SessionChainingConfig"]
     assert_shown(kept, description)
+
+
+def test_what_is_kept_of_a_tuning_job_is_described(local):
+    """All but tags, from either kind of definition; the training jobs of trials get what a definition has."""
+    kept = kept_members("CreateHyperParameterTuningJob")
+    config = dict(
+        Strategy="Random",
+        HyperParameterTuningJobObjective=dict(Type="Minimize", MetricName="loss"),
+        ResourceLimits=dict(MaxNumberOfTrainingJobs=1, MaxParallelTrainingJobs=1),
+    )
+    for member in ("TrainingJobDefinition", "TrainingJobDefinitions"):
+        own = {name: value for name, value in kept.items() if name == member}
+        record = own | dict(
+            HyperParameterTuningJobName="iris",
+            HyperParameterTuningJobConfig=config,
+            HyperParameterTuningJobStatus="Completed",
+            CreationTime=members_time(),
+            Trials=[],
+            Local={},
+        )
+        local.tunings.add("iris", record)
+        assert_shown(own, local.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="iris"))
+        local.tunings.remove("iris")
+        definition = own[member][0] if isinstance(own[member], list) else own[member]
+        job = job_request(record, "loss", {}, ["iris-000"])
+        assert definition.keys() - {"HyperParameterTuningResourceConfig"} <= job.keys()
 
 
 def test_what_is_kept_of_an_endpoint_is_described(local, accepts_all):

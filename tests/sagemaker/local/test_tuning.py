@@ -227,7 +227,12 @@ SIMULATIONS = {
 }
 
 
-@pytest.mark.parametrize("kind", SIMULATIONS)
+SHORT = ("random", "hyperband", "hyperband without checkpoints", "stopped hyperband")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in SHORT else pytest.param(kind, marks=pytest.mark.long) for kind in SIMULATIONS]
+)
 def test_killed_at_each_moment(tmp_path, kind, request):
     """Whatever the process was about to do, another one comes to the same trials, and trains no epoch twice."""
     tuning_request, options = SIMULATIONS[kind]
@@ -467,6 +472,7 @@ def test_all_fail(local):
     assert "BestTrainingJob" not in description
 
 
+@pytest.mark.long
 def test_a_job_that_dies_again_and_again(local):
     """After as many tries as RetryStrategy says, the trial has failed, and the others have not."""
     put_program(local, FAILING)
