@@ -20,6 +20,7 @@ METRIC = "valid_loss"
 
 def run_ray(folder, table, seed):
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # on a busy machine
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler

@@ -5,9 +5,10 @@
     python benchmarks/sweeps.py peers --python PYTHON [--seeds 3]
     python benchmarks/sweeps.py overhead [--trials 10]
 
-- asha: the epochs of strategy="hyperband" over those of all trials in full, and the best of both, for a small network
-  on three tables. The trials have the same hyperparameters in both. Curves are trained once in full, and the halving is
-  performed on them; --real runs the sweep in processes, too, and compares each trial's curve with that in full
+- asha: strategy="hyperband" against 27 trials in full, for a small network on three tables: what it finds in as many
+  trials, and after how many epochs it is as good as the best in full, with at most 81 trials. Trials of one number have
+  the same hyperparameters. Curves are trained once in full, and the halving is performed on them; --real runs the sweep
+  in processes, too, and compares each trial's curve with that in full
 - optuna: Optuna alone, in one process, and the sweep with strategy="bayesian": seconds, and the best value
 - peers: Ray Tune's and Syne Tune's asynchronous successive halving, and ours: seconds, epochs, and the best value.
   PYTHON has the packages of benchmarks/peers_sweeps.txt
@@ -18,6 +19,7 @@
 import argparse
 import io
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -42,6 +44,7 @@ from mlkit.sagemaker.search.trials import Trial, best_trial
 from mlkit.text import Table
 
 METRIC = "valid_loss"
+MOST_TRIALS = 81  # until one is as good as the best of all in full
 
 
 def make_sweep(folder, table, name, function=sweep_task.train, **options):
@@ -70,24 +73,29 @@ def total_epochs(trials):
 # What early stopping saves
 
 
-def train_all(folder, table, seed):
-    """Train the first trials of a random search in full."""
-    config = sweep_task.first_config(folder, table)
-    space = make_space(config, SEARCH)
-    trials = []
-    for number in range(TRIALS):
-        parameters = suggest(space, "random", number, trials, seed, minimize=True)
-        history = sweep_task.train_whole(with_parameters(config, parameters))
-        trials.append(Trial(number, parameters, "completed", history[METRIC]))
-    return trials
+class WholeTrials:
+    """The trials of a random search, each trained in full when it is asked for."""
+
+    def __init__(self, folder, table, seed):
+        self.config = sweep_task.first_config(folder, table)
+        self.space = make_space(self.config, SEARCH)
+        self.seed = seed
+        self.trials = []
+
+    def __getitem__(self, number):
+        while len(self.trials) <= number:
+            parameters = suggest(self.space, "random", len(self.trials), self.trials, self.seed, minimize=True)
+            history = sweep_task.train_whole(with_parameters(self.config, parameters))
+            self.trials.append(Trial(len(self.trials), parameters, "completed", history[METRIC]))
+        return self.trials[number]
 
 
-def halve(whole, halving):
-    """Return the trials that the halving makes of these, one at a time."""
+def halve(whole, halving, limit, target=None):
+    """Return the trials that the halving makes of these, one at a time, until one is as good as the target."""
     trials = []
     while True:
         trial = halving.promoted(trials, minimize=True)
-        if trial is None and len(trials) == len(whole):
+        if trial is None and len(trials) == limit:
             trial = halving.finalist(trials, minimize=True)
             if trial is None:
                 return trials
@@ -97,33 +105,51 @@ def halve(whole, halving):
         rung = halving.next_rung(trial)
         trial.curve = whole[trial.number].curve[:rung]
         trial.state = "completed" if rung == halving.max_epochs else "paused"
+        if target is not None and best_trial(trials, True).value <= target:
+            return trials
 
 
 def measure_asha(folder, seeds, is_real):
     rows = []
     for table in TABLES:
         for seed in range(seeds):
-            whole = train_all(folder, table, seed)
-            best = best_trial(whole, True)
+            whole = WholeTrials(folder, table, seed)
+            full = [whole[number] for number in range(TRIALS)]
             for min_epochs in (1, 3):
-                trials = halve(whole, Halving(min_epochs, EPOCHS))
-                rows.append([table, seed, min_epochs, *compare(trials, whole, best)])
+                rows.append([table, seed, min_epochs, *compare(whole, full, Halving(min_epochs, EPOCHS))])
             if is_real and seed == 0:
                 check_real(folder, table, whole)
-    header = ["table", "seed", "from epoch", "epochs", "in full", "share", "best", "best in full", "same trial"]
-    print(Table(header, rows))
+            print(f"{table} {seed}: done", file=sys.stderr)
+    header = ["table", "seed", "from epoch", "best in full", "best of as many", "epochs", "share", "trial"]
+    print(Table([*header, "trials until as good", "epochs", "share"], rows))
     for min_epochs in (1, 3):
-        mine = [row for row in rows if row[2] == min_epochs]
-        same = sum(row[-1] == "yes" for row in mine)
-        share = statistics.median(row[5] for row in mine)
-        print(f"from epoch {min_epochs}: median share {share:.2f}, the same best trial in {same} of {len(mine)}")
+        shares = [row[-1] for row in rows if row[2] == min_epochs]
+        print(
+            f"from epoch {min_epochs}: for the same best a median of {statistics.median(shares):.2f} of the epochs, "
+            f"{min(shares):.2f} to {max(shares):.2f}"
+        )
 
 
-def compare(trials, whole, best):
-    epochs = total_epochs(trials)
+def compare(whole, full, halving):
+    """Return what the halving finds in as many trials, and how many it takes until it is as good as all in full."""
+    best = best_trial(full, True)
+    trials = halve(whole, halving, TRIALS)
     found = best_trial(trials, True)
-    same = "yes" if found.number == best.number else "no"
-    return epochs, total_epochs(whole), epochs / total_epochs(whole), found.value, best.value, same
+    which = "the same" if found.number == best.number else "another"
+    until = halve(whole, halving, MOST_TRIALS, target=best.value)
+    epochs = total_epochs(until)
+    share = epochs / total_epochs(full)
+    is_as_good = best_trial(until, True).value <= best.value
+    return (
+        best.value,
+        found.value,
+        total_epochs(trials),
+        total_epochs(trials) / total_epochs(full),
+        which,
+        len(until) if is_as_good else f"not in {len(until)}",
+        epochs,
+        share if is_as_good else math.inf,
+    )
 
 
 def check_real(folder, table, whole):
@@ -131,8 +157,8 @@ def check_real(folder, table, whole):
     halving = Halving(1, EPOCHS)
     sweep, seconds = run_sweep(folder, table, f"real-{table}", strategy="hyperband", halving=halving)
     trials = sweep.trials()
-    expected = halve(whole, halving)
-    exact = sum(trial.curve == other.curve[: len(trial.curve)] for trial, other in zip(trials, whole))
+    expected = halve(whole, halving, TRIALS)
+    exact = sum(trial.curve == whole[trial.number].curve[: len(trial.curve)] for trial in trials)
     same = [len(trial.curve) for trial in trials] == [len(trial.curve) for trial in expected]
     print(
         f"{table}: {len(trials)} trials in processes, {total_epochs(trials)} epochs, {seconds:.0f} s; {exact} curves "

@@ -140,7 +140,7 @@ def read_result(returned: Any, metric: str, reports: int) -> dict[str, Any]:
         raise TypeError(f"the function returned {returned!r}, expected a History, a dict with {metric!r}, or a number")
     return dict(value=read_number(returned, "the function's result"))
 
-# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #84881505
+# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #9b4f9c7f
 class _Commands:
     """What the sweep's process writes; the process is killed when the sweep's process has ended."""
 
@@ -268,7 +268,7 @@ def run_trial(commands: _Commands, header: dict[str, Any], values: bytes) -> Non
     sys.stderr.flush()
     print(json.dumps(dict(result=result)), file=reports)
 
-# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #646b3d6b
+# %% ../../../nbs/2_sagemaker/4_local/56_function_runner.ipynb #40c2238e
 # The standard input is taken away from the function, which would otherwise read the answers.
 START = """import json, os, sys
 commands = os.fdopen(os.dup(0), "rb")

@@ -128,7 +128,7 @@ def folders(tmp_path):
 
 
 def test_a_sweep_that_is_killed_comes_to_the_same_trials(tmp_path):
-    check_kills(tmp_path, trials=5, kills=5, longest=0.8, seconds=0.03, **KINDS["hyperband"])
+    check_kills(tmp_path, trials=4, kills=4, longest=0.8, seconds=0.03, **KINDS["hyperband"])
 
 
 @pytest.mark.long
@@ -218,8 +218,8 @@ def test_what_a_trial_has_started_ends_with_the_sweep(tmp_path):
 
 
 def test_a_sweep_is_stopped_and_continued_and_runs_once_at_a_time(tmp_path, monkeypatch):
-    whole = run(tmp_path / "quiet", sweep_functions.train, trials=3)
-    sweep = make(tmp_path, sweep_functions.train, trials=3, seconds=0.05)
+    whole = run(tmp_path / "quiet", sweep_functions.train, trials=2)
+    sweep = make(tmp_path, sweep_functions.train, trials=2, seconds=0.05)
     sweep.start()
     assert sweep.status == "InProgress" and not sweep.wait(0.01)
     monkeypatch.setattr(FunctionSweep, "lock_patience", 0)
