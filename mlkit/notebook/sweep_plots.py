@@ -110,7 +110,6 @@ Axis = NumberAxis | ChoiceAxis
 
 def hyperparameter_axis(values: Range | Choices | None, tried: Sequence[Any]) -> Axis:
     """Return the axis of a hyperparameter: what is searched, and the values that were tried outside of it."""
-    tried = [value for value in tried if value is not None]
     if isinstance(values, Choices):
         return ChoiceAxis([*values.values, *tried])
     numbers = [value for value in tried if _is_number(value)]
@@ -194,9 +193,13 @@ class SweepState:
         """Return whether the value of a trial is beyond the end of its axis."""
         return not self.metric_axis.low <= trial.value <= self.metric_axis.high
 
+    def tried(self, name: str) -> list[Any]:
+        """Return the values of a hyperparameter that the trials have; a trial may have none."""
+        return [trial.parameters[name] for trial in self.trials if name in trial.parameters]
+
     def axis(self, name: str) -> Axis:
         """Return the axis of a hyperparameter."""
-        return hyperparameter_axis(self.space.get(name), [trial.parameters.get(name) for trial in self.trials])
+        return hyperparameter_axis(self.space.get(name), self.tried(name))
 
     def describe(self, trial: Trial) -> str:
         """Return a trial as one line of text."""
@@ -411,6 +414,7 @@ def draw_scatters(state: SweepState, names: Sequence[str]) -> str:
 
 # %% ../../nbs/3_notebook/23_sweep_plots.ipynb #62c7e683
 _MOST_AXES = 12  # in parallel coordinates
+_METRIC = object()  # the last axis; a hyperparameter may have the name of the metric
 _AXIS_WIDTH = 85  # pixels between two axes, at least
 _AXIS_CHARACTERS = 13  # of its name and of its texts
 
@@ -455,11 +459,12 @@ def _parallel_top(fraction):
 
 def _parallel_line(state, trial, names, axes, positions, css):
     """Return a trial as lines between neighboring axes; there is none at an axis for which it has no value."""
-    values = [trial.parameters.get(name) for name in names]
-    values.append(None if trial.state == "failed" else trial.value)
+    values = dict(trial.parameters)
+    if trial.state != "failed":
+        values[_METRIC] = trial.value
     points = [
-        None if value is None else (x, _parallel_top(axis.position(value)))
-        for value, axis, x in zip(values, axes, positions)
+        (x, _parallel_top(axis.position(values[name]))) if name in values else None
+        for name, axis, x in zip([*names, _METRIC], axes, positions)
     ]
     lines = [f'<line x1="{a[0]}" y1="{a[1]}" x2="{b[0]}" y2="{b[1]}"/>' for a, b in zip(points, points[1:]) if a and b]
     return f'<g class="{css}"><title>{escape(state.describe(trial))}</title>{"".join(lines)}</g>'
@@ -602,7 +607,8 @@ def sweep_figure(state: SweepState, weights: Mapping[str, float]) -> Any:
     ax = figure.add_subplot(grid[0, :])
     best = {"best so far": ([t.number for t in state.trials], best_so_far(state.trials, state.minimize))}
     plot_losses(ax, best, x_label="trial", y_label=cut_text(state.metric, 24))
-    ax.lines[0].set_drawstyle("steps-post")
+    for line in ax.lines:
+        line.set_drawstyle("steps-post")
     trials = drawn_trials(state)
     ax.plot([trial.number for trial in trials], [trial.value for trial in trials], ".", alpha=0.6)
     all_axes = [ax]

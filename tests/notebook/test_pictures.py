@@ -121,7 +121,7 @@ def test_launcher_and_monitor(lab, picture):
 
 def test_sweep(lab, picture):
     run_all(lab, "sweep.ipynb", *visible_cells("5_tutorials/31_sweep.ipynb", "sweep.run()"), "sweep")
-    lab.page.locator(PICTURE).wait_for()
+    lab.page.locator(PICTURE).get_by_text("12 trials: 12 completed").wait_for()
     lab.page.set_viewport_size({"width": 900, "height": 1500})
     picture("sweep")
 
