@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from .text import shorten_names
-
 # %% ../nbs/04_plotting.ipynb #0ceb8a02
 class SeriesStyle(NamedTuple):
     """How a line is drawn."""
@@ -56,6 +54,25 @@ def other_metrics(names: Iterable[str]) -> list[str]:
     """Return the metrics other than losses. One of training is left out if validation has it as well."""
     names = [name for name in dict.fromkeys(names) if name not in _LOSSES and name not in _NOT_METRICS]
     return [n for n in names if not (n.startswith("train_") and "valid_" + n.removeprefix("train_") in names)]
+
+# %% ../nbs/04_plotting.ipynb #0ceb8a12
+def shorten_names(names: Iterable[str], limit: int) -> dict[str, str]:
+    """Return each name with at most `limit` characters, or with more if two would be the same. The middle is cut."""
+    names = list(dict.fromkeys(names))
+    longest = max(map(len, names), default=0)
+    short = {}
+    for size in range(limit, longest + 1, 4):
+        short = {name: _cut_middle(name, size) for name in names}
+        if len(set(short.values())) == len(names):
+            return short
+    return {name: name for name in names}
+
+
+def _cut_middle(text: str, size: int) -> str:
+    if len(text) <= size:
+        return text
+    end = (size - 1) // 2
+    return f"{text[: size - 1 - end]}…{text[-end:]}"
 
 # %% ../nbs/04_plotting.ipynb #69e5ca4e
 MAX_WIDTH = 6.4  # inches; of a wider figure, the text would be too small in a narrow window
