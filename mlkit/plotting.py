@@ -119,12 +119,16 @@ def to_svg(figure: Any) -> str:
     svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # the style is for the page
     svg = re.sub(rf'<g id="{_WHOLE}([^"]*)">', r"<g><title>\1</title>", svg)
-    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
+    svg = re.sub(r' (?:d|x|y|points|transform)="[^"]*"', _with_few_digits, svg)
     width = round(figure.get_size_inches()[0] * 72)  # units of the drawing; with so many pixels, text has 10
     style = f"min-width:{width}px;max-width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;overflow:visible"
     label = escape(describe(figure), quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" fill="currentColor" style="{style}" ', 1)
     return " ".join(svg.split())
+
+
+def _with_few_digits(attribute: re.Match) -> str:
+    return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", attribute[0])
 
 
 def to_html(figure: Any) -> str:
@@ -275,7 +279,8 @@ def axis_end(
     for lowest, run_top, _ in ranges[1:]:
         if lowest <= _limit(bottom, top, log):
             top = max(top, run_top)
-    if top >= max(highest for *_, highest in ranges):
+    highest = max(highest for *_, highest in ranges)
+    if highest <= top or (not log and highest - bottom <= _FAR * (top - bottom)):
         return None
     top += 0.05 * ((top - bottom) or abs(top) or 1)
     return 10 ** (sign * top) if log else sign * top

@@ -16,12 +16,16 @@ pytestmark = [needs_chromium, pytest.mark.long]
 
 OUTPUT = f"{NOTEBOOK} .jp-Cell-outputArea"
 REPLACE = """([output, replacements]) => {
-    const texts = document.createTreeWalker(output, NodeFilter.SHOW_TEXT)
-    while (texts.nextNode()) {
-        for (const [path, text] of replacements) {
-            texts.currentNode.data = texts.currentNode.data.replaceAll(path, text)
+    const replace = () => {
+        const texts = document.createTreeWalker(output, NodeFilter.SHOW_TEXT)
+        while (texts.nextNode()) {
+            const node = texts.currentNode
+            const text = replacements.reduce((text, [path, name]) => text.replaceAll(path, name), node.data)
+            if (text !== node.data) node.data = text
         }
     }
+    replace()
+    new MutationObserver(replace).observe(output, {childList: true, characterData: true, subtree: true})
 }"""
 
 
@@ -36,7 +40,7 @@ def picture(lab, tmp_path):
         outputs = lab.page.locator(OUTPUT)
         box = outputs.nth(cell if cell >= 0 else outputs.count() + cell)
         box.scroll_into_view_if_needed()
-        # as a reader's own paths look; a monitor writes them again when its job has news
+        # paths as a reader has them, also when a monitor writes them again
         lab.page.evaluate(REPLACE, [box.element_handle(), paths])
         image = Image.open(io.BytesIO(box.screenshot()))
         if height:
