@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from .text import shorten_names
-
 # %% ../nbs/04_plotting.ipynb #0ceb8a02
 class SeriesStyle(NamedTuple):
     """How a line is drawn."""
@@ -56,6 +54,25 @@ def other_metrics(names: Iterable[str]) -> list[str]:
     """Return the metrics other than losses. One of training is left out if validation has it as well."""
     names = [name for name in dict.fromkeys(names) if name not in _LOSSES and name not in _NOT_METRICS]
     return [n for n in names if not (n.startswith("train_") and "valid_" + n.removeprefix("train_") in names)]
+
+# %% ../nbs/04_plotting.ipynb #0ceb8a12
+def shorten_names(names: Iterable[str], limit: int) -> dict[str, str]:
+    """Return each name with at most `limit` characters, or with more if two would be the same. The middle is cut."""
+    names = list(dict.fromkeys(names))
+    longest = max(map(len, names), default=0)
+    short = {}
+    for size in range(limit, longest + 1, 4):
+        short = {name: _cut_middle(name, size) for name in names}
+        if len(set(short.values())) == len(names):
+            return short
+    return {name: name for name in names}
+
+
+def _cut_middle(text: str, size: int) -> str:
+    if len(text) <= size:
+        return text
+    end = (size - 1) // 2
+    return f"{text[: size - 1 - end]}…{text[-end:]}"
 
 # %% ../nbs/04_plotting.ipynb #69e5ca4e
 MAX_WIDTH = 6.4  # inches; of a wider figure, the text would be too small in a narrow window
@@ -102,12 +119,16 @@ def to_svg(figure: Any) -> str:
     svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # the style is for the page
     svg = re.sub(rf'<g id="{_WHOLE}([^"]*)">', r"<g><title>\1</title>", svg)
-    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
+    svg = re.sub(r' (?:d|x|y|points|transform)="[^"]*"', _with_few_digits, svg)
     width = round(figure.get_size_inches()[0] * 72)  # units of the drawing; with so many pixels, text has 10
     style = f"min-width:{width}px;max-width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;overflow:visible"
     label = escape(describe(figure), quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" fill="currentColor" style="{style}" ', 1)
     return " ".join(svg.split())
+
+
+def _with_few_digits(attribute: re.Match) -> str:
+    return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", attribute[0])
 
 
 def to_html(figure: Any) -> str:
@@ -258,7 +279,8 @@ def axis_end(
     for lowest, run_top, _ in ranges[1:]:
         if lowest <= _limit(bottom, top, log):
             top = max(top, run_top)
-    if top >= max(highest for *_, highest in ranges):
+    highest = max(highest for *_, highest in ranges)
+    if highest <= top or (not log and highest - bottom <= _FAR * (top - bottom)):
         return None
     top += 0.05 * ((top - bottom) or abs(top) or 1)
     return 10 ** (sign * top) if log else sign * top

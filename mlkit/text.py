@@ -25,25 +25,6 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
         return f"did you mean {nearest!r}?"
     return f"expected one of {', '.join(map(repr, valid))}" if valid else "no name is valid here"
 
-# %% ../nbs/00_text.ipynb #00f0a002
-def shorten_names(names: Iterable[str], limit: int) -> dict[str, str]:
-    """Return each name with at most `limit` characters, or with more if two would be the same. The middle is cut."""
-    names = list(dict.fromkeys(names))
-    longest = max(map(len, names), default=0)
-    short = {}
-    for size in range(limit, longest + 1, 4):
-        short = {name: _cut_middle(name, size) for name in names}
-        if len(set(short.values())) == len(names):
-            return short
-    return {name: name for name in names}
-
-
-def _cut_middle(text: str, size: int) -> str:
-    if len(text) <= size:
-        return text
-    end = (size - 1) // 2
-    return f"{text[: size - 1 - end]}…{text[-end:]}"
-
 # %% ../nbs/00_text.ipynb #6ede7e3e
 class Table:
     """Show rows under a header, with numbers aligned to the right and floats rounded to four significant digits."""

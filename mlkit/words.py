@@ -67,6 +67,10 @@ PHRASES = {  # name -> in a shell, in Python
     ),
     "older inference image": ("mlkit deploy --image pytorch-inference:2.6", "deploy(image='pytorch-inference:2.6')"),
     "set a variable of a job": ("mlkit run --environment NAME=VALUE", "TrainingJob(environment={NAME: VALUE})"),
+    "delete ended jobs": ("mlkit local clean", "LocalSageMaker().clean()"),
+    "show a job": ("mlkit follow NAME", "monitor(NAME)"),
+    "name a job": ("mlkit run --name NAME", "TrainingJob(name=NAME)"),
+    "invoke and continue": ("mlkit invoke --async", "endpoint.invoke_async(x)"),
     "set a variable of an endpoint": ("mlkit deploy --environment NAME=VALUE", "deploy(environment={NAME: VALUE})"),
 }
 

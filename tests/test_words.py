@@ -13,9 +13,10 @@ import pytest
 from mlkit.cli import main
 from mlkit.cli import mlkit as command
 from mlkit.sagemaker.artifacts.check_job import check
-from mlkit.sagemaker.client.endpoints import Machines
+from mlkit.sagemaker.client.endpoints import Endpoint, Machines
 from mlkit.sagemaker.client.job_options import JobOptions
 from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.words import FRONT_ENDS, PHRASES, phrase, use_front_end
 
 MLKIT = Path(inspect.getfile(command.callback)).parent
@@ -25,8 +26,13 @@ FUNCTIONS = {  # the functions that a phrase in Python calls
     "check_bundle": "mlkit.sagemaker.artifacts.check_bundle:check_bundle",
     "build_bundle": "mlkit.sagemaker.artifacts.bundle:build_bundle",
     "deploy": "mlkit.sagemaker.client.deployment:deploy",
+    "monitor": "mlkit.notebook.monitor:monitor",
+    "LocalSageMaker().clean": LocalSageMaker.clean,
+    "endpoint.invoke_async": Endpoint.invoke_async,
 }
-SHELL_WORDS = re.compile(r"\bmlkit (check|run|bundle|deploy|serve|train)\b|\bpip (un)?install\b|(^|[\s(])--[a-z]")
+SHELL_WORDS = re.compile(
+    r"\bmlkit (check|run|bundle|deploy|serve|train|local|follow|invoke)\b|\bpip (un)?install\b|(^|[\s(])--[a-z]"
+)
 
 
 @pytest.mark.parametrize("name", PHRASES)

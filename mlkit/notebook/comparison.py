@@ -16,10 +16,10 @@ from typing import Any
 from .curves import Curves
 from .figures import to_curves
 from .theme import caption
-from ..plotting import MAX_WIDTH, SeriesStyle, make_figure, plot_losses, series_styles, to_html
+from ..plotting import MAX_WIDTH, SeriesStyle, make_figure, plot_losses, series_styles, shorten_names, to_html
 from ..sagemaker.client.job_list import read_hyperparameter
 from ..sagemaker.search.trials import lower_is_better
-from ..text import Table, did_you_mean, shorten_names
+from ..text import Table, did_you_mean
 
 # %% ../../nbs/3_notebook/35_comparison.ipynb #a478b1d1
 _NAME_LIMIT = 28  # characters of the name of a run, and of a value; where they are shortened, a tooltip has the whole

@@ -63,7 +63,7 @@ def _columns(points):
 
 
 def _plot_steps(ax, curves, valid_losses, log):
-    """Draw the range of the training losses of steps, and their mean. Return the smoothed mean, still to be drawn."""
+    """Draw the range of the losses of steps, and their mean. Return the smoothed mean, which is still to draw."""
     x, mean, low, high = curves.loss.points
     x = x * curves.step_width("epoch")
     color = series_styles(["train_loss"])["train_loss"].color

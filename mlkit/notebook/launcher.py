@@ -387,24 +387,11 @@ def confirm(self: Launcher):
     def run_job():
         try:
             self.job.run(self.make_target())
-        except Exception as e:
-            raise _explained(e, self.job.name) from e
         finally:
             self.is_launching = False
         self.show_monitor()
 
     self._run_in_background(run_job, f"launching {self.job.name} …")
-
-
-def _explained(error: Exception, name: str) -> Exception:
-    """Return an error of a launch, with what to do if there is a job of the same name, as after a kernel restart."""
-    code = getattr(error, "response", {}).get("Error", {}).get("Code")
-    if code != "ResourceInUse":
-        return error
-    return ValueError(
-        f"there is a job {name!r} already: monitor({name!r}) shows it. To launch another one, pass another name to "
-        "TrainingJob, or none"
-    )
 
 
 @patch

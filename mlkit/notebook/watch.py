@@ -25,6 +25,10 @@ from mlkit.sagemaker.local.metric_lines import MetricReader, series_values
 ENDED = "Completed", "Failed", "Stopped"  # values of TrainingJobStatus
 _FILES_INTERVAL = 15.0  # seconds between two looks at the files of a running job
 _HINT_DELAY = 60.0  # seconds of training without a metric, after which the monitor says how to print one
+FILES_HINT = (
+    ". CSV files and TensorBoard's events are read as well, in the job's checkpoints, in the place of its "
+    "TensorBoardOutputConfig and, when it has ended, in /opt/ml/output/data; those in /opt/ml/model are not read"
+)
 METRICS_HINT = (
     "No metrics are recognized in the log. To show some, print this for each epoch or step: "
     'print(f"[metrics] epoch={epoch} train_loss={train_loss:.6g} valid_loss={valid_loss:.6g}")'
@@ -96,7 +100,10 @@ class Watch:
             return ""
         if self.metric_files is not None and self.metric_files.note:
             return self.metric_files.note
-        return METRICS_HINT if self.status == "Completed" or self.training_seconds > _HINT_DELAY else ""
+        if self.status != "Completed" and self.training_seconds <= _HINT_DELAY:
+            return ""
+        is_on_sagemaker = self.metric_files is not None and self.metric_files.folder is None
+        return METRICS_HINT + (FILES_HINT if is_on_sagemaker else "")
 
     @property
     def status(self) -> str:

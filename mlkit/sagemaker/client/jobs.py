@@ -45,6 +45,7 @@ from .polling import Interval, Poll, follow_in_text, interrupt_line
 from .results import JobFailed, missing_model
 from .target import AWSTarget, LocalTarget, make_target
 from ...text import Table, human_bytes, progress_line
+from ...words import front_end, phrase
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #555c74e6
 @accepts_options(JobOptions)
@@ -368,7 +369,8 @@ def run(self: TrainingJob, target: Any = None) -> TrainingJob:
     """Start the job and return it.
 
     target: a LocalSageMaker or a boto3 session; default: this machine.
-    Raises ValueError if the job was started before, or if SageMaker would refuse the request.
+    Raises ValueError if the job was started before, if there is one of the same name, or if SageMaker would refuse the
+    request.
     """
     if self.target:
         raise ValueError(
@@ -379,7 +381,7 @@ def run(self: TrainingJob, target: Any = None) -> TrainingJob:
         request = self.request(target)
         self._send_files(resolved_target)
     with interrupt_line(f"{self.name} may have been started: TrainingJob.attach({self.name!r}) finds it then"):
-        resolved_target.client.create_training_job(**request)
+        _create_job(resolved_target, request)
     self.submitted = request
     self.target = resolved_target
     return self
@@ -395,6 +397,19 @@ def _send_files(self: TrainingJob, target: LocalTarget | AWSTarget) -> None:
             target.files.send_folder(channel.location, channel.uri(target))
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #179524a9
+def _create_job(target: AWSTarget | LocalTarget, request: dict) -> None:
+    """Start a job. Raises ValueError if the target has one of the same name."""
+    try:
+        target.client.create_training_job(**request)
+    except target.client.exceptions.ResourceInUse:
+        name = request["TrainingJobName"]
+        show = phrase("show a job").replace("NAME", repr(name) if front_end() != "shell" else name)
+        raise ValueError(
+            f"there is a job {name!r} already on {target}: {show} shows it. To start another one, pass another name "
+            f"with {phrase('name a job')}, or none"
+        ) from None
+
+
 class _JobDisplay:
     """Prints at each poll what is new in a job's status and log."""
 
@@ -413,8 +428,10 @@ class _JobDisplay:
         self.description = description
         for transition in description["SecondaryStatusTransitions"][self.shown_transitions :]:
             message = transition.get("StatusMessage", "")
-            text = f"{transition['StartTime']:%H:%M:%S} {transition['Status']}: {message}"
-            print(text[:300], file=self.out, flush=True)
+            text = f"{transition['StartTime']:%H:%M:%S} {transition['Status']}"
+            if transition["Status"] != "Failed":  # JobFailed has the reason
+                text += f": {message}"[:280]
+            print(text, file=self.out, flush=True)
         self.shown_transitions = len(description["SecondaryStatusTransitions"])
         for host, line in lines:
             print(self.job._format_line(host, line), file=self.out, flush=True)
@@ -564,7 +581,7 @@ def resume(self: TrainingJob, config: Mapping[str, Any] | None = None, **options
         request = changed_request(request, changes)
     name = changes.get("name")
     if name:
-        self.target.client.create_training_job(**request)
+        _create_job(self.target, request)
     else:
         name = self._create_again(request)
     return TrainingJob.attach(name, self.target)

@@ -148,12 +148,16 @@ class JobRunner:
             error_type = "ClientError" if isinstance(e, (OSError, ValueError)) else "InternalServerError"
             reason = self._full_disk() if isinstance(e, OSError) else ""
             self.set_status("Failed", "Failed", f"{error_type}: {reason or e}")
+        finally:
+            (self.folder / "ballast").unlink(missing_ok=True)
 
     def _full_disk(self) -> str:
         """Return what to say if the disk has less than 1 MiB left, else ""."""
         if shutil.disk_usage(self.folder).free >= 2**20:
             return ""
-        return f"the disk that has {self.root} is full; mlkit local clean frees what ended jobs left there"
+        # it is read in a shell and in notebooks
+        remedy = "mlkit local clean, or in Python LocalSageMaker().clean(), frees what ended jobs left there"
+        return f"the disk that has {self.root} is full; {remedy}"
 
     def _run_attempts(self) -> None:
         self.set_status(None, "Downloading")

@@ -31,6 +31,7 @@ from mlkit.sagemaker.local.model_router import REFUSED_HEADER, TARGET_HEADER
 from mlkit.sagemaker.local.server_process import send_request
 from mlkit.sagemaker.local.service import LocalService, missing_operation
 from mlkit.sagemaker.local.store import now
+from mlkit.words import phrase
 
 # %% ../../../nbs/2_sagemaker/4_local/41_runtime.ipynb #346a5497
 _API = "sagemaker-runtime"
@@ -230,7 +231,7 @@ class LocalRuntime:
         if description.get("AsyncInferenceConfig") and operation != "InvokeEndpointAsync":
             message = (
                 f"Endpoint {name} is asynchronous: use invoke_endpoint_async, which says where the output will be; "
-                "in mlkit, Endpoint.invoke_async or mlkit invoke --async"
+                f"in mlkit, {phrase('invoke and continue')}"
             )
             raise api_error("ValidationError", message, operation, _API)
         self.captures[name] = description.get("Capture")

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from mlkit.files import private_folder, private_opener
 from mlkit.patching import patch
+from mlkit.words import phrase
 
 # %% ../../../nbs/2_sagemaker/4_local/10_store.ipynb #3bc7497a
 _TABLES = ("jobs", "models", "configs", "endpoints", "transforms", "tunings")
@@ -155,7 +156,7 @@ class RecordTable:
         if None in records:
             warnings.warn(
                 f"{records.count(None)} damaged records in the table {self.table} of {self.path} are left out; "
-                "mlkit local clean deletes them",
+                f"{phrase('delete ended jobs')} deletes them",
                 stacklevel=3,
             )
         return [record for record in records if record is not None]
@@ -178,7 +179,7 @@ class RecordTable:
         if record is None:
             raise DamagedState(
                 f"the record of {name} in the table {self.table} of {self.path} is damaged; "
-                "mlkit local clean deletes it"
+                f"{phrase('delete ended jobs')} deletes it"
             )
         return record
 
@@ -281,9 +282,8 @@ def _error(self: RecordTable, error: Exception) -> Exception:
             "folders of jobs are not in it"
         )
     if code == sqlite3.SQLITE_FULL or shutil.disk_usage(self.path.parent).free < _RESERVE_SIZE:
-        return OSError(
-            errno.ENOSPC, "the disk is full; mlkit local clean frees what ended jobs left there", str(self.path.parent)
-        )
+        remedy = f"{phrase('delete ended jobs')} frees what ended jobs left there"
+        return OSError(errno.ENOSPC, f"the disk is full; {remedy}", str(self.path.parent))
     return OSError(errno.EIO, f"SQLite cannot write: {error}", str(self.path))
 
 

@@ -90,6 +90,7 @@ class TrainingJobs(LocalService):
         if description["TrainingJobStatus"] in RUNNING_STATUSES and not self._is_running("TrainingJob", name):
             try:
                 description = self.rows.change(name, _fail_without_process)
+                (self.folder(name) / "ballast").unlink(missing_ok=True)
             except OSError:
                 _fail_without_process(description)  # the disk is full: the failure is reported, but not recorded
             except KeyError:
