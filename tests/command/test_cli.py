@@ -332,7 +332,7 @@ def test_a_sweep_from_the_terminal(work):
     code, out, err = run_command("sweep", work / "job.toml", *search, "--name", "terminal", "--", "--epochs", "2")
     assert code == 0, out + err
     assert "completed: trial 0: valid_loss 2.25, lr=0.25, kind=adam, the best so far" in out
-    assert "the best: terminal-000-" in out
+    assert "the best: terminal-001-" in out
     code, out, err = run_command("follow", "terminal", "--json")
     state = json.loads(out)
     assert (code, state["status"], state["best"]["parameters"]["lr"]) == (0, "Completed", 0.25)

@@ -221,9 +221,12 @@ _DEFINED_APART = (
 
 
 def job_name(tuning_job: str, created_at: Any, number: int, attempt: int) -> str:
-    """Return the name of a training job of a trial: always the same, and of no other tuning job."""
+    """Return the name of a training job of a trial: always the same, and of no other tuning job.
+
+    As in SageMaker's names the first trial is 001.
+    """
     digest = hashlib.sha256(f"{tuning_job} {created_at} {number} {attempt}".encode()).hexdigest()
-    return f"{tuning_job}-{number:03d}-{digest[:8]}"
+    return f"{tuning_job}-{number + 1:03d}-{digest[:8]}"
 
 
 def job_request(

@@ -504,7 +504,7 @@ def test_stop_and_list_and_delete(local):
         local.delete_hyper_parameter_tuning_job(HyperParameterTuningJobName="iris")
     while sum(len(trial.curve) for trial in local.tuning_trials("iris")) < min(len(os.sched_getaffinity(0)), 6):
         time.sleep(0.1)
-    with pytest.raises(ValueError, match="iris: .*still running|iris-000"):
+    with pytest.raises(ValueError, match="iris: .*still running|iris-001"):
         local.clean(everything=True)
     first = local.tuning_trials("iris")[0].job
     with pytest.raises(ValueError, match="belongs to a tuning job that runs"):
