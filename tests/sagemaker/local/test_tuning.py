@@ -221,7 +221,7 @@ SIMULATIONS = {
     "hyperband": (make_request(trials=9, **HYPERBAND), {}),
     "hyperband of a program that does not pause": (make_request(trials=9, **HYPERBAND), dict(knows_pauses=False)),
     "hyperband without checkpoints": (make_request(trials=9, checkpoints=False, **HYPERBAND), {}),
-    "stopped": (make_request(parallel=2), dict(stop_after=12)),
+    "stopped": (make_request(), dict(stop_after=12)),
     "stopped hyperband": (make_request(trials=9, **HYPERBAND), dict(stop_after=6)),
     "target": (make_request(TuningJobCompletionCriteria=dict(TargetObjectiveMetricValue=0.13)), {}),
 }
