@@ -540,8 +540,13 @@ def test_stop_and_list_and_delete(local):
 def test_what_is_refused(local):
     """By SageMaker's rules, by what this machine does not have, and by the request for the training jobs."""
     several = make_request()
-    definition = several.pop("TrainingJobDefinition")
-    several["TrainingJobDefinitions"] = [definition, definition]
+    config = several["HyperParameterTuningJobConfig"]
+    own = dict(
+        TuningObjective=config.pop("HyperParameterTuningJobObjective"),
+        HyperParameterRanges=config.pop("ParameterRanges"),
+    )
+    definition = several.pop("TrainingJobDefinition") | own
+    several["TrainingJobDefinitions"] = [definition | dict(DefinitionName=name) for name in "ab"]
     for request, text in [
         (make_request(Strategy="Grid"), "CategoricalParameterRanges only"),
         (several, "TrainingJobDefinitions: 2 of them"),
