@@ -185,6 +185,8 @@ class TuningRunner:
     def _step(self) -> bool:
         """Look at all training jobs, and do what is due; return whether the tuning job has ended."""
         self.record = self.table.get(self.name)
+        if self.record["HyperParameterTuningJobStatus"] not in RUNNING_STATUSES:
+            return True  # another process of the tuning job has ended it
         for number in self._running():
             self._follow(number)
         ending = self._find_ending()

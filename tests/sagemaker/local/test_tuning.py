@@ -221,7 +221,7 @@ SIMULATIONS = {
     "hyperband": (make_request(trials=9, **HYPERBAND), {}),
     "hyperband of a program that does not pause": (make_request(trials=9, **HYPERBAND), dict(knows_pauses=False)),
     "hyperband without checkpoints": (make_request(trials=9, checkpoints=False, **HYPERBAND), {}),
-    "stopped": (make_request(parallel=2), dict(stop_after=12)),
+    "stopped": (make_request(), dict(stop_after=12)),
     "stopped hyperband": (make_request(trials=9, **HYPERBAND), dict(stop_after=6)),
     "target": (make_request(TuningJobCompletionCriteria=dict(TargetObjectiveMetricValue=0.13)), {}),
 }
@@ -347,7 +347,7 @@ def run_with_kills(local, request, seed, interval):
         time.sleep(choose.uniform(*interval))
 
 
-@pytest.mark.parametrize("trials", [3, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.parametrize("trials", [2, pytest.param(30, marks=pytest.mark.long)])
 def test_killed_at_random(tmp_path, local, trials):
     """Trials whose process, or whose tuning job's process, is killed come to the table of a run that nobody kills."""
     request = make_request(trials=trials, parallel=2)
@@ -540,10 +540,15 @@ def test_stop_and_list_and_delete(local):
 def test_what_is_refused(local):
     """By SageMaker's rules, by what this machine does not have, and by the request for the training jobs."""
     several = make_request()
-    definition = several.pop("TrainingJobDefinition")
-    several["TrainingJobDefinitions"] = [definition, definition]
+    config = several["HyperParameterTuningJobConfig"]
+    own = dict(
+        TuningObjective=config.pop("HyperParameterTuningJobObjective"),
+        HyperParameterRanges=config.pop("ParameterRanges"),
+    )
+    definition = several.pop("TrainingJobDefinition") | own
+    several["TrainingJobDefinitions"] = [definition | dict(DefinitionName=name) for name in "ab"]
     for request, text in [
-        (make_request(Strategy="Grid"), "a grid has CategoricalParameterRanges only"),
+        (make_request(Strategy="Grid"), "CategoricalParameterRanges only"),
         (several, "TrainingJobDefinitions: 2 of them"),
         (make_request() | dict(Autotune=dict(Mode="Enabled")), "not rehearsed here: Autotune.Mode"),
         (make_request(definition=dict(CheckpointConfig=dict(S3Uri="s3://b/c", LocalPath="/x"))), "LocalPath: '/x'"),
