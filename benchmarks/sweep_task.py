@@ -58,7 +58,7 @@ def fit(config, callbacks=(), checkpoints=None):
     )
     return train_model(
         model,
-        DataLoader(TensorDataset(arrays["x"], arrays["y"]), 128, shuffle=True),
+        DataLoader(TensorDataset(arrays["x"], arrays["y"]), 32, shuffle=True),
         EPOCHS,
         config["lr"],
         valid_loader=DataLoader(TensorDataset(arrays["x_valid"], arrays["y_valid"]), 512),

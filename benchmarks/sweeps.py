@@ -1,6 +1,6 @@
 """Measure sweeps over a function: what early stopping saves, what a trial costs, and Optuna and others on the same.
 
-    python benchmarks/sweeps.py asha [--seeds 3] [--real]
+    python benchmarks/sweeps.py asha [--tables digits cancer] [--seeds 3] [--real]
     python benchmarks/sweeps.py optuna [--seeds 3] [--trials 20]
     python benchmarks/sweeps.py peers --python PYTHON [--seeds 3]
     python benchmarks/sweeps.py overhead [--trials 10]
@@ -44,6 +44,7 @@ from mlkit.sagemaker.search.trials import Trial, best_trial
 from mlkit.text import Table
 
 METRIC = "valid_loss"
+HALVINGS = Halving(1, EPOCHS), Halving(3, EPOCHS), Halving(3, EPOCHS, reduction=2)
 MOST_TRIALS = 81  # until one is as good as the best of all in full
 
 
@@ -109,25 +110,29 @@ def halve(whole, halving, limit, target=None):
             return trials
 
 
-def measure_asha(folder, seeds, is_real):
+def measure_asha(folder, tables, seeds, is_real):
     rows = []
-    for table in TABLES:
+    for table in tables:
         for seed in range(seeds):
             whole = WholeTrials(folder, table, seed)
             full = [whole[number] for number in range(TRIALS)]
-            for min_epochs in (1, 3):
-                rows.append([table, seed, min_epochs, *compare(whole, full, Halving(min_epochs, EPOCHS))])
+            for halving in HALVINGS:
+                rows.append([table, seed, _name(halving), *compare(whole, full, halving)])
             if is_real and seed == 0:
                 check_real(folder, table, whole)
             print(f"{table} {seed}: done", file=sys.stderr)
-    header = ["table", "seed", "from epoch", "best in full", "best of as many", "epochs", "share", "trial"]
+    header = ["table", "seed", "halving", "best in full", "best of as many", "epochs", "share", "trial"]
     print(Table([*header, "trials until as good", "epochs", "share"], rows))
-    for min_epochs in (1, 3):
-        shares = [row[-1] for row in rows if row[2] == min_epochs]
+    for halving in HALVINGS:
+        shares = [row[-1] for row in rows if row[2] == _name(halving)]
         print(
-            f"from epoch {min_epochs}: for the same best a median of {statistics.median(shares):.2f} of the epochs, "
+            f"{_name(halving)}: for the same best a median of {statistics.median(shares):.2f} of the epochs, "
             f"{min(shares):.2f} to {max(shares):.2f}"
         )
+
+
+def _name(halving):
+    return f"from {halving.min_epochs}, 1 of {halving.reduction}"
 
 
 def compare(whole, full, halving):
@@ -191,9 +196,9 @@ def run_optuna(folder, table, seed, trials):
     return time.perf_counter() - started_at, study.best_value
 
 
-def measure_optuna(folder, seeds, trials):
+def measure_optuna(folder, tables, seeds, trials):
     rows = []
-    for table in TABLES:
+    for table in tables:
         for seed in range(seeds):
             seconds, best = run_optuna(folder, table, seed, trials)
             row = [table, seed, seconds, best]
@@ -209,9 +214,9 @@ def measure_optuna(folder, seeds, trials):
 # Others
 
 
-def measure_peers(folder, seeds, python):
+def measure_peers(folder, tables, seeds, python):
     rows = []
-    for table in TABLES:
+    for table in tables:
         for seed in range(seeds):
             options = dict(strategy="hyperband", halving=Halving(1, EPOCHS), seed=seed)
             sweep, seconds = run_sweep(folder, table, f"peers-{table}-{seed}", **options)
@@ -281,6 +286,7 @@ def measure_job_overhead(folder, trials):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["asha", "optuna", "peers", "overhead"])
+    parser.add_argument("--tables", nargs="*", default=TABLES)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--real", action="store_true")
@@ -289,11 +295,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         sweep_task.write_tables(folder)
         if options.what == "asha":
-            measure_asha(folder, options.seeds, options.real)
+            measure_asha(folder, options.tables, options.seeds, options.real)
         elif options.what == "optuna":
-            measure_optuna(folder, options.seeds, options.trials)
+            measure_optuna(folder, options.tables, options.seeds, options.trials)
         elif options.what == "peers":
-            measure_peers(folder, options.seeds, options.python)
+            measure_peers(folder, options.tables, options.seeds, options.python)
         else:
             measure_function_overhead(folder, options.trials)
             measure_job_overhead(folder, options.trials)
