@@ -345,7 +345,8 @@ def start(self: FunctionSweep) -> None:
     """Begin, or continue, in a thread of this process. Nothing happens if it runs.
 
     Raises TypeError if the function cannot be taken to another process, ValueError if the file has the trials of
-    another sweep, and RuntimeError if another process runs this sweep.
+    another sweep, and RuntimeError if another process, or another
+    object, runs this sweep.
     """
     if self._status == "InProgress":
         return
@@ -397,12 +398,13 @@ def wait(self: FunctionSweep, timeout: float | None = None) -> bool:
 
 @patch
 def _take_lock(self: FunctionSweep) -> int:
-    """Return the lock of the sweep. Raises RuntimeError if another process has it."""
+    """Return the lock of the sweep. Raises RuntimeError if it is taken."""
     deadline = time.monotonic() + self.lock_patience
     while (lock := take_lock(self.folder / "lock")) is None:
         if time.monotonic() > deadline:
             raise RuntimeError(
-                f"{self.path}: another process runs this sweep. Stop it there, or pass another name= or folder="
+                f"{self.path}: this sweep runs already, in this process or in another one. Stop it there, or pass "
+                "another name= or folder="
             )
         time.sleep(0.05)
     return lock

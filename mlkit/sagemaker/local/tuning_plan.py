@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlkit.sagemaker.api import EPOCH_NAMES
 from mlkit.sagemaker.local.job_runner import PAUSE_VARIABLE
 from mlkit.sagemaker.search.space import Choices, Range, SearchSpace, grid_size
 from mlkit.sagemaker.search.stopping import Halving
 
 # %% ../../../nbs/2_sagemaker/4_local/32_tuning_plan.ipynb #229d19cf
 _LOGARITHMIC_RATIO = 100  # of the ends of a range from which on `Auto` is a logarithmic scale
-_MOST_RANGES = 30
 
 
 def tuning_definition(request: Mapping) -> Mapping:
@@ -43,51 +43,29 @@ def job_resources(definition: Mapping) -> dict:
 
 
 def read_space(request: Mapping) -> SearchSpace:
-    """Return what a tuning job searches. Raises ValueError, by its name, for a range that cannot be."""
+    """Return what a tuning job searches, by a request that SageMaker would take."""
     definition = tuning_definition(request)
     ranges = definition.get("HyperParameterRanges") or request["HyperParameterTuningJobConfig"].get("ParameterRanges")
-    space: SearchSpace = {}
-    for name, values in _read_ranges(ranges or {}):
-        if name in space:
-            raise ValueError(f"ParameterRanges: {name!r} comes twice")
-        if name in definition.get("StaticHyperParameters", {}):
-            raise ValueError(f"ParameterRanges: {name!r} is among the StaticHyperParameters, too: leave it out of one")
-        space[name] = values
-    if not space:
-        raise ValueError("ParameterRanges: expected at least one range")
-    if len(space) > _MOST_RANGES:
-        raise ValueError(f"ParameterRanges: {len(space)} ranges, at most {_MOST_RANGES} are allowed")
-    return space
+    return dict(_read_ranges(ranges or {}))
 
 
 def _read_ranges(ranges: Mapping) -> Iterator[tuple[str, Range | Choices]]:
-    for kind, number in {"IntegerParameterRanges": int, "ContinuousParameterRanges": float}.items():
-        for item in ranges.get(kind, ()):
-            yield item["Name"], _read_range(item, number, f"{kind}: {item['Name']!r}")
+    for item in ranges.get("IntegerParameterRanges", ()):
+        yield item["Name"], _read_range(item, int)
+    for item in ranges.get("ContinuousParameterRanges", ()):
+        yield item["Name"], _read_range(item, float)
     for item in ranges.get("CategoricalParameterRanges", ()):
-        try:
-            yield item["Name"], Choices(tuple(item["Values"]))
-        except ValueError as e:
-            raise ValueError(f"CategoricalParameterRanges: {item['Name']!r}: {e}") from None
+        yield item["Name"], Choices(tuple(item["Values"]))
 
 
-def _read_range(item: Mapping, number: type, place: str) -> Range:
-    bounds = []
-    for member in ("MinValue", "MaxValue"):
-        try:
-            bounds.append(number(item[member]))
-        except ValueError:
-            kind = "a whole number" if number is int else "a number"
-            raise ValueError(f"{place}: {member}: expected {kind}, got {item[member]!r}") from None
-    low, high = bounds
+def _read_range(item: Mapping, number: type) -> Range:
+    low = number(item["MinValue"])
+    high = number(item["MaxValue"])
     scaling = item.get("ScalingType", "Auto")
     if scaling == "Auto":
         scaling = "Logarithmic" if low > 0 and high >= _LOGARITHMIC_RATIO * low else "Linear"
     scale = {"Linear": "linear", "Logarithmic": "log", "ReverseLogarithmic": "reverse-log"}[scaling]
-    try:
-        return Range(low, high, scale=scale, is_int=number is int)
-    except ValueError as e:
-        raise ValueError(f"{place}: {e}") from None
+    return Range(low, high, scale=scale, is_int=number is int)
 
 
 def parameter_texts(parameters: Mapping[str, Any]) -> dict[str, str]:
@@ -95,7 +73,6 @@ def parameter_texts(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {name: value if isinstance(value, str) else repr(value) for name, value in parameters.items()}
 
 # %% ../../../nbs/2_sagemaker/4_local/32_tuning_plan.ipynb #bcec547d
-_EPOCH_NAMES = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")  # by which Hyperband finds MaxResource
 EPOCHS_VARIABLE = "MLKIT_SWEEP_EPOCHS"  # of a definition: the budget of a `Sweep`, for which SageMaker has no member
 _MOST_RETRIES = 3  # of a trial whose training job has died, if the request does not say it
 
@@ -123,9 +100,9 @@ class TuningPlan:
 
     @classmethod
     def from_request(cls, request: Mapping) -> "TuningPlan":
-        """Return the plan of a request for CreateHyperParameterTuningJob.
+        """Return the plan of a request for CreateHyperParameterTuningJob that SageMaker would take.
 
-        Raises ValueError, by the member, for what SageMaker documents as an error.
+        Raises ValueError, by the member, for what this machine needs as well.
         """
         config = request["HyperParameterTuningJobConfig"]
         definition = tuning_definition(request)
@@ -138,7 +115,7 @@ class TuningPlan:
         target = criteria.get("TargetObjectiveMetricValue")
         trials = limits.get("MaxNumberOfTrainingJobs", math.inf)
         if config["Strategy"] == "Grid":
-            trials = _grid_trials(space, trials)
+            trials = grid_size(space)
         if trials == patience == max_seconds == math.inf and target is None:
             raise ValueError("ResourceLimits.MaxNumberOfTrainingJobs: expected it, or another limit of the tuning job")
         return cls(
@@ -167,9 +144,7 @@ class TuningPlan:
 
 
 def _read_objective(config: Mapping, definition: Mapping) -> Mapping:
-    objective = definition.get("TuningObjective") or config.get("HyperParameterTuningJobObjective")
-    if objective is None:
-        raise ValueError("HyperParameterTuningJobObjective: expected the metric of the search")
+    objective = definition.get("TuningObjective") or config["HyperParameterTuningJobObjective"]
     names = [metric["Name"] for metric in definition["AlgorithmSpecification"].get("MetricDefinitions", ())]
     if objective["MetricName"] not in names:
         raise ValueError(
@@ -179,34 +154,17 @@ def _read_objective(config: Mapping, definition: Mapping) -> Mapping:
     return objective
 
 
-def _grid_trials(space: SearchSpace, trials: float) -> int:
-    numbers = [name for name, values in space.items() if not isinstance(values, Choices)]
-    if numbers:
-        raise ValueError(f"ParameterRanges: {', '.join(numbers)}: a grid has CategoricalParameterRanges only")
-    size = grid_size(space)
-    if trials not in (size, math.inf):
-        raise ValueError(f"ResourceLimits.MaxNumberOfTrainingJobs: {trials}, but the grid has {size} combinations")
-    return size
-
-
 def _read_halving(config: Mapping, definition: Mapping) -> Halving | None:
-    resources = config.get("StrategyConfig", {}).get("HyperbandStrategyConfig")
     if config["Strategy"] != "Hyperband":
-        if resources is not None:
-            raise ValueError(f"StrategyConfig.HyperbandStrategyConfig: not for the strategy {config['Strategy']}")
         return None
-    if config.get("TrainingJobEarlyStoppingType") == "Auto":
-        raise ValueError("TrainingJobEarlyStoppingType: expected Off, because Hyperband stops trials by itself")
-    resources = resources or {}
-    epochs = [definition.get("StaticHyperParameters", {}).get(name, "").strip('"') for name in _EPOCH_NAMES]
-    epochs = [int(text) for text in epochs if text.isdecimal()]
-    if "MaxResource" not in resources and not epochs:
-        raise ValueError(
-            "StrategyConfig.HyperbandStrategyConfig.MaxResource: expected the epochs of a trial, or one of "
-            f"{', '.join(_EPOCH_NAMES)} among the StaticHyperParameters"
-        )
+    resources = config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {})
+    static = definition.get("StaticHyperParameters", {})
+    texts = [static[name].strip('"') for name in EPOCH_NAMES if name in static]
+    max_epochs = resources.get("MaxResource") or next((int(text) for text in texts if text.isdecimal()), None)
+    if max_epochs is None:
+        raise ValueError(f"StaticHyperParameters: expected the epochs of a trial as a whole number, got {texts[0]!r}")
     try:
-        return Halving(resources.get("MinResource", 1), resources.get("MaxResource") or epochs[0])
+        return Halving(resources.get("MinResource", 1), max_epochs)
     except ValueError as e:
         raise ValueError(f"StrategyConfig.HyperbandStrategyConfig: {e}") from None
 

@@ -223,7 +223,7 @@ def test_a_sweep_is_stopped_and_continued_and_runs_once_at_a_time(tmp_path, monk
     sweep.start()
     assert sweep.status == "InProgress" and not sweep.wait(0.01)
     monkeypatch.setattr(FunctionSweep, "lock_patience", 0)
-    with pytest.raises(RuntimeError, match="another process runs this sweep"):
+    with pytest.raises(RuntimeError, match="runs already, in this process or in another one"):
         make(tmp_path, sweep_functions.train).start()
     while not any(t.curve for t in sweep.trials()):
         time.sleep(0.01)
