@@ -403,10 +403,13 @@ def _create_job(target: AWSTarget | LocalTarget, request: dict) -> None:
         target.client.create_training_job(**request)
     except target.client.exceptions.ResourceInUse:
         name = request["TrainingJobName"]
-        show = phrase("show a job").replace("NAME", repr(name) if front_end() != "shell" else name)
+        written_name = name if front_end() == "shell" else repr(name)
+        if isinstance(target, AWSTarget):
+            written_name += " --target sagemaker" if front_end() == "shell" else ", target=boto3.Session()"
+        show = phrase("show a job").replace("NAME", written_name)
         raise ValueError(
-            f"there is a job {name!r} already on {target}: {show} shows it. To start another one, pass another name "
-            f"with {phrase('name a job')}, or none"
+            f"there is a job {name!r} already: {show} shows it. To start another one, pass another name with "
+            f"{phrase('name a job')}, or none"
         ) from None
 
 
