@@ -242,8 +242,7 @@ class SweepView:
         """Replace the widget by what can be saved: the plots and the table, and a picture of them."""
         content = f"{self.status.value}{draw_sweep(self.state, self.weights, self.weights_note)}"
         figure = sweep_figure(self.state, self.weights)
-        data, metadata = output_of(content, to_png(figure), repr(self), figure.get_size_inches())
-        self.handle.update(data, metadata=metadata, raw=True)
+        self.handle.update(output_of(content, to_png(figure), repr(self), figure.get_size_inches()[0]), raw=True)
 
     def _ipython_display_(self):
         if not in_notebook():
