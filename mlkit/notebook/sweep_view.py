@@ -12,6 +12,7 @@ from html import escape
 from typing import Any
 
 import ipywidgets as widgets
+from IPython.display import display
 
 from .controls import BackgroundThread, button
 from .display import in_notebook, running_cell, show_widget
@@ -211,7 +212,9 @@ class SweepView:
 
     def start(self) -> "SweepView":
         """Poll from a thread until the sweep has ended. A second call does nothing."""
-        if self.thread is None or self.thread.ended:
+        if not self.running:
+            self.poll()
+        elif self.thread is None or self.thread.ended:
             self.thread = BackgroundThread(self._run, name=f"sweep {self.sweep.name}")
             self.thread.start()
         return self
@@ -228,21 +231,29 @@ class SweepView:
         if in_notebook() and self.handle is None:
             self.show_here()
         self.start()
-        self.thread.wait(timeout, "the sweep continues; monitor(sweep) shows it again")
+        if self.thread is not None:
+            self.thread.wait(timeout, "the sweep continues; monitor(sweep) shows it again")
         return self
 
     def show_here(self) -> "SweepView":
-        """Display the widget in the output of this cell."""
+        """Display the widget in the output of this cell; of a sweep that has ended, what can be saved."""
         self.poll()
-        self.handle = show_widget(self.widget, repr(self))
+        if self.running:
+            self.handle = show_widget(self.widget, repr(self))
+        else:
+            self.handle = display(self._lasting_output(), raw=True, display_id=True)
         self.shown_in = running_cell()
         return self
 
     def end_display(self):
-        """Replace the widget by what can be saved: the plots and the table, and a picture of them."""
+        """Replace the widget by what can be saved."""
+        self.handle.update(self._lasting_output(), raw=True)
+
+    def _lasting_output(self):
+        """Return an output with the plots and the table, and a picture of them, by MIME type."""
         content = f"{self.status.value}{draw_sweep(self.state, self.weights, self.weights_note)}"
         figure = sweep_figure(self.state, self.weights)
-        self.handle.update(output_of(content, to_png(figure), repr(self), figure.get_size_inches()[0]), raw=True)
+        return output_of(content, to_png(figure), repr(self), figure.get_size_inches()[0])
 
     def _ipython_display_(self):
         if not in_notebook():
