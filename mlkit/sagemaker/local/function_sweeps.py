@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...files import atomic_path
 from ...patching import patch
 from .function_runner import START
@@ -33,7 +31,7 @@ from .locks import is_locked, take_lock
 from .trial_store import StoredTrial, TrialStore
 from ..search.space import SearchSpace, grid_size, with_parameters
 from ..search.stopping import Halving, falls_behind
-from ..search.strategy import check_strategy, import_optuna, suggest
+from ..search.strategy import check_strategy, import_optuna, suggest, trial_seed
 from ..search.trials import Trial, best_trial, rank_key
 
 if TYPE_CHECKING:  # it needs torch, which takes a second to import
@@ -607,7 +605,7 @@ def _start_process(self: FunctionSweep, record: StoredTrial) -> None:
         can_pause=self.halving is not None and len(self.halving.rungs) > 1,
         needs_reports=self.halving is not None or self.early_stopping or self.budget.epochs is not None,
         passes_trial=self.passes_trial,
-        seed=int(np.random.SeedSequence((self.seed, trial.number)).generate_state(1)[0]),
+        seed=trial_seed(self.seed, trial.number),
         bytes=len(config),
     )
     process.send(task, config)

@@ -26,7 +26,7 @@ from mlkit.sagemaker.local.locks import log_to_stdout
 from mlkit.sagemaker.local.metric_files import MetricFiles
 from mlkit.sagemaker.local.metric_lines import MetricReader
 from mlkit.sagemaker.local.script_mode import fetch_program, lay_out_program
-from mlkit.sagemaker.local.store import RecordTable, now
+from mlkit.sagemaker.local.store import RecordTable, full_disk, now
 from mlkit.sagemaker.storage import S3, Files, open_files, stage_manifest
 
 # %% ../../../nbs/2_sagemaker/4_local/30_job_runner.ipynb #8ce6576a
@@ -146,18 +146,10 @@ class JobRunner:
         except Exception as e:
             _log.exception("the job has failed")
             error_type = "ClientError" if isinstance(e, (OSError, ValueError)) else "InternalServerError"
-            reason = self._full_disk() if isinstance(e, OSError) else ""
+            reason = full_disk(self.root) if isinstance(e, OSError) else ""
             self.set_status("Failed", "Failed", f"{error_type}: {reason or e}")
         finally:
             (self.folder / "ballast").unlink(missing_ok=True)
-
-    def _full_disk(self) -> str:
-        """Return what to say if the disk has less than 1 MiB left, else ""."""
-        if shutil.disk_usage(self.folder).free >= 2**20:
-            return ""
-        # it is read in a shell and in notebooks
-        remedy = "mlkit local clean, or in Python LocalSageMaker().clean(), frees what ended jobs left there"
-        return f"the disk that has {self.root} is full; {remedy}"
 
     def _run_attempts(self) -> None:
         self.set_status(None, "Downloading")
@@ -279,7 +271,7 @@ def _record_metrics(self: JobRunner, ended: bool = False) -> None:
 def _finish(self: JobRunner, outcome: Outcome) -> None:
     """Upload the results, and record how the job ended."""
     exit_code = next((code for code in outcome.codes if code), 0)
-    if exit_code and (reason := self._full_disk()):
+    if exit_code and (reason := full_disk(self.root)):
         self.set_status("Failed", "Failed", f"ClientError: {reason}")
         return
     self._record_metrics(ended=True)

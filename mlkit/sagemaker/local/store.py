@@ -306,6 +306,15 @@ def _make_reserve(self: RecordTable) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def full_disk(root: Path) -> str:
+    """Return what to say if the disk that has a folder has less than 1 MiB left, else ""."""
+    if shutil.disk_usage(root).free >= 2**20:
+        return ""
+    # it is read in a shell and in notebooks
+    remedy = "mlkit local clean, or in Python LocalSageMaker().clean(), frees what ended jobs left there"
+    return f"the disk that has {root} is full; {remedy}"
+
+
 def _is_usable(record: dict, field: str) -> bool:
     """Return whether a record has a field, and in a field for a time a datetime with its time zone."""
     if not field.endswith("Time"):

@@ -27,7 +27,7 @@ from mlkit.sagemaker.local.service import (
     list_response,
     make_arn,
 )
-from mlkit.sagemaker.local.store import now
+from mlkit.sagemaker.local.store import full_disk, now
 
 # %% ../../../nbs/2_sagemaker/4_local/31_training_jobs.ipynb #60b3a202
 class TrainingJobs(LocalService):
@@ -89,14 +89,24 @@ class TrainingJobs(LocalService):
         name = description["TrainingJobName"]
         if description["TrainingJobStatus"] in RUNNING_STATUSES and not self._is_running("TrainingJob", name):
             try:
-                description = self.rows.change(name, _fail_without_process)
+                description = self.rows.change(name, self._fail_without_process)
                 (self.folder(name) / "ballast").unlink(missing_ok=True)
             except OSError:
-                _fail_without_process(description)  # the disk is full: the failure is reported, but not recorded
+                self._fail_without_process(description)  # the disk is full: the failure is reported, but not recorded
             except KeyError:
                 # `clean` has just removed the record
                 raise api_error("ValidationException", "Requested resource not found.", "DescribeTrainingJob") from None
         return describable("DescribeTrainingJob", description)
+
+    def _fail_without_process(self, description: dict) -> None:
+        """Change a description to Failed, unless the job has ended in the meantime."""
+        if description["TrainingJobStatus"] not in RUNNING_STATUSES:
+            return
+        if reason := full_disk(self.root):  # there was no room for the reason
+            change_status(description, "Failed", "Failed", f"ClientError: {reason}")
+        else:
+            reason = "InternalServerError: the process that ran the job on this machine has died"
+            change_status(description, "Failed", "Failed", reason)
 
     def _find_training_job(self, operation: str, request: dict) -> dict:
         """Return the record of the job that a request names. Raises a ClientError if it does not exist."""
@@ -125,13 +135,6 @@ def _first_description(request: Mapping, arn: str) -> dict:
         LastModifiedTime=at,
         SecondaryStatusTransitions=[starting],
     )
-
-
-def _fail_without_process(description: dict) -> None:
-    """Change a description to Failed, unless the job has ended in the meantime."""
-    if description["TrainingJobStatus"] in RUNNING_STATUSES:
-        reason = "InternalServerError: the process that ran the job on this machine has died"
-        change_status(description, "Failed", "Failed", reason)
 
 
 def _with_instances(request: Mapping) -> dict:

@@ -13,8 +13,6 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from ...distribution import install_command
 from .space import Choices, Range, SearchSpace, grid, grid_size
 from .trials import Trial
@@ -47,13 +45,15 @@ def suggest(
         raise IndexError(f"the grid has {grid_size(space)} trials")
     tried = [repr(trial.parameters) for trial in trials]
     for draw in range(_MOST_DRAWS):
-        parameters = _draw(space, strategy, trials, _seed(seed, number, draw), minimize)
+        parameters = _draw(space, strategy, trials, trial_seed(seed, number, draw), minimize)
         if repr(parameters) not in tried:
             break
     return parameters
 
 
-def _seed(*numbers: int) -> int:
+def trial_seed(*numbers: int) -> int:
+    """Return a seed that is a function of these numbers."""
+    np = import_module("numpy")  # here: launching a job needs none
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 

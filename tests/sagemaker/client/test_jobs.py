@@ -404,7 +404,7 @@ def test_a_full_disk_is_reported(tmp_path, kilobytes):
             '"/opt/ml/model"))/"weights").write_bytes(os.urandom(10**7))\n'
         )
         job = TrainingJob(source=tmp_path / "large.py", name="large").run(LocalSageMaker(disk))
-        with pytest.raises(JobFailed, match="the disk that has .* is full; mlkit local clean frees"):
+        with pytest.raises(JobFailed, match="the disk that has .* is full; mlkit local clean, or in Python"):
             job.follow(io.StringIO())
     finally:
         subprocess.run(["umount", "-l", disk], check=True)

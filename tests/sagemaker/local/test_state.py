@@ -182,7 +182,9 @@ def test_a_job_that_fills_the_disk(small_disk):
         local, "large", AlgorithmSpecification=make_request("large", program)["AlgorithmSpecification"]
     )
     assert description["TrainingJobStatus"] == "Failed"
-    assert "is full; mlkit local clean frees what ended jobs left there" in description["FailureReason"]
+    assert (
+        "is full; mlkit local clean, or in Python LocalSageMaker().clean(), frees what" in description["FailureReason"]
+    )
     assert local.clean() > 2**20
     assert run_job(local, "small")["TrainingJobStatus"] == "Completed"
 
