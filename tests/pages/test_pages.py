@@ -19,8 +19,10 @@ from mlkit.sagemaker.local.client import LocalSageMaker
 
 NOTEBOOKS = REPOSITORY / "nbs"
 PAGES = ["index.ipynb", *sorted(f"5_tutorials/{page.name}" for page in (NOTEBOOKS / "5_tutorials").glob("*.ipynb"))]
-# These run with --long only. Other tests cover spot jobs, Hugging Face's models, several hosts and sweeps in CI.
-LONG_PAGES = [f"5_tutorials/{name}.ipynb" for name in ("20_spot", "21_hugging_face", "30_many_hosts", "31_sweep")]
+# These run with --long only. Other tests cover spot jobs, Hugging Face's models, texts, several hosts and sweeps in CI.
+LONG_PAGES = [
+    f"5_tutorials/{name}.ipynb" for name in ("20_spot", "21_hugging_face", "22_text", "30_many_hosts", "31_sweep")
+]
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 # Hidden cells share a module of their own. It sees what the visible cells have defined.

@@ -349,7 +349,7 @@ def test_twenty_jobs_at_once(tmp_path):
     assert len(local.list_training_jobs(MaxResults=100, StatusEquals="Completed")["TrainingJobSummaries"]) == 20
 
 
-@pytest.mark.parametrize("namespaces", ["yes", "no"])
+@pytest.mark.parametrize("namespaces", ["yes", pytest.param("no", marks=pytest.mark.long)])
 def test_a_spot_job_that_is_interrupted_ends_with_the_same_bits(tmp_path, monkeypatch, namespaces):
     """Interrupted twice, in namespaces if the system has them, and by variables alone"""
     monkeypatch.setenv("MLKIT_NAMESPACES", namespaces)
@@ -370,7 +370,7 @@ def test_a_spot_job_that_is_interrupted_ends_with_the_same_bits(tmp_path, monkey
         assert torch.equal(weights[name], weight), name
 
 
-@pytest.mark.parametrize("namespaces", ["yes", "no"])
+@pytest.mark.parametrize("namespaces", ["yes", pytest.param("no", marks=pytest.mark.long)])
 def test_two_hosts_find_the_weights_of_one(tmp_path, monkeypatch, namespaces):
     monkeypatch.setenv("MLKIT_NAMESPACES", namespaces)
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
