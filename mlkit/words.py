@@ -69,6 +69,7 @@ PHRASES = {  # name -> in a shell, in Python
     "set a variable of a job": ("mlkit run --environment NAME=VALUE", "TrainingJob(environment={NAME: VALUE})"),
     "delete ended jobs": ("mlkit local clean", "LocalSageMaker().clean()"),
     "show a job": ("mlkit follow NAME", "monitor(NAME)"),
+    "show a job on SageMaker": ("mlkit follow NAME --target sagemaker", "monitor(NAME, target=boto3.Session())"),
     "name a job": ("mlkit run --name NAME", "TrainingJob(name=NAME)"),
     "invoke and continue": ("mlkit invoke --async", "endpoint.invoke_async(x)"),
     "set a variable of an endpoint": ("mlkit deploy --environment NAME=VALUE", "deploy(environment={NAME: VALUE})"),

@@ -404,9 +404,8 @@ def _create_job(target: AWSTarget | LocalTarget, request: dict) -> None:
     except target.client.exceptions.ResourceInUse:
         name = request["TrainingJobName"]
         written_name = name if front_end() == "shell" else repr(name)
-        if isinstance(target, AWSTarget):
-            written_name += " --target sagemaker" if front_end() == "shell" else ", target=boto3.Session()"
-        show = phrase("show a job").replace("NAME", written_name)
+        show = phrase("show a job on SageMaker" if isinstance(target, AWSTarget) else "show a job")
+        show = show.replace("NAME", written_name)
         raise ValueError(
             f"there is a job {name!r} already: {show} shows it. To start another one, pass another name with "
             f"{phrase('name a job')}, or none"
