@@ -12,8 +12,8 @@
 - optuna: Optuna alone, in one process, and the sweep with strategy="bayesian": seconds, and the best value
 - peers: Ray Tune's and Syne Tune's asynchronous successive halving, and ours: seconds, epochs, and the best value.
   PYTHON has the packages of benchmarks/peers_sweeps.txt
-- overhead: seconds of a trial of a tuning job on this machine over those of a training job with the same program, and
-  of a trial in a sweep over a function that does nothing
+- overhead: on this machine, the seconds of a training job and of the same job as a trial of a sweep; and the seconds
+  of a trial of a function that does nothing
 """
 
 import argparse
@@ -139,15 +139,15 @@ def compare(whole, full, halving):
     """Return what the halving finds in as many trials, and how many it takes until it is as good as all in full."""
     best = best_trial(full, True)
     trials = halve(whole, halving, TRIALS)
-    found = best_trial(trials, True)
-    which = "the same" if found.number == best.number else "another"
+    best_of_halving = best_trial(trials, True)
+    which = "the same" if best_of_halving.number == best.number else "another"
     until = halve(whole, halving, MOST_TRIALS, target=best.value)
     epochs = total_epochs(until)
     share = epochs / total_epochs(full)
     is_as_good = best_trial(until, True).value <= best.value
     return (
         best.value,
-        found.value,
+        best_of_halving.value,
         total_epochs(trials),
         total_epochs(trials) / total_epochs(full),
         which,

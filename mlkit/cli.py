@@ -552,7 +552,7 @@ def _job_arguments(
     hyperparameters: list[str],
     options: Mapping[str, Any],
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the config and the other arguments of a job: those of the command win over those of a file."""
+    """Return the config and the other arguments of a job. An argument of the command replaces the file's."""
     arguments = _import("client.job_file").read_job_file(config_file) if config_file else {}
     file_config = arguments.pop("config", None)
     arguments["channels"] = arguments.get("channels", {}) | dict(channels or {})

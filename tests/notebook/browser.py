@@ -89,7 +89,7 @@ class Lab:
 
     def _record_page_error(self, error):
         if "Kernel message validation error" in str(error):
-            return  # JupyterLab's own: rarely, while a page is being reloaded, it reads a message from its wrong part
+            return  # rarely, after a reload: JupyterLab cannot read a message of the kernel; the cause is not known
         self.console_errors.append(("pageerror", error.stack or str(error)))
 
     def open(self, name, *cells):

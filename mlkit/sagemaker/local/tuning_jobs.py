@@ -108,8 +108,8 @@ def minimizes(record: Mapping) -> bool:
 
 
 def _objective(record: Mapping) -> Mapping:
-    own = tuning_definition(record).get("TuningObjective")
-    return own or record["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
+    objective = tuning_definition(record).get("TuningObjective")
+    return objective or record["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
 
 
 def trial_summary(record: Mapping, trial: Mapping) -> dict:
@@ -175,12 +175,12 @@ def tuning_fields(record: Mapping) -> dict:
     fields = _counters(record["Trials"])
     fields["Strategy"] = record["HyperParameterTuningJobConfig"]["Strategy"]
     fields["ResourceLimits"] = record["HyperParameterTuningJobConfig"]["ResourceLimits"]
-    own = [(record, trial) for trial in record["Trials"]]
-    if best := _best_summary(record, own):
+    pairs = [(record, trial) for trial in record["Trials"]]
+    if best := _best_summary(record, pairs):
         fields["BestTrainingJob"] = best
     if record.get("WarmStartConfig", {}).get("WarmStartType") == "IdenticalDataAndAlgorithm":
         parents = [(record | dict(parent), trial) for parent, trial in _parent_pairs(record)]
-        if best := _best_summary(record, [*parents, *own]):
+        if best := _best_summary(record, [*parents, *pairs]):
             fields["OverallBestTrainingJob"] = best
     end = record.get("HyperParameterTuningEndTime") or now()
     fields["ConsumedResources"] = dict(RuntimeInSeconds=round((end - record["CreationTime"]).total_seconds()))
