@@ -115,8 +115,13 @@ def interrupt_line(line: str):
     """Give a KeyboardInterrupt that leaves this block a line that says what it means. Also a decorator."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        if not hasattr(error, "_render_traceback_"):  # the innermost block knows best
-            error._render_traceback_ = lambda: [f"interrupted: {line}"]  # IPython asks for it
-            error.add_note(line)
-        raise
+    except BaseException as error:
+        interrupt = error
+        while interrupt is not None and not isinstance(interrupt, KeyboardInterrupt):
+            interrupt = interrupt.__context__  # what cleans up after an interrupt, as ZipFile.close does, may fail
+        if interrupt is None:
+            raise
+        if not hasattr(interrupt, "_render_traceback_"):  # the innermost block knows best
+            interrupt._render_traceback_ = lambda: [f"interrupted: {line}"]  # IPython asks for it
+            interrupt.add_note(line)
+        raise interrupt
