@@ -170,17 +170,16 @@ class Lab:
         )
 
     def set_theme(self, theme):
-        """Change the theme of JupyterLab to 'Light' or 'Dark'."""
+        """Change the theme of JupyterLab to 'Light' or 'Dark', and wait until the page has its colors."""
         self.command("apputils:change-theme", theme=f"JupyterLab {theme}")
-
-    def wait_for_theme(self, theme):
-        """Wait until the colors of the page are those of a theme."""
         attribute = "true" if theme == "Light" else "false"
         self.page.locator(f'body[data-jp-theme-light="{attribute}"]').wait_for(state="attached")
         self.page.wait_for_function(
             "dark => getComputedStyle(document.body).getPropertyValue('--jp-layout-color0').includes('#111') === dark",
             arg=theme == "Dark",
         )
+        # JupyterLab covers the page meanwhile. A second change before the cover is gone removes it twice, which fails.
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
 
     def set_width(self, width):
         """Change the width of the page to so many pixels."""

@@ -178,7 +178,6 @@ def test_text_and_lines_can_be_read(lab, plot, theme, width):
         lab.page.locator(".mlkit-texts").wait_for()
     lab.set_width(width)
     lab.set_theme(theme)
-    lab.wait_for_theme(theme)
     results = lab.page.evaluate(CONTRASTS, SHOWN)
     texts = [result for result in results if result["isText"]]
     lines = [result for result in results if not result["isText"]]

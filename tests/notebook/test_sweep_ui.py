@@ -115,7 +115,6 @@ def test_a_sweep_is_stopped_after_a_question_and_stays_in_the_notebook(lab):
 @pytest.mark.parametrize("theme", ["Dark", "Light"])
 def test_text_and_curves_can_be_read(lab, theme):
     lab.set_theme(theme)
-    lab.wait_for_theme(theme)
     results = lab.page.evaluate(CONTRASTS, f"{PICTURE} .mlkit-sweep")
     texts = [result for result in results if result["isText"]]
     curves = [result for result in results if not result["isText"]]
