@@ -60,7 +60,7 @@ def readme() -> None:
     front, text, files = render(folder / "index.ipynb")
     if files:
         raise SystemExit(f"README.md stands alone, but index.ipynb has pictures in its outputs: {sorted(files)}")
-    text = re.sub(r"\]\(([\w/]+\.(ipynb|png))\)", r"](nbs/\1)", text)
+    text = re.sub(r"\]\(([\w/]+\.(ipynb|png|svg|gif))\)", r"](nbs/\1)", text)
     page = f"# {front['title']}\n\n> {front['description']}\n\n{text}\n"
     (root / "README.md").write_text(page, encoding="utf-8")
 

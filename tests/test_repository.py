@@ -93,7 +93,8 @@ def test_pictures_are_small_and_described():
     assert set(described) == pictures
     for picture, text in described.items():
         assert len(text) > 40, f"{picture}: say what is to be seen"
-        assert picture.stat().st_size < 60_000, f"{picture}: run make pictures"
+        limit = 200_000 if picture.suffix == ".gif" else 60_000
+        assert picture.stat().st_size < limit, f"{picture}: run make pictures"
 
 
 def test_ruff_formats_nothing():

@@ -29,28 +29,47 @@ REPLACE = """([output, replacements]) => {
 }"""
 
 
-@pytest.fixture
-def picture(lab, tmp_path):
-    """Return a function that writes the picture NAME.png of what a cell shows; default: the last one with an output."""
-    folder = Path(lab.screenshots or tmp_path)
+class Pictures:
+    """Makes pictures of what cells show, in a folder."""
 
-    paths = [(str(lab.local.root), "~/.mlkit/local"), (f"{lab.folder}/", ""), (str(lab.folder), ".")]
+    def __init__(self, lab, folder):
+        self.lab = lab
+        self.folder = folder
 
-    def write(name, cell=-1, height=None, limit=60_000):
-        outputs = lab.page.locator(OUTPUT)
+    def take(self, cell=-1, height=None):
+        """Return an image of what a cell shows; default: the last one with an output."""
+        outputs = self.lab.page.locator(OUTPUT)
         box = outputs.nth(cell if cell >= 0 else outputs.count() + cell)
         box.scroll_into_view_if_needed()
         # paths as a reader has them, also when a monitor writes them again
-        lab.page.evaluate(REPLACE, [box.element_handle(), paths])
+        paths = [(str(self.lab.local.root), "~/.mlkit/local"), (f"{self.lab.folder}/", ""), (str(self.lab.folder), ".")]
+        self.lab.page.evaluate(REPLACE, [box.element_handle(), paths])
         image = Image.open(io.BytesIO(box.screenshot()))
-        if height:
-            image = image.crop((0, 0, image.width, min(height, image.height)))
-        path = folder / f"{name}.png"
-        image.convert("RGB").quantize(128).save(path, optimize=True)
+        return image.convert("RGB").crop((0, 0, image.width, min(height or image.height, image.height)))
+
+    def write(self, name, cell=-1, height=None, limit=60_000):
+        """Write the picture NAME.png of what a cell shows."""
+        path = self.folder / f"{name}.png"
+        self.take(cell, height).quantize(128).save(path, optimize=True)
         assert path.stat().st_size < limit, f"{name}.png is too large: make its cell show less"
 
+    def write_animation(self, name, images, milliseconds, limit=200_000):
+        """Write NAME.gif, which shows images of one size for so many milliseconds each, again and again."""
+        size = max(image.width for image in images), max(image.height for image in images)
+        frames = []
+        for image in images:
+            frame = Image.new("RGB", size, "white")
+            frame.paste(image)
+            frames.append(frame.quantize(64, dither=Image.Dither.NONE))
+        path = self.folder / f"{name}.gif"
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=True)
+        assert path.stat().st_size < limit, f"{name}.gif is too large: show less"
+
+
+@pytest.fixture
+def pictures(lab, tmp_path):
     lab.set_width(900)
-    yield write
+    yield Pictures(lab, Path(lab.screenshots or tmp_path))
     lab.set_theme("Light")
 
 
@@ -91,13 +110,18 @@ def program_of_tutorial(name):
     return visible_cells("5_tutorials/00_first_job.ipynb", magic)[-1].removeprefix(magic)
 
 
-def test_first_job(lab, picture):
+def test_first_job(lab, pictures):
     run_all(lab, "first.ipynb", *visible_cells("5_tutorials/00_first_job.ipynb", "job.run()"), MONITOR)
     lab.text("Completed").wait_for()
     lab.page.locator(PICTURE).wait_for()
-    picture("first_job")
+    pictures.write("first_job")
 
 
+FRAME_HEIGHT = 480  # of the launcher, and of the monitor down to its buttons
+EPOCH_IS_SHOWN = """([selector, epoch]) => {
+    const label = document.querySelector(selector)?.getAttribute("aria-label")
+    return Number(label?.match(/epoch ([0-9]+)/)?.[1]) >= epoch
+}"""
 LAUNCH = """
 import sys
 import torch
@@ -115,31 +139,32 @@ launcher(TrainingJob(Config(epochs=1000), "src", data, name="more-digits"))
 """
 
 
-def test_launcher_and_monitor(lab, picture):
+def test_launcher_and_monitor(lab, pictures):
     (lab.folder / "src").mkdir(exist_ok=True)
     for name in ("net.py", "train.py"):
         (lab.folder / "src" / name).write_text(program_of_tutorial(name))
     run_all(lab, "launcher.ipynb", LAUNCH)
     lab.button("Check").click()
     lab.text("No problems found").wait_for()
-    picture("launcher")
+    pictures.write("launcher")
+    images = [pictures.take(height=FRAME_HEIGHT)]
     lab.button("Launch").click()
     lab.page.locator(LIVE_PLOT).last.get_by_text("validation").first.wait_for()
-    lab.page.wait_for_function(
-        "selector => /epoch (1[0-9]|[2-9][0-9])/.test(document.querySelector(selector)?.getAttribute('aria-label'))",
-        arg=LIVE_PLOT,
-    )
-    picture("monitor")
+    for epoch in range(2, 13, 2):
+        lab.page.wait_for_function(EPOCH_IS_SHOWN, arg=[LIVE_PLOT, epoch])
+        images.append(pictures.take(height=FRAME_HEIGHT))
+    pictures.write_animation("launch", images, [2500, *[700] * (len(images) - 2), 4000])
+    pictures.write("monitor")
     lab.button("Stop").click()
     lab.button("Yes, stop it").click()
     lab.text("Stopped").wait_for()
 
 
-def test_sweep(lab, picture):
+def test_sweep(lab, pictures):
     run_all(lab, "sweep.ipynb", *visible_cells("5_tutorials/31_sweep.ipynb", "sweep.run()"), "sweep")
     lab.page.locator(PICTURE).get_by_text("12 trials: 12 completed").wait_for()
     lab.page.set_viewport_size({"width": 900, "height": 1500})
-    picture("sweep")
+    pictures.write("sweep")
 
 
 FAIL = """
@@ -157,12 +182,12 @@ last_layer([0.1, 0.9])
 """
 
 
-def test_failed_job(lab, picture):
+def test_failed_job(lab, pictures):
     (lab.folder / "fail.py").write_text(FAILING)
     run_all(lab, "failed.ipynb", FAIL)
     lab.text("AlgorithmError").wait_for()
     lab.text("Failed").wait_for()
-    picture("failed_job")
+    pictures.write("failed_job")
 
 
 TRAIN = """
@@ -182,7 +207,7 @@ run
 """
 
 
-def test_dark_theme(lab, picture):
+def test_dark_theme(lab, pictures):
     lab.set_theme("Dark")
     run_all(lab, "dark.ipynb", TRAIN)
     lab.page.wait_for_function(
@@ -190,7 +215,7 @@ def test_dark_theme(lab, picture):
         ".test(document.querySelector(selector)?.getAttribute('aria-label'))",
         arg=LIVE_PLOT,
     )
-    picture("dark")
+    pictures.write("dark")
     lab.button("Stop").click()
     lab.page.locator(PICTURE).wait_for()
 
@@ -209,14 +234,14 @@ playground(endpoint)
 """
 
 
-def test_playground(lab, picture):
+def test_playground(lab, pictures):
     open_notebook(lab, "playground.ipynb", ENDPOINT, "endpoint.delete()")
     lab.run_cell(0)
     for _ in range(2):  # the first request is slower
         lab.button("Send").click()
         lab.text("outside the handlers").wait_for()
         lab.page.locator(f"{NOTEBOOK} button:not([disabled])", has_text="Send").wait_for()
-    picture("playground", 0)
+    pictures.write("playground", 0)
     lab.run_cell(1)
 
 
@@ -244,14 +269,14 @@ for n in range(1, args.epochs + 1):
 """
 
 
-def test_runs(lab, picture):
+def test_runs(lab, pictures):
     (lab.folder / "short.py").write_text(SHORT)
     run_all(lab, "runs.ipynb", RUNS)
     for rate in ("0-001", "0-003", "0-01"):
         lab.page.get_by_label(f"rate-{rate}", exact=True).check()
     lab.button("Compare").click()
     lab.text("by epoch of 3 runs; the best is").wait_for()
-    picture("runs", limit=100_000)
+    pictures.write("runs", limit=100_000)
 
 
 MODEL = """
@@ -270,10 +295,10 @@ for ax, points, title in zip(axes, (x, inner), ("what the client sends", "what t
 """
 
 
-def test_model(lab, picture):
+def test_model(lab, pictures):
     run_all(lab, "model.ipynb", MODEL)
     lab.page.locator(f"{OUTPUT} img").wait_for()
-    picture("standardized")
+    pictures.write("standardized")
 
 
 HISTORY = """
@@ -302,10 +327,10 @@ display(history, history.plot())
 """
 
 
-def test_history(lab, picture):
+def test_history(lab, pictures):
     run_all(lab, "history.ipynb", HISTORY)
     lab.page.locator(PICTURE).wait_for()
-    picture("history")
+    pictures.write("history")
 
 
 BUILTIN = """
@@ -330,11 +355,11 @@ monitor(job.run())
 """
 
 
-def test_builtin_job(lab, picture):
+def test_builtin_job(lab, pictures):
     run_all(lab, "builtin.ipynb", BUILTIN)
     lab.text("Completed").wait_for()
     lab.page.locator(PICTURE).wait_for()
-    picture("builtin_job")
+    pictures.write("builtin_job")
 
 
 HANDLERS = """
@@ -362,7 +387,7 @@ display(handlers, handlers.test([[5.1, 3.5, 1.4, 0.2]], model_dir=folder))
 """
 
 
-def test_handlers(lab, picture):
+def test_handlers(lab, pictures):
     run_all(lab, "handlers.ipynb", HANDLERS)
     lab.text("output_fn").wait_for()
-    picture("handlers")
+    pictures.write("handlers")

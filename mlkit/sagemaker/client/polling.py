@@ -124,4 +124,4 @@ def interrupt_line(line: str):
         if not hasattr(interrupt, "_render_traceback_"):  # the innermost block knows best
             interrupt._render_traceback_ = lambda: [f"interrupted: {line}"]  # IPython asks for it
             interrupt.add_note(line)
-        raise interrupt
+        raise interrupt from None
