@@ -36,8 +36,9 @@ def torchserve_functions(
     def transform_fn(model, data, content_type, accept, context):
         body = data.encode() if isinstance(data, str) else bytes(data)
         try:
-            exchange = handlers.receive(body, content_type, accept, context.get_all_request_header(0))
-            exchange.context = _RealContext(context, exchange.context.headers)
+            headers = {name.lower(): value for name, value in context.get_all_request_header(0).items()}
+            exchange = handlers.receive(body, content_type, accept, headers)
+            exchange.context = _RealContext(context, headers)
             reply = exchange.respond()
         except Exception as e:
             return _torchserve_error(e, context)
@@ -106,7 +107,7 @@ class _RealContext:
         return self._context.get_response_headers(0)
 
     def add_timing(self, stage: str, seconds: float) -> None:
-        """Append the time of a stage to a header of the reply, if the client requests that."""
+        """Append the time of a stage to a header of the reply."""
         Context.add_timing(self, stage, seconds)
 
 

@@ -234,31 +234,36 @@ class Predictor:
     """Answer each request where that is fastest: in the event loop, in the handlers' thread, or in a pool of threads.
 
     thread: the one that has imported the handlers and loaded the model; default: a new one.
+    count_requests: returns how many requests of the server have no reply yet; default: only those of `answer` count.
     """
 
     fast_seconds = 0.001  # a slower prediction is not made in the event loop
     short_body = 2**16  # bytes; decoding a longer body may take longer than that
-    idle_seconds = 0.0001  # after this time without a request, the next one does not wait for others
     thread_turns = 20  # requests that go to the thread after two slow predictions in a row
-    joining_turns = 8  # turns of the event loop that collect requests after several have come together
     cancelling_seconds = 1.0  # in which an asynchronous handler has to end after its timeout
 
-    def __init__(self, handlers: Handlers, settings: Settings, metrics: Metrics, thread: HandlerThread | None = None):
+    def __init__(
+        self,
+        handlers: Handlers,
+        settings: Settings,
+        metrics: Metrics,
+        thread: HandlerThread | None = None,
+        count_requests: Callable[[], int] = int,
+    ):
         self.settings = settings
         self.metrics = metrics
         self.thread = thread or HandlerThread()
+        self.count_requests = count_requests
         self.runner = self.thread.call(BatchRunner, handlers, settings, metrics)
         self.model_lock = threading.Lock()  # one thread at a time calls the model
         self.is_closed = False
         self.only_defaults = not handlers.functions
 
         self.loop_requests: list[PendingRequest] = []  # they are answered in this turn of the event loop
-        self.loop_finished_at = 0.0
-        self.turns_to_join = 0
         self.requests_to_thread = self.thread_turns
         self.was_slow = False  # whether the last prediction was slow
 
-        self.queue: queue.Queue = queue.Queue()
+        self.queue: queue.SimpleQueue = queue.SimpleQueue()
         self.waiting: set[PendingRequest] = set()  # they have a future
         self.pool: ThreadPoolExecutor | None = None
         self.pool_started_at: dict[int, float] = {}  # when the requests that run in the pool have begun, by id
@@ -273,7 +278,7 @@ class Predictor:
         """Return the reply to a request. Raises RequestRejected if too many wait or if it takes too long."""
         if self._may_run_in_loop(request):
             self.loop_requests.append(request)
-            if self.turns_to_join or time.perf_counter() - self.loop_finished_at < self.idle_seconds:
+            if self.count_requests() > len(self.loop_requests):
                 await asyncio.sleep(0)  # until then all requests that came with this one are in the list
             is_pending = not (request.reply or request.error)
             if is_pending and self.model_lock.acquire(blocking=self.is_closed):
@@ -346,13 +351,11 @@ def _run_in_loop(self: Predictor) -> None:
     """Answer all requests of this turn of the event loop, and release `model_lock`."""
     requests = self.loop_requests
     self.loop_requests = []
-    self.turns_to_join = self.joining_turns if len(requests) > 1 else max(self.turns_to_join - 1, 0)
     try:
         for i in range(0, len(requests), self.settings.batch_size):
             self._run(requests[i : i + self.settings.batch_size])
     finally:
         self.model_lock.release()
-        self.loop_finished_at = time.perf_counter()
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #34b09d2c
 @patch

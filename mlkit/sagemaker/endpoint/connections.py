@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import uvicorn
@@ -34,10 +34,17 @@ class Connections:
         self.limit = limit or _connection_limit()
         self.waiting: dict[LimitedProtocol, float] = {}  # when each began to wait
         self.is_sweeping = False
+        self.tasks: set[asyncio.Task] = set()  # of the requests that have no reply yet
 
     def protocol(self, *args: Any, **kwargs: Any) -> "LimitedProtocol":
         """Return the protocol for a new connection, as uvicorn asks for it."""
-        return LimitedProtocol(self, *args, **kwargs)
+        connection = LimitedProtocol(self, *args, **kwargs)
+        self.tasks = connection.tasks  # uvicorn has one set for all connections
+        return connection
+
+    def count_requests(self) -> int:
+        """Return how many requests have arrived that have no reply yet."""
+        return len(self.tasks)
 
     def wait(self, connection: "LimitedProtocol") -> None:
         """Add a connection that waits for its client."""
@@ -111,7 +118,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.refuse(431, f"the headers have more than {self.limits.header_bytes:,} bytes")
 
     def on_headers_complete(self) -> None:
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        size = len(self.url) + sum(map(len, chain.from_iterable(self.headers)))
         if size > self.limits.header_bytes or len(self.headers) > self.limits.header_count:
             text = f"{self.limits.header_count} headers, and {self.limits.header_bytes:,} bytes"
             self.refuse(431, f"a request may have {text} in them")
@@ -203,5 +210,6 @@ def uvicorn_config(app: Callable, connections: Connections, **options: Any) -> u
         log_level="error",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here reads the address of a client
         **options,
     )

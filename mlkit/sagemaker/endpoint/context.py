@@ -225,11 +225,10 @@ class Context:
         return self.status, self.phrase
 
     def add_timing(self, stage: str, seconds: float) -> None:
-        """Append the time of a stage, in ms, to a header of the reply, if the client requests that."""
-        if self.headers.get(ATTRIBUTES_HEADER) == TIMING_REQUEST:
-            earlier = self.response_headers.get(ATTRIBUTES_HEADER)
-            timing = f"{stage}={seconds * 1e3:.3f}"
-            self.response_headers[ATTRIBUTES_HEADER] = f"{earlier};{timing}" if earlier else timing
+        """Append the time of a stage, in ms, to a header of the reply."""
+        earlier = self.response_headers.get(ATTRIBUTES_HEADER)
+        timing = f"{stage}={seconds * 1e3:.3f}"
+        self.response_headers[ATTRIBUTES_HEADER] = f"{earlier};{timing}" if earlier else timing
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/15_context.ipynb #908af474
 class _RequestProcessor:

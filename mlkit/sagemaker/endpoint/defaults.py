@@ -117,9 +117,10 @@ def default_input_fn(
         return read_input(data, content_type, rows)
     value = decode(data, content_type, None if signature is None else lambda shapes: _check_shapes(shapes, signature))
     if isinstance(value, dict) and not _names_inputs(value, signature):
-        key = next((k for k in ("inputs", "instances") if k in value), None)
-        if key:
-            value = value[key]
+        if "inputs" in value:
+            value = value["inputs"]
+        elif "instances" in value:
+            value = value["instances"]
     if _is_text(value):
         if tokenizer is None:
             raise RequestError(
@@ -139,7 +140,7 @@ def _names_inputs(value, signature):
 def _is_text(value):
     """Return whether a value is a text, or a list of texts."""
     if isinstance(value, list):
-        return bool(value) and all(isinstance(item, str) for item in value)
+        return bool(value) and isinstance(value[0], str) and all(isinstance(item, str) for item in value)
     return isinstance(value, str)
 
 
@@ -264,7 +265,8 @@ def default_predict_fn(data: Any, model: Callable) -> Any:
     The model is changed to evaluation mode first, all modules of it, and moved to the GPU if it lies on the CPU of a
     machine that has one. Raises IndexError for a token that an embedding does not have, on a GPU as well.
     """
-    with torch.no_grad():  # as in AWS's containers; a handler may change an output in place, after inference_mode not
+    # as no_grad, as in AWS's containers; a handler may change an output in place, after inference_mode not
+    with torch.set_grad_enabled(False):
         device = _prepare(model)
         if device.type == "cuda":
             _guard_embeddings(model)

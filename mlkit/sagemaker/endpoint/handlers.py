@@ -41,7 +41,7 @@ from mlkit.sagemaker.endpoint.codecs import (
     read_text,
 )
 from .content_types import BUILT_IN_TYPES
-from .context import Context, system_properties
+from .context import ATTRIBUTES_HEADER, TIMING_REQUEST, Context, system_properties
 from mlkit.sagemaker.endpoint.defaults import (
     default_input_fn,
     default_model_fn,
@@ -239,10 +239,33 @@ class Handlers:
 
     def __post_init__(self):
         self._callings = {name: check_handler(name, f) for name, f in self.functions.items()}
+        self._bind_defaults()
         self._context_attributes = {}  # what handlers set on the context
         self._system_properties = system_properties(self.model_dir)
         # All handlers run in one thread. If one of them is asynchronous, that is the thread of the event loop.
         self.is_async = any(map(is_async_function, self.functions.values()))
+
+    def _bind_defaults(self) -> None:
+        """Set what is called for each handler that is not custom."""
+        predict_fn = default_predict_fn
+        if "input_fn" not in self.functions:
+            predict_fn = partial(predict_read_input, signature=self.signature or self.description)
+        # A custom predict_fn may return anything, such as probabilities in place of logits.
+        described = None if "predict_fn" in self.functions else self.description or self.labels
+        self._defaults = {
+            "model_fn": default_model_fn,
+            "model_warmup_fn": self._warm_up,
+            "input_fn": partial(
+                default_input_fn, signature=self.signature, rows=self.description, tokenizer=self.tokenizer
+            ),
+            "predict_fn": predict_fn,
+            "output_fn": partial(default_output_fn, rows=described),
+        }
+
+    def _warm_up(self, model_dir: str, model: Any) -> None:
+        """Predict zeros, if the shape of an input is known and the default handlers read it."""
+        if self.signature is not None and not {"input_fn", "predict_fn", "transform_fn"} & self.functions.keys():
+            default_predict_fn(zeros_like_signature(self.signature), model)
 
     @classmethod
     def load(
@@ -350,18 +373,12 @@ def start(self: Handlers, model_dir: str | Path, on_stage: StageObserver | None 
     self.labels = load_labels(model_dir)
     if not {"input_fn", "transform_fn"} & self.functions.keys():
         self.tokenizer = TextReader.load(model_dir)
+    self._bind_defaults()
     if "pre_model_fn" in self.functions:
         run("pre_model_fn", self.model_dir)
     self.model = run("model_fn", self.model_dir)
     run("model_warmup_fn", self.model_dir, self.model)
     return self.model
-
-
-@patch
-def _warm_up(self: Handlers, model_dir: str, model: Any) -> None:
-    """Predict zeros, if the shape of an input is known and the default handlers read it."""
-    if self.signature is not None and not {"input_fn", "predict_fn", "transform_fn"} & self.functions.keys():
-        default_predict_fn(zeros_like_signature(self.signature), model)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #62c64ae9
 @patch
@@ -370,8 +387,8 @@ def call(self: Handlers, name: str, *args, context: Context | None = None) -> An
     f = self.functions.get(name)
     if f is None:
         if self.is_async or not (self.code is None or self.code.is_kept):
-            return self.run_code(self._call_default, name, *args)
-        return self._call_default(name, *args)  # none of the defaults has to be awaited
+            return self.run_code(self._defaults[name], *args)
+        return self._defaults[name](*args)  # none of the defaults has to be awaited
     calling = self._callings[name]
     if calling.takes_context:
         context = context or self._make_context({}, None)
@@ -416,24 +433,6 @@ async def _await_code(self: Handlers, f: Callable, args: tuple) -> Any:
     with self.code.active() if self.code else nullcontext():
         result = f(*args)
         return await result if inspect.isawaitable(result) else result
-
-
-@patch
-def _call_default(self: Handlers, name: str, *args) -> Any:
-    if name == "input_fn":
-        return default_input_fn(*args, self.signature, self.description, self.tokenizer)
-    if name == "predict_fn" and "input_fn" not in self.functions:
-        return predict_read_input(*args, self.signature or self.description)
-    if name == "output_fn":
-        # A custom predict_fn may return anything, such as probabilities in place of logits.
-        description = None if "predict_fn" in self.functions else self.description or self.labels
-        return default_output_fn(*args, description)
-    if name == "model_warmup_fn":
-        return self._warm_up(*args)
-    return _DEFAULT_FUNCTIONS[name](*args)
-
-
-_DEFAULT_FUNCTIONS = {"model_fn": default_model_fn, "predict_fn": default_predict_fn}
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #a0450953
 @dataclass
@@ -572,7 +571,7 @@ class Exchange:
 
     def write(self, prediction: Any) -> Reply:
         """Return the reply; if the prediction is a generator, the reply is a stream with a piece for each value."""
-        if _is_generator(prediction):
+        if isinstance(prediction, _GENERATORS):
             return self._stream(map(self._encode, self._values(prediction, "predict_fn")), "output_fn")
         return self._reply(self._encode(prediction), "output_fn")
 
@@ -607,7 +606,8 @@ class Exchange:
         seconds = time.perf_counter() - started_at
         if self.on_stage is not None:
             self.on_stage(stage, seconds, result)
-        self.context.add_timing(stage, seconds)
+        if self.context.headers.get(ATTRIBUTES_HEADER) == TIMING_REQUEST:
+            self.context.add_timing(stage, seconds)
         return result
 
     def _error(self, e, stage):
@@ -635,7 +635,7 @@ class Exchange:
         return self._run("output_fn", prediction, accept)
 
     def _reply(self, result, stage):
-        if _is_generator(result):
+        if isinstance(result, _GENERATORS):
             return self._stream(self._values(result, stage), stage)
         body, content_type = self._to_body(result, stage)
         return self._make_reply(body, content_type, stage)
@@ -711,7 +711,7 @@ class Exchange:
 
     def _reply_type(self):
         """Return the content type of a body that has been returned without one."""
-        chosen = next((v for k, v in self.context.response_headers.items() if k.lower() == "content-type"), None)
+        chosen = next((v for k, v in self.context.response_headers.items() if str(k).lower() == "content-type"), None)
         if chosen is not None:
             return chosen
         is_one_type = not any(character in self.accept for character in "*,") and "q=" not in self.accept
@@ -719,16 +719,13 @@ class Exchange:
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #6fbf44d5
 _END = object()  # of a generator
+_GENERATORS = (GeneratorType, AsyncGeneratorType)
 
 
-def _is_generator(x):
-    return isinstance(x, (GeneratorType, AsyncGeneratorType))
-
-
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # The content type is a field of the reply, and the others are the server's.
-_OTHER_HEADERS = ("content-type", "content-length", "transfer-encoding", "connection")
+_OTHER_HEADERS = ("content-type", "content-length", "transfer-encoding", "connection", "x-request-id")
 
 
 def _is_header_value(value: Any) -> bool:
@@ -752,18 +749,17 @@ def receive(
     body: bytes,
     content_type: str | None = None,  # None is application/json
     accept: str | None = None,  # None is */*
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,  # names in lower case
     on_stage: StageObserver | None = None,
     request_id: str | None = None,  # of the server's log
 ) -> Exchange:
     """Return a request as an Exchange."""
-    lower_headers = {name.lower(): value for name, value in (headers or {}).items()}
     return Exchange(
         self,
         body,
         content_type or "application/json",
         accept or "*/*",
-        self._make_context(lower_headers, request_id),
+        self._make_context(headers or {}, request_id),
         on_stage,
     )
 
@@ -778,11 +774,12 @@ def respond(
     on_stage: StageObserver | None = None,
     request_id: str | None = None,
 ) -> Reply:
-    """Return the reply to a request; the parameters are the same as for `receive`.
+    """Return the reply to a request; the parameters are the same as for `receive`, with names of headers in any case.
 
     Raises RequestError if the client is wrong and HandlerFailure if a handler is.
     """
-    return self.receive(body, content_type, accept, headers, on_stage, request_id).respond()
+    lower_headers = {name.lower(): value for name, value in (headers or {}).items()}
+    return self.receive(body, content_type, accept, lower_headers, on_stage, request_id).respond()
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #b2864a76
 class Trial(Table):

@@ -8,11 +8,11 @@ __all__ = []
 # %% ../../../nbs/2_sagemaker/2_endpoint/30_metrics.ipynb #ffce49f3
 import collections
 import os
-from bisect import bisect_left
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -24,7 +24,8 @@ class _Buffer:
     limit = 1000  # values; so many are added without waiting for a reader, which takes less than a millisecond
 
     def __init__(self):
-        self.values = collections.deque()
+        self.values: list[float] = []
+        self.flush_lock = threading.Lock()
 
     def observe(self, value: float) -> None:
         """Keep a value."""
@@ -34,10 +35,9 @@ class _Buffer:
 
     def flush(self) -> None:
         """Add all values to the metric."""
-        values = []
-        with suppress(IndexError):  # the buffer is empty
-            while True:
-                values.append(self.values.popleft())
+        with self.flush_lock:
+            values = self.values[:]
+            del self.values[: len(values)]  # other threads may have appended more
         if values:
             self._add(values)
 
@@ -76,8 +76,9 @@ class _BufferedHistogram(_Buffer):
             for value in values:
                 self.histogram.observe(value)
             return
-        for i, n in collections.Counter(bisect_left(self.bounds, value) for value in values).items():
-            buckets[i].inc(n)
+        counts = np.bincount(np.searchsorted(self.bounds, values))
+        for i in counts.nonzero()[0]:
+            buckets[i].inc(int(counts[i]))
         total.inc(sum(values))
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/30_metrics.ipynb #a46af398

@@ -9,7 +9,6 @@ __all__ = ['Server', 'serve_in_thread']
 import asyncio
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -29,7 +28,6 @@ from .batcher import PendingRequest, Predictor, RequestRejected, Settings, setti
 from .connections import Connections, uvicorn_config
 from .handler_thread import HandlerThread
 from mlkit.sagemaker.endpoint.handlers import (
-    HandlerFailure,
     Handlers,
     Reply,
     error_reply,
@@ -71,6 +69,7 @@ class Server:
         self.on_failure = on_failure
         self.others_ready = others_ready
         self.thread = thread
+        self.connections = Connections(self.settings.timeout)
         self.metrics = Metrics()
         self.predictor: Predictor | None = None  # when the model is loaded
         # why the server cannot answer: the model cannot be loaded, a handler hangs, or the GPU does not answer any more
@@ -154,7 +153,7 @@ class Server:
         for warning in handlers.warnings:
             self.log.warning("%s", warning)
         thread.call(handlers.start, self.model_dir)
-        predictor = Predictor(handlers, self.settings, self.metrics, thread)
+        predictor = Predictor(handlers, self.settings, self.metrics, thread, self.connections.count_requests)
         joining = predictor.runner.joining
         if joining.note:
             self.log.info("%s", "; ".join(text for text in (joining.note, joining.hint) if text))
@@ -208,7 +207,7 @@ class _Body:
         is_too_large = length.isdecimal() and int(length[:20]) > self.max_bytes
         parts = []
         while not self.is_complete and not is_too_large:
-            parts.append(await self._read_part())
+            parts.append(self._take(await self.receive()))
             is_too_large = self.size > self.max_bytes
         if is_too_large:
             raise RequestRejected(413, f"the body has more than {self.max_bytes:,} bytes")
@@ -220,10 +219,10 @@ class _Body:
         with suppress(ClientDisconnect, TimeoutError):
             async with asyncio.timeout(self.seconds):
                 while not self.is_complete and self.size < limit:
-                    await self._read_part()
+                    self._take(await self.receive())
 
-    async def _read_part(self) -> bytes:
-        message = await self.receive()
+    def _take(self, message: Mapping) -> bytes:
+        """Return the part of the body that a message brings."""
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         part = message.get("body", b"")
@@ -241,12 +240,11 @@ async def invocations(self: Server, scope: Mapping, receive: Callable, send: Cal
     body = _Body(receive, self.settings)
     try:
         reply = await self._invoke(request_headers, body, request_id)
-        raw_headers = _raw_headers(reply)
     except ClientDisconnect:
         return
     except Exception as e:
         reply = self._error(e, request_id)
-        raw_headers = _raw_headers(reply)
+    raw_headers = _raw_headers(reply)
     self.metrics.observe_reply(reply.status, time.perf_counter() - started_at)
     raw_headers.append((b"x-request-id", request_id.encode()))
     if isinstance(reply.body, bytes):
@@ -288,33 +286,15 @@ def _error(self: Server, error: Exception, request_id: str) -> Reply:
     return Reply(body, "application/json", headers, status)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #3e277e16
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_OWN_HEADERS = {"content-length", "transfer-encoding", "connection", "content-type", "x-request-id"}
 _WITHOUT_BODY = (204, 205, 304)
 
 
 def _raw_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a reply as ASGI sends them. Raises HandlerFailure if HTTP does not allow them.
-
-    Those that say how the body is sent are the server's, so a handler cannot set them.
-    """
-    status = reply.status
-    if not isinstance(status, int) or not 200 <= status <= 599:
-        raise HandlerFailure("output_fn", f"the status of the reply is {status!r}: expected 200 to 599")
-    raw_headers = [(b"content-type", _header_value("content-type", reply.content_type))]
+    """Return the headers of a reply as ASGI sends them."""
+    raw_headers = [(b"content-type", reply.content_type.strip().encode("latin-1"))]
     for name, value in reply.headers.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise HandlerFailure("output_fn", f"{name!r} is not the name of a header")
-        if name.lower() not in _OWN_HEADERS:
-            raw_headers.append((name.lower().encode(), _header_value(name, value)))
+        raw_headers.append((name.lower().encode(), value.strip().encode("latin-1")))
     return raw_headers
-
-
-def _header_value(name: str, value: str) -> bytes:
-    if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
-        raise HandlerFailure("output_fn", f"the header {name} is {value!r}: expected text of one line, in Latin-1")
-    return value.strip().encode("latin-1")
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #9a5fc745
 async def _send_body(reply: Reply, raw_headers: list, body: _Body, send: Callable) -> None:
@@ -358,7 +338,7 @@ class ServerThread:
         self.server = server
         self.url = ""  # when the server is ready
         settings = server.settings
-        config = uvicorn_config(server.app, Connections(settings.timeout), host=settings.host, port=settings.port)
+        config = uvicorn_config(server.app, server.connections, host=settings.host, port=settings.port)
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
 

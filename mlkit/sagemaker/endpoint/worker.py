@@ -25,7 +25,7 @@ import torch
 import uvicorn
 
 from .batcher import Settings
-from .connections import Connections, uvicorn_config
+from .connections import uvicorn_config
 from .handler_thread import HandlerThread
 from .handlers import Handlers, find_code
 from .server import Server
@@ -59,7 +59,7 @@ class Worker:
         )
         config = uvicorn_config(
             self.server.app,
-            Connections(settings.timeout),
+            self.server.connections,
             callback_notify=self.postpone_end,
             timeout_notify=1,
             timeout_graceful_shutdown=int(settings.timeout) or 1,
