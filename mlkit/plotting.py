@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 # %% ../nbs/04_plotting.ipynb #0ceb8a02
 class SeriesStyle(NamedTuple):
-    """How a line is drawn."""
+    """The color and the dashes of a line."""
 
     color: str
     dashes: tuple[float, ...] = ()  # lengths of strokes and gaps, in line widths; empty: a solid line
@@ -26,7 +26,7 @@ _LOSSES = {"train_loss": ("training", "#1f77c9"), "valid_loss": ("validation", "
 _NAMES_AND_COLORS = _LOSSES | {"learning_rate": ("learning rate", "#808080")}
 _OTHER_COLORS = "#388e3c", "#a050c8", "#00899a", "#d63384", "#827717", "#8d6e63", "#d32f2f"
 _DASHES = (), (5, 2), (1.5, 1.5), (5, 2, 1.5, 2)
-_NOT_METRICS = "epoch", "step", "seconds"  # other numbers in the metrics of an epoch
+_NOT_METRICS = "epoch", "step", "seconds"  # which a row of metrics has as well
 
 
 def series_label(name: str) -> str:
@@ -37,7 +37,7 @@ def series_label(name: str) -> str:
 
 
 def series_styles(names: Iterable[str]) -> dict[str, SeriesStyle]:
-    """Return the style of each series; of those without a color of their own, by their order."""
+    """Return the style of each series. A series without its own color gets one by its position."""
     styles = {}
     others = 0
     for name in names:
@@ -77,7 +77,7 @@ def _cut_middle(text: str, size: int) -> str:
 # %% ../nbs/04_plotting.ipynb #69e5ca4e
 MAX_WIDTH = 6.4  # inches; of a wider figure, the text would be too small in a narrow window
 _PIXELS_PER_INCH = 96  # of a page
-_WHOLE = "whole:"  # the id of a text that is shown when the pointer is at a shortened one
+_TOOLTIP = "tooltip:"  # begins the id of a shortened text, which ends with the whole text
 
 
 def make_figure(width: float, height: float) -> Any:
@@ -118,7 +118,7 @@ def to_svg(figure: Any) -> str:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # the style is for the page
-    svg = re.sub(rf'<g id="{_WHOLE}([^"]*)">', r"<g><title>\1</title>", svg)
+    svg = re.sub(rf'<g id="{_TOOLTIP}([^"]*)">', r"<g><title>\1</title>", svg)
     svg = re.sub(r' (?:d|x|y|points|transform)="[^"]*"', _with_few_digits, svg)
     width = round(figure.get_size_inches()[0] * 72)  # units of the drawing; with so many pixels, text has 10
     style = f"min-width:{width}px;max-width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt;overflow:visible"
@@ -151,8 +151,9 @@ def describe(figure: Any) -> str:
 
 
 def output_of(content: str, png: bytes, text: str, inches: float) -> dict[str, str]:
-    """Return the output that shows `content`, HTML, or `png` where HTML is not trusted; by MIME type.
+    """Return an output by MIME type. It shows `content`, or `png` if the notebook is not trusted.
 
+    content: HTML.
     text: what the image shows.
     inches: width of the image.
     """
@@ -167,12 +168,13 @@ def output_of(content: str, png: bytes, text: str, inches: float) -> dict[str, s
 
 # %% ../nbs/04_plotting.ipynb #82aaa8a3
 def plain(text: str) -> str:
-    """Return text as matplotlib has to get it to show it as it is: a dollar sign would begin a formula."""
+    """Escape the dollar signs in a text, which would begin a formula in matplotlib."""
     return text.replace("$", r"\$")
 
 
-_WITHIN = 44  # characters of a name in a legend on the axes
-_BESIDE = 28
+# characters of a name in a legend
+_LENGTH_ON_AXES = 44
+_LENGTH_OUTSIDE = 28
 
 
 def plot_losses(
@@ -201,8 +203,8 @@ def plot_losses(
     styles = series_styles(series) | dict(styles or {})
     series = {name: (x, [_to_drawable(v, log) for v in y]) for name, (x, y) in series.items() if len(x)}
     end = axis_end([*(y for _, y in series.values()), *others], log, clip) if clip else None
-    is_beside = len(series) + len(best or {}) * label_best > 6  # the legend
-    short_labels = shorten_names(labels.values(), _BESIDE if is_beside else _WITHIN)
+    is_outside = len(series) + len(best or {}) * label_best > 6  # the legend is next to the axes
+    short_labels = shorten_names(labels.values(), _LENGTH_OUTSIDE if is_outside else _LENGTH_ON_AXES)
     whole_texts = {}  # by the label that is drawn
     for name, (x, y) in series.items():
         divergence = _divergence(x, y, end, clip, x_label)
@@ -228,20 +230,20 @@ def plot_losses(
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    _add_legend(ax, is_beside, bool(y_label), whole_texts)
+    _add_legend(ax, is_outside, bool(y_label), whole_texts)
 
 
-def _add_legend(ax, is_beside, has_y_label, whole_texts):
-    """Add the legend; the name of an only series is on the axis."""
+def _add_legend(ax, is_outside, has_y_label, whole_texts):
+    """Add the legend, or label the axis with the name of the only series."""
     names = ax.get_legend_handles_labels()[1]
     if len(names) == 1 and not has_y_label:
         ax.set_ylabel(names[0])
     if not names or (len(names) == 1 and not has_y_label):
         return
-    place = dict(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0) if is_beside else {}
+    place = dict(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0) if is_outside else {}
     for text in ax.legend(frameon=False, **place).get_texts():
         if text.get_text() in whole_texts:
-            text.set_gid(_WHOLE + whole_texts[text.get_text()])
+            text.set_gid(_TOOLTIP + whole_texts[text.get_text()])
 
 
 def _to_drawable(value, log):
@@ -260,7 +262,7 @@ def _is_single(values, i):
 
 # %% ../nbs/04_plotting.ipynb #0ceb8c41
 _FAR = 8  # times the range of ordinary values
-_ORDINARY = 0.75  # of the values
+_ORDINARY = 0.75  # the fraction of the values that is always ordinary
 _DECADES = 4  # for which a logarithmic axis has room, above the ordinary values
 
 
@@ -298,7 +300,7 @@ def _ordinary_top(values, log):
 
 
 def _limit(bottom, top, log):
-    """Return the value from which on others are far from a range."""
+    """Return the value above which others are far from a range."""
     width = max(top - bottom, 1 / _FAR if log else 0.5 * abs(top))
     return top + _FAR * width if width else math.inf
 
@@ -311,7 +313,7 @@ def _is_beyond(value, end, clip):
 
 
 def _divergence(x, y, end, clip, x_label):
-    """Return how the legend tells that a run leaves the axis or is not finite; empty if it is neither."""
+    """Return a note for the legend if a run leaves the axis or is not finite, else an empty text."""
     for position, value in zip(x, y):
         if _is_beyond(value, end, clip):
             return f" (off the axis at {x_label} {position:g})"
@@ -321,7 +323,7 @@ def _divergence(x, y, end, clip, x_label):
 
 
 def _end_axis(ax, series, styles, end, log, clip, others):
-    """End the axis, and mark each run where it leaves it."""
+    """End the axis, and mark where each run leaves it."""
     runs = [*(y for _, y in series.values()), *others]
     on_axis = [v for y in runs for v in y if math.isfinite(v) and not _is_beyond(v, end, clip)]
     other_end = min(on_axis) if clip == "above" else max(on_axis)

@@ -51,6 +51,7 @@ def load_object(name: str) -> Any:
 # %% ../../nbs/0_model/01_build.ipynb #53d179a8
 def create_model(
     name: str,  # import string of an nn.Module class, or of a function annotated to return an nn.Module
+    /,  # so that an argument may be called `name`
     **arguments,  # arguments of the class or function
 ) -> nn.Module:
     """Build a model from its import string; the model remembers both, so that `save_model` can write them down.
@@ -129,7 +130,7 @@ def _describe_argument(value: Any) -> Any:
 
 
 def _is_config_class(kind: Any) -> bool:
-    """Return whether objects of a class can be written as a dict, and made from one."""
+    """Return whether objects of a class can be written as a dict and built from one."""
     if not (inspect.isclass(kind) and callable(getattr(kind, "to_dict", None))):
         return False
     return callable(getattr(kind, "from_dict", None)) or is_dataclass(kind)
@@ -167,8 +168,8 @@ def _arguments_from_attributes(model: nn.Module) -> dict[str, Any]:
     for p in inspect.signature(type(model)).parameters.values():
         is_variadic = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         value = p.empty if is_variadic else getattr(model, p.name, p.empty)
-        has_config = any(_is_config_class(type(value)) for value in arguments.values())  # it tells all
-        is_required = p.kind == p.VAR_POSITIONAL and not has_config or p.default is p.empty and not is_variadic
+        has_config = any(_is_config_class(type(value)) for value in arguments.values())  # which has all the others
+        is_required = not has_config if p.kind == p.VAR_POSITIONAL else p.default is p.empty and not is_variadic
         if isinstance(value, Tensor) or (value is p.empty and is_required):
             raise TypeError(
                 f"cannot tell which {p.name!r} this {type(model).__name__} was built with: pass "

@@ -24,11 +24,11 @@ from torch.optim.swa_utils import AveragedModel
 class ForwardArguments:
     """The arguments that a model, or another function, takes."""
 
-    names: frozenset[str]  # that can be passed by keyword
-    required: tuple[str, ...]  # without a default
-    most: float  # how many can be passed by position
+    names: frozenset[str]  # of the arguments that can be passed by keyword
+    required: tuple[str, ...]  # the names of positional arguments without a default
+    max_positional: float  # infinity for *args
     takes_any_name: bool  # has **kwargs
-    first_type: str  # the annotation of the first one, or ""
+    first_type: str  # the annotation of the first argument, or ""
 
     @property
     def first_is_list(self) -> bool:
@@ -56,7 +56,7 @@ def forward_arguments(model: Callable) -> ForwardArguments:
 
 
 def _inner_function(model):
-    """Return the function that takes the arguments, within modules that pass all of them on."""
+    """Return the function that takes the arguments, within wrappers that pass all of them on."""
     for _ in range(8):
         inner = getattr(model, "_orig_mod", None)  # of torch.compile
         if inner is None and callable(getattr(model, "get_base_model", None)):  # of PEFT
@@ -75,7 +75,7 @@ def _passes_all_on(function):
 
 
 def _parameters(function):
-    """Return the parameters of a function; *args and **kwargs for one that does not tell."""
+    """Return the parameters of a function; *args and **kwargs if it has no signature."""
     try:
         return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
@@ -95,7 +95,7 @@ def _read_arguments(function):
     return ForwardArguments(
         names=frozenset(p.name for p in by_name),
         required=tuple(p.name for p in positional if p.default is p.empty),
-        most=math.inf if any(p.kind == p.VAR_POSITIONAL for p in parameters) else len(positional),
+        max_positional=math.inf if any(p.kind == p.VAR_POSITIONAL for p in parameters) else len(positional),
         takes_any_name=any(p.kind == p.VAR_KEYWORD for p in parameters),
         first_type=first_type,
     )
@@ -116,21 +116,21 @@ def call_model(model: nn.Module, x: Any) -> Any:
 
 
 def is_one_mapping(model: Callable, x: Mapping) -> bool:
-    """Return whether a model takes `x` as one argument: it has one that is required, and none with a name in `x`."""
+    """Return whether a model takes `x` as one argument: only one is required, and none is named in `x`."""
     arguments = forward_arguments(model)
-    if x.keys() <= arguments.names or not arguments.most or len(arguments.required) > 1:
+    if x.keys() <= arguments.names or not arguments.max_positional or len(arguments.required) > 1:
         return False
     return not x.keys() & arguments.names and bool(arguments.required or not arguments.takes_any_name)
 
 
 def is_one_sequence(model: Callable, x: tuple | list) -> bool:
-    """Return whether a model takes `x` as one argument: it has no more, or its first one is annotated as a list."""
+    """Return whether a model takes `x` as one argument: it has no others, or the first is annotated as a list."""
     if isinstance(x, PackedSequence):
         return True
     arguments = forward_arguments(model)
     if len(arguments.required) > 1 or arguments.first_is_tensor:
         return False
-    return len(x) > arguments.most or isinstance(x, list) and arguments.first_is_list
+    return len(x) > arguments.max_positional or isinstance(x, list) and arguments.first_is_list
 
 # %% ../../nbs/0_model/02_inputs.ipynb #1666ca46
 def signature(sample: Any) -> Any:
@@ -160,7 +160,7 @@ def zeros_like_signature(signature: Any) -> Any:
 
 
 def is_tensor_signature(signature: Any) -> bool:
-    """Return whether a signature is the one of a tensor, rather than of a dict, a list, or of nothing."""
+    """Return whether a signature is that of one tensor."""
     return isinstance(signature, dict) and isinstance(signature.get("dtype"), str)
 
 # %% ../../nbs/0_model/02_inputs.ipynb #c4eed6fd
@@ -217,7 +217,7 @@ def _dtype_name(x):
 
 
 def _batch_signature(x, samples):
-    """Return the signature of a batch, as of one with a single sample; None if it has none."""
+    """Return the signature of a batch with its batch dimension set to 1, or None if it has no signature."""
     if isinstance(x, Tensor):
         is_batch = x.ndim and not x.is_nested and x.layout == torch.strided and samples in (None, len(x))
         return {"shape": [1, *x.shape[1:]], "dtype": _dtype_name(x)} if is_batch else None
@@ -231,7 +231,7 @@ def _batch_signature(x, samples):
 
 
 def _merge(first, second):
-    """Return the signature of which both are, or None."""
+    """Return a signature that fits both, with free dimensions where they differ, or None."""
     if is_tensor_signature(first) and is_tensor_signature(second):
         lengths = list(zip(first["shape"], second["shape"]))
         if first["dtype"] != second["dtype"] or len(first["shape"]) != len(second["shape"]):

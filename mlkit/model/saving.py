@@ -21,6 +21,7 @@ from .. import __version__
 from ..files import check_not_foreign, read_own_json
 from .build import build_model, describe_model
 from .inputs import recorded_signature, signature
+from ..text import type_name
 
 # %% ../../nbs/0_model/03_saving.ipynb #bbdd9e4b
 def save_model(
@@ -29,7 +30,7 @@ def save_model(
     # an input of the model, whose shapes and dtypes are written; default: what the model was fed in training
     sample: Any = None,
     arguments: dict | None = None,  # see `describe_model`
-    rows: Any = None,  # what the input means, as `Rows`: its `save(folder)` writes it next to the model
+    rows: Any = None,  # what the input means, such as `Rows`; its `save(folder)` writes it next to the model
 ) -> Path:
     """Write `model` as `model.safetensors` and `model.json` for `load_model`, and return the folder.
 
@@ -51,7 +52,7 @@ def save_model(
             stacklevel=2,
         )
     if rows is not None and not callable(getattr(rows, "save", None)):
-        raise TypeError(f"rows: expected a description with a method save(folder), got a {type(rows).__name__}")
+        raise TypeError(f"rows: expected a description with a method save(folder), got {type_name(rows)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _check_free(folder, tensors)
@@ -74,7 +75,7 @@ def save_model(
 def _check_free(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Raise FileExistsError if saving would overwrite a file that another program wrote.
 
-    Weights with the names of this model and no model.json were left by an interrupted save: they are overwritten.
+    Weights with the names of this model and without a model.json are from an interrupted save, and are overwritten.
     """
     check_not_foreign(folder / "model.json")
     weights = folder / "model.safetensors"
@@ -87,7 +88,7 @@ def _check_free(folder: Path, tensors: dict[str, Tensor]) -> None:
         is_own = True
     if not is_own:
         raise FileExistsError(
-            f"{weights} is there, and save_model did not write it: it would be overwritten. Save into another folder"
+            f"{weights} exists, and save_model has not written it: it is not overwritten. Save into another folder"
         )
 
 
@@ -97,13 +98,13 @@ def _digest(path: Path) -> str:
 
 # %% ../../nbs/0_model/03_saving.ipynb #f569aae4
 def _unique_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors to write, and for every further name of one of them the name it is written under."""
+    """Return the tensors to write, and the other names of tensors that have several: name -> name in the file."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first_names: dict[tuple, str] = {}
     for name, t in state.items():
         if not isinstance(t, Tensor):
-            raise TypeError(f"{name!r} in the state of the model is a {type(t).__name__}: only tensors can be saved")
+            raise TypeError(f"{name!r} in the state of the model is {type_name(t)}: only tensors can be saved")
         storage = t.untyped_storage()
         key = storage.data_ptr(), t.storage_offset(), t.shape, t.stride(), t.dtype, t.device
         if t.numel() and key in first_names:
@@ -117,7 +118,7 @@ def _unique_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str,
 
 # %% ../../nbs/0_model/03_saving.ipynb #85102664
 def _split_extra_state(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tensors of a state, and what `get_extra_state` has returned. Raises TypeError if that is not JSON."""
+    """Return the tensors of a state, and the values from `get_extra_state`. Raises TypeError if one is not JSON."""
     extra = {k: v for k, v in state.items() if _is_extra_state(k) and not isinstance(v, Tensor)}
     for name, value in extra.items():
         try:
@@ -126,8 +127,8 @@ def _split_extra_state(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
             same = False
         if not same:
             raise TypeError(
-                f"{name!r} in the state of the model, from get_extra_state, is a {type(value).__name__} that JSON "
-                "cannot hold: return a tensor, or numbers, strings and lists in a dict with names"
+                f"{name!r} in the state of the model, from get_extra_state, is {type_name(value)} that JSON "
+                "cannot hold: return a tensor, or numbers, strings and lists, also in a dict whose keys are strings"
             )
     return {k: v for k, v in state.items() if k not in extra}, extra
 
@@ -211,7 +212,7 @@ def load_weights(
     description = _read_description(Path(folder))
     path = Path(folder) / "model.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, but model.json is there")
+        raise FileNotFoundError(f"{path} is missing, but {path.with_name('model.json')} exists: save the model again, with save_model")
     tensors = _read_tensors(path, description.get("sha256"))
     tensors |= {name: tensors[first_name] for name, first_name in description.get("shared", {}).items()}
     state = model.state_dict(keep_vars=True)
@@ -229,8 +230,8 @@ def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
     """Return the tensors in a file. Raises ValueError if it is damaged, or has another digest."""
     if digest is not None and _digest(path) != digest:
         raise ValueError(
-            f"{path} is damaged, or not the file that was saved with model.json: its sha256 is not the one in there. "
-            "Save the model again, with save_model"
+            f"{path} is damaged, or not the file that was saved with model.json: its sha256 differs. Save the model again, "
+            "with save_model"
         )
     try:
         return load_file(path)

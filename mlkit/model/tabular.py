@@ -18,12 +18,12 @@ class TabularModel(nn.Module):
     def __init__(
         self,
         numbers: int,  # how many numbers a row has
-        embedding_sizes: Sequence[tuple[int, int]],  # for each category: how many values, and the width of a vector
+        embedding_sizes: Sequence[tuple[int, int]],  # for each category: number of values, width of a vector
         output_dim: int,  # number of classes, or of values to predict
         hidden_dim: int = 100,  # width of the hidden layers
         hidden_layers: int = 2,
         dropout: float = 0.0,  # probability with which a hidden value is 0 in training
-        output_mean: Sequence[float] | None = None,  # of each value to predict: a regression
+        output_mean: Sequence[float] | None = None,  # of each value to predict, for a regression
         output_std: Sequence[float] | None = None,
     ):
         super().__init__()

@@ -271,7 +271,7 @@ def takes_target(function: Callable) -> bool:
     if type(function) is MethodType and type(function.__func__) is FunctionType:
         if function.__func__.__code__.co_argcount > 2:  # with its object
             return True
-    return forward_arguments(function).most > 1
+    return forward_arguments(function).max_positional > 1
 
 
 def call_on_output(
@@ -342,7 +342,7 @@ def _computes_loss(model, batch):
         return True
     *inputs, target = batch
     describes_samples = isinstance(target, (list, tuple)) and all(isinstance(item, Mapping) for item in target)
-    if describes_samples and arguments.most >= len(batch):
+    if describes_samples and arguments.max_positional >= len(batch):
         return True
     required = len(arguments.required)
     if len(inputs) > 1 or not isinstance(inputs[0], (tuple, list, Mapping)) or _are_strings(inputs[0]):
@@ -468,7 +468,7 @@ def _input(x: Any, target: Any, model: nn.Module, others: int = 0) -> Any:
     arguments = forward_arguments(model)
     if len(arguments.required) - others > 1 or arguments.first_is_tensor:
         return x
-    if _are_strings(x) or len(x) > arguments.most - others:
+    if _are_strings(x) or len(x) > arguments.max_positional - others:
         return (x,)
     if isinstance(x, list) and (arguments.first_is_list or not _are_columns(x, target)):
         return (x,)
@@ -495,7 +495,7 @@ def _check_no_target(batch, loss_fn):
         return
     if not _is_from_torch(loss_fn):
         arguments = forward_arguments(loss_fn)
-        if len(arguments.required) == 1 and arguments.most > 1:
+        if len(arguments.required) == 1 and arguments.max_positional > 1:
             raise ValueError(
                 "a batch has no target, and the loss_fn has a second argument with a default: is it for the target? "
                 "Pass lambda prediction: loss(prediction), or lambda prediction, x: loss(prediction, x)"

@@ -110,7 +110,7 @@ def test_another_user(tmp_path):
     process.start()
     message = messages.get(timeout=30)
     process.join()
-    assert "belongs to another user (number 0): choose a folder of your own" in message
+    assert "belongs to another user (id 0): choose one of your own folders" in message
 
 
 @pytest.fixture
