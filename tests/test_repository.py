@@ -112,6 +112,19 @@ def test_every_noqa_has_its_reason():
                 assert re.search(r"#\s*noqa: [A-Z]+\d+(, [A-Z]+\d+)*:? +(--|#|\() ?\w+", line), f"{f}: {line.strip()}"
 
 
+def test_every_expected_error_is_waited_for():
+    """`expect_fail` of fastcore is for a `with` statement: called alone, it tests nothing."""
+    for notebook in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] != "code" or "expect_fail(" not in source:
+                continue
+            nodes = list(ast.walk(ast.parse(source)))
+            calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "expect_fail"]
+            items = [item for node in nodes if isinstance(node, ast.With) for item in node.items]
+            assert {*calls} <= {item.context_expr for item in items}, f"{notebook}: {source}"
+
+
 def test_layers():
     assert "Contracts: 4 kept, 0 broken" in run("lint-imports", "--no-cache", cwd=ROOT)
 

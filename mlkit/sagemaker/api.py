@@ -133,7 +133,7 @@ def _limit_errors(shape: Any, value: Any, path: str) -> Iterator[str]:
 
 
 def _uri_errors(uri: str, path: str) -> Iterator[str]:
-    """Yield why an S3 URI cannot be. Old buckets have names that new ones cannot have; access points have ARNs."""
+    """Yield why an S3 URI is invalid. Old buckets have names that new ones cannot have; access points have ARNs."""
     scheme, _, name = uri.partition("://")
     bucket = name.partition("/")[0]
     if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}|arn:.+", bucket):
@@ -143,7 +143,7 @@ def _uri_errors(uri: str, path: str) -> Iterator[str]:
 def _text_errors(value: str, path: str) -> Iterator[str]:
     """Yield why a text cannot be sent to a program as a variable, an argument or a line of a file."""
     if "\0" in value:
-        yield f"{path}: a null character, which no program can be given"
+        yield f"{path}: a null character, which cannot be passed to a program"
     if any("\ud800" <= character <= "\udfff" for character in value):
         yield f"{path}: {_shortened(value)} is not text: it has half of a surrogate pair, which UTF-8 cannot express"
 
@@ -299,7 +299,7 @@ def _metric_errors(definition: dict) -> Iterator[str]:
 # %% ../../nbs/2_sagemaker/00_api.ipynb #54abbd1d
 _MAX_RANGES = 30
 _MAX_HYPERPARAMETERS = 99  # static and searched; SageMaker adds one, the name of the metric
-_MAX_RESOURCE = 20_000  # epochs, or what else Hyperband counts
+_MAX_RESOURCE = 20_000  # epochs, or another unit that Hyperband counts
 # Names of static hyperparameters by which SageMaker knows how many epochs a trial has.
 EPOCH_NAMES = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")
 
@@ -328,7 +328,7 @@ def _tuning_job_errors(request: dict) -> Iterator[str]:
 
 
 def _definition_errors(definition: dict) -> Iterator[str]:
-    """Yield the errors of a definition that a training job of its own would have, too."""
+    """Yield the errors of a definition that a training job could have, too."""
     yield from _stopping_errors(definition)
     algorithm = definition["AlgorithmSpecification"]
     if ("TrainingImage" in algorithm) == ("AlgorithmName" in algorithm):
@@ -367,7 +367,7 @@ def _range_errors(ranges: dict, definition: dict, path: str, is_autotuned: bool)
             f"{_MAX_HYPERPARAMETERS} are allowed together"
         )
     for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"{path}: {name!r} comes twice"
+        yield f"{path}: {name!r} occurs twice"
     for name in sorted(set(names) & set(static)):
         yield f"{path}: {name!r} is in StaticHyperParameters, too: leave it out there"
     for kind, entry in entries:
@@ -379,13 +379,13 @@ def _range_errors(ranges: dict, definition: dict, path: str, is_autotuned: bool)
 
 
 def _numeric_range_errors(kind: str, entry: dict) -> Iterator[str]:
-    number = int if kind == "IntegerParameterRanges" else float
+    kind_of_number = int if kind == "IntegerParameterRanges" else float
     values = []
     for name in ("MinValue", "MaxValue"):
         try:
-            values.append(number(entry[name]))
+            values.append(kind_of_number(entry[name]))
         except ValueError:
-            yield f"{name}: expected {'a whole number' if number is int else 'a number'}, got {entry[name]!r}"
+            yield f"{name}: expected {'a whole number' if kind_of_number is int else 'a number'}, got {entry[name]!r}"
     if len(values) < 2:
         return
     low, high = values
@@ -394,7 +394,7 @@ def _numeric_range_errors(kind: str, entry: dict) -> Iterator[str]:
     scale = entry.get("ScalingType", "Auto")
     if scale == "Logarithmic" and low <= 0:
         yield f"a logarithmic range begins above 0, not at {entry['MinValue']}"
-    if scale == "ReverseLogarithmic" and number is int:
+    if scale == "ReverseLogarithmic" and kind_of_number is int:
         yield "ReverseLogarithmic is for continuous ranges"
     elif scale == "ReverseLogarithmic" and not 0 <= low <= high < 1:
         yield "a reverse logarithmic range is from 0 to below 1"
@@ -403,7 +403,7 @@ def _numeric_range_errors(kind: str, entry: dict) -> Iterator[str]:
 def _categorical_range_errors(entry: dict) -> Iterator[str]:
     values = entry.get("Values", [])
     for value in sorted({value for value in values if values.count(value) > 1}):
-        yield f"the value {value!r} comes twice"
+        yield f"the value {value!r} occurs twice"
 
 
 def _strategy_errors(config: dict, ranges: dict, definition: dict) -> Iterator[str]:
@@ -458,9 +458,9 @@ def _warm_start_errors(request: dict) -> Iterator[str]:
     parents = request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", [])
     names = [parent.get("HyperParameterTuningJobName", "") for parent in parents]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"WarmStartConfig.ParentHyperParameterTuningJobs: {name!r} comes twice"
+        yield f"WarmStartConfig.ParentHyperParameterTuningJobs: {name!r} occurs twice"
     if request["HyperParameterTuningJobName"] in names:
-        yield "WarmStartConfig.ParentHyperParameterTuningJobs: a tuning job is not its own parent: choose a new name"
+        yield "WarmStartConfig.ParentHyperParameterTuningJobs: a tuning job cannot be its own parent: choose a new name"
 
 # %% ../../nbs/2_sagemaker/00_api.ipynb #14de67e5
 def exceptions(api: str = "sagemaker") -> Any:

@@ -70,7 +70,13 @@ def registry(region: str) -> str:
     return f"{ACCOUNTS[region]}.dkr.ecr.{region}.{domain}"
 
 # %% ../../nbs/2_sagemaker/03_images.ipynb #025e97d0
-_PARTITIONS = ("cn-", "us-gov-", "us-iso", "eu-isoe-", "eusc-")  # beginnings of all regions outside of the first one
+_PARTITIONS = (
+    "cn-",
+    "us-gov-",
+    "us-iso",
+    "eu-isoe-",
+    "eusc-",
+)  # beginnings of the names of all regions outside of the partition `aws`
 _ISOLATED = ("us-iso", "eu-isoe-", "eusc-")
 _EARLY = ("us-isof-", "eu-isoe-", "eusc-", "me-west-1")
 _AMAZON_LINUX = {  # torch: CUDA, regions without it
@@ -103,7 +109,7 @@ _RAY = {"1.4": (), "1.3": _PARTITIONS, "1.2": _PARTITIONS, "1": ()}  # regions w
 
 @dataclass(frozen=True)
 class Release:
-    """A version of an image that AWS publishes."""
+    """Describe a version of an image that AWS publishes."""
 
     repository: str
     tag: str  # with {device}, and {python} if there are several
@@ -133,7 +139,7 @@ RELEASES = {  # by short name and version, the newest first
         for version, missing in _RAY.items()
     },
 }
-_REPOSITORIES = (  # further ones, of which the whole tag is needed
+_REPOSITORIES = (  # further repositories, whose images need the whole tag
     *("pytorch", "ray", "pytorch-inference-arm64", "pytorch-inference-graviton", "djl-inference"),
     *("huggingface-pytorch-training", "huggingface-pytorch-inference", "tensorflow-training", "tensorflow-inference"),
 )
@@ -182,12 +188,12 @@ def _release_uri(image: str, region: str, instance: str) -> str:
     release = releases[full_version]
     if python and python not in release.pythons:
         expected = " or ".join(f"{name}:{version}-{p}" for p in release.pythons) or f"{name}:{version}"
-        raise ValueError(f"image {image!r}: there is none of {python}; expected {expected}")
+        raise ValueError(f"image {image!r}: there is no image for {python}; expected {expected}")
     host = registry(region)
     if region.startswith(release.missing):
         others = [v for v, other in releases.items() if not region.startswith(other.missing)]
         raise ValueError(f"image {image!r}: AWS has none in {region}; the newest there is image='{name}:{others[0]}'")
-    device = release.gpu if _require_device(instance, image) else release.cpu
+    device = release.gpu if _has_gpus(instance, image) else release.cpu
     python = python or next(iter(release.pythons), "")
     written_tag = release.tag.format(device=device, python=python)
     if release.pythons:
@@ -195,8 +201,8 @@ def _release_uri(image: str, region: str, instance: str) -> str:
     return f"{host}/{release.repository}:{written_tag}"
 
 
-def _require_device(instance: str, image: str) -> bool:
-    """Return whether an instance type has GPUs. Raises ValueError if it needs an image for other processors."""
+def _has_gpus(instance: str, image: str) -> bool:
+    """Return whether an instance type has GPUs. Raises ValueError if `image` does not run on its processors."""
     family = instance.removeprefix("ml.").partition(".")[0]
     if re.match(r"(trn|inf)\d", family):
         processor = "AWS's own accelerators"

@@ -40,7 +40,10 @@ _GPU_FAMILIES = {  # model of the GPU, GiB of memory per CPU
     "g6e": ("L40S", 8),
 }
 _GPUS_BY_SIZE = {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}  # of the families above; other sizes have one
-_IRREGULAR = {  # types whose size does not tell their CPUs and memory: CPUs, GiB, GPUs, model of the GPU
+_IRREGULAR = {  # types that do not follow from family and size: CPUs, GiB, GPUs, model of the GPU
+    "c4.8xlarge": (36, 60),
+    "c5n.9xlarge": (36, 96),
+    "c5n.18xlarge": (72, 192),
     "t3.medium": (2, 4),
     "t3.large": (2, 8),
     "t3.xlarge": (4, 16),

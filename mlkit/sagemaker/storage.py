@@ -39,7 +39,7 @@ def copy_or_link(
     destination: Path,  # a folder, created if missing
     max_bytes: int = 2**26,  # larger folders are linked
 ) -> None:
-    """Make a folder with the files of another one, in which files can be added and removed without changing the other.
+    """Make a copy of a folder in which files can be added and removed without changing the original.
 
     Files are copied if the folder is small, else linked one by one.
     """
@@ -53,22 +53,6 @@ def copy_or_link(
             shutil.copy(path, copy)
         else:
             copy.symlink_to(path.resolve())
-
-# %% ../../nbs/2_sagemaker/01_storage.ipynb #a0e71013
-MANIFEST_SUFFIX = ".manifest"
-
-
-def read_manifest(uri: str, content: bytes) -> tuple[str, list[str]]:
-    """Return the prefix and the names in the manifest at `uri`. Raises ValueError if it is not one."""
-    try:
-        first, *names = json.loads(content)
-        prefix = first["prefix"]
-        is_manifest = prefix.startswith("s3://") and names and all(isinstance(name, str) and name for name in names)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        is_manifest = False
-    if not is_manifest:
-        raise ValueError(f'{uri}: expected a JSON list, [{{"prefix": "s3://bucket/folder/"}}, "name", ...]')
-    return prefix, names
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #a0e71003
 class Storage(ABC):
@@ -93,7 +77,7 @@ class Storage(ABC):
 
     @abstractmethod
     def measure(self, uri: str, limit: int = 100_000) -> tuple[int, int] | None:
-        """Return the number of objects under a URI and their size in bytes, of the first `limit` ones.
+        """Return the number and the size in bytes of the objects under a URI, of the first `limit` objects.
 
         Returns None if they may not be listed here. Raises FileNotFoundError if there are none.
         """
@@ -104,7 +88,7 @@ class Storage(ABC):
 
     @abstractmethod
     def get(self, uri: str, folder: Path) -> None:
-        """Copy all objects under a URI into a folder; none is not an error."""
+        """Copy all objects under a URI into a folder. It is not an error if there are none."""
 
     @abstractmethod
     def fetch(self, uri: str, path: Path) -> None:
@@ -120,7 +104,7 @@ class Storage(ABC):
 
     @abstractmethod
     def remove(self, uri: str) -> None:
-        """Remove an object; a missing one is not an error."""
+        """Remove an object. It is not an error if there is none."""
 
     @abstractmethod
     def send_file(self, path: Path, uri: str) -> None:
@@ -351,6 +335,22 @@ def _tqdm_bar(name: str, total: int, out: TextIO) -> Any:
     except ModuleNotFoundError:
         return None
     return tqdm(desc=name, total=total, unit="B", unit_scale=True, unit_divisor=1024, file=out, leave=False, delay=0.1)
+
+# %% ../../nbs/2_sagemaker/01_storage.ipynb #a0e71013
+MANIFEST_SUFFIX = ".manifest"
+
+
+def read_manifest(uri: str, content: bytes) -> tuple[str, list[str]]:
+    """Return the prefix and the names in the manifest at `uri`. Raises ValueError if it is not one."""
+    try:
+        first, *names = json.loads(content)
+        prefix = first["prefix"]
+        is_manifest = prefix.startswith("s3://") and names and all(isinstance(name, str) and name for name in names)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        is_manifest = False
+    if not is_manifest:
+        raise ValueError(f'{uri}: expected a JSON list, [{{"prefix": "s3://bucket/folder/"}}, "name", ...]')
+    return prefix, names
 
 # %% ../../nbs/2_sagemaker/01_storage.ipynb #a0e71016
 def stage_manifest(

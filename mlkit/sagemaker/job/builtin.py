@@ -222,7 +222,7 @@ def _label_columns(label: int | str | list, frame: Frame) -> int | str | list:
 
 
 def _load_rows(config: Config) -> Rows:
-    """Return the description in a file. Raises ValueError for other settings of the same."""
+    """Return the description in a file. Raises ValueError if flags describe the table, too."""
     settings = {
         "--task": config.task,
         "--drop": config.drop,
@@ -230,8 +230,9 @@ def _load_rows(config: Config) -> Rows:
         "--label": config.label != 0,
         "--standardize": config.standardize is not None,
     }
-    for flag in (flag for flag, value in settings.items() if value):
-        raise ValueError(f"{flag}: {config.rows} has that already; leave {flag} out, or change the file")
+    flags = [flag for flag, value in settings.items() if value]
+    if flags:
+        raise ValueError(f"{flags[0]}: {config.rows} has that already; leave {flags[0]} out, or change the file")
     path = Path(config.rows)
     if not path.is_file():
         raise FileNotFoundError(f"--rows {path}: there is no such file in {Path.cwd()}; Rows.save(folder) writes one")
@@ -460,11 +461,12 @@ def _check_dimensions(config: Config, data: JobData) -> None:
         _check_features(config, data)
     if config.output_dim in (None, data.output_dim):
         return
-    y = "labels" if data.description is None or isinstance(data.description, Labels) else f"label {config.label!r}"
+    has_columns = isinstance(data.description, (Rows, Images))
+    needs = f"label {config.label!r} needs" if has_columns else "labels need"
     if data.description is not None or data.task != "classes":
         what = "classes" if data.task == "classes" else f"output{'s' * (data.output_dim > 1)}"
         raise ValueError(
-            f"--output_dim is {config.output_dim}, but the {y} needs {data.output_dim} {what}: pass --output_dim "
+            f"--output_dim is {config.output_dim}, but the {needs} {data.output_dim} {what}: pass --output_dim "
             f"{data.output_dim}, or leave it out"
         )
     if config.output_dim < data.output_dim:

@@ -63,9 +63,8 @@ class Container:
     def from_env(
         cls,
         environ: Mapping[str, str] | None = None,  # default: the variables of this process
-        root: str
-        | Path
-        | None = None,  # of the tree; default: /opt/ml in a job, or MLKIT_ROOT, else the current folder
+        # root of the tree; default: /opt/ml in a job, or MLKIT_ROOT, else the current folder
+        root: str | Path | None = None,
     ) -> "Container":
         """Return the container that variables and files describe. Raises ValueError for settings that are not JSON."""
         environ = os.environ if environ is None else environ

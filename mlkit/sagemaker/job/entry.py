@@ -175,9 +175,9 @@ def _exit_code(error: SystemExit, container: Container) -> int:
 
 # %% ../../../nbs/2_sagemaker/1_job/50_entry.ipynb #50f0a002
 def in_cell() -> bool:
-    """Return whether cells call the code of this process, so that its arguments are those of a kernel or of IPython.
+    """Return whether cells call the code of this process, so that its arguments belong to a kernel or to IPython.
 
-    A program that `%run` starts is in a file, and has arguments of its own.
+    A program that `%run` starts is in a file, and has its own arguments.
     """
     ipython = sys.modules.get("IPython")
     if ipython is None or ipython.get_ipython() is None:
@@ -189,7 +189,7 @@ def _one_process(processes: int | None) -> int:
     """Return 1. Raises ValueError if more processes are named: to start them, the program has to be in a file."""
     if processes and processes > 1:
         raise ValueError(
-            f"processes={processes}: a notebook is one process. A job starts as many, also on this machine: "
+            f"processes={processes}: a notebook is one process. A job starts that many, on this machine, too: "
             "TrainingJob(config, source=FILE).run()"
         )
     return 1
@@ -214,7 +214,9 @@ def _run_in_cell(f: Callable, processes: int | None) -> Any:
         call = _example_call(f, kind, required)
         missing = [field for field in required if field not in container.hyperparameters]
         if missing:
-            raise TypeError(f"{f.__name__}() in a cell uses defaults, and {', '.join(missing)} has none: call {call}")
+            raise TypeError(
+                f"{f.__name__}() in a cell uses defaults, and there are none for {', '.join(missing)}: call {call}"
+            )
         arguments[name] = read_config(kind, [], container.hyperparameters)
         processes = processes or getattr(arguments[name], "processes", None)
         print(f"{f.__name__}() in a cell uses {arguments[name]}; {call} passes other values", flush=True)

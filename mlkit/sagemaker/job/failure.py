@@ -31,8 +31,8 @@ def remedy(error: BaseException) -> str | None:
         package = (error.name or "?").partition(".")[0]
         if os.path.isfile("setup.py"):
             return (
-                f"-> {package!r} is not installed: a job of SDK v2's spelling installs the package of the setup.py in "
-                "its source folder. Before a check, install it here: pip install --no-deps SOURCE_FOLDER"
+                f"-> {package!r} is not installed: a job with the arguments of SDK v2 installs the package of the "
+                "setup.py in its source folder. Before a check, install it here: pip install --no-deps SOURCE_FOLDER"
             )
         return (
             f"-> {package!r} is not installed here: add the package that contains it to requirements.txt "
@@ -40,9 +40,9 @@ def remedy(error: BaseException) -> str | None:
         )
     if type(error).__name__ == "NoCredentialsError" or "No signing credentials" in text:
         return (
-            "-> on SageMaker the program has the credentials of the job's role. A rehearsed job gets those of this "
-            "machine only if they expire, as a role's do, and are in variables: aws configure export-credentials "
-            "--format env"
+            "-> on SageMaker the program has the credentials of the job's role. A rehearsed job gets the credentials "
+            "of this machine only if they expire, as a role's do, and are in variables: aws configure "
+            "export-credentials --format env"
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "-> the disk is full: launch with a larger volume_size_in_gb, or write less"

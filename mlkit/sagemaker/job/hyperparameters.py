@@ -97,7 +97,7 @@ _CONVERTERS: list[_Converter] = []
 
 
 def _reads(name: str, matches: Callable[[Any], bool], **options) -> Callable:
-    """Add a function to the table of converters; the parameters are those of `_Converter`."""
+    """Add a function to the table of converters, with the parameters of `_Converter`."""
 
     def add(read):
         _CONVERTERS.append(_Converter(name, matches, read, **options))
@@ -433,7 +433,10 @@ def _type_errors(config_type: type, prefix: str, outer: tuple[type, ...]) -> Ite
             yield from _type_errors(kind, f"{prefix}{name}.", (*outer, config_type))
             continue
         for error in _part_errors(kind, outer):
-            yield f"hyperparameter {prefix + name!r}: {error}; a field that is no hyperparameter has field(init=False)"
+            yield (
+                f"hyperparameter {prefix + name!r}: {error}; declare a field that is not a hyperparameter with "
+                "field(init=False)"
+            )
 
 
 def _part_errors(kind: Any, checked: tuple, as_key: bool = False) -> Iterator[str]:
@@ -617,7 +620,7 @@ class ConfigField(NamedTuple):
     default: Any  # dataclasses.MISSING if it is required
     comment: str
     is_group: bool  # its value is a nested config, whose fields follow
-    metadata: Mapping = types.MappingProxyType({})  # that `field` was given
+    metadata: Mapping = types.MappingProxyType({})  # the argument of `field`
 
 
 def config_fields(config: Any, prefix: str = "", outer: tuple[type, ...] = ()) -> dict[str, ConfigField]:
@@ -654,7 +657,7 @@ def flat_values(config: Any) -> dict[str, Any]:
         default = defaults[f.name].default
         expected = type(default) if isinstance(default, f.kind) else f.kind
         if type(f.default) is not expected:
-            raise ValueError(f"hyperparameter {f.name!r}: expected a {type_name(expected)}, got {f.default!r}")
+            raise ValueError(f"hyperparameter {f.name!r}: expected {type_name(expected)}, got {f.default!r}")
     return values
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c0a7ec09
@@ -706,7 +709,7 @@ def _make_parser(fields: Mapping[str, ConfigField], **parser_options) -> argpars
 
 
 def _default_note(f: ConfigField) -> str:
-    """Return what the help says of a field's default."""
+    """Return the note on a field's default in the help."""
     if f.default is dataclasses.MISSING:
         return "(required)"
     if f.default is None:
@@ -745,7 +748,8 @@ def _v2_rendering(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-_SETTINGS = ("sagemaker_", "_tuning_objective_metric")  # hyperparameters for launchers, and a tuner's note
+# Hyperparameters that are meant for launchers, and one that a tuning job adds.
+_RESERVED_PREFIXES = ("sagemaker_", "_tuning_objective_metric")
 
 
 def _raw_values(
@@ -762,7 +766,7 @@ def _raw_values(
         # SDK v2 writes every string in quotes, and always names the program
         quoted = str(mapping.get("sagemaker_program", "")).startswith('"')
         for name, value in mapping.items():
-            if name.startswith(_SETTINGS):
+            if name.startswith(_RESERVED_PREFIXES):
                 continue
             text = value if isinstance(value, str) else json.dumps(value)
             values = raw_values.setdefault(name, [])
@@ -810,10 +814,10 @@ def find_conflicts(
     for name, (first, *others) in _raw_values(fields, _make_parser(fields), argv, hyperparameters).items():
         for other in others:
             try:
-                is_same = repr(other.read(name, fields[name].kind)) == repr(first.read(name, fields[name].kind))
+                agrees = is_same(other.read(name, fields[name].kind), first.read(name, fields[name].kind))
             except ValueError:
-                is_same = False
-            if not is_same:
+                agrees = False
+            if not agrees:
                 yield (
                     f"hyperparameter {name!r} is given twice: {first.text!r} (from {first.source}) is used, "
                     f"{other.text!r} (from {other.source}) is not"
@@ -848,7 +852,7 @@ def _check_unknown(arguments: Sequence[str], fields: Mapping[str, ConfigField]) 
             raise ValueError(
                 f"unexpected argument {argument!r}: expected hyperparameters as --name value, a list as '[1, 2]' or 1,2"
             )
-        if not name.startswith(_SETTINGS):
+        if not name.startswith(_RESERVED_PREFIXES):
             _check_name(name, fields)
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #9432ad2e
@@ -867,7 +871,7 @@ def check_hyperparameters(
     for name, text in hyperparameters.items():
         if not isinstance(text, str):
             raise TypeError(
-                f"hyperparameter {name!r}: expected text, as write_value spells it, got a {type(text).__name__}"
+                f"hyperparameter {name!r}: expected text, as write_value spells it, got {type(text).__name__}"
             )
         reasons = list(_api_errors(name, text))
         if software != "api":

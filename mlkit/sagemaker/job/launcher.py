@@ -145,8 +145,8 @@ SIGNALS = {  # signal that kills a process -> its usual cause
         "most often the machine ran out of memory: use a smaller batch, fewer DataLoader workers, or a larger instance"
     ),
     "SIGBUS": "most often /dev/shm is full: use fewer DataLoader workers, or smaller batches",
-    "SIGSEGV": "a crash in compiled code: in an extension, or in packages that do not fit together",
-    "SIGABRT": "compiled code gave up, and has written the reason into the log",
+    "SIGSEGV": "a crash in compiled code: in an extension, or between incompatible packages",
+    "SIGABRT": "compiled code ended the process; the log may have its reason",
 }
 
 

@@ -50,9 +50,9 @@ class _S3Objects(Dataset):
         self.transform = transform
         self.indices = [i for i in range(len(objects)) if self._is_data(objects[i], has_sizes)]
 
-    def _is_data(self, file: BinaryIO, has_size: bool) -> bool:
+    def _is_data(self, file: BinaryIO, has_sizes: bool) -> bool:
         """Return whether an object is data. Its size is in the listing, if there was one."""
-        size = file.seek(0, os.SEEK_END) if has_size else 1
+        size = file.seek(0, os.SEEK_END) if has_sizes else 1
         return is_data_name(file.key[self.prefix_length :], size)
 
     def __len__(self) -> int:
@@ -71,8 +71,9 @@ def open_objects(
 ) -> Dataset:
     """Return a map-style dataset with a sample for each data file of a channel, in the order of the names.
 
-    Hidden and empty files are passed over, and what tools leave next to data, as `mlkit.training.data.files` says.
-    Raises FileNotFoundError if the channel has no files, and ValueError if a manifest is not one.
+    Hidden files, empty files and the files that tools leave next to data are left out; see
+    `mlkit.training.data.files`. Raises FileNotFoundError if the channel has no files, and ValueError for an invalid
+    manifest.
     """
     if not str(channel).startswith("s3://"):
         return _FolderObjects(Path(channel), transform)

@@ -69,7 +69,7 @@ class Choices:
         if not self.values:
             raise ValueError("expected at least one choice")
         if len({repr(value) for value in self.values}) < len(self.values):
-            raise ValueError(f"a choice comes twice: {', '.join(map(repr, self.values))}")
+            raise ValueError(f"a choice occurs twice: {', '.join(map(repr, self.values))}")
 
     def __str__(self):
         return ", ".join(map(str, self.values))

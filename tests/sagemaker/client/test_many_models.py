@@ -111,8 +111,11 @@ def test_names_and_options_that_cannot_be(local, tmp_path):
         ({"bundle": bundle, "serverless": True, "memory": 1500}, "expected 1024, 2048, 3072, 4096, 5120 or 6144"),
         ({"bundle": bundle, "serverless": True, "instance": "ml.g5.xlarge"}, "no machines, and no GPUs"),
         ({"bundle": bundle, "serverless": True, "capture": "s3://bucket/x"}, "are not captured"),
-        ({"bundle": bundle, "serverless": True, "network_isolation": True}, "is not isolated"),
-        ({"bundle": bundle, "serverless": True, "subnets": ["subnet-1"], "security_groups": ["sg-1"]}, "in no VPC"),
+        ({"bundle": bundle, "serverless": True, "network_isolation": True}, "cannot be isolated"),
+        (
+            {"bundle": bundle, "serverless": True, "subnets": ["subnet-1"], "security_groups": ["sg-1"]},
+            "cannot be in a VPC",
+        ),
         ({"bundle": bundle, "serverless": True, "shadow": bundle}, "no shadow variant"),
         ({"bundle": {"a": bundle, "b": bundle}, "shadow": bundle}, "one shadow variant next to one"),
         ({"bundle": {"a": bundle, "b": bundle}, "serverless": True}, "a serverless endpoint has one"),
