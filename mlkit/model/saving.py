@@ -212,7 +212,9 @@ def load_weights(
     description = _read_description(Path(folder))
     path = Path(folder) / "model.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, but {path.with_name('model.json')} exists: save the model again, with save_model")
+        raise FileNotFoundError(
+            f"{path} is missing, but {path.with_name('model.json')} exists: save the model again, with save_model"
+        )
     tensors = _read_tensors(path, description.get("sha256"))
     tensors |= {name: tensors[first_name] for name, first_name in description.get("shared", {}).items()}
     state = model.state_dict(keep_vars=True)
@@ -230,8 +232,8 @@ def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
     """Return the tensors in a file. Raises ValueError if it is damaged, or has another digest."""
     if digest is not None and _digest(path) != digest:
         raise ValueError(
-            f"{path} is damaged, or not the file that was saved with model.json: its sha256 differs. Save the model again, "
-            "with save_model"
+            f"{path} is damaged, or not the file that was saved with model.json: its sha256 differs. Save the model "
+            "again, with save_model"
         )
     try:
         return load_file(path)

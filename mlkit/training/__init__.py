@@ -38,18 +38,18 @@ def default_device() -> torch.device:
 
 # %% ../../nbs/1_training/00_training.ipynb #0d7ca78a
 def train_model(
-    model: nn.Module,  # trained in place, and left on `device`; so is a loss that is a module
+    model: nn.Module,  # trained in place, and moved to `device`; so is a loss that is a module
     train_loader: Iterable,  # gives (x, y) batches; see `Trainer`
     epochs: int,
     learning_rate: float,
     *,
     valid_loader: Iterable | None = None,  # for a validation after each epoch
-    # default: the model's own loss if it takes the target, or cross-entropy, where y are classes, int64
+    # default: the model's own loss if it takes the target, or cross-entropy, for which y are classes, int64
     loss_fn: Callable | None = None,
     # an optimizer, or a function of (parameters, lr=) that returns one; default: Adam
     optimizer: torch.optim.Optimizer | Callable | None = None,
     device: str | torch.device | None = None,  # default: the accelerator, if there is one
-    seed: int | None = None,  # seeds torch, with it the order in which the loader shuffles, NumPy and Python
+    seed: int | None = None,  # for torch, and so the order in which the loader shuffles, NumPy and Python
     callbacks: Iterable = (),
     verbose: bool = True,  # print a line for each epoch
     config: Any = None,  # saved in the checkpoints, see `Trainer`; default: epochs, learning_rate and seed
@@ -104,13 +104,14 @@ def _check_options(trainer: type[Trainer], options: dict) -> None:
     names = list(parameters)
     if any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
         names += inspect.signature(Trainer).parameters  # which a subclass passes on
+    valid = {*names, *inspect.signature(train_model).parameters} - {"options"}
     for name in options:
         if name not in names:
-            raise TypeError(f"train_model takes no argument {name!r}; {did_you_mean(name, names)}")
+            raise TypeError(f"train_model takes no argument {name!r}; {did_you_mean(name, valid)}")
 
 
-def _trained_parameters(model: nn.Module, loss_fn: Any, others: Iterable = ()) -> Iterable:
-    """Return the parameters of the model, and those that a loss learns, without those that other optimizers train."""
+def _trained_parameters(model: nn.Module, loss_fn: Any, others: Iterable) -> Iterable:
+    """Return the parameters of the model and of a loss that learns, without the parameters of `others`."""
     learned = [p for p in loss_fn.parameters() if p.requires_grad] if isinstance(loss_fn, nn.Module) else []
     known = {id(p) for p in (*model.parameters(), *others)}
     learned = [p for p in learned if id(p) not in known]

@@ -29,7 +29,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from .batch import local_shard
+from .batch import declared_batch_size, local_shard
 from .rng import epoch_seed, isolated_rng, seed_generators
 from .workers import start_workers
 
@@ -69,13 +69,13 @@ class Batches(Protocol):
     def position(self, batch: int) -> dict | None:
         """Return how far the epoch is after `batch` batches, as plain data for a checkpoint.
 
-        `samples` is their number over all processes and `order` a checksum of their indices, each None if it is
-        unknown; `batch_size` is None if the loader does not tell. Returns None if nothing of the epoch is known.
+        `samples` is their number over all processes and `order` a checksum of their indices. Each of them is None if
+        it is unknown, and so is `batch_size`. Returns None if nothing of the epoch is known.
         """
-        return dict(samples=None, order=None, batch_size=_batch_size(self))
+        return dict(samples=None, order=None, batch_size=declared_batch_size(self))
 
     def continue_at(self, position: dict) -> None:
-        """Let the next `start` continue at a position, instead of skipping as many batches.
+        """Let the next `start` continue at a position, rather than after a number of batches.
 
         Raises `ChangedDataError`, here or when the epoch starts, if the rest of the epoch cannot be found.
         """
@@ -93,13 +93,6 @@ class Batches(Protocol):
         return ""
 
 # %% ../../nbs/1_training/12_batches.ipynb #f481f872
-def _batch_size(loader: Any) -> int | None:
-    """Return the batch size of a loader or a source, as far as it tells."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    size = getattr(batch_sampler, "batch_size", None) or getattr(loader, "batch_size", None)
-    return int(size) if isinstance(size, (int, np.integer)) else None
-
-
 def order_checksum(indices: Tensor | Iterable, checksum: int = 0) -> int:
     """Return a checksum of a sequence of indices, a tensor (samples,) int64 or a list.
 
@@ -115,7 +108,7 @@ def order_checksum(indices: Tensor | Iterable, checksum: int = 0) -> int:
 
 
 def _check_order(position: dict, samples: int, checksum: int) -> None:
-    """Raise `ChangedDataError` if the samples that are skipped are not those that were trained on."""
+    """Raise `ChangedDataError` if other samples are skipped than were trained on."""
     if (samples, checksum) != (position["samples"], position["order"]):
         raise ChangedDataError(
             f"the first {position['samples']} samples of the epoch, which are done, do not come out the same: the "
@@ -273,7 +266,7 @@ def _draws_order_first(batch_sampler: Any) -> bool:
 class _SeededBatch:
     """The indices of a batch on their way to a worker, where the generators are seeded when they arrive.
 
-    torch unpickles them in the worker just before it loads their samples. So the dataset stays the user's own.
+    torch unpickles them in the worker just before it loads their samples. So the dataset needs no wrapper.
     """
 
     def __init__(self, seed: int, indices: Any):
@@ -339,13 +332,13 @@ class _ResumableBatchSampler:
     def _skip(self) -> tuple[Iterator, int, int]:
         """Return the batches of the rest of the epoch, with its order drawn, and what is skipped: see `consumed`.
 
-        Raises `ChangedDataError` if that is not what was trained on.
+        Raises `ChangedDataError` if other samples were trained on.
         """
         batch_sampler = self.batch_sampler
         position = self.saved_position
         if position and position["samples"] is None:
             position = None
-        same_size = not position or position["batch_size"] == _batch_size(self)
+        same_size = not position or position["batch_size"] == declared_batch_size(self)
         if same_size or type(batch_sampler) is not BatchSampler:
             if _draws_order_first(batch_sampler):
                 batches = _with_order_drawn(batch_sampler)
@@ -385,7 +378,7 @@ class _ResumableBatchSampler:
         if batch not in self.consumed:
             return None
         samples, checksum = self.consumed[batch]
-        return dict(samples=samples, order=checksum, batch_size=_batch_size(self))
+        return dict(samples=samples, order=checksum, batch_size=declared_batch_size(self))
 
 
 def _with_order_drawn(batch_sampler: BatchSampler) -> Iterator:
@@ -449,7 +442,7 @@ class LoaderBatches(Batches):
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the next epoch, which is part of its seed.
 
-        So each epoch has other transforms, even if nothing draws from the global generators.
+        So the transforms differ from epoch to epoch, even if nothing draws from the global generators.
         """
         self.epoch = epoch
 
@@ -504,7 +497,7 @@ class LoaderBatches(Batches):
     def position(self, batch: int) -> dict | None:
         if self.source is not None:
             return self.source.position(batch)
-        return dict(samples=None, order=None, batch_size=_batch_size(self.loader))
+        return dict(samples=None, order=None, batch_size=declared_batch_size(self.loader))
 
     def continue_at(self, position: dict) -> None:
         if self.source is None:

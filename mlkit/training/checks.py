@@ -143,6 +143,13 @@ def check_rate(learning_rate: Any, optimizer: torch.optim.Optimizer | Callable |
             f"torch.optim.SGD, got {optimizer!r}"
         )
 
+# %% ../../nbs/1_training/50_checks.ipynb #0102193f
+def read_metric(metrics: Mapping[str, float], name: str) -> float:
+    """Return a metric of an epoch. Raises ValueError, with the nearest name, if there is none of this name."""
+    if name not in metrics:
+        raise ValueError(f"no metric {name!r} after an epoch; {did_you_mean(name, metrics)}")
+    return metrics[name]
+
 # %% ../../nbs/1_training/50_checks.ipynb #2538aa42
 def check_model(
     model: nn.Module,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..patching import patch
+from .batch import declared_batch_size
 
 # %% ../../nbs/1_training/41_compiled.ipynb #708b7d37
 def why_not_compiled(model: nn.Module, optimizer: torch.optim.Optimizer) -> str | None:
@@ -228,7 +229,7 @@ def _random_positions():
 
 
 def _reason(error):
-    """Return what a user can do something about, of an error of torch."""
+    """Return the reason in an error of torch, in words that a user can act on."""
     if isinstance(error, _CannotCompile):
         return str(error)
     if "DataDependent" in type(error).__name__:
@@ -534,8 +535,7 @@ class CompiledGroups:
 
     def _full_size(self):
         """Return how many samples a full batch has, or None if the loader does not tell."""
-        batch_sampler = getattr(self.loader, "batch_sampler", None)
-        size = getattr(batch_sampler, "batch_size", None) or getattr(self.loader, "batch_size", None)
+        size = declared_batch_size(self.loader)
         try:
             return size and min(size, len(self.loader.dataset))
         except (TypeError, AttributeError):

@@ -9,7 +9,6 @@ __all__ = ['rank', 'world_size', 'is_main', 'join_processes']
 import atexit
 import math
 import os
-import random
 import sys
 import threading
 import time
@@ -20,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -30,12 +28,13 @@ from ..text import did_you_mean
 from .batch import sample_count
 from .checkpoint import Checkpoints, flatten_state, unflatten_state
 from .counts import LossCounter, PendingCount
+from .rng import seed_generators
 from .stopping import SkipBatch, StopRequest
 from .unpacking import main_output
 
 # %% ../../nbs/1_training/40_distributed.ipynb #c4d54aba
 def rank() -> int:
-    """Return the number of this process among those that train together, from 0."""
+    """Return the number of this process among the processes that train together, from 0."""
     if dist.is_initialized():
         return dist.get_rank()
     return int(os.environ["RANK"]) if _under_torchrun() else 0
@@ -131,7 +130,7 @@ def _leave_group():
 
 # %% ../../nbs/1_training/40_distributed.ipynb #d6c9d572
 def broadcast_object(
-    value: Any = None,  # see `flatten_state`; only the main process's counts
+    value: Any = None,  # see `flatten_state`; only the value in the main process is used
     # called with the name and the whole tensor in each process, so that no process has to keep all of a large state
     keep: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
 ) -> Any:
@@ -166,10 +165,7 @@ def seed_per_rank() -> None:
     """Seed Python, NumPy and torch from torch's generator and the rank; do nothing in the main process."""
     if not rank():
         return
-    seed = torch.randint(2**31, ()).item() + rank()
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
+    seed_generators(torch.randint(2**31, ()).item() + rank())
 
 # %% ../../nbs/1_training/40_distributed.ipynb #8b0900d4
 def callbacks_on_this_rank(callbacks: Iterable) -> list:
@@ -188,10 +184,8 @@ def fsdp(model: nn.Module) -> nn.Module:
 
     Each member of a `Sequential` or a `ModuleList` is gathered by itself.
     """
-    from torch.distributed.fsdp import (
-        FSDPModule,
-        fully_shard,
-    )  # the import takes a second, so only for callers who shard
+    # the import takes a second, so only callers who shard wait for it
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if isinstance(model, FSDPModule):
         return model
@@ -506,7 +500,7 @@ def share_counts(
     whole: int,  # and in all
     exchange: bool = True,  # whether to ask the other processes; if not, ignored labels are noticed only
 ) -> tuple[float, float]:
-    """Return over how much the loss is a mean, in this process's shard and in the whole batch."""
+    """Return the count that the loss is a mean over, in this process's shard and in the whole batch."""
     if count is not None:
         shared = torch.tensor([float(count) if local else 0.0], dtype=torch.float64, device=_communication_device())
         local_count = shared.item()
@@ -542,8 +536,8 @@ def mean_losses(self: ProcessGroup, losses: Tensor, stop_request: StopRequest) -
         self.uncounted_batches = 0
         if is_main():
             warnings.warn(
-                f"labels are ignored in epoch {self.epoch + 1}, but none were in the first: from here on they count "
-                "nowhere, in some batches before they counted as samples",
+                f"labels are ignored in epoch {self.epoch + 1}, but none were in the first: from here on they do not "
+                "count. In some batches before, they counted as samples",
                 stacklevel=2,
             )
     self.read_limit = max(int(pace / self.world_size), 1)
@@ -591,8 +585,9 @@ def current_processes(
 
 # %% ../../nbs/1_training/40_distributed.ipynb #aa052971
 def note_silent_ranks(
-    error: Exception, wait: float = 3
-) -> None:  # seconds in which the living processes have to report
+    error: Exception,
+    wait: float = 3,  # seconds in which the living processes have to report
+) -> None:
     """Add a note to an error of communication: the ranks that do not answer. Any other error is left as it is."""
     signs = "gloo", "NCCL", "Connection closed", "Connection reset"
     if not isinstance(error, dist.DistError) and not any(sign in str(error) for sign in signs):

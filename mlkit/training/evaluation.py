@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .batch import to_device
 from .batches import LoaderBatches, is_up_to_date, make_batches
-from .counts import LossCounter, split_loss, split_pair
+from .counts import CLASS_LOSSES, LossCounter, is_one_of, split_loss, split_pair
 from .distributed import ProcessGroup, SingleProcess, is_main, world_size
 from .state import RandomStates
 from .stopping import RunLimits, StopRequest, next_batches
@@ -61,7 +61,7 @@ def accuracy(
 def default_metrics(
     prediction: Any,
     target: Any,
-    loss_fn: Any = None,  # torch's own losses tell what a prediction is
+    loss_fn: Any = None,  # torch's own losses show what a prediction is
 ) -> dict[str, Callable]:
     """Return `accuracy` if it is known what is correct: for torch's losses for classes, and for `(batch, classes)`."""
     if not (isinstance(prediction, Tensor) and isinstance(target, Tensor)):
@@ -77,13 +77,13 @@ def default_metrics(
         and not target.is_floating_point()
         and (len(prediction), *prediction.shape[2:]) == tuple(target.shape)
     )
-    if _is_one_of(loss_fn, nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss):
+    if is_one_of(loss_fn, CLASS_LOSSES):
         return class_accuracy if has_classes else {}
     for threshold, losses in (
         (0.0, (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits)),
         (0.5, (nn.BCELoss, F.binary_cross_entropy)),
     ):
-        if _is_one_of(loss_fn, *losses):
+        if is_one_of(loss_fn, losses):
             same_size = prediction.numel() == target.numel()
             return {"accuracy": partial(_binary_accuracy, threshold=threshold)} if same_size else {}
     if not (has_classes and target.ndim == 1 and target.dtype == torch.int64 and len(target)):
@@ -95,10 +95,6 @@ def default_metrics(
 
 def _binary_accuracy(prediction, target, threshold):
     return accuracy(prediction.reshape(target.shape), target, threshold)
-
-
-def _is_one_of(loss_fn, *losses):
-    return any(loss_fn is loss or isinstance(loss, type) and isinstance(loss_fn, loss) for loss in losses)
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #5b0c1f25
 def check_metrics(metrics: Any) -> dict[str, Any]:
@@ -129,16 +125,16 @@ def _check_form(name, metric):
         value = metric.compute()
         metric.reset()
     if value is not None:
-        numbers(name, value)
+        numbers_by_name(name, value)
 
 
-def numbers(name: str, value: Any) -> dict[str, Any]:
-    """Return the value of a metric as numbers by name; a dict's are called `name_key`.
+def numbers_by_name(name: str, value: Any) -> dict[str, Any]:
+    """Return the value of a metric as numbers by name; the items of a dict are called `name_key`.
 
-    Raises ValueError for an array of several numbers, and for anything else.
+    Raises ValueError for an array of several numbers, and for values that are not numbers.
     """
     if isinstance(value, Mapping):
-        return {k: v for key, part in value.items() for k, v in numbers(f"{name}_{key}", part).items()}
+        return {k: v for key, part in value.items() for k, v in numbers_by_name(f"{name}_{key}", part).items()}
     if isinstance(value, Tensor):
         size = value.numel()
     else:
@@ -152,13 +148,13 @@ def numbers(name: str, value: Any) -> dict[str, Any]:
     return {name: value}
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #5b0c1f38
-def seeded_batches(loader: Any, own_rank: int, world: int) -> Any:
-    """Return the batches to use in place of `loader`, see `make_batches`; None if the loader's are right."""
+def seeded_batches(loader: Any, rank: int, world_size: int) -> Any:
+    """Return the batches to use in place of `loader`, see `make_batches`; None if the loader is used as it is."""
     if loader is None:
         return None
-    batches = make_batches(loader, own_rank, world)
+    batches = make_batches(loader, rank, world_size)
     workers_draw_on = getattr(loader, "persistent_workers", False) and getattr(batches, "source", None)
-    return batches if world > 1 or workers_draw_on else None
+    return batches if world_size > 1 or workers_draw_on else None
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #48be313d
 class Evaluator:
@@ -185,7 +181,7 @@ class Evaluator:
         self.stop_request = stop_request or StopRequest()
         self.random_states = random_states or RandomStates(None, loader)
         self.batches = seeded_batches(loader, self.processes.rank, self.processes.world_size)
-        # of a stopped evaluation, whose workers may take their time to end: kept until `reset`
+        # of a stopped evaluation: kept until `reset`, because workers may need a while to end
         self.loader_iterator: Iterator | None = None
         self.reported_no_loss = False  # of a model that has a loss in training only
         # where an evaluation is, for the message of an error
@@ -214,7 +210,7 @@ class Evaluator:
         predict: Callable[[Any], Any],  # x -> prediction of the model
         # prediction, y -> scalar or pair (loss, count); None if the model has a loss in training only
         compute_loss: Callable[[Any, Any], Any],
-        get_loss_fn: Callable[[], Any] = lambda: None,  # the loss function, which tells over what the loss is a mean
+        get_loss_fn: Callable[[], Any] = lambda: None,  # returns the loss function, for its `LossCounter`
         epoch: int = 0,  # for a loader whose order depends on it
     ) -> dict[str, float] | None:
         """Return `valid_loss`, by default `valid_accuracy`, and `valid_NAME` for each metric.
@@ -274,13 +270,13 @@ class Evaluator:
             )
         return {f"valid_{name}": value for name, value in (means.compute(self.processes) | self._totals()).items()}
 
-    def _measure(self, means, name, metric, labels, local, loss_fn):
-        """Add the value of a metric for the current batch; `labels`: how many count, if the metric does not tell."""
+    def _measure(self, means, name, metric, default_count, local, loss_fn):
+        """Add the value of a metric for the current batch; `default_count` if the metric returns no count."""
         result = call_on_output(metric, self.prediction, self.y, _reshape_target, loss_fn, True)
         value, count = split_pair(result)
         if count is None:
-            count = labels
-        for n, number in numbers(name, value).items():
+            count = default_count
+        for n, number in numbers_by_name(name, value).items():
             means.add(n, torch.as_tensor(number, device=self.device).reshape(()), count if local else 0)
 
     def _start(self, epoch):
@@ -297,12 +293,12 @@ class Evaluator:
         totals = {}
         for name, metric in self.metrics.items():
             if hasattr(metric, "update"):
-                totals |= {n: float(v) for n, v in numbers(name, metric.compute()).items()}
+                totals |= {n: float(v) for n, v in numbers_by_name(name, metric.compute()).items()}
         return totals
 
     @property
     def inexact(self) -> str:
-        """Why the batches of a continued run may differ from those it would have had; empty if they do not."""
+        """Why the batches of a continued run may differ from an uninterrupted one, or an empty string."""
         return LoaderBatches(self.loader).inexact
 
     def start_persistent_workers(self):
@@ -332,7 +328,7 @@ class _WeightedMeans:
 
 
 def _report_no_loss(metrics) -> bool:
-    """Tell that a model has no loss in evaluation, and return True. Raises ValueError if there is no metric either."""
+    """Print that a model has no loss in evaluation, and return True. Raises ValueError if there is no metric either."""
     if not metrics:
         raise ValueError(
             "the model gives a loss in training only, and there is no metric: a validation has nothing to measure. "

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from .checks import whole_number
+
 # %% ../../nbs/1_training/62_lengths.ipynb #10827995
 class LengthGroupedBatches(Sampler):
     """Batches of samples with similar lengths: `DataLoader(dataset, batch_sampler=LengthGroupedBatches(...))`.
@@ -25,7 +27,7 @@ class LengthGroupedBatches(Sampler):
 
     def __init__(
         self,
-        lengths: Sequence[int] | Any,  # of the samples; or a dataset, with `length`
+        lengths: Sequence[int] | Any,  # of the samples; or, if `length` is passed, a dataset
         batch_size: int | None = None,
         *,
         max_tokens: int | None = None,  # in place of `batch_size`: the longest length of a batch times its samples
@@ -41,8 +43,8 @@ class LengthGroupedBatches(Sampler):
         if (batch_size is None) == (max_tokens is None):
             raise ValueError("LengthGroupedBatches: pass one of batch_size and max_tokens")
         for name, value in dict(batch_size=batch_size, max_tokens=max_tokens, window=window).items():
-            if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
-                raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
+            if value is not None:
+                whole_number(name, value, 1)
         if max_tokens and drop_last:
             raise ValueError("drop_last: with max_tokens there is no size at which a batch is full")
         if max_tokens and len(self.lengths) and self.lengths.max() > max_tokens:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .batches import Batches
+from .checks import whole_number
 from .data.channel import samples_of_frame
 from .data.columnar import frame_of_table, import_arrow
 from .data.files import data_files
@@ -51,7 +52,7 @@ def _open_npy(path: Path, label: int | str, target: torch.dtype) -> tuple[int, C
         raise ValueError(f"{path}: not a plain array ({e})") from None
     if not isinstance(table, np.ndarray):
         table.close()
-        raise ValueError(f"{path}: an archive of arrays, as a file .npz has it: store one array with numpy.save")
+        raise ValueError(f"{path}: an archive of arrays, as in a .npz file: store one array with numpy.save")
     is_table = table.ndim == 2 and table.dtype.kind in "biuf"
     if not is_table or isinstance(label, str) or not -table.shape[1] <= label < table.shape[1]:
         raise ValueError(
@@ -68,7 +69,7 @@ def _open_npy(path: Path, label: int | str, target: torch.dtype) -> tuple[int, C
 
 
 def _to_target(path: Path, start: int, y: Tensor, target: torch.dtype) -> Tensor:
-    """Return labels as `target`. Raises ValueError for the first that is no class, counted from `start`."""
+    """Return labels with the dtype `target`. Raises ValueError for the first label that is not a class."""
     is_bad = ~torch.isfinite(y)
     if not target.is_floating_point:
         is_bad |= y != y.round()
@@ -209,13 +210,10 @@ class ShardBatches(Batches):
         mix: int = 64,  # blocks that are in memory at a time and mixed; twice as many while the next are read
         generator: torch.Generator | None = None,  # draws the order; default: torch's global one
     ):
-        for name, value in dict(batch_size=batch_size, block=block, mix=mix).items():
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
-        self.batch_size = batch_size
+        self.batch_size = whole_number("batch_size", batch_size, 1)
         self.shuffle = shuffle
-        self.block = block
-        self.mix = mix
+        self.block = whole_number("block", block, 1)
+        self.mix = whole_number("mix", mix, 1)
         self.generator = generator
         files = data_files(folder, "one .npy, .safetensors or .parquet file")
         shards = [open_shard(f, label, target) for f in files]

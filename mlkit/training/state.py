@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
 from ..model.saving import differences
+from ..text import type_name
 from .batches import ChangedDataError, order_checksum
 from .checkpoint import Checkpoints, read_latest
 from .distributed import broadcast_object, is_main, rank, seed_per_rank, to_local_shard, world_size
@@ -124,7 +125,7 @@ def plain_config(config: Any) -> dict:
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
     if not isinstance(config, Mapping):
-        raise TypeError(f"config: expected a dict or a dataclass, got a {type(config).__name__}")
+        raise TypeError(f"config: expected a dict or a dataclass, got {type_name(config)}")
     return json.loads(json.dumps(dict(config), default=str))
 
 

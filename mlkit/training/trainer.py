@@ -951,7 +951,7 @@ def _report_within_epoch(self: Trainer) -> bool:
         return False
     for module, is_training in modes:
         module.training = is_training
-    self.losses.report()
+    self.losses.mark_reported()
     self.notify("after_metrics")
     self.row_started_at = time.perf_counter()
     if self.checkpoints:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from .batch import declared_batch_size
 from .distributed import is_main
 
 # %% ../../nbs/1_training/13_workers.ipynb #5b0c1f2b
@@ -160,8 +161,8 @@ def _batch_bytes(loader: DataLoader, timeout: float = 10) -> int:
 
     `timeout`: seconds to wait for the first sample.
     """
-    size = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size
-    if isinstance(loader.dataset, IterableDataset) or not isinstance(size, int):
+    size = declared_batch_size(loader)
+    if isinstance(loader.dataset, IterableDataset) or size is None:
         return 0
     return size * int(ask_fork(partial(_sample_bytes, loader), timeout) or 0)
 

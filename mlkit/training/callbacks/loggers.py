@@ -36,7 +36,7 @@ class _FileLogger:
             temporary.write_text(text, encoding="utf-8")
 
     def reset(self):
-        """Do nothing: a new run adds its lines to a file that is there."""
+        """Do nothing: a new run appends its lines to an existing file."""
 
     def state_dict(self) -> dict:
         return dict(lines=len(self._read_lines()))
@@ -82,7 +82,7 @@ class TensorBoard:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.writer = None
-        self.steps_written = 0  # whose recorded values are in the files
+        self.steps_written = 0  # optimizer steps whose recorded values are in the files
 
     def before_fit(self, trainer):
         from torch.utils.tensorboard import SummaryWriter
@@ -114,7 +114,7 @@ class TensorBoard:
 
 
 def _position(trainer) -> int:
-    """Return where a row of metrics stands: the epoch or, in a run that validates within epochs, the step."""
+    """Return the position of a row of metrics: the epoch or, in a run that validates within epochs, the step."""
     return trainer.last_metrics.get("step", trainer.last_metrics["epoch"])
 
 # %% ../../../nbs/1_training/7_callbacks/13_loggers.ipynb #0d3c4f75

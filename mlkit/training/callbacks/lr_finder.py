@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ...text import Table
+from ..checks import whole_number
 from ..trainer import Trainer
 
 # %% ../../../nbs/1_training/7_callbacks/15_lr_finder.ipynb #11436214
@@ -77,10 +78,11 @@ def find_learning_rate(
     """Train for up to `steps` steps while the learning rate grows from `low` to `high`, and suggest a rate.
 
     The suggestion is the rate at which the smoothed loss fell fastest. The model's weights are restored afterwards.
-    Raises ValueError if `steps` is below 2, or the loss is not finite from the first batch on.
+    Raises ValueError if `steps` is below 2, if `low` is not below `high`, or if the first loss is not finite.
     """
-    if steps < 2:
-        raise ValueError(f"steps: expected at least 2, got {steps}")
+    steps = whole_number("steps", steps, 2)
+    if not 0 < low < high:
+        raise ValueError(f"low and high: expected 0 < low < high, got {low} and {high}")
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     was_training = model.training
     sweep = _Sweep(low, high, steps)

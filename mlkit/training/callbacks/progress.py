@@ -28,7 +28,7 @@ class Progress:
         self.out = out or sys.stdout
         self.interval = interval
         self.next_line_at = time.monotonic() + interval
-        self.batches: int | None = None  # in an epoch, if the loader knows it
+        self.batches: int | None = None  # in an epoch; None if the loader has no length
         self.bar_type: type | None = None  # tqdm, in a terminal
         self.bar: Any = None  # of this epoch, once progress was made in it
 

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from ...text import did_you_mean
+from ..checks import read_metric
 from ..trainer import Trainer
 
 # %% ../../../nbs/1_training/7_callbacks/10_schedules.ipynb #b0317d11
@@ -67,7 +68,7 @@ class Schedule:
         self.metric = metric
         self.scheduler: LRScheduler | None = None
         self.steps = 0  # of the run, in units of `every`
-        self.lengths: list[int] = []  # the integers in the scheduler's first state
+        self.lengths: list[int] = []  # the integers in the scheduler's first state, see `_integers`
         if every == "epoch":
             # If nobody listens to steps, many of them may be compiled into one graph.
             self.after_step = None
@@ -105,9 +106,7 @@ class Schedule:
     def _read_metric(self, metrics):
         if self.metric is None:
             return metrics.get("valid_loss", metrics["train_loss"])
-        if self.metric not in metrics:
-            raise ValueError(f"no metric {self.metric!r} after an epoch; {did_you_mean(self.metric, metrics)}")
-        return metrics[self.metric]
+        return read_metric(metrics, self.metric)
 
     def state_dict(self) -> dict:
         return dict(scheduler=self.scheduler.state_dict(), steps=self.steps, lengths=self.lengths)

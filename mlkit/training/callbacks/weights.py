@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...model.inputs import recorded_signature, restore_record
-from ...text import did_you_mean
+from ..checks import read_metric, whole_number
 from ..distributed import to_local_shard
 from ..state import without_compiler
 
@@ -23,16 +23,12 @@ def _check_metric(trainer, name: str) -> None:
     if name.startswith("valid_") and trainer.valid_loader is None:
         raise ValueError(f"metric {name!r} needs validation: pass a valid_loader, or metric='train_loss'")
 
-
-def _read_metric(trainer, name: str) -> float:
-    """Return a metric of the last epoch. Raises ValueError if it does not exist."""
-    if name not in trainer.last_metrics:
-        raise ValueError(f"no metric {name!r} after an epoch; {did_you_mean(name, trainer.last_metrics)}")
-    return trainer.last_metrics[name]
-
 # %% ../../../nbs/1_training/7_callbacks/12_weights.ipynb #52dbd5e7
 class EarlyStopping:
-    """End the run when `metric` has not improved by more than `min_delta` for `patience` epochs."""
+    """End the run when `metric` has not improved by more than `min_delta` for `patience` epochs.
+
+    Raises ValueError if `patience` is below 1.
+    """
 
     def __init__(
         self,
@@ -42,7 +38,7 @@ class EarlyStopping:
         lower: bool = True,  # whether lower values are better
     ):
         self.metric = metric
-        self.patience = patience
+        self.patience = whole_number("patience", patience, 1)
         self.min_delta = min_delta
         self.sign = 1 if lower else -1
         self.best = math.inf  # times `sign`
@@ -60,7 +56,7 @@ class EarlyStopping:
         self._stop_if_due(trainer)
 
     def after_metrics(self, trainer):
-        value = self.sign * _read_metric(trainer, self.metric)
+        value = self.sign * read_metric(trainer.last_metrics, self.metric)
         if value < self.best - self.min_delta:
             self.best = value
             self.epochs_since_best = 0
@@ -122,7 +118,7 @@ class BestWeights:
         self.validation_models.append(trainer.model)
 
     def after_metrics(self, trainer):
-        value = self.sign * _read_metric(trainer, self.metric)
+        value = self.sign * read_metric(trainer.last_metrics, self.metric)
         averages = [model for model in self.validation_models if model is not trainer.model]
         self.validation_models = []
         if value < self.best:

@@ -9,7 +9,7 @@ __all__ = ['read_channel', 'read_table', 'Frame', 'Rows', 'Images', 'split']
 from importlib import import_module
 from typing import Any
 
-_MODULES = {  # each is imported when one of its names is first used: a program with data of its own needs none
+_MODULES = {  # imported when one of its names is first used; a program that reads its own data needs none of them
     "read_channel": "mlkit.training.data.channel",
     "read_table": "mlkit.training.data.channel",
     "Frame": "mlkit.training.data.frame",

@@ -61,7 +61,7 @@ def load_numpy(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         is_archive = not isinstance(content, np.ndarray)
         if is_archive != (path.suffix.lower() == ".npz"):
             name, suffix = ("an archive of arrays", ".npz") if is_archive else ("one array", ".npy")
-            raise ValueError(f"{name}, as a file {suffix} has it: rename it")
+            raise ValueError(f"{name}, as in a {suffix} file: rename it")
         if not is_archive:
             return content
         with content:
@@ -78,7 +78,7 @@ def expect_numbers(place: str, array: np.ndarray) -> np.ndarray:
 
 
 def _to_tensor(place: str, array: np.ndarray) -> Tensor:
-    """Return an array as a tensor; unsigned integers that torch hardly computes with become larger signed ones."""
+    """Return an array as a tensor. Large unsigned integers become signed, which torch supports better."""
     array = expect_numbers(place, array)
     if array.dtype in (np.uint16, np.uint32):
         array = array.astype(np.int32 if array.dtype == np.uint16 else np.int64)
@@ -216,7 +216,7 @@ def _to_target(path: Path, name: str, array: np.ndarray | Tensor) -> Tensor | np
 
 
 def _first_not_finite(x: Tensor, block: int = 4096) -> int | None:
-    """Return the first sample with a value that is not finite; blocks are checked without a mask for all of them."""
+    """Return the index of the first sample with a value that is not finite, or None; blocks save memory."""
     if not x.is_floating_point():
         return None
     for start in range(0, len(x), block):

@@ -39,7 +39,7 @@ _FORMATS = {
 _COMPRESSIBLE = (_DELIMITED, _JSON)
 _MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".arrow", b"\x93NUMPY": ".npy"}
 
-# What reads a format that is not read here, by the suffixes of its files.
+# How to read other formats, by the suffixes of their files.
 _ELSEWHERE = {
     (".tfrecord", ".tfrecords"): "TFRecord files are read by tf.data of TensorFlow, or by the package tfrecord",
     (".rec", ".recordio", ".pbr", ".protobuf"): "RecordIO files are read by MXNet's recordio module, or by "
@@ -108,7 +108,7 @@ def _sniff(path: Path) -> str:
 # %% ../../../nbs/1_training/6_data/40_channel.ipynb #8d3666db
 def read_table(
     folder: str | Path,  # a folder, read with its subfolders; or a single file
-    text_columns: Collection[str] = (),  # read as text even if each value is a number, as zip codes
+    text_columns: Collection[str] = (),  # read as text even if each value is a number, such as zip codes
     header: bool | None = None,  # whether delimited files begin with names; default: decided by their first rows
 ) -> Frame:
     """Read delimited text, JSON, Parquet, Feather and Arrow files in `folder` as one table.
@@ -222,7 +222,7 @@ def _label_column(place: Path, label: int | str, names: list[str], has_names: bo
     if isinstance(label, str):
         if not has_names:
             raise ValueError(
-                f"{place}: label {label!r} is a name, but the file has no header; give the column's position"
+                f"{place}: label {label!r} is a name, but the file has no header: pass the column's position"
             )
         if label not in names:
             raise ValueError(f"{place}: no column {label!r}; {did_you_mean(label, names)}")
@@ -232,7 +232,7 @@ def _label_column(place: Path, label: int | str, names: list[str], has_names: bo
         raise ValueError(f"{place}: label column {label}: expected a position in the {width} columns, 0 to {width - 1}")
     if has_names and names[label].startswith("unnamed "):
         raise ValueError(
-            f"{place}: the label column {label} has no name, as the index that pandas writes; give the label's name"
+            f"{place}: the label column {label} has no name, like the index that pandas writes: pass the label's name"
         )
     return label % width
 
@@ -341,8 +341,8 @@ def read_channel(
     label: int | str = 0,  # the target: a column's position or header, or an array's name in NPZ and safetensors
     header: bool | None = None,  # whether delimited files begin with names; default: decided by their first rows
     missing: float | None = None,  # replaces missing features of a table; default: they are an error
-    rows: Any = None,  # `Rows`, a description of the table, which then decides about label and missing values
-    classes: Sequence[str] | None = None,  # of text labels of arrays, in the order of the training data's
+    rows: Any = None,  # `Rows`, a description of the table, in place of `label` and `missing`
+    classes: Sequence[str] | None = None,  # of text labels of arrays, in the order of the training data
 ) -> TensorDataset:  # of the inputs, `(samples, ...)`, float32 if read from a table, and the target `(samples, ...)`
     """Read every file in `folder` as one dataset: tables, or arrays in NPY, NPZ and safetensors.
 
@@ -352,6 +352,9 @@ def read_channel(
     """
     folder = Path(folder)
     if rows is not None:
+        for name, value in (("missing", missing), ("classes", classes)):
+            if value is not None:
+                raise ValueError(f"{name}: the description `rows` decides it, pass only one of them")
         frame = read_table(folder, rows.text_columns, header)
         return rows.dataset(rows.align(frame))
     files = without_descriptions(data_files(folder))

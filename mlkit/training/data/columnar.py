@@ -145,7 +145,7 @@ _DESCRIPTIONS = ("dataset_info.json", "state.json")
 
 
 def without_descriptions(files: list[Path]) -> list[Path]:
-    """Return files without those that describe a saved dataset. Raises ValueError for a folder of several datasets."""
+    """Leave out the files that describe a saved dataset. Raises ValueError for a folder of several datasets."""
     saved = {f.parent for f in files if f.suffix == ".arrow"}
     for f in files:
         if f.name == "dataset_dict.json":

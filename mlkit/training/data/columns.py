@@ -28,9 +28,9 @@ class Column:
     """A column of the table that the model uses."""
 
     name: str
-    missing: bool  # whether values were missing in training: it has a flag, or a slot, of its own
-    examples: list = field(default_factory=list)  # typical values, for requests that are tried
-    notes: list[str] = field(default_factory=list)  # what a person should look at
+    missing: bool  # whether values were missing in training; if so, a flag or a code marks missing values
+    examples: list = field(default_factory=list)  # typical values, for example requests
+    notes: list[str] = field(default_factory=list)  # warnings for the user, such as "constant"
 
     kind: ClassVar[str]
 
@@ -46,6 +46,7 @@ class Column:
         return cls(**values)
 
     def fail(self, where: Where, row: int, message: str) -> None:
+        """Raise ValueError with the row, the column and a message."""
         raise ValueError(f"{where(row)}, column {self.name!r}: {message}")
 
     def _convert_texts(self, texts: Texts, convert: Callable[[str], float | None], expected: str, where: Where):
@@ -123,7 +124,7 @@ class NumberColumn(Column):
         """Fit a column. Raises ValueError for a value that is not a finite number, or if there is none."""
         fitted = cls(name, bool(is_missing(column).any()))
         numbers = fitted.numbers(column, where)
-        if not np.isfinite(numbers).all() and np.isinf(numbers).any():
+        if np.isinf(numbers).any():
             fitted.fail(where, int(np.flatnonzero(np.isinf(numbers))[0]), "the number is infinite")
         numbers = np.sort(numbers[~np.isnan(numbers)])  # sorted, so that the order of rows changes no last digit
         if not len(numbers):
@@ -153,7 +154,8 @@ class NumberColumn(Column):
     def feature_names(self) -> list[str]:
         return [self.name, *[f"{self.name} missing"] * self.missing]
 
-    def about(self) -> str:
+    def describe(self) -> str:
+        """Return how the column is encoded, as a short text."""
         scaling = "as it is" if (self.mean, self.std) == (0, 1) else f"mean {self.mean:.4g}, std {self.std:.4g}"
         return f"{scaling}; missing: {self.fill:.4g}, with a flag" if self.missing else scaling
 
@@ -185,7 +187,7 @@ def _is_id_name(name: str) -> bool:
 
 
 def _notes_on_numbers(name: str, numbers: np.ndarray, is_whole: bool) -> list[str]:
-    """Return what a person should know of sorted numbers."""
+    """Return warnings about a column of sorted numbers."""
     if numbers[0] == numbers[-1]:
         return ["constant"]
     if not is_whole or len(numbers) < 10 or not (np.diff(numbers) > 0).all():
@@ -199,7 +201,7 @@ class CategoryColumn(Column):
     """A column of a limited number of different texts, or of numbers that stand for something."""
 
     values: list[str] = field(default_factory=list)  # without duplicates
-    from_numbers: bool = False  # each value was read as a number: the text "007" means 7
+    from_numbers: bool = False  # whether training had numbers, so that the text "007" means 7
 
     kind: ClassVar[str] = "category"
 
@@ -263,7 +265,8 @@ class CategoryColumn(Column):
         """How many different codes there are."""
         return len(self.values) + 1 + self.missing
 
-    def about(self) -> str:
+    def describe(self) -> str:
+        """Return how the column is encoded, as a short text."""
         text = f"{len(self.values):,} values: {shorten(self.values)}"
         return text + "; missing: a value of its own" if self.missing else text
 
@@ -324,7 +327,8 @@ class BooleanColumn(Column):
 
     feature_names = NumberColumn.feature_names
 
-    def about(self) -> str:
+    def describe(self) -> str:
+        """Return how the column is encoded, as a short text."""
         return f"missing: {str(self.fill).lower()}, with a flag" if self.missing else "1 for true"
 
 
@@ -397,7 +401,7 @@ def _one_date(iso_text: str) -> np.datetime64:
 
 
 def date_orders(texts: Sequence[str]) -> list[str]:
-    """Return the orders in which each text is a date, the empty list if there is none."""
+    """Return the orders in which every text is a date; an empty list if there is none."""
     if not texts or _DATE.fullmatch(texts[0]) is None:
         return []
     if all(map(_ISO_DATE.fullmatch, texts)):
@@ -480,12 +484,12 @@ class DateColumn(Column):
     def cycles(self, moments: np.ndarray) -> np.ndarray:
         """Return (rows, 4 or 6) float32: sine and cosine of the day in the year, in the week, and of the minute."""
         moments = np.where(np.isnat(moments), self._fill_moment, moments)
-        days = moments.astype("M8[D]")
-        day_of_year = (days - moments.astype("M8[Y]")).astype(np.int64)
-        day_of_week = (days.astype(np.int64) + 3) % 7  # 0 is Monday
+        midnights = moments.astype("M8[D]")
+        day_of_year = (midnights - moments.astype("M8[Y]")).astype(np.int64)
+        day_of_week = (midnights.astype(np.int64) + 3) % 7  # 0 is Monday
         parts = [cycle(366)[day_of_year], cycle(7)[day_of_week]]
         if self.has_time:
-            parts.append(cycle(1440)[(moments - days).astype(np.int64) // 60_000_000])
+            parts.append(cycle(1440)[(moments - midnights).astype(np.int64) // 60_000_000])
         return np.concatenate(parts, axis=1)
 
     @property
@@ -494,7 +498,8 @@ class DateColumn(Column):
         names = [f"{self.name} {wave} of {period}" for period in periods for wave in ("sine", "cosine")]
         return [self.name, *names, *[f"{self.name} missing"] * self.missing]
 
-    def about(self) -> str:
+    def describe(self) -> str:
+        """Return how the column is encoded, as a short text."""
         text = f"{'time' if self.has_time else 'day'} as {DATE_ORDERS[self.order]}, median {self.fill}"
         return f"{text}; missing: the median, with a flag" if self.missing else text
 

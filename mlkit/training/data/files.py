@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
+from mlkit import __version__
 from mlkit.files import check_not_foreign, files_under
 from mlkit.text import did_you_mean
 
@@ -51,7 +52,8 @@ def data_files(
     names = {path.relative_to(folder).as_posix(): path for path in files_under(folder)}
     files = [names[name] for name in sorted(names) if is_data_name(name, names[name].stat().st_size)]
     if not files:
-        others = f"; {len(names)} files are passed over, {min(names)!r} among them" if names else ""
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        others = f"; passed over: {min(names)!r}{more}" if names else ""
         raise FileNotFoundError(f"no data files in {folder}: expected at least {expected}{others}")
     return files
 
@@ -117,3 +119,12 @@ def read_description(from_json: Callable[[Any], Any], folder: str | Path, name: 
         return from_json(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
+
+# %% ../../../nbs/1_training/6_data/10_files.ipynb #e2b61603
+def check_format(description: dict[str, Any], version: int) -> None:
+    """Raise ValueError if a description has another version of its format than this mlkit reads."""
+    if description.get("format") != version:
+        raise ValueError(
+            f"the description has format {description.get('format')!r}, expected {version}: it was written by mlkit "
+            f"{description.get('mlkit')}, this is {__version__}"
+        )

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from ...distribution import install_command
-from ...text import did_you_mean
+from ...text import did_you_mean, type_name
 from .arrays import unpack_numpy
+from .delimited import header_names
 from .frame import Frame, to_number
 from .limits import TooLarge, check_json_size, text_encoding
 
@@ -32,7 +33,7 @@ class TableLayout:
     names: tuple[str, ...]  # of all columns, the label and dropped columns included
     labels: frozenset[str] = frozenset()
     dropped: frozenset[str] = frozenset()  # which the model does not use
-    optional: frozenset[str] = frozenset()  # which a record may lack, because values were missing in training
+    optional: frozenset[str] = frozenset()  # which a record may leave out, because values were missing in training
     text_columns: frozenset[str] = frozenset()  # stay text, also where each text is a number
     has_names: bool = True  # False: the names are positions
 
@@ -68,9 +69,9 @@ class TableLayout:
         return text
 
     def align(self, frame: Frame) -> Frame:
-        """Return the features, in order, and then the labels that are there.
+        """Return the features, in order, and then the labels that the frame has.
 
-        Raises ValueError for a column that training had not, for one that is missing, and for another width.
+        Raises ValueError for a column that was not in training, for a missing column, and for another width.
         """
         if not frame.has_names:
             names = self.names_of_width(len(frame.columns))
@@ -117,7 +118,7 @@ _ALIASES = {
     "application/parquet": "application/vnd.apache.parquet",
     "application/x-parquet": "application/vnd.apache.parquet",
 }
-# Limits of a request, of which a few bytes can stand for any number of rows.
+# Limits of a request, because a few bytes can stand for any number of rows.
 MAX_PARQUET_CELLS = 20_000_000
 MAX_UNPACKED_BYTES = 2**28  # uncompressed
 
@@ -187,7 +188,7 @@ def _read_csv(body: bytes | str, parameters: Mapping[str, str], layout: TableLay
         raise ValueError("the body has no rows")
     names = None
     if _is_header(cells[0], parameters.get("header", ""), layout):
-        names = _header_names(cells.pop(0))
+        names = header_names(cells.pop(0))
         layout.check_names(names, lambda i: f"row {lines[i]}")
         lines.pop(0)
         if not cells:
@@ -195,15 +196,10 @@ def _read_csv(body: bytes | str, parameters: Mapping[str, str], layout: TableLay
     return _frame_of_rows(cells, names, layout, lambda i: f"row {lines[i]}", Frame.from_cells)
 
 
-def _header_names(cells: Sequence[str]) -> list[str]:
-    """Return the names in a header, as training reads them; pandas writes an empty one above its index."""
-    return [cell.strip() or f"unnamed {i}" for i, cell in enumerate(cells)]
-
-
 def _is_header(cells: Sequence[str], parameter: str, layout: TableLayout) -> bool:
     if parameter.lower() in ("present", "absent"):
         return parameter.lower() == "present"
-    names = _header_names(cells)
+    names = header_names(cells)
     if all(to_number(cell) is not None for cell in names):
         if layout.has_names and len(names) > 2 and names == layout.names_of_width(len(names)):
             raise ValueError("row 1 may be a header or numbers: send text/csv; header=present, or header=absent")
@@ -277,7 +273,7 @@ def _read_json_lines(body: bytes | str, parameters: Mapping[str, str], layout: T
 
 
 def frame_of_json(value: Any, layout: TableLayout) -> Frame:
-    """Make a frame of what JSON holds: records, lists, columns, or pandas' `orient="split"`."""
+    """Make a frame of JSON data: records, lists, columns, or pandas' `orient="split"`."""
     if isinstance(value, dict) and not (value.keys() & set(layout.names)):
         for name in _WRAPPERS:
             if value.keys() == {name}:
@@ -287,7 +283,7 @@ def frame_of_json(value: Any, layout: TableLayout) -> Frame:
     if isinstance(value, dict):
         return _frame_of_dict(value, layout)
     if not isinstance(value, list):
-        raise ValueError(f"expected records, lists or columns, got a {type(value).__name__}")
+        raise ValueError(f"expected records, lists or columns, got {type_name(value)}")
     if not value:
         raise ValueError("the body has no rows")
     if isinstance(value[0], dict):
@@ -341,7 +337,7 @@ def _frame_of_lists(rows: Any, names: Any, layout: TableLayout, where: Callable[
 def _describe(value: Any) -> str:
     if isinstance(value, (str, int, float)):
         return f"{type(value).__name__} {str(value)[:40]!r}"
-    return f"a {type(value).__name__}"
+    return type_name(value)
 
 # %% ../../../nbs/1_training/6_data/45_requests.ipynb #b34a0c9b
 def _read_parquet(body: bytes | str, parameters: Mapping[str, str], layout: TableLayout) -> Frame:
