@@ -297,7 +297,7 @@ _WITHOUT_BODY = (204, 205, 304)
 def _raw_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
     """Return the headers of a reply as ASGI sends them. Raises HandlerFailure if HTTP does not allow them.
 
-    Those that say how the body is sent are the server's, so a handler cannot set them.
+    A handler cannot set the headers that say how the body is sent: the server sets them.
     """
     status = reply.status
     if not isinstance(status, int) or not 200 <= status <= 599:
