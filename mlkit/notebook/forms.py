@@ -16,9 +16,9 @@ from typing import Any
 import ipywidgets as widgets
 
 from .theme import alert_line, muted
-from mlkit.sagemaker.job.hyperparameters import (
+from ..sagemaker.job.hyperparameters import field_comments
+from mlkit.sagemaker.job.values import (
     check_types,
-    field_comments,
     field_types,
     is_nested,
     is_same,

@@ -28,7 +28,7 @@ from ..sagemaker.artifacts.findings import Finding, Report
 from ..sagemaker.client.jobs import TrainingJob
 from ..sagemaker.client.target import make_target
 from ..sagemaker.instances import find_instance
-from ..sagemaker.job.hyperparameters import type_of
+from ..sagemaker.job.values import type_of
 
 # %% ../../nbs/3_notebook/40_launcher.ipynb #12eb3724
 def _config_form(config: Any, on_change: Callable[[Form], Any] | None = None) -> Form:

@@ -19,9 +19,8 @@ from mlkit.sagemaker.job.hyperparameters import (
     check_hyperparameters,
     flat_values,
     to_hyperparameters,
-    to_json,
-    write_value,
 )
+from ..job.values import to_json, write_value
 from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/5_client/23_job_config.ipynb #a5522eb4

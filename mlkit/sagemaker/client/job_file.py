@@ -17,7 +17,8 @@ from .channel import Channel
 from .job_options import JOB_ARGUMENTS, JobOptions
 from .options import make_options, take_words
 from .settings_file import read_settings, write_settings
-from ..job.hyperparameters import config_fields, flat_values, to_json
+from ..job.hyperparameters import config_fields, flat_values
+from ..job.values import to_json
 
 # %% ../../../nbs/2_sagemaker/5_client/24_job_file.ipynb #4bc33930
 def read_job_file(path: str | Path) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _phrase(status):
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/50_adapters.ipynb #c5d1a7e4
 def is_torchserve() -> bool:
-    """Tell whether this process is a server of AWS's TorchServe containers, not a program that the handlers started."""
+    """Return whether this process is a server of AWS's TorchServe containers, not a program that handlers started."""
     return "sagemaker_inference" in sys.modules and multiprocessing.parent_process() is None
 
 

@@ -57,10 +57,10 @@ class BundleRecord:
         return (json.dumps(content, indent=2) + "\n").encode()
 
     def is_unchanged(self, name: str, path: Path) -> bool:
-        """Tell whether a file is one that mlkit wrote, and is as it was; `name` is its name in the archive."""
+        """Return whether mlkit wrote a file, and it has not changed; `name` is its name in the archive."""
         if name == RECORD or name.startswith(PACKAGE):
             return True
-        return self.digests.get(name) == sha256(path.read_bytes()).hexdigest() if name in self.digests else False
+        return name in self.digests and self.digests[name] == sha256(path.read_bytes()).hexdigest()
 
     def handlers_in(self, code: str | Path) -> str | None:
         """Return the file of the handlers in the folder `code`, also of handlers that were put there later."""

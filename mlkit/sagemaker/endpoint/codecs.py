@@ -252,7 +252,7 @@ def decode(
         raise
     except (TooLarge, MemoryError) as e:
         raise RequestError(413, f"the body is too large: {e}") from None
-    except Exception as e:  # what the readers of others raise for bytes of anybody: a damaged ZIP file raises ten kinds
+    except Exception as e:  # libraries raise many kinds of errors: a damaged ZIP file alone raises ten
         if codec.is_built_in or isinstance(e, (ValueError, TypeError, LookupError, RecursionError, csv.Error)):
             raise RequestError(400, f"the body is not {kind}: {str(e)[:300] or type(e).__name__}") from None
         raise
@@ -268,7 +268,7 @@ def encode(prediction: Any, accept: str | None = None) -> tuple[bytes, str]:
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #d64b7b23
 def encode_forms(form: Callable[[str], Any], accept: str | None = None) -> tuple[bytes, str]:
-    """Do the same as `encode` for a prediction that has another form in each content type: `form(content_type)`."""
+    """Encode a prediction that has a different form in each content type, `form(content_type)`; see `encode`."""
     available = _encodable_types()
     while True:
         try:
@@ -381,7 +381,7 @@ def to_container(value: Any) -> Any:
     """Return the containers of other packages as ones that codecs write; anything else is returned as it is.
 
     DataFrames become records, Series and indexes arrays, SciPy's sparse matrices dense ones, and dataclasses dicts.
-    What a model of Hugging Face keeps for its next call (past_key_values) is left out of its output.
+    The cache of a Hugging Face model (past_key_values) is left out of its output.
     """
     if type(value) in _PLAIN_TYPES:
         return value
@@ -406,7 +406,7 @@ def to_container(value: Any) -> Any:
 
 
 def _is_cache(name, value):
-    """Return whether a part of an output is what a model of Hugging Face keeps for its next call."""
+    """Return whether a part of an output is the cache of a Hugging Face model."""
     return name == "past_key_values" or type(value).__name__.endswith("Cache")
 
 
@@ -651,7 +651,7 @@ def _decode_parquet(body, parameters):
     except ModuleNotFoundError:
         raise RequestError(415, "cannot read Parquet: the package pyarrow is not installed on the server") from None
     file = pq.ParquetFile(pa.BufferReader(body))
-    # The columns are looked at before they are read: a text that is repeated may take any memory.
+    # Types are checked before any column is read: a short file may repeat a text, which takes any amount of memory.
     for column in file.schema_arrow:
         kind = str(column.type)
         if not kind.startswith(("int", "uint", "float", "double", "halffloat", "bool")):

@@ -22,7 +22,7 @@ class ContentType:
     suffixes: tuple[str, ...] = ()  # in lower case, with the dot
 
 
-# The order counts: of several types that a client likes equally, the first is the reply.
+# The order counts: of several types with the same quality in Accept, the first one is the type of the reply.
 BUILT_IN_TYPES = (
     ContentType("application/json", "JSON", suffixes=(".json",)),
     ContentType(
@@ -45,7 +45,7 @@ BUILT_IN_TYPES = (
     ),
     ContentType("text/plain", suffixes=(".txt",)),
     ContentType("application/octet-stream", aliases=("application/x-octet-stream",)),
-    # Decodes every type of image, also those that have no entry. The alias is that of SageMaker's own algorithms.
+    # Decodes every type of image, with an entry or without. SageMaker's own algorithms use the alias.
     ContentType("image/*", "images", aliases=("application/x-image",)),
     ContentType("image/png", suffixes=(".png",)),
     ContentType("image/jpeg", suffixes=(".jpg", ".jpeg")),

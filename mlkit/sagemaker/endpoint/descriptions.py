@@ -99,7 +99,7 @@ def _unwrap(value: Any) -> Any:
 
 
 def is_table(description: Any) -> bool:
-    """Return whether a description is that of a table."""
+    """Return whether a description is one of a table, not of images."""
     return hasattr(description, "align")
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/05_descriptions.ipynb #8328a6ad
@@ -172,7 +172,7 @@ def _csv_text(value: Any) -> Any:
 
 
 def describe_input(description: Any) -> str:
-    """Return in a few words what a model expects."""
+    """Describe in a few words what a model expects."""
     if not is_table(description):
         return "an image"
     names = list(description.example()[0])

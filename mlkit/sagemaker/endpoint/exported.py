@@ -72,7 +72,7 @@ _PLAIN = re.compile(
 
 def _untrusted(file: str, reason: str) -> ValueError:
     return ValueError(
-        f"{file} may run code when it is loaded: {reason}. If you trust whoever has made it, set {TRUST_VARIABLE}=1; "
+        f"{file} may run code when it is loaded: {reason}. If you trust its author, set {TRUST_VARIABLE}=1; "
         "or export the model again, or save it with save_model"
     )
 
@@ -94,34 +94,13 @@ _PYTHON_OPERATORS = frozenset(
     )
 )
 _FUNCTIONS = frozenset(
-    ["Symbol", "Integer", "Float", "Rational", "Max", "Min", "Abs", "Pow", "Add", "Mul", "Eq", "Ne", "Lt", "Le", "Gt"]
-    + [
-        "Ge",
-        "And",
-        "Or",
-        "Not",
-        "floor",
-        "ceiling",
-        "Piecewise",
-        "Equality",
-        "Unequality",
-        "StrictLessThan",
-        "LessThan",
-    ]
-    + ["StrictGreaterThan", "GreaterThan", "FloorDiv", "ModularIndexing", "Where", "PythonMod", "Mod", "CleanDiv"]
-    + [
-        "CeilToInt",
-        "FloorToInt",
-        "CeilDiv",
-        "LShift",
-        "RShift",
-        "PowByNatural",
-        "FloatPow",
-        "FloatTrueDiv",
-        "IntTrueDiv",
-    ]
-    + ["IsNonOverlappingAndDenseIndicator", "TruncToFloat", "TruncToInt", "RoundToInt", "RoundDecimal", "ToFloat"]
-    + ["Identity", "true", "false", "oo", "int_oo", "zoo", "nan"]
+    """
+    Symbol Integer Float Rational Max Min Abs Pow Add Mul Eq Ne Lt Le Gt Ge And Or Not floor ceiling Piecewise
+    Equality Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan FloorDiv ModularIndexing Where
+    PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift PowByNatural FloatPow FloatTrueDiv
+    IntTrueDiv IsNonOverlappingAndDenseIndicator TruncToFloat TruncToInt RoundToInt RoundDecimal ToFloat
+    Identity true false oo int_oo zoo nan
+    """.split()
 )
 _SYMBOL = re.compile(r"_?[a-z]{1,4}\d+")
 _FORMULA_NODES = (

@@ -51,7 +51,7 @@ class HandlerThread:
         return self._wait(future, tasks)
 
     def start(self, function: Callable, *args: Any) -> None:
-        """Run a function in the thread, and do not wait for it."""
+        """Run a function in the thread without waiting for it."""
         self.calls.put((Future(), function, args))
 
     def run_loop(self) -> None:

@@ -81,9 +81,7 @@ def _random_rows(zeros: Any, count: int, generator: torch.Generator) -> Any:
 
 
 def _is_same(joined: Any, alone: Any) -> bool:
-    """Return whether two predictions have the same structure, shapes and dtypes, and the same numbers but for the
-    last bits.
-    """
+    """Return whether two predictions are equal: structure, shapes, dtypes, and numbers up to rounding."""
     if type(joined) is not type(alone):
         return False
     if isinstance(joined, dict):
@@ -226,7 +224,7 @@ def _obstacle(handlers: Handlers) -> str:
 
 
 def _doubt(handlers: Handlers) -> tuple[str, str]:
-    """Return why it is not even tried to join requests, or an empty text, and what the user can do."""
+    """Return why joining is not even tried, or an empty text, and what the user can do."""
     hint = "" if _obstacle(handlers) else _HINT
     custom = [name for name in ("model_fn", "input_fn", "predict_fn", "transform_fn") if name in handlers.functions]
     if custom:

@@ -14,11 +14,11 @@ from typing import Any
 # %% ../../../nbs/2_sagemaker/2_endpoint/005_long_json.ipynb #6bb01fb5
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LONG_ITEM = 2**16  # characters
-_MAX_LEVELS = 20  # that are read in Python
+_MAX_LEVELS = 20  # outer levels that are read in Python
 
 
 class LongJSONDecoder:
-    """Decode JSON texts with other threads having their turn in between; `decoder` reads short items."""
+    """Decode JSON texts, and let other threads run in between; `decoder` reads the short items."""
 
     def __init__(self, decoder: json.JSONDecoder):
         self.read_at_once: Callable[[str, int], tuple[Any, int]] = decoder.scan_once

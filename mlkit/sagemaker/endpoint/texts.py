@@ -22,13 +22,13 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class TextReader:
-    """A tokenizer and how it fills short texts up."""
+    """A tokenizer, and how it pads short texts."""
 
     def __init__(self, tokenizer: Any, pad_id: int = 0):  # a Tokenizer of the package tokenizers
         self.tokenizer = tokenizer
-        self.fills_up = tokenizer.padding is not None  # its author says that the model can take it
+        self.pads = tokenizer.padding is not None  # its author says that the model can take it
         self.pad_id = pad_id if tokenizer.padding is None else tokenizer.padding["pad_id"]
-        self.fills_left = tokenizer.padding is not None and tokenizer.padding["direction"] == "left"
+        self.pads_left = tokenizer.padding is not None and tokenizer.padding["direction"] == "left"
         tokenizer.no_padding()
 
     @classmethod
@@ -53,8 +53,8 @@ class TextReader:
     def encode(self, texts: Sequence[str], signature: Any = None) -> Tensor | dict[str, Tensor]:
         """Return the tokens of texts as the inputs of a signature; without one, input_ids and attention_mask.
 
-        Raises RequestError for texts of different lengths if the model takes no mask and the tokenizer does not fill
-        them up: other tokens would change the prediction.
+        Raises RequestError for texts of different lengths if the model takes no mask and the tokenizer does not pad
+        them: other tokens would change the prediction.
         """
         try:
             encodings = self.tokenizer.encode_batch(list(texts))
@@ -76,7 +76,7 @@ class TextReader:
         return {name: self._to_tensor(name, columns[name], signature[name], has_mask) for name in signature}
 
     def _to_tensor(self, name, rows, signature, has_mask):
-        """Return rows of tokens as a tensor (texts, length), filled up if that changes nothing."""
+        """Return rows of tokens as a tensor (texts, length), padded if that does not change the prediction."""
         lengths = {len(row) for row in rows}
         length = max(lengths)
         if signature is not None and 1 not in signature.get("free", ()):
@@ -84,18 +84,18 @@ class TextReader:
             if expected is None or length > expected:
                 raise RequestError(422, f"expected texts of at most {expected} tokens, got one of {length}")
             length = expected
-        if lengths != {length} and not (has_mask or self.fills_up):
+        if lengths != {length} and not (has_mask or self.pads):
             raise RequestError(
                 422, f"expected texts of {length} tokens each, got {min(lengths)}: the model has no mask; send one text"
             )
         fill = self.pad_id if name == "input_ids" else 0
         missing = [[fill] * (length - len(row)) for row in rows]
-        filled = [more + row if self.fills_left else row + more for row, more in zip(rows, missing)]
+        filled = [more + row if self.pads_left else row + more for row, more in zip(rows, missing)]
         return torch.tensor(filled, dtype=torch.int64 if signature is None else getattr(torch, signature["dtype"]))
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer in a folder, or None if it is none of the package tokenizers."""
+    """Return the tokenizer in a folder, or None if it is not one of the package tokenizers."""
     if (folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 

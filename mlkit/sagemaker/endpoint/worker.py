@@ -104,10 +104,10 @@ class Worker:
     def set_timer(self) -> None:
         """End the process after the timeout, and some more seconds, unless this is called again before."""
         seconds = self.settings.timeout
-        faulthandler.dump_traceback_later(max(seconds + min(seconds, 5), 5), exit=True)  # set back every two seconds
+        faulthandler.dump_traceback_later(max(seconds + min(seconds, 5), 5), exit=True)  # reset every two seconds
 
     async def postpone_end(self) -> None:
-        """Set the timer back, from the event loop."""
+        """Reset the timer, from the event loop."""
         if self.is_ready:
             self.set_timer()
 
@@ -129,7 +129,7 @@ class Worker:
 def handlers_finder(model_dir: str | Path, handlers: str | Path | None) -> Callable[[], Handlers]:
     """Return a function that loads the handlers in a file, or the handlers of the model if `handlers` is None.
 
-    The process is theirs from then on: see `CodeFolder.keep`.
+    From then on the process belongs to the handlers: see `CodeFolder.keep`.
     """
 
     def find_handlers():

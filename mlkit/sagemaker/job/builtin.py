@@ -32,8 +32,8 @@ from ...model.saving import save_model
 from ...model.tabular import TabularModel
 from .container import Container, metrics_line
 from .entry import run_job
-from .hyperparameters import read_value
 from .objects import as_folder
+from .values import read_value
 from ...text import did_you_mean
 from ...training import train_model
 from ...training.data import read_channel, read_table

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 
 from .container import Container
 from .failure import failure_text, write_failure
-from .hyperparameters import check_types, find_conflicts, read_config
+from .hyperparameters import find_conflicts, read_config
 from mlkit.sagemaker.job.launcher import (
     exit_on_sigterm,
     exit_with_launcher,
@@ -27,6 +27,7 @@ from mlkit.sagemaker.job.launcher import (
     launch,
     processes_per_host,
 )
+from .values import check_types
 from ...training.distributed import is_main
 
 # %% ../../../nbs/2_sagemaker/1_job/50_entry.ipynb #2e373319

@@ -18,442 +18,27 @@ import textwrap
 import tokenize
 import types
 from collections import ChainMap, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from enum import Enum, Flag
+from enum import Enum
 from functools import lru_cache
-from pathlib import Path, PurePath
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from ...text import did_you_mean
-
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #f6244db9
-def read_value(
-    text: str,
-    kind: Any,  # a type that the table has
-    quoted: bool = False,  # a string may be in JSON's quotes
-) -> Any:
-    """Return the value of type `kind` that a text spells. Raises ValueError if the text does not fit the type."""
-    kind = _plain_type(kind)
-    converter = _find_converter(kind)
-    if converter is None:
-        raise TypeError(_type_error(kind))
-    return converter.read(text, kind, quoted)
-
-
-def is_same(a: Any, b: Any) -> bool:
-    """Return whether two values are equal and of one type; NaN is the same as NaN."""
-    return type(a) is type(b) and (a == b or repr(a) == repr(b))
-
-
-def union_types(kind: Any) -> tuple:
-    """Return the types of a union, and a tuple of one for any other type."""
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-def type_choices(kind: Any) -> list:
-    """Return all values of a Literal, an Enum, or a union of such, of bool and of None; [] for any other type."""
-    kinds = union_types(kind)
-    choices = [None] if type(None) in kinds and len(kinds) > 1 else []
-    for k in kinds:
-        if get_origin(k) is Literal:
-            choices += [choice for choice in get_args(k) if choice is not None or None not in choices]
-        elif _is_enum(k):
-            choices += k
-        elif k is bool and len(kinds) > 1:
-            choices += [True, False]
-        elif k is not type(None) or len(kinds) == 1:
-            return []
-    return choices
-
-
-def type_of(value: Any) -> Any:
-    """Return the type by which a value without an annotation is read."""
-    if value is None:
-        return Any
-    if isinstance(value, PurePath) or _find_converter(type(value)):
-        return type(value)
-    return type(to_json(value))
-
-
-def type_name(kind: Any) -> str:
-    """Return a type as it is written in code."""
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
-
-
-class _Converter(NamedTuple):
-    """How text becomes a value of one family of types. `write_value` is the way back."""
-
-    name: str  # for messages
-    matches: Callable[[Any], bool]  # whether a type belongs to the family
-    read: Callable[[str, Any, bool], Any]  # (text, kind, quoted) to a value
-    # In a union with str: the texts that mean a value of this family; default: all that can be read as one.
-    notation: str = ""
-    is_key: bool = True  # whether a dict can have such keys
-    parts: Callable[[Any], Sequence] = get_args  # the types that have to be able to travel, too
-
-
-_CONVERTERS: list[_Converter] = []
-
-
-def _reads(name: str, matches: Callable[[Any], bool], **options) -> Callable:
-    """Add a function to the table of converters, with the parameters of `_Converter`."""
-
-    def add(read):
-        _CONVERTERS.append(_Converter(name, matches, read, **options))
-        return read
-
-    return add
-
-
-def _find_converter(kind: Any) -> _Converter | None:
-    return next((converter for converter in _CONVERTERS if converter.matches(kind)), None)
-
-
-def _type_error(kind: Any) -> str:
-    names = ", ".join(converter.name for converter in _CONVERTERS)
-    return f"a value of type {type_name(kind)} cannot travel as text; expected one of {names}"
-
-
-def _plain_type(kind: Any) -> Any:
-    """Return the type that a NewType or a type alias stands for."""
-    while alias := getattr(kind, "__supertype__", None) or getattr(kind, "__value__", None):
-        kind = alias
-    return kind
-
-
-def _is_class(kind: Any, *classes: type) -> bool:
-    return isinstance(kind, type) and not get_args(kind) and issubclass(kind, classes)
-
-
-def _is_enum(kind: Any) -> bool:
-    return _is_class(kind, Enum) and not issubclass(kind, Flag)
-
-
-def _is_generic(kind: Any, cls: type) -> bool:
-    """Return whether a type is a class such as `list`, or that class with arguments, such as `list[int]`."""
-    return (get_origin(kind) or kind) is cls
-
-
-def _unquoted(text: str) -> str:
-    string = _quoted_string(text)
-    return text if string is None else string
-
-
-def _quoted_string(text: str) -> str | None:
-    """Return the string that a text in JSON's quotes stands for; None for any other text."""
-    if not (len(text) > 1 and text[0] == text[-1] == '"'):
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #be5179ba
-_TRUE = ("true", "1", "yes", "on")
-_FALSE = ("false", "0", "no", "off")
-
-
-@_reads("bool", lambda kind: kind is bool, notation="(true|false)$")
-def _read_bool(text: str, kind: type, quoted: bool) -> bool:
-    word = _unquoted(text).strip().lower()
-    if word not in _TRUE + _FALSE:
-        raise ValueError(f"expected bool, got {text!r}")
-    return word in _TRUE
-
-
-@_reads("int", lambda kind: kind is int)
-@_reads("float", lambda kind: kind is float)
-def _read_number(text: str, kind: type, quoted: bool) -> int | float:
-    text = _unquoted(text).strip()
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"expected {kind.__name__}, got {text!r}") from None
-
-
-@_reads("str", lambda kind: kind is str)
-@_reads("Path", lambda kind: _is_class(kind, PurePath))
-def _read_string(text: str, kind: type, quoted: bool) -> str | PurePath:
-    return kind(_unquoted(text) if quoted else text)
-
-
-@_reads("None", lambda kind: kind is type(None))
-def _read_none(text: str, kind: type, quoted: bool) -> None:
-    if text.strip() not in ("", "null", "None", "none"):
-        raise ValueError(f"expected None, got {text!r}")
-
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #6cb77f4d
-def write_value(
-    value: Any,
-    quoted: bool = False,  # strings in JSON's quotes, as SDK v2 sends them
-    kind: Any = None,  # the type that will read the text; a string that it would take for another value gets quotes
-) -> str:
-    """Return `value` as text that `read_value` reads. Raises TypeError for a value that JSON does not have."""
-    plain = to_json(value)
-    if not isinstance(plain, str):
-        return json.dumps(plain)
-    needs_quotes = kind is not None and not _reads_as(plain, kind, value) and _reads_as(json.dumps(plain), kind, value)
-    return json.dumps(plain) if quoted or needs_quotes else plain
-
-
-def _reads_as(text: str, kind: Any, value: Any) -> bool:
-    try:
-        return is_same(read_value(text, kind), value)
-    except ValueError:
-        return False
-
-
-def to_json(value: Any) -> Any:
-    """Return a value as JSON has it. Raises TypeError for a value that no type can read."""
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, PurePath):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-    if isinstance(value, Mapping):
-        return {_key_text(to_json(key)): to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a number of NumPy or torch
-        return value.item()
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    raise TypeError(f"cannot write a {type(value).__name__} as a hyperparameter: {value!r}")
-
-
-def _key_text(key: Any) -> str:
-    """Return the key of a dict as JSON has it: a string."""
-    return key if isinstance(key, str) else write_value(key)
-
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c4a0a1ab
-@_reads("list", lambda kind: _is_generic(kind, list), notation=r"\[", is_key=False)
-def _read_list(text: str, kind: Any, quoted: bool) -> list:
-    item_kind = (get_args(kind) or (Any,))[0]
-    return [_read_item(item, item_kind) for item in _read_items(text, "a list")]
-
-
-@_reads(
-    "tuple",
-    lambda kind: _is_generic(kind, tuple),
-    notation=r"[\[(]",
-    is_key=False,
-    parts=lambda kind: [part for part in get_args(kind) if part not in (..., ())],
+from mlkit.sagemaker.job.values import (
+    UntypedText,
+    check_types,
+    field_types,
+    is_class,
+    is_nested,
+    is_same,
+    read_mapping,
+    read_value,
+    type_name,
+    union_types,
+    write_value,
 )
-def _read_tuple(text: str, kind: Any, quoted: bool) -> tuple:
-    items = _read_items(text, "a tuple")
-    kinds = get_args(kind) or (Any, ...)
-    if kinds[-1] is Ellipsis:
-        return tuple(_read_item(item, kinds[0]) for item in items)
-    if kinds == ((),):  # how Python 3.10 writes the empty tuple
-        kinds = ()
-    if len(items) != len(kinds):
-        raise ValueError(f"expected {len(kinds)} values as {type_name(kind)}, got {len(items)} in {text!r}")
-    return tuple(_read_item(item, item_kind) for item, item_kind in zip(items, kinds))
-
-
-@_reads("dict", lambda kind: _is_generic(kind, dict), notation=r"\{", is_key=False)
-def _read_dict(text: str, kind: Any, quoted: bool) -> dict:
-    key_kind, value_kind = get_args(kind) or (Any, Any)
-    items = _read_mapping(text, "a dict")
-    if key_kind is not Any:
-        items = {read_value(_key_text(key), key_kind): value for key, value in items.items()}
-    return {key: _read_item(value, value_kind) for key, value in items.items()}
-
-
-def _read_items(text: str, name: str) -> list:
-    value = _read_literal(text)
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    if isinstance(value, dict):
-        raise ValueError(f"expected {name}, got {text!r}")
-    text = _unquoted(text).strip()
-    return [_Text(part.strip()) for part in text.split(",")] if text else []
-
-
-def _read_mapping(text: str, name: str) -> dict:
-    value = _read_literal(text)
-    if isinstance(value, dict):
-        return value
-    text = _unquoted(text)
-    parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    if isinstance(value, (list, tuple)) or not all("=" in part for part in parts):
-        raise ValueError(f"expected {name} as JSON or as a=1,b=2, got {text!r}")
-    return {key: _Text(part) for key, _, part in (part.partition("=") for part in parts)}
-
-
-def _read_literal(text: str) -> Any:
-    """Return the value that a text spells in JSON or in Python's notation, or None if it spells neither."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return None
-
-
-class _Text(str):
-    """A part of a short form: a text of which the type is not known, unlike a string in JSON."""
-
-
-def _read_item(value: Any, kind: Any) -> Any:
-    """Return an item of a collection, which is a `_Text` or a value of JSON, as a value of type `kind`."""
-    if isinstance(value, _Text):
-        return read_value(str(value), kind)
-    return read_value(json.dumps(value), kind, quoted=True)
-
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #799613e7
-@_reads("a union of these", lambda kind: len(union_types(kind)) > 1)
-def _read_union(text: str, kind: Any, quoted: bool) -> Any:
-    """Return the value of the type in a union that spells it as the text does, else of the first that reads it."""
-    kinds = sorted(get_args(kind), key=lambda k: k is not type(None))  # an empty text is rather None than a list
-    string_kind = next((k for k in kinds if _is_class(k, str, PurePath) and not _is_class(k, Enum)), None)
-    string = _quoted_string(text)
-    if string_kind and string is not None:
-        value = string_kind(string)
-        if quoted or not is_same(_read_union(string, kind, False), value):
-            return value
-    values = []
-    for k in kinds:
-        if k is string_kind or (string_kind and not _has_notation(text, k)):
-            continue
-        try:
-            values.append(read_value(text, k, quoted))
-        except ValueError:
-            continue
-        if write_value(values[-1]) == _normal_json(text):
-            return values[-1]
-    if values:
-        return values[0]
-    if string_kind:
-        return read_value(text, string_kind, quoted)
-    raise ValueError(f"expected {type_name(kind)}, got {text!r}")
-
-
-def _has_notation(text: str, kind: Any) -> bool:
-    converter = _find_converter(_plain_type(kind))
-    return converter is None or re.match(converter.notation, text.strip(), re.IGNORECASE) is not None
-
-
-def _normal_json(text: str) -> str:
-    """Return JSON with the spaces that `json.dumps` writes, and any other text as it is."""
-    try:
-        return json.dumps(json.loads(text))
-    except (ValueError, RecursionError):
-        return text.strip()
-
-
-@_reads("Any", lambda kind: kind is Any)
-def _read_any(text: str, kind: Any, quoted: bool) -> Any:
-    """Return what a text stands for in JSON, else the text; a string is in quotes if it would be another value."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if isinstance(value, str) and not quoted and is_same(_read_any(value, kind, False), value):
-        return text
-    return value
-
-
-@_reads("Literal", lambda kind: get_origin(kind) is Literal, parts=lambda kind: ())
-def _read_literal_type(text: str, kind: Any, quoted: bool) -> Any:
-    choices = {}
-    for choice in get_args(kind):
-        if not isinstance(choice, str):
-            choices |= {write_value(choice): choice}
-    spellings = {str(choice): choice for choice in choices.values()}
-    for choice in get_args(kind):
-        if isinstance(choice, str):
-            choices[json.dumps(choice) if choice in choices else choice] = choice
-    return _read_choice(text, choices, spellings | choices, quoted)
-
-
-@_reads("Enum", _is_enum, parts=lambda kind: ())
-def _read_enum(text: str, kind: Any, quoted: bool) -> Any:
-    names = {member.name: member for member in kind}
-    return _read_choice(text, names, {str(member.value): member for member in kind} | names, quoted)
-
-
-def _read_choice(text: str, choices: Mapping[str, Any], spellings: Mapping[str, Any], quoted: bool) -> Any:
-    """Return a choice by one of its spellings; `choices` has those that an error names."""
-    text = _unquoted(text) if quoted and text not in spellings else text
-    if text in spellings:
-        return spellings[text]
-    suggestion = did_you_mean(text, spellings)
-    message = f"expected one of {', '.join(map(repr, choices))}, got {text!r}"
-    raise ValueError(f"{message}; {suggestion}" if suggestion.startswith("did you mean") else message)
-
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c0a7ec03
-def field_types(config_type: type) -> dict[str, Any]:
-    """Return the types of the fields that `__init__` of a dataclass takes, by name."""
-    try:
-        kinds = get_type_hints(config_type)
-    except NameError as e:
-        raise TypeError(f"{config_type.__name__}: {e}: define it where the module of the class can find it") from None
-    return {f.name: _plain_type(kinds[f.name]) for f in dataclasses.fields(config_type) if f.init}
-
-
-def is_nested(kind: Any) -> bool:
-    """Return whether a field's type is a dataclass, whose fields travel one by one as `optim.lr`."""
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
-
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c0a7ec02
-@_reads("a dataclass", is_nested, notation=r"\{", is_key=False, parts=lambda kind: list(field_types(kind).values()))
-def _read_dataclass(text: str, kind: type, quoted: bool) -> Any:
-    kinds = field_types(kind)
-    arguments = {}
-    for name, value in _read_mapping(text, type_name(kind)).items():
-        if name not in kinds:
-            raise ValueError(f"unknown field {name!r} of {type_name(kind)}; {did_you_mean(name, kinds)}")
-        try:
-            arguments[name] = _read_item(value, kinds[name])
-        except ValueError as e:
-            raise ValueError(f"{name}: {e}") from None
-    missing = [f.name for f in dataclasses.fields(kind) if f.init and _is_required(f) and f.name not in arguments]
-    if missing:
-        raise ValueError(f"expected {type_name(kind)} with {', '.join(missing)}, got {text!r}")
-    return kind(**arguments)
-
-
-def _is_required(f: dataclasses.Field) -> bool:
-    return f.default is f.default_factory is dataclasses.MISSING
-
-# %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #c0a7ec05
-def check_types(config_type: type) -> None:
-    """Raise TypeError with a line for each field of a config that cannot travel, by its dotted name."""
-    errors = list(_type_errors(config_type, "", ()))
-    if errors:
-        raise TypeError("\n".join(errors))
-
-
-def _type_errors(config_type: type, prefix: str, outer: tuple[type, ...]) -> Iterator[str]:
-    for name, kind in field_types(config_type).items():
-        if is_nested(kind) and kind not in outer:
-            yield from _type_errors(kind, f"{prefix}{name}.", (*outer, config_type))
-            continue
-        for error in _part_errors(kind, outer):
-            yield (
-                f"hyperparameter {prefix + name!r}: {error}; declare a field that is not a hyperparameter with "
-                "field(init=False)"
-            )
-
-
-def _part_errors(kind: Any, checked: tuple, as_key: bool = False) -> Iterator[str]:
-    """Yield why types within a type cannot travel."""
-    kind = _plain_type(kind)
-    if is_nested(kind) and kind in checked:  # a dataclass may contain itself
-        return
-    converter = _find_converter(kind)
-    if converter is None:
-        yield _type_error(kind)
-        return
-    if as_key and not converter.is_key:
-        yield f"a {type_name(kind)} cannot be the key of a dict in JSON; expected a text, a number or a choice"
-        return
-    is_dict = _is_generic(kind, dict)
-    for i, part in enumerate(converter.parts(kind)):
-        yield from _part_errors(part, (*checked, kind), as_key or (is_dict and i == 0))
+from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/1_job/00_hyperparameters.ipynb #ba2fc4f5
 def field_comments(config_type: type) -> dict[str, str]:
@@ -726,7 +311,7 @@ def _metavar(kind: Any) -> str:
         return "|".join(_metavar(k) for k in union_types(kind) if k is not type(None))
     if get_origin(kind) is Literal:
         return "{" + ",".join(map(str, get_args(kind))) + "}"
-    if _is_class(kind, Enum):
+    if is_class(kind, Enum):
         return "{" + ",".join(c.name for c in kind) + "}"
     return type_name(kind)
 
@@ -783,13 +368,13 @@ def _split_group(group: ConfigField, raw_values: dict[str, list[_RawValue]], fie
     """Replace the text of a whole nested config, which is a dict, by texts of its fields; theirs take precedence."""
     for raw in raw_values.pop(group.name, []):
         try:
-            items = _read_mapping(raw.text, type_name(group.kind))
+            items = read_mapping(raw.text, type_name(group.kind))
         except ValueError as e:
             raise ValueError(f"hyperparameter {group.name!r}: {e} (from {raw.source})") from None
         for key, value in items.items():
             name = f"{group.name}.{key}"
             _check_name(name, fields)
-            is_text = isinstance(value, _Text)
+            is_text = isinstance(value, UntypedText)
             text = str(value) if is_text else json.dumps(value)
             values = raw_values.setdefault(name, [])
             values.append(_RawValue(text, raw.source, not is_text, raw.rank))

@@ -13,7 +13,8 @@ from dataclasses import MISSING, dataclass, is_dataclass, replace
 from itertools import product
 from typing import Any
 
-from ..job.hyperparameters import ConfigField, config_fields, type_choices, union_types
+from ..job.hyperparameters import ConfigField, config_fields
+from ..job.values import type_choices, union_types
 from ...text import did_you_mean
 
 # %% ../../../nbs/2_sagemaker/3_search/10_space.ipynb #38c64716

@@ -55,6 +55,6 @@ def test_a_text_that_is_too_long_is_the_client_s_mistake(folder):
 
 def test_without_a_tokenizer_there_is_a_hint(folder, tmp_path):
     handlers = Handlers(model=create_model("torch.nn:Linear", in_features=1, out_features=1))
-    with pytest.raises(RequestError, match="a text is read if its tokenizer lies in the folder of the model") as error:
+    with pytest.raises(RequestError, match="a text is read if its tokenizer is in the folder of the model") as error:
         handlers.respond(b'{"inputs": ["a", "b"]}')
     assert error.value.status == 422

@@ -24,8 +24,9 @@ from mlkit.sagemaker.artifacts.source import Source
 from mlkit.sagemaker.artifacts.starter import SPELLINGS, arguments_of_request, read_values
 from mlkit.sagemaker.client.job_config import make_hyperparameters
 from mlkit.sagemaker.client.jobs import TrainingJob
-from mlkit.sagemaker.job import hyperparameters
-from mlkit.sagemaker.job.hyperparameters import find_conflicts, is_same, read_config, to_argv, to_hyperparameters
+from mlkit.sagemaker.job import values as job_values
+from mlkit.sagemaker.job.hyperparameters import find_conflicts, read_config, to_argv, to_hyperparameters
+from mlkit.sagemaker.job.values import is_same
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker_entry import entry_point
 from mlkit.text import Table
@@ -97,7 +98,7 @@ def config_type_of(kind):
 
 
 def config_of(config_type, value):
-    inner = hyperparameters.field_types(config_type)["inner"]
+    inner = job_values.field_types(config_type)["inner"]
     return config_type(value, inner(value))
 
 
@@ -111,8 +112,8 @@ PROGRAM = Source({"train.py": b""}, "train.py")
 
 
 def through_form(config):
-    kind = hyperparameters.field_types(type(config))["value"]
-    if hyperparameters.is_nested(kind):
+    kind = job_values.field_types(type(config))["value"]
+    if job_values.is_nested(kind):
         check_same(config, form(config).value, "form")
         return
     field = FormField("value", kind, config.value)
@@ -169,20 +170,20 @@ def test_every_type_comes_through_every_way_and_back(key):
         widget = type(getattr(untouched.fields["value"], "editor", untouched)).__name__
         texts = to_hyperparameters(config)
         text = texts.get("value") or ", ".join(name for name in texts if name.startswith("value"))
-        rows.append([hyperparameters.type_name(kind), widget, text, *["exact"] * 3])
+        rows.append([job_values.type_name(kind), widget, text, *["exact"] * 3])
     print(Table(["type", "form", "text of the first value", "job", "command line", "program"], rows))
 
 
 def test_the_types_above_are_all_that_can_travel():
     kinds = [kind for kind, _ in variants()] + [type(None)]
-    for converter in hyperparameters._CONVERTERS:
+    for converter in job_values._CONVERTERS:
         assert any(converter.matches(kind) for kind in kinds), converter.name
 
 
 REFUSED = [set[int], date, bytes, complex, re.Pattern, Point, Level, dict[tuple[int, int], str], object, type[int]]
 
 
-@pytest.mark.parametrize("kind", REFUSED, ids=hyperparameters.type_name)
+@pytest.mark.parametrize("kind", REFUSED, ids=job_values.type_name)
 def test_a_type_that_cannot_travel_is_refused_by_its_dotted_name_as_early_as_possible(kind):
     for variant in (kind, kind | None, list[kind], dict[str, kind], tuple[int, kind]):
         optim = dataclasses.make_dataclass("Optim", [("state", variant, dataclasses.field(default=None))])
