@@ -37,6 +37,9 @@ class Interval:
     growth: float = 1.2
 
 
+FINAL_STATUSES = ("Completed", "Failed", "Stopped")  # of a job of any kind, and of a sweep
+
+
 class Poll(NamedTuple):
     """The result of one poll."""
 
@@ -124,4 +127,4 @@ def interrupt_line(line: str):
         if not hasattr(interrupt, "_render_traceback_"):  # the innermost block knows best
             interrupt._render_traceback_ = lambda: [f"interrupted: {line}"]  # IPython asks for it
             interrupt.add_note(line)
-        raise interrupt
+        raise interrupt  # noqa: B904 (the error stays its context)
