@@ -272,7 +272,7 @@ def _sample_file(sample: str | None, content_type: str | None) -> Path | None:
     """Return the file of a sample. Raises FileNotFoundError if it does not exist."""
     if sample is None:
         if content_type:
-            raise click.UsageError("--content-type is that of a sample: pass --sample FILE as well")
+            raise click.UsageError("--content-type is the type of a sample: pass --sample FILE as well")
         return None
     if not Path(sample).is_file():
         raise FileNotFoundError(f"--sample {sample}: there is no such file")

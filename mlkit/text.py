@@ -76,14 +76,16 @@ class Table:
         return f"<table><thead>{html_row('th', self.header)}</thead><tbody>{body}</tbody></table>{note}"
 
 # %% ../nbs/00_text.ipynb #43542b49
-def _format_cell(value) -> str:
+def value_text(value: Any) -> str:
+    """Return a hyperparameter or a metric as text: a float with four significant digits, nothing for None."""
     if value is None:
         return ""
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _format_cell(value) -> str:
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if is_int else value_text(value)
 
 # %% ../nbs/00_text.ipynb #91d8fba4
 def human_bytes(n: int) -> str:

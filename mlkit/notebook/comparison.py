@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/3_notebook/35_comparison.ipynb #a400935e
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
@@ -19,7 +18,7 @@ from .theme import caption
 from ..plotting import MAX_WIDTH, SeriesStyle, make_figure, plot_losses, series_styles, shorten_names, to_html
 from ..sagemaker.client.job_list import read_hyperparameter
 from ..sagemaker.search.trials import lower_is_better
-from ..text import Table, did_you_mean
+from ..text import Table, did_you_mean, value_text
 
 # %% ../../nbs/3_notebook/35_comparison.ipynb #a478b1d1
 _NAME_LIMIT = 28  # characters of the name of a run, and of a value; where they are shortened, a tooltip has the whole
@@ -27,15 +26,14 @@ _VALUE_LIMIT = 20
 
 
 def _differing(hyperparameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the hyperparameters that have not the same value in all runs, in the order of their appearance."""
+    """Return the hyperparameters that differ between the runs, in the order of their appearance."""
     names = dict.fromkeys(name for values in hyperparameters.values() for name in values)
     return [name for name in names if len({str(values.get(name)) for values in hyperparameters.values()}) > 1]
 
 
 def _format_value(value: Any) -> str:
     """Return a hyperparameter as a legend shows it: a number with four digits."""
-    value = read_hyperparameter(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return value_text(read_hyperparameter(value))
 
 
 def difference_labels(runs: Mapping[str, Any], limit: int = 3) -> dict[str, str]:
@@ -145,7 +143,7 @@ class Comparison(Table):
 
     def to_pandas(self) -> Any:
         """Return the table as a pandas DataFrame."""
-        return _import_pandas().DataFrame(self.rows, columns=self.header)
+        return import_pandas().DataFrame(self.rows, columns=self.header)
 
     def figure_html(self, log: bool = False) -> str:
         """Return the figure as HTML that follows the theme, and what it shows as a line of text."""
@@ -204,7 +202,8 @@ def _line_mark(style):
     return f'<svg width="26" height="10" aria-hidden="true">{line}</svg>'
 
 
-def _import_pandas():
+def import_pandas() -> Any:  # the module
+    """Import pandas. Raises ModuleNotFoundError, with how to install it."""
     try:
         import pandas
     except ModuleNotFoundError:
@@ -279,9 +278,9 @@ def compare(
 
 def _comparison_note(hyperparameters, differing, count):
     notes = []
-    equal = {k: v for values in list(hyperparameters.values())[:1] for k, v in values.items() if k not in differing}
-    if equal:
-        listed = ", ".join(f"{name} {_format_value(value)}" for name, value in equal.items())
+    constants = {k: v for values in list(hyperparameters.values())[:1] for k, v in values.items() if k not in differing}
+    if constants:
+        listed = ", ".join(f"{name} {_format_value(value)}" for name, value in constants.items())
         notes.append(f"{'the same in all' if count > 1 else 'hyperparameters'}: {listed}")
     if count > _MAX_LINES:
         notes.append(f"the figure shows the best {_MAX_LINES}")

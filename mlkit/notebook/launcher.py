@@ -16,7 +16,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from .controls import BackgroundThread, button
+from .controls import BackgroundThread, Question, button
 from .curves import duration
 from .display import in_notebook, show_widget
 from .forms import Form
@@ -78,7 +78,6 @@ class Launcher:
         self.error = None  # of the last action
         self.thread = None  # of the last check or launch
         self.handles = None  # DisplayHandles of form, plot and log
-        self.asks_to_launch = False  # the question is displayed
         self.is_launching = False  # the job is not edited meanwhile
         self.edits = 0  # number of edits so far
         self.lock = threading.Lock()  # of `edits`, `report` and the findings, which a check writes from its thread
@@ -143,11 +142,7 @@ class Launcher:
         self.request_button = button("Request", self.show_request, tooltip="show the request to SageMaker")
         self.launch_button = button("Launch", self.launch, button_style="primary", icon="play")
         self.action_buttons = [self.check_button, self.request_button, self.launch_button]
-        self.confirm_button = button("Yes, launch it", self.confirm, button_style="warning")
-        self.decline_button = button("No", self.decline)
-        self.question_text = widgets.HTML()
-        answers = _row(self.confirm_button, self.decline_button)
-        self.question = widgets.VBox([self.question_text, answers], layout=widgets.Layout(display="none"))
+        self.question = Question("Yes, launch it", self._start, self._enable_launch)
         self.message = widgets.HTML()
         self.findings = widgets.HTML()
         self.request_text = widgets.HTML()
@@ -229,8 +224,7 @@ def edit(self: Launcher):
         self.findings.value = muted("The form has changed since the last check.") if was_checked else ""
     self.request_text.value = ""
     self.message.value = ""
-    if self.asks_to_launch:
-        self.decline()
+    self.question.decline()
     if self.monitor is None and not (self.form and self.form.errors):
         self._show_error_of(self.update_job)
 
@@ -347,41 +341,32 @@ def show_request(self: Launcher):
 @patch
 def launch(self: Launcher):
     """Launch the job, after a question if that costs money. A second call does nothing."""
-    if self.launch_button.disabled or self.monitor or self.asks_to_launch:
+    if self.launch_button.disabled or self.monitor or self.question.is_asked:
         return
     if self._show_error_of(self.update_job) is None:
         return
-    self.asks_to_launch = True
     if self.target.value == "local":
-        self.confirm()
+        self._start()
         return
     options = self.job.options
     machines = f"{options.hosts} × {' or '.join(str(find_instance(i) or i) for i in options.instances)}"
     if options.spot:
         machines += ", spot"
-    self.question_text.value = (
+    self.question.ask(
         f'<div style="{_LINES}"><b>This costs money.</b> {escape(machines)}, for at most '
         f"{duration(options.max_run)}. Launch the job {escape(self.job.name)} on SageMaker?</div>"
     )
-    self.question.layout.display = ""
     self.launch_button.disabled = True
 
 
 @patch
-def decline(self: Launcher):
-    """Answer the question with no."""
-    self.asks_to_launch = False
-    self.question.layout.display = "none"
+def _enable_launch(self: Launcher):
     self.launch_button.disabled = False
 
 
 @patch
-def confirm(self: Launcher):
-    """Answer the question with yes: launch the job. A second call does nothing."""
-    if not self.asks_to_launch:
-        return
-    self.asks_to_launch = False
-    self.question.layout.display = "none"
+def _start(self: Launcher):
+    """Launch the job in the background."""
     self.is_launching = True
 
     def run_job():

@@ -16,7 +16,7 @@ from itertools import count
 import ipywidgets as widgets
 
 from mlkit.notebook.controls import button
-from mlkit.notebook.theme import GRID_COLOR, TEXT_COLOR, muted
+from mlkit.notebook.theme import GRID_COLOR, muted
 
 # %% ../../nbs/3_notebook/26_log_view.ipynb #26f0a006
 _FONT_COLOR = "var(--jp-content-font-color1,#222)"

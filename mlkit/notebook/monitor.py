@@ -14,7 +14,7 @@ from typing import Any
 import ipywidgets as widgets
 from botocore.exceptions import ClientError
 
-from .controls import BackgroundThread, button
+from .controls import BackgroundThread, StopControl
 from .curves import duration
 from .display import LivePlot, in_notebook, replace_by_picture, running_cell, show_widget
 from .job_details import JobDetails
@@ -22,10 +22,10 @@ from .log_view import LogView
 from .next_steps import NextSteps
 from .sweep_view import SweepView
 from .theme import TEXT_COLOR, alert_block, alert_line, caption, muted, status_pill
-from .watch import ENDED, Watch, find_job, seconds_between
+from .watch import Watch, find_job, seconds_between
 from ..patching import patch
 from ..sagemaker.client.jobs import TrainingJob
-from ..sagemaker.client.polling import Interval, Poll, poll_until_end
+from ..sagemaker.client.polling import FINAL_STATUSES, Interval, Poll, poll_until_end
 from ..sagemaker.client.sweeps import Sweep
 from ..sagemaker.storage import local_root
 
@@ -59,7 +59,7 @@ def _transitions_html(transitions):
     for transition in transitions:
         status = transition["Status"]
         seconds = seconds_between(transition["StartTime"], transition.get("EndTime"))
-        text = status if status in ENDED else f"{status} {duration(seconds)}"
+        text = status if status in FINAL_STATUSES else f"{status} {duration(seconds)}"
         message = str(transition.get("StatusMessage", "")).partition("\nTraceback")[0]
         tooltip = escape(message, quote=True)
         steps.append(f'<span title="{tooltip}">{muted(text)}</span>')
@@ -88,34 +88,18 @@ class Monitor:
         self.shown_in = None  # the number of the cell that displays it
         self.thread = None
         self.closed = threading.Event()
-        self.asks_to_stop = False  # the question is displayed
         self.error = ""  # of the last poll, or of stopping
         self.status = widgets.HTML()
         self.plot = LivePlot()
         self.log = LogView()
-        self.stop_button = button("Stop", self.ask_to_stop, icon="stop", tooltip="ask the job to stop")
-        self.confirm_button = button("Yes, stop it", self.stop, button_style="danger")
-        self.decline_button = button("No", self.decline_to_stop)
-        question = "Stop this job? Its model so far is saved, and resume() continues from there."
-        self.question = widgets.HBox([widgets.HTML(question), self.confirm_button, self.decline_button])
-        self.question.layout.display = "none"
-        self.status_area = widgets.VBox([self.status, self.stop_button, self.question])
+        consequence = "Its model so far is saved, and resume() continues from there."
+        self.stop_control = StopControl("job", consequence, self.stop)
+        self.status_area = widgets.VBox([self.status, self.stop_control])
         self.log_area = widgets.VBox([self.next_steps.widget, self.log.widget])
         self.widget = widgets.VBox([self.status_area, self.plot, self.log_area])
 
-    def ask_to_stop(self):
-        """Ask the user whether to stop the job."""
-        self.asks_to_stop = True
-        self.show()
-
-    def decline_to_stop(self):
-        """Take the question back."""
-        self.asks_to_stop = False
-        self.show()
-
     def stop(self):
-        """Stop the job."""
-        self.asks_to_stop = False
+        """Stop the job, without a question."""
         try:
             self.job.stop()
         except Exception as e:  # it may have ended in the meantime
@@ -125,11 +109,9 @@ class Monitor:
     def show(self):
         """Write the state of the job into the widgets."""
         watch = self.watch
-        can_be_stopped = watch.running and watch.status != "Stopping"
         note = caption(watch.metrics_note) if watch.metrics_note and not watch.curves.epochs else ""
         self.status.value = _status_html(watch, self.error) + self.details._repr_html_() + note
-        self.stop_button.layout.display = "" if can_be_stopped and not self.asks_to_stop else "none"
-        self.question.layout.display = "" if watch.running and self.asks_to_stop else "none"
+        self.stop_control.allow(watch.running and watch.status != "Stopping")
         if watch.curves.epochs:
             self.plot.show(watch.curves)
         self.next_steps.show(watch.description, watch.missing_model)
@@ -264,8 +246,8 @@ def monitor(
 ) -> Monitor | SweepView:
     """Show a training job until it has ended, with a button that stops it, and what can be done with its model.
 
-    Of a sweep, show the trials and how the hyperparameters decide their metric. Raises ValueError, with the names that
-    are near, if the target has no job and no sweep of that name.
+    For a sweep, show its trials and how the hyperparameters affect the metric. Raises ValueError, with the nearest
+    names, if the target has no job and no sweep of that name.
     """
     if isinstance(job, str):
         job = _find(job, target)

@@ -14,9 +14,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from mlkit.notebook.controls import BackgroundThread, button
+from mlkit.notebook.controls import BackgroundThread, Question, button
 from mlkit.notebook.theme import MUTED_COLOR, alert_block, muted, success_line
 from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.client.polling import FINAL_STATUSES
 from mlkit.sagemaker.client.target import LocalTarget
 
 # %% ../../nbs/3_notebook/28_next_steps.ipynb #28f0a005
@@ -27,7 +28,7 @@ def reasons_against(job: TrainingJob, description: dict, missing_model: str) -> 
     if not description.get("ModelArtifacts", {}).get("S3ModelArtifacts"):
         waiting = "possible when the job has completed"
         left_none = f"the job is {status} and left no model"
-        deploy = left_none if status in ("Completed", "Failed", "Stopped") else waiting
+        deploy = left_none if status in FINAL_STATUSES else waiting
     elif missing_model:
         deploy = "the job left no model"
     launch_again = ""
@@ -76,11 +77,7 @@ class NextSteps:
         for step in self.buttons:
             step.disabled = True
         self.reasons = widgets.HTML()
-        self.confirm_button = button("Yes, deploy it", self.confirm, button_style="warning")
-        self.decline_button = button("No", self.decline)
-        self.question_text = widgets.HTML()
-        answers = widgets.HBox([self.confirm_button, self.decline_button])
-        self.question = widgets.VBox([self.question_text, answers], layout=widgets.Layout(display="none"))
+        self.question = Question("Yes, deploy it", self._start_deployment)
         self.message = widgets.HTML()
         self.details = widgets.VBox()
         row = widgets.HBox(self.buttons, layout=widgets.Layout(flex_flow="row wrap"))
@@ -104,27 +101,21 @@ class NextSteps:
         if self.deploy_button.disabled:
             return
         if isinstance(self.job.target, LocalTarget):
-            self.confirm()
+            self._start_deployment()
             return
         machines = import_module("mlkit.sagemaker.client.endpoint_requests").Machines()
         instances = escape(f"{machines.count} × {machines.instance}")
-        self.question_text.value = (
+        self.question.ask(
             f"<b>This costs money</b> until the endpoint is deleted: {instances}. "
             f"Deploy the model of {escape(self.job.name)} on SageMaker? job.deploy(...) has all options."
         )
-        self.question.layout.display = ""
 
-    def decline(self):
-        """Answer the question with no."""
-        self.question.layout.display = "none"
-
-    def confirm(self):
+    def _start_deployment(self):
         """Deploy the model in the background."""
         if self.thread is not None and not self.thread.ended:
             return
-        self.question.layout.display = "none"
         self.deploy_button.disabled = True
-        self.message.value = muted("trying the model and its handlers in a process of their own …")
+        self.message.value = muted("trying the model and its handlers in a separate process …")
         self.thread = BackgroundThread(self._deploy, name=f"deploy {self.job.name}")
         self.thread.start()
 

@@ -10,7 +10,7 @@ import math
 import operator
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from mlkit.notebook.watch import seconds_between
 from mlkit.patching import patch
 from mlkit.sagemaker.client.job_list import JobList, ListedJob, read_hyperparameter
 from mlkit.sagemaker.search.trials import lower_is_better
-from mlkit.text import did_you_mean
+from mlkit.text import did_you_mean, value_text
 
 # %% ../../nbs/3_notebook/36_run_table.ipynb #d913eb78
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ JOB_COLUMNS = (
 
 def _hyperparameter_column(name, title):
     def text(job):
-        value = read_hyperparameter((job.hyperparameters or {}).get(name, ""))
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return value_text(read_hyperparameter((job.hyperparameters or {}).get(name, "")))
 
     def value(job):
         values = job.hyperparameters or {}
@@ -75,7 +74,7 @@ def _metric_column(name, title):
         return (job.metrics or {}).get(name)
 
     def text(job):
-        return "" if value(job) is None else f"{value(job):.4g}"
+        return value_text(value(job))
 
     return Column(title, "metric", value, text)
 
@@ -143,7 +142,7 @@ _TECHNICAL = ("sagemaker_", "_tuning_")  # hyperparameters that the SDK and the 
 class RunTable:
     """The training jobs of a target, sorted, filtered and in pages.
 
-    `jobs` are those of the page that is shown.
+    `jobs` are the jobs of the page that is shown.
     """
 
     page_size = 50
@@ -162,7 +161,7 @@ class RunTable:
         self.page = 0
         self.jobs: list[ListedJob] = []
         self.columns = list(JOB_COLUMNS)
-        self.equal: list[Column] = []  # columns whose values are equal in all jobs that are known
+        self.constant_columns: list[Column] = []  # columns whose values are equal in all jobs that are known
         self.best: dict[str, str] = {}  # by title of a metric: the name of the job with the best last value
         self.is_complete = True  # all jobs that match are in `matches`
         self.matches: list[ListedJob] = []  # the jobs that have been read, filtered and sorted
@@ -303,12 +302,12 @@ def _find_columns(self: RunTable) -> None:
     metrics = _count_values(job.metrics or {} for job in jobs)
     self.columns = make_columns(list(hyperparameters), list(metrics))
     described = sum(job.metrics is not None for job in jobs)
-    self.equal = []
+    self.constant_columns = []
     self.best = {}
     for column, (name, values) in zip(self.columns[2:-2], [*hyperparameters.items(), *metrics.items()]):
         is_technical = column.kind == "hyperparameter" and name.startswith(_TECHNICAL)
         if is_technical or (described > 1 and values.are_equal(described)):
-            self.equal.append(column)
+            self.constant_columns.append(column)
         elif column.kind == "metric" and described > 1 and lower_is_better(name) is not None:
             self._find_best(column, name)
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from .comparison import Comparison, compare
+from .comparison import Comparison, compare, import_pandas
 from .controls import BackgroundThread, button
 from .display import in_notebook, show_widget
 from .figures import to_curves
 from .monitor import Monitor
 from .run_table import Column, RunTable
 from .theme import GRID_COLOR, SUCCESS_COLOR, TEXT_COLOR, alert_block, muted
-from .watch import ENDED
 from ..patching import patch
 from ..sagemaker.client.job_list import JobList, ListedJob
 from ..sagemaker.client.jobs import TrainingJob
+from ..sagemaker.client.polling import FINAL_STATUSES
 from ..sagemaker.client.target import make_target
 from ..text import Table
 
@@ -128,7 +128,7 @@ class Runs:
             continuous_update=False,
             layout=widgets.Layout(flex="1 1 260px", width="auto", min_width="200px"),
         )
-        self.status = widgets.Dropdown(options=[_ANY_STATUS, "InProgress", *ENDED], layout=_narrow("130px"))
+        self.status = widgets.Dropdown(options=[_ANY_STATUS, "InProgress", *FINAL_STATUSES], layout=_narrow("130px"))
         for control, name in ((self.filter, "filter"), (self.status, "status")):
             control.tooltip = name
             control.observe(lambda change: self._act(self.refresh), "value")
@@ -143,7 +143,7 @@ class Runs:
         self.next_button = button("Next", lambda: self._act(self.show_page, self.rows.page + 1), layout=_narrow("90px"))
         self.open_button = button("Open", self.open, tooltip="watch the selected job", layout=_narrow("100px"))
         self.compare_button = button("Compare", lambda: self._act(self._show_comparison), layout=_narrow("130px"))
-        self.compare_button.tooltip = "compare the selected jobs, or those of the page if none is selected"
+        self.compare_button.tooltip = "compare the selected jobs, or the jobs of the page if none is selected"
         self.clear_button = button("", self._clear_selection, layout=_narrow("130px"))
         self.position = widgets.HTML()
         self.equal = widgets.HTML()  # what the hidden columns have
@@ -172,7 +172,7 @@ class Runs:
         """The columns that are shown: those whose values differ, or all on request."""
         if self.shows_all_columns:
             return self.rows.columns
-        return [column for column in self.rows.columns if column not in self.rows.equal]
+        return [column for column in self.rows.columns if column not in self.rows.constant_columns]
 
     def table(self) -> Table:
         """Return the jobs of the page as a table."""
@@ -183,12 +183,9 @@ class Runs:
     def to_pandas(self) -> Any:
         """Return all jobs that match as a pandas DataFrame, with every column.
 
-        Of jobs on SageMaker those that were not shown are described, one request each.
+        On SageMaker, each job that was not shown before costs one request.
         """
-        try:
-            import pandas
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("to_pandas() needs pandas: pip install pandas") from None
+        pandas = import_pandas()
         jobs = self.rows.describe_all()
         frame = pandas.DataFrame({c.title: [c.value(job) for job in jobs] for c in self.rows.columns})
         frame["started"] = pandas.to_datetime([job.created for job in jobs], utc=True)
@@ -215,7 +212,7 @@ class Runs:
         lower: bool | None = None,  # a lower value is a better one; default: by the name of the metric
         log: bool = False,  # a logarithmic axis
     ) -> Comparison | None:
-        """Compare the selected jobs, or those of the page if none is selected. Return None if no job is listed.
+        """Compare the selected jobs, or the jobs of the page if none is selected. Return None if no job is listed.
 
         All values of the metrics are read, from the logs if the jobs ran on SageMaker.
         """
@@ -425,7 +422,7 @@ def _equal_html(self: Runs) -> str:
     described = next((job for job in jobs if job.metrics is not None), None)
     texts = [
         f"{column.title} {column.text(described)}"
-        for column in self.rows.equal
+        for column in self.rows.constant_columns
         if described and not column.title.startswith(("sagemaker_", "_tuning_"))
     ]
     return muted(f"the same in all: {', '.join(texts)}") if texts else ""

@@ -14,10 +14,9 @@ from typing import Any
 import ipywidgets as widgets
 from IPython.display import display
 
-from .controls import BackgroundThread, button
+from .controls import BackgroundThread, StopControl
 from .display import in_notebook, running_cell, show_widget
 from mlkit.notebook.sweep_plots import (
-    ENDED,
     SweepState,
     draw_sweep,
     draw_sweep_plots,
@@ -29,7 +28,7 @@ from mlkit.notebook.sweep_plots import (
 )
 from .theme import TEXT_COLOR, alert_block, alert_line, muted, status_pill
 from ..plotting import output_of, to_png
-from ..sagemaker.client.polling import Interval, Poll, poll_until_end
+from ..sagemaker.client.polling import FINAL_STATUSES, Interval, Poll, poll_until_end
 from ..sagemaker.client.target import AWSTarget
 from ..sagemaker.search.trials import trials_table
 
@@ -37,8 +36,8 @@ from ..sagemaker.search.trials import trials_table
 def read_state(sweep: Any) -> SweepState:
     """Return a `Sweep` as the plots show it. The status is read first, so that the trials of an ended one are final."""
     status = sweep.status
-    reason = sweep.reason if status in ENDED else ""
-    # a sweep in this process goes on changing its trials
+    reason = sweep.reason if status in FINAL_STATUSES else ""
+    # copies, because a sweep in this process still changes its trials
     trials = [replace(trial, parameters=dict(trial.parameters), curve=list(trial.curve)) for trial in sweep.trials()]
     return SweepState(sweep.metric, sweep.minimize, trials, sweep.space, status, reason, sweep.plan.trials)
 
@@ -48,8 +47,8 @@ def _interval(sweep: Any) -> Interval:
     return Interval(10.0, 30.0) if isinstance(sweep.target, AWSTarget) else Interval(1.0, 1.0)
 
 
-def _drawn(state: SweepState) -> str:
-    """Return what the drawings depend on, as a text that can be compared; the time of a running trial is not in it."""
+def _drawing_key(state: SweepState) -> str:
+    """Return a text that changes whenever the drawings do; the time of a running trial is not in it."""
     ended = {trial.number: trial.seconds for trial in state.trials if trial.has_ended}
     return repr([replace(trial, seconds=ended.get(trial.number)) for trial in state.trials])
 
@@ -102,7 +101,6 @@ class SweepView:
         self.weights = {}  # the importance of each hyperparameter
         self.weights_note = ""  # why there are none
         self.error = ""  # of the last poll, or of stopping
-        self.asks_to_stop = False  # the question is displayed
         self.handle = None  # DisplayHandle of the widget
         self.shown_in = None  # the number of the cell that displays it
         self.thread = None
@@ -111,11 +109,7 @@ class SweepView:
 
     def _make_widgets(self):
         self.status = widgets.HTML()
-        self.stop_button = button("Stop", self.ask_to_stop, icon="stop", tooltip="ask the sweep to stop")
-        self.confirm_button = button("Yes, stop it", self.stop, button_style="danger")
-        self.decline_button = button("No", self.decline_to_stop)
-        question = "Stop this sweep? What its trials have found stays."
-        self.question = widgets.HBox([widgets.HTML(question), self.confirm_button, self.decline_button])
+        self.stop_control = StopControl("sweep", "The results of its trials remain.", self.stop)
         self.choice = widgets.Dropdown(
             options=[_ALL, *self.state.names],
             description="hyperparameter",
@@ -135,27 +129,16 @@ class SweepView:
             ]
         )
         self.drawings.add_class("mlkit-sweep")
-        self.widget = widgets.VBox([self.status, self.stop_button, self.question, self.drawings])
+        self.widget = widgets.VBox([self.status, self.stop_control, self.drawings])
         self.show()
 
     @property
     def running(self) -> bool:
         """Whether the sweep had not ended at the last poll."""
-        return self.state.status not in ENDED
-
-    def ask_to_stop(self):
-        """Ask the user whether to stop the sweep."""
-        self.asks_to_stop = True
-        self.show()
-
-    def decline_to_stop(self):
-        """Take the question back."""
-        self.asks_to_stop = False
-        self.show()
+        return self.state.status not in FINAL_STATUSES
 
     def stop(self):
-        """Stop the sweep."""
-        self.asks_to_stop = False
+        """Stop the sweep, without a question."""
         try:
             self.sweep.stop()
         except Exception as e:  # it may have ended in the meantime
@@ -165,9 +148,7 @@ class SweepView:
     def show(self):
         """Write the state of the sweep into the widgets, without the plots."""
         self.status.value = _status_html(self.sweep, self.state, self.error)
-        can_be_stopped = self.running and self.state.status not in ("", "Stopping")
-        self.stop_button.layout.display = "" if can_be_stopped and not self.asks_to_stop else "none"
-        self.question.layout.display = "" if self.running and self.asks_to_stop else "none"
+        self.stop_control.allow(self.running and self.state.status not in ("", "Stopping"))
 
     def draw(self):
         """Draw the plots and the table."""
@@ -180,7 +161,7 @@ class SweepView:
         previous = self.state
         self.state = read_state(self.sweep)
         self.error = ""
-        has_new_trials = _drawn(self.state) != _drawn(previous)
+        has_new_trials = _drawing_key(self.state) != _drawing_key(previous)
         if has_new_trials:
             self._weigh()
             self.draw()
@@ -267,7 +248,7 @@ class SweepView:
         state = self.state
         lines = [f"{self.sweep.name}: {state.status or 'no status yet'}, {_place(self.sweep)}", state.summary]
         if state.trials:
-            listed = state.trials if len(state.trials) <= _TEXT_ROWS else state.ranked[:_TEXT_ROWS]
+            listed = state.trials if len(state.trials) <= _TEXT_ROWS else state.ranking[:_TEXT_ROWS]
             lines.append(repr(trials_table(listed, state.metric, state.minimize)))
             if len(listed) < len(state.trials):
                 lines.append(f"the best {len(listed)} of {len(state.trials):,} trials; table() has all")

@@ -18,6 +18,20 @@ ERROR_COLOR = f"color-mix(in srgb,var(--jp-error-color1,#c62828) 75%,{TEXT_COLOR
 GRID_COLOR = "var(--jp-border-color2,#8884)"
 BORDER_COLOR = "var(--jp-border-color0,#888)"
 GROUND_COLOR = "var(--jp-layout-color0,var(--vscode-editor-background,#fff))"
+# CSS that names the colors, for the rules of a plot: --mk-text and the others
+COLOR_VARIABLES = "".join(
+    f"--mk-{name}:{color};"
+    for name, color in {
+        "text": TEXT_COLOR,
+        "muted": MUTED_COLOR,
+        "grid": GRID_COLOR,
+        "border": BORDER_COLOR,
+        "ground": GROUND_COLOR,
+        "brand": BRAND_COLOR,
+        "good": SUCCESS_COLOR,
+        "bad": ERROR_COLOR,
+    }.items()
+)
 # CSS of a box that holds the output of a program
 OUTPUT_STYLE = "color:var(--jp-content-font-color1,#222);background:var(--jp-layout-color2,#f5f5f5);padding:6px 8px"
 

@@ -128,7 +128,7 @@ class TrainingRun:
 
 
 def _is_library(filename: str) -> bool:
-    """Return whether code is not the user's own."""
+    """Return whether a file belongs to mlkit, Python or an installed package, not to the user."""
     folders = (str(Path(mlkit.__file__).parent), sysconfig.get_path("stdlib"), "<frozen")
     return filename.startswith(folders) or bool({"site-packages", "dist-packages"} & set(Path(filename).parts))
 

@@ -18,11 +18,11 @@ from botocore.exceptions import ClientError
 
 from mlkit.notebook.curves import Curves, duration
 from mlkit.sagemaker.client.jobs import TrainingJob
+from mlkit.sagemaker.client.polling import FINAL_STATUSES
 from mlkit.sagemaker.client.target import LocalTarget, make_target
 from mlkit.sagemaker.local.metric_lines import MetricReader, series_values
 
 # %% ../../nbs/3_notebook/25_watch.ipynb #ef8420c9
-ENDED = "Completed", "Failed", "Stopped"  # values of TrainingJobStatus
 _FILES_INTERVAL = 15.0  # seconds between two looks at the files of a running job
 _HINT_DELAY = 60.0  # seconds of training without a metric, after which the monitor says how to print one
 FILES_HINT = (
@@ -113,7 +113,7 @@ class Watch:
     @property
     def running(self) -> bool:
         """Whether the job had not ended at the last poll."""
-        return self.status not in ENDED
+        return self.status not in FINAL_STATUSES
 
     @property
     def failure_reason(self) -> str:

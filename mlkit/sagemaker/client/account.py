@@ -176,7 +176,7 @@ class Account:
         self.region = region_of(session)
 
     def client(self, service: str, **options: Any) -> Any:
-        """Return a boto3 client whose errors say what to do. `options` are those of `session.client`."""
+        """Return a boto3 client whose errors say what to do. `options` are passed to `session.client`."""
         try:
             return add_advice(self.session.client(service, region_name=self.region, **options))
         except BotoCoreError as e:

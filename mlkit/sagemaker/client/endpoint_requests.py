@@ -34,7 +34,7 @@ from mlkit.sagemaker.client.options import (
 )
 from .settings_file import read_settings
 from .target import AWSTarget, LocalTarget
-from .variants import check_names, put_shadow, put_variants, rollout_value, weights_option
+from .variants import put_shadow, put_variants, rollout_value, weights_option
 from ..endpoint_rules import MACHINE_FIELDS, config_errors, deployment_errors, model_errors
 from ...text import did_you_mean
 
@@ -107,7 +107,7 @@ class ModelOptions:
         request=f"{_CONTAINER}.ImageConfig.RepositoryAuthConfig.RepositoryCredentialsProviderArn",
     )
     role: str | None = option(
-        "name or ARN of the role that SageMaker assumes; default: the notebook's own",
+        "name or ARN of the role that SageMaker assumes; default: the role of the notebook",
         default=None,
         request="CreateModel.ExecutionRoleArn",
     )
@@ -486,8 +486,8 @@ def model_request(name: str, uri: str, target: LocalTarget | AWSTarget, options:
         container["Mode"] = "MultiModel"
         if isinstance(target, AWSTarget) and re.search(r"/ray:|ray-serve", options.image):
             raise ValueError(
-                f"models: the image {options.image} serves one model: pass image= with that of `mlkit dockerfile`, or "
-                "one of AWS's PyTorch images, such as pytorch-inference:2.6"
+                f"models: the image {options.image} serves one model: pass image= with an image of `mlkit dockerfile`, "
+                "or one of AWS's PyTorch images, such as pytorch-inference:2.6"
             )
     container |= model_data(uri, {**container, **(more.get("PrimaryContainer") or {})})
     request = {
@@ -697,7 +697,7 @@ def replace_bundle(requests: dict[str, dict], uri: str, has_new_image: bool) -> 
     variant = requests[_VARIANT]["VariantName"]
     if model is None:
         raise ValueError(
-            f"the variant {variant!r} has no model of its own, but inference components: update it without a bundle"
+            f"the variant {variant!r} has inference components instead of a model: update it without a bundle"
         )
     if len(model.get("Containers", ())) == 1 and "PrimaryContainer" not in model:
         container = model["Containers"][0]

@@ -147,7 +147,9 @@ class JobOptions:
         request="AlgorithmSpecification.TrainingImage",
     )
     role: str | None = option(
-        "name or ARN of the role that SageMaker assumes; default: the notebook's own", default=None, request="RoleArn"
+        "name or ARN of the role that SageMaker assumes; default: the role of the notebook",
+        default=None,
+        request="RoleArn",
     )
     environment: Mapping[str, str] = option(
         "environment variables of the program", default_factory=dict, request="Environment"

@@ -41,7 +41,7 @@ from mlkit.sagemaker.client.options import (
     set_options,
     take_words,
 )
-from .polling import Interval, Poll, follow_in_text, interrupt_line
+from .polling import FINAL_STATUSES, Interval, Poll, follow_in_text, interrupt_line
 from .results import JobFailed, missing_model
 from .target import AWSTarget, LocalTarget, make_target
 from ...text import Table, human_bytes, progress_line
@@ -127,7 +127,7 @@ class TrainingJob:
             description = self.describe()
             folder = self.target.client.folder(self.name) if isinstance(self.target, LocalTarget) else None
             sentence = missing_model(description, self.target.files, folder)
-            if description["TrainingJobStatus"] not in ("Completed", "Failed", "Stopped"):
+            if description["TrainingJobStatus"] not in FINAL_STATUSES:
                 return sentence
             self._missing_model = sentence
         return self._missing_model
@@ -438,7 +438,7 @@ class _JobDisplay:
         for host, line in lines:
             print(self.job._format_line(host, line), file=self.out, flush=True)
             self.log_tail.append(line)
-        return Poll(ended=description["TrainingJobStatus"] in ("Completed", "Failed", "Stopped"), news=bool(lines))
+        return Poll(ended=description["TrainingJobStatus"] in FINAL_STATUSES, news=bool(lines))
 
 
 @patch

@@ -37,6 +37,9 @@ class Interval:
     growth: float = 1.2
 
 
+FINAL_STATUSES = ("Completed", "Failed", "Stopped")  # of a job of any kind, and of a sweep
+
+
 class Poll(NamedTuple):
     """The result of one poll."""
 

@@ -69,7 +69,7 @@ def _run(report: Report, job: Any, target: LocalSageMaker, show: Callable[[str],
         log = "\n".join(failure.log[-5:])
         report.findings.append(Finding(f"the run failed: {failure.reason}\n{log}".strip(), "see the end of its log"))
     elif job.status == "Stopped":
-        hint = f"give it longer: {phrase('check a job for longer')}; in a job it runs on"
+        hint = f"give it longer: {phrase('check a job for longer')}; a job has no such limit"
         report.findings.append(Finding(f"the run was stopped after {limit}, without an error", hint, note=True))
         report.untried.append(f"what follows the first {limit} of the run")
     elif job.missing_model:

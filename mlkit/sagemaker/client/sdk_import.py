@@ -21,7 +21,7 @@ from mlkit.text import Table
 
 # %% ../../../nbs/2_sagemaker/5_client/61_sdk_import.ipynb #8b910512
 class Row(NamedTuple):
-    """What has become of an argument, or of a field that the SDK adds to its request."""
+    """How an argument, or a field that the SDK adds to its request, is translated."""
 
     call: str  # such as PyTorch, fit, or request
     name: str
@@ -75,7 +75,7 @@ _CONSTRUCTORS = {  # the kind, and the arguments without names
     "PyTorchModel": ("model", ("model_data", "role", "entry_point", "framework_version", "py_version", "image_uri")),
     "Model": ("model", ("image_uri", "model_data", "role")),
 }
-_METHODS = {  # the arguments without names; those of a ModelBuilder's deploy are others
+_METHODS = {  # the positional arguments; a ModelBuilder's deploy has others
     "fit": ("inputs", "wait", "logs", "job_name"),
     "train": ("input_data_config", "wait", "logs"),
     "deploy": ("initial_instance_count", "instance_type", "serializer", "deserializer"),
@@ -463,7 +463,7 @@ class _JobTranslator(_Translator):
 
     def _role(self, place: str, name: str, value: Any) -> None:
         if isinstance(value, Expression) and value.kind == "role":
-            self.leave(place, name, "equal", "the notebook's own role is the default")
+            self.leave(place, name, "equal", "the role of the notebook is the default")
         elif value is not None:
             self.take(place, name, value, "role")
 
@@ -724,7 +724,7 @@ class _ModelTranslator(_Translator):
 
     def _role(self, place: str, name: str, value: Any) -> None:
         if isinstance(value, Expression) and value.kind == "role":
-            self.leave(place, name, "equal", "the notebook's own role is the default")
+            self.leave(place, name, "equal", "the role of the notebook is the default")
         elif value is not None:
             self.take(place, name, value, "role")
 

@@ -24,7 +24,14 @@ from ..api import EPOCH_NAMES
 from ..artifacts.starter import is_setting
 from .jobs import TrainingJob
 from .options import check_more, merge_more, require_valid, tags_option
-from .polling import Interval, Poll, follow_in_text, interrupt_line, poll_until_end
+from mlkit.sagemaker.client.polling import (
+    FINAL_STATUSES,
+    Interval,
+    Poll,
+    follow_in_text,
+    interrupt_line,
+    poll_until_end,
+)
 from .results import JobFailed
 from .target import AWSTarget, LocalTarget, make_target
 from mlkit.sagemaker.client.tuning_request import (
@@ -46,7 +53,7 @@ from ..search.stopping import Halving
 from ..search.strategy import check_strategy
 from ..search.trials import Trial, lower_is_better, trials_table
 from ..search.trials import best_trial as _best
-from ...text import Table
+from ...text import Table, value_text
 
 # %% ../../../nbs/2_sagemaker/5_client/51_sweeps.ipynb #87529a6d
 GOALS = ("minimize", "maximize")
@@ -144,7 +151,6 @@ def _epochs_of(config: Any, space: SearchSpace) -> int | None:
     return value if type(value) is int and "epochs" not in space else None
 
 # %% ../../../nbs/2_sagemaker/5_client/51_sweeps.ipynb #552a4130
-_ENDED = ("Completed", "Failed", "Stopped")
 _STATES = {"InProgress": "running", "Stopping": "running", "Deleting": "stopped"}
 
 
@@ -273,7 +279,7 @@ class _Curve:
             point = self.reader.find(line, host)
             if self.metric in point:
                 self.values[point.get("epoch", (self.name, len(self.values)))] = point[self.metric]
-        if job["TrainingJobStatus"] in _ENDED:
+        if job["TrainingJobStatus"] in FINAL_STATUSES:
             final = job.get("FinalHyperParameterTuningJobObjectiveMetric")
             if final and not self.values:  # the program writes its metrics elsewhere
                 self.values[self.name, 0] = final["Value"]
@@ -426,7 +432,7 @@ class Sweep:
     @property
     def has_ended(self) -> bool:
         """Whether no more trials will come."""
-        return self.status in _ENDED
+        return self.status in FINAL_STATUSES
 
     def trials(self) -> list[Trial]:
         """Return the trials so far, in the order of their numbers."""
@@ -557,13 +563,9 @@ def _described_plan(description: Mapping) -> SearchPlan:
 
 
 def _trial_line(trial: Trial, metric: str) -> str:
-    parameters = ", ".join(f"{name}={_short(value)}" for name, value in trial.parameters.items())
+    parameters = ", ".join(f"{name}={value_text(value)}" for name, value in trial.parameters.items())
     value = "" if trial.value is None else f"{metric} {trial.value:.4g}, "
     return f"trial {trial.number}: {value}{parameters}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 # %% ../../../nbs/2_sagemaker/5_client/51_sweeps.ipynb #93e5a026
 @patch

@@ -20,7 +20,7 @@ from typing import Any
 
 from mlkit.sagemaker.client.account import Account, role_arn
 from mlkit.sagemaker.client.options import merge_fields
-from mlkit.sagemaker.client.polling import Interval
+from mlkit.sagemaker.client.polling import FINAL_STATUSES, Interval
 from mlkit.sagemaker.images import RELEASES, image_uri
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.logs import new_lines
@@ -102,7 +102,7 @@ class LocalTarget:
             "TransformJobs": (self.client.transforms, "TransformJobStatus"),
         }[kind]
         record = records.get(name) or {key: "Failed"}
-        return record[key] in ("Completed", "Failed", "Stopped")
+        return record[key] in FINAL_STATUSES
 
     def metrics(self, name: str) -> list[dict]:  # MetricName, Value
         """Return all values of a job's metrics so far, the oldest first."""
@@ -277,7 +277,7 @@ class AWSTarget:
     def _points(self, name, description):
         reader = MetricReader(description["AlgorithmSpecification"].get("MetricDefinitions", []))
         logged = (reader.find(line, host) for host, line in self.lines(name, {}))
-        ended = description["TrainingJobStatus"] in ("Completed", "Failed", "Stopped")
+        ended = description["TrainingJobStatus"] in FINAL_STATUSES
         return [point for point in logged if point] or self.metric_files(description).read(ended)
 
     def metric_files(self, description: dict) -> MetricFiles:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from botocore.exceptions import ClientError
 
-from mlkit.files import private_folder, private_opener
+from mlkit.files import private_folder
 from mlkit.sagemaker.local.async_queue import AsyncQueue, QueuedRequest
 from mlkit.sagemaker.local.logs import new_lines
 from mlkit.sagemaker.storage import Storage

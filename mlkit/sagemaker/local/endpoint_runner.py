@@ -255,7 +255,7 @@ class EndpointRunner:
             threading.Thread(target=_retire, args=(surplus, _RETIREMENT_DELAY, self._is_deleted)).start()
 
     def _update_record(self, change: Callable[[dict], None] | None = None, removed: tuple = (), **fields) -> None:
-        """Change fields of the endpoint's record, unless the endpoint is being deleted; those of Local are merged."""
+        """Change fields of the endpoint's record, if it is not being deleted; the fields of Local are merged."""
 
         def update(record: dict) -> None:
             if record["EndpointStatus"] == "Deleting":

@@ -74,7 +74,7 @@ class Fleet:
         service: LocalService,  # has the models of the variants
         config: Mapping,  # of CreateEndpointConfig
         new_folder: Callable[[str], Path],  # takes the name of a variant, returns a folder for a new container
-        counts: Mapping[str, int] | None = None,  # instances of each variant; default: those of the config
+        counts: Mapping[str, int] | None = None,  # instances of each variant; default: the counts of the config
     ):
         self.service = service
         self.config = config

@@ -10,7 +10,7 @@ import inspect
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from types import FunctionType, ModuleType
@@ -19,7 +19,7 @@ from typing import Any
 from ..artifacts.cell_source import CellCode
 
 # %% ../../../nbs/2_sagemaker/4_local/55_function_source.ipynb #2602a3e7
-FUNCTION_NAME = "_trial_function"  # of a function that has no name of its own in `__main__`
+FUNCTION_NAME = "_trial_function"  # of a function without a name in `__main__`
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def collect_function(function: Callable, config: Any = None) -> FunctionSource:
     code.require_classes(config)
     if code.problems:
         lines = [f"  {name}: {reason}" for name, reason in code.problems.items()]
-        raise TypeError("each trial of a sweep runs in a process of its own, which cannot have\n" + "\n".join(lines))
+        raise TypeError("each trial of a sweep runs in a separate process, which cannot have\n" + "\n".join(lines))
     source = code.source() if code.parts else ""
     digest = sha256(f"{module} {name} {source} {_text(function)}".encode()).hexdigest()
     return FunctionSource(source, *code.pickled(), module, name, digest[:16])

@@ -81,7 +81,7 @@ def _unshare(options: tuple[str, ...], *trial: str) -> tuple[str, ...]:
 
 @lru_cache
 def mount_namespace(offline: bool = False) -> tuple[str, ...]:
-    """Return the command that runs another command with mounts of its own, or () if that is not possible.
+    """Return the command that runs another command with its own mounts, or () if that is not possible.
 
     The process keeps its id, and gets SIGKILL if its parent ends. offline: without any network, see ENTER_OFFLINE.
     """
@@ -220,7 +220,7 @@ _TEMPORARY_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TO
 
 
 def inherited_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the variables of this machine that a rehearsed job gets."""
+    """Return the environment variables of this machine that a rehearsed job gets."""
     names = [name for group in PASSED_ON for name in group.split()]
     if all(environ.get(name) for name in _TEMPORARY_KEYS):
         names += _TEMPORARY_KEYS
@@ -339,7 +339,7 @@ def _command(algorithm: Mapping, path: str) -> list[str]:
 
 
 def _resolvable_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of this machine for hosts that have no /etc/hosts of their own, so that programs can resolve them.
+    """Return names of this machine for hosts without a separate /etc/hosts, so that programs can resolve them.
 
     Several hosts need Linux, where each address of 127.0.0.0/8 is this machine; elsewhere they keep their names.
     """

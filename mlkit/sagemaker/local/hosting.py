@@ -139,7 +139,7 @@ def _isolation_errors(request: Mapping) -> Iterator[str]:
     """Yield an error if a request asks for containers without network, and this machine cannot take it away."""
     if request.get("EnableNetworkIsolation") and not mount_namespace(offline=True):
         yield (
-            "not rehearsed here: EnableNetworkIsolation: processes cannot have a network of their own on this "
+            "not rehearsed here: EnableNetworkIsolation: processes cannot have a separate network on this "
             "machine; leave it out of the rehearsal"
         )
 
@@ -363,7 +363,7 @@ def _deployment_fields(request: Mapping) -> dict:
 def variant_descriptions(
     config: Mapping,
     kind: str = "ProductionVariants",  # or ShadowProductionVariants
-    counts: Mapping[str, int] | None = None,  # instances of each variant now; default: those of the config
+    counts: Mapping[str, int] | None = None,  # instances of each variant now; default: the counts of the config
 ) -> list[dict]:
     """Return the variants of DescribeEndpoint for an endpoint config."""
     variants = []

@@ -32,7 +32,7 @@ def is_metric_file(name: str) -> bool:
 
 
 def read_csv(path: Path) -> list[dict[str, float]]:
-    """Return the metrics of each row of a CSV file; none, if its columns are not those of a log."""
+    """Return the metrics of each row of a CSV file; none, if its columns are not the columns of a log."""
     with open(path, encoding="utf-8", errors="replace", newline="") as f:
         lines = iter(f.readline, "")
         rows = csv.reader(islice(lines, _POINT_LIMIT))

@@ -146,7 +146,7 @@ def _read_dict(line: str) -> dict[str, float]:
 
 
 def _named_metrics(values: dict[str, float]) -> dict[str, float]:
-    """Return the metrics among named values: none, if no name is that of a metric."""
+    """Return the metrics among named values: none, if no name is the name of a metric."""
     if not any(map(_is_metric_name, values)) or "train_runtime" in values:
         return {}  # Hugging Face's last line has the mean of a run, which is not a point of a curve
     names = {name: "step" if name in _STEP_NAMES else name for name in values}
@@ -327,7 +327,7 @@ def read_columns(names: Sequence[str], cells: Sequence[str]) -> dict[str, float]
 
 # %% ../../../nbs/2_sagemaker/4_local/22_metric_lines.ipynb #ce4cd9d1
 class MetricReader:
-    """Read the metrics in the logs of a job: those that its request defines, and those of any form that is understood.
+    """Read the metrics in the logs of a job: the metrics that its request defines, and any in a known form.
 
     definitions: the `MetricDefinitions` of the request, each with `Name` and `Regex`.
     """
@@ -336,7 +336,7 @@ class MetricReader:
         self.patterns = [(definition["Name"], re.compile(definition["Regex"])) for definition in definitions]
         self.offsets: dict[Path, int] = {}  # bytes read so far of each log
         self.last_values: dict[str, float] = {}  # by name of the metric
-        self.defined_values: dict[str, float] = {}  # those of them that an expression of the request has found
+        self.defined_values: dict[str, float] = {}  # the values that an expression of the request has found
         self._line_readers: dict[str, LineReader] = {}  # by host
 
     def read(self, logs: list[Path], ended: bool = False) -> Iterator[dict[str, float]]:

@@ -232,7 +232,7 @@ def _handler_class(router: ModelRouter) -> type[BaseHTTPRequestHandler]:
 class MultiModelProcess(ServerProcess):
     """Run `mlkit serve` for many models, with a router in front of it.
 
-    The arguments are those of `ServerProcess`.
+    The arguments are the same as for `ServerProcess`.
     """
 
     def __init__(self, *arguments: Any, **options: Any):

@@ -64,7 +64,7 @@ def _choose_variant(ports: Mapping[str, list[int]], weights: Mapping[str, float]
 
 
 def _shadow_share(description: Mapping, shadow: str) -> float:
-    """Return the part of the requests that a shadow variant gets: its weight, over that of the production variant."""
+    """Return the part of the requests that a shadow variant gets: its weight divided by the production variant's."""
     weights = {
         variant["VariantName"]: variant["CurrentWeight"]
         for kind in ("ProductionVariants", "ShadowProductionVariants")

@@ -163,7 +163,7 @@ def _check_isolation(request: Mapping) -> None:
     n_hosts = _with_instances(request)["ResourceConfig"]["InstanceCount"]
     reason = "several hosts share the network of this machine" if n_hosts > 1 else ""
     if not reason and not namespaces(offline=True):
-        reason = "processes cannot have a network of their own on this machine"
+        reason = "processes cannot have a separate network on this machine"
     if reason:
         raise api_error(
             "ValidationException",

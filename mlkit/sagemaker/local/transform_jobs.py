@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/50_transform_jobs.ipynb #6d356b2e
-import os
 import shutil
 from pathlib import Path
 

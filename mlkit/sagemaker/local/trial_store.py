@@ -126,7 +126,7 @@ def report(self: TrialStore, record: StoredTrial, epoch: int, value: float, is_l
 
 @patch
 def promote(self: TrialStore, record: StoredTrial, rung: int) -> None:
-    """Let a paused trial go on to another rung."""
+    """Let a paused trial continue to another rung."""
     self._storage.set_trial_user_attr(record.key, "rung", rung)
     with self._lock:
         record.rung = rung
@@ -176,6 +176,32 @@ def fail(self: TrialStore, reason: str) -> None:
     """Keep that the sweep has ended because all its trials failed."""
     self._storage.set_study_user_attr(self._study, "failed", reason)
 
+
+@patch
+def complete(self: TrialStore, reason: str) -> None:
+    """Keep that the sweep has completed. Trials that have not ended are stopped until `reopen`."""
+    self._storage.set_study_user_attr(self._study, "completed", dict(reason=reason))
+    self._stop_unfinished(reason)
+
+
+@patch
+def reopen(self: TrialStore) -> None:
+    """Let a sweep with a larger budget continue the trials that `complete` has stopped."""
+    if not self._storage.get_study_user_attrs(self._study).get("completed"):
+        return
+    self._storage.set_study_user_attr(self._study, "completed", None)
+    with self._lock:
+        self.records.clear()
+        self._read()
+
+
+@patch
+def _stop_unfinished(self: TrialStore, reason: str) -> None:
+    for record in self.records:
+        if not record.trial.has_ended:
+            others = f"after epoch {len(record.trial.curve)}, others were better"
+            self.set_state(record, "stopped", reason or others)
+
 # %% ../../../nbs/2_sagemaker/4_local/57_trial_store.ipynb #c7d64030
 _STATES = {"COMPLETE": "completed", "PRUNED": "stopped", "FAIL": "failed"}
 
@@ -197,6 +223,8 @@ def _read(self: TrialStore) -> None:
         if trial.state == "waiting" and record.rung is not None and len(trial.curve) >= record.rung:
             trial.state = "paused"
         self.records.append(record)
+    if completed := self._storage.get_study_user_attrs(self._study).get("completed"):
+        self._stop_unfinished(completed["reason"])
 
 
 @patch

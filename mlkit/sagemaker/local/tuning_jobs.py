@@ -64,7 +64,7 @@ def to_trial(record: Mapping, points: Sequence | None = None) -> Trial:
 
 
 def merge_points(points: Sequence, new_points: Sequence) -> list:
-    """Return the points of a trial with those of its next training job.
+    """Return the points of a trial with the points of its next training job.
 
     An epoch that was trained again, since the last checkpoint, counts once. Without the numbers of epochs all count.
     """

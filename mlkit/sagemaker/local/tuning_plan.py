@@ -191,7 +191,7 @@ def job_request(
     request: Mapping,  # of CreateHyperParameterTuningJob
     metric: str,
     parameters: Mapping[str, Any],
-    names: list[str],  # of the training jobs of the trial so far; the last one is that of the new job
+    names: list[str],  # of the training jobs of the trial so far; the last one is the new job
     pause_epoch: int | None = None,  # after which it stops by itself, if it uses mlkit's trainer
 ) -> dict:
     """Return the request for CreateTrainingJob of a trial."""

@@ -46,13 +46,13 @@ class Trial:
 
 def best_trial(trials: Iterable[Trial], minimize: bool) -> Trial | None:
     """Return the best of the trials that have not failed, the first of equal ones; None if none has a value."""
-    valued = [trial for trial in trials if trial.value is not None and trial.state != "failed"]
+    candidates = [trial for trial in trials if trial.value is not None and trial.state != "failed"]
     # A trial that was stopped early may look better than it would have been; what counts is what was seen.
-    return min(valued, key=lambda trial: rank_key(trial.value, minimize), default=None)
+    return min(candidates, key=lambda trial: rank_key(trial.value, minimize), default=None)
 
 
 def rank_key(value: float | None, minimize: bool) -> float:
-    """Return a number by which values are sorted, the best first; what is not a number comes last."""
+    """Return a number by which values are sorted, the best first; NaN comes last."""
     if value is None or not math.isfinite(value):
         return math.inf
     return value if minimize else -value

@@ -89,11 +89,11 @@ def test_the_launcher_asks_before_it_costs_money(session, folder):
     form.show_request()
     form.launch_button.click()
     assert "&quot;InstanceCount&quot;: 2" in form.request_text.value, form.message.value
-    assert "This costs money" in form.question_text.value, form.message.value
+    assert "This costs money" in form.question.text.value, form.message.value
     assert not form.message.value
     assert "CreateTrainingJob" not in [n for n, _ in session.calls]
-    form.confirm_button.click()
-    form.confirm_button.click()
+    form.question.yes_button.click()
+    form.question.yes_button.click()
     assert form.wait().monitor.wait(60).watch.status == "Completed", form.message.value
     assert [n for n, _ in session.calls].count("CreateTrainingJob") == 1
     table = runs(session)

@@ -235,6 +235,16 @@ def test_a_sweep_is_stopped_and_continued_and_runs_once_at_a_time(tmp_path, monk
     assert table(sweep) == table(whole)
 
 
+def test_a_larger_budget_continues_the_trials_that_a_completed_sweep_stopped(tmp_path):
+    options = dict(strategy="hyperband", halving=Halving(1, 3, 3), search={"lr": (0.01, 0.1)})
+    small = run(tmp_path, sweep_functions.train, budget=Budget(trials=3, epochs=2), **options)
+    assert small.status == "Completed" and {t.state for t in small.trials()} == {"stopped"}
+    assert {t.reason for t in small.trials()} == {"the budget of 2 epochs is used"}
+    large = run(tmp_path, sweep_functions.train, trials=3, **options)
+    assert sorted(t.state for t in large.trials()) == ["completed", "stopped", "stopped"]
+    assert sum(len(t.curve) for t in large.trials()) == 5
+
+
 def test_the_trials_of_another_sweep_are_refused(tmp_path):
     run(tmp_path, sweep_functions.whole, trials=1)
     for options, message in (
@@ -254,8 +264,9 @@ def test_the_trials_of_another_sweep_are_refused(tmp_path):
 def test_a_promoted_trial_continues_from_its_checkpoint_bit_for_bit(tmp_path):
     options = dict(strategy="hyperband", halving=Halving(2, 4, 2), search={"lr": (0.01, 0.1)}, trials=2)
     sweep = run(tmp_path, sweep_functions.learn, **options)
-    ended, paused = sorted(sweep.trials(), key=lambda t: t.state)
-    assert (ended.state, len(ended.curve)) == ("completed", 4) and (paused.state, len(paused.curve)) == ("paused", 2)
-    for trial in (ended, paused):
+    ended, stopped = sorted(sweep.trials(), key=lambda t: t.state)
+    assert (ended.state, len(ended.curve)) == ("completed", 4)
+    assert (stopped.state, stopped.reason) == ("stopped", "after epoch 2, others were better")
+    for trial in (ended, stopped):
         history = sweep_functions.learn(sweep.config | trial.parameters, None)
         assert history["valid_loss"][: len(trial.curve)] == trial.curve
