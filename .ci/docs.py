@@ -5,27 +5,56 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from functools import cache
+from importlib import import_module
+from pathlib import Path, PurePosixPath
 from unittest import mock
 
 import nbformat
 import yaml
+from execnb.shell import CaptureShell
 from fastcore.foundation import L
 from nbconvert import MarkdownExporter
 from nbdev.config import get_config
+from nbdev.processors import exec_show_docs
 from nbdev.serve import proc_nbs
+from nbdev.showdoc import show_doc
 from traitlets.config import Config
 
-# The sections of the menu, in its order. A folder inside one of these is a section of its own.
-SECTIONS = {
-    "5_tutorials": "Tutorials",
+# The menu of the site: its sections, and in Reference and Inside a section for each layer.
+START, TUTORIALS, HOW_TO, REFERENCE, INSIDE = "Start here", "Tutorials", "How-to", "Reference", "Inside"
+LAYERS = {
     "0_model": "Model",
     "1_training": "Training",
     "2_sagemaker": "SageMaker",
     "3_notebook": "Notebook",
     "4_command": "Command line",
+    "": "Ground",  # what all layers use
 }
-INSIDE = "Inside"  # the folded section of pages whose modules offer nothing to a user
+# Pages that do not stand in the section of their folder.
+PLACES = {
+    "index": START,
+    "5_tutorials/00_first_job": START,
+    "2_sagemaker/001_container_contract": INSIDE,
+}
+# The theme cuts long words and scrolls code; these are the tables of widgets, the quote under a title, and pictures.
+STYLE = Path(__file__).parent / "site.css"
+
+
+EXPORTED = re.compile(r"^\W*#\| default_exp ([\w.]+)", re.M)
+TO_DARK = {"icon": "lucide/moon", "name": "Dark"}
+TO_LIGHT = {"icon": "lucide/sun", "name": "Light"}
+
+
+@cache
+def markdown_exporter() -> MarkdownExporter:
+    settings = Config(
+        TagRemovePreprocessor={"enabled": True, "remove_input_tags": ("no-input",)},
+        CoalesceStreamsPreprocessor={"enabled": True},
+    )
+    exporter = MarkdownExporter(config=settings)
+    exporter.exclude_output_prompt = True
+    return exporter
 
 
 def render(notebook: Path) -> tuple[dict, str, dict]:
@@ -39,15 +68,9 @@ def render(notebook: Path) -> tuple[dict, str, dict]:
             hides_input = re.search(r"^#\|\s*echo:\s*false", cell.source, re.M)
             cell.metadata = {"tags": ["no-input"]} if hides_input else {}
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
-    settings = Config(
-        TagRemovePreprocessor={"enabled": True, "remove_input_tags": ("no-input",)},
-        CoalesceStreamsPreprocessor={"enabled": True},
-    )
-    exporter = MarkdownExporter(config=settings)
-    exporter.exclude_output_prompt = True
     nb.metadata["language_info"] = {"name": "python"}
     resources = {"output_files_dir": f"{notebook.stem}_files", "unique_key": notebook.stem}
-    text, resources = exporter.from_notebook_node(nb, resources)
+    text, resources = markdown_exporter().from_notebook_node(nb, resources)
     return front, text.strip(), resources["outputs"]
 
 
@@ -68,7 +91,7 @@ def readme() -> None:
 def is_internal(notebook: Path) -> bool:
     """Return whether the module that a notebook exports has no public names."""
     source = notebook.read_text(encoding="utf-8")
-    exported = re.search(r"#\| default_exp ([\w.]+)", source)
+    exported = EXPORTED.search(source)
     if not exported:
         return False
     config = get_config()
@@ -79,66 +102,99 @@ def is_internal(notebook: Path) -> bool:
     return True
 
 
-class Menu:
-    """The menu of the site: nested sections in the order of the notebooks."""
+class ShowDocs(exec_show_docs):
+    """Show the documentation of a notebook's module, without running the notebook.
 
-    def __init__(self):
-        self.entries: list[dict] = []
-        self.sections: dict[tuple[str, ...], list[dict]] = {(): self.entries}
+    nbdev runs every cell that exports or imports something, and what such a cell needs of the others is missing.
+    """
 
-    def section(self, names: tuple[str, ...]) -> list[dict]:
-        """Return the entries of a section; a new one is added to its parent."""
-        if names not in self.sections:
-            self.sections[names] = []
-            self.section(names[:-1]).append({names[-1]: self.sections[names]})
-        return self.sections[names]
+    shell = CaptureShell()  # one for all notebooks: a shell takes seconds to make and to end
 
-    def add(self, folder: Path, title: str, page: str, inside: bool) -> None:
-        names = tuple(SECTIONS.get(part, part.partition("_")[2].capitalize()) for part in folder.parts)
-        if inside:
-            names += (INSIDE,)
-        self.section(names).append({title: page})
+    def begin(self):
+        source = "\n".join(cell.source for cell in self.nb.cells if cell.cell_type == "code")
+        exported = EXPORTED.search(source)
+        if exported:
+            module = f"{get_config().lib_name}.{exported[1]}".removesuffix(".__init__")
+            self.shell.user_ns |= vars(import_module(module)) | {"show_doc": show_doc}
+            self.k = self.shell
+
+    def __call__(self, cell):
+        if cell.cell_type == "code" and cell.source.startswith("show_doc("):
+            super().__call__(cell)
+
+    def end(self):
+        """Leave the widgets of this process out of the page."""
+
+
+def section_of(page: PurePosixPath, internal: bool) -> tuple[str, ...]:
+    """Return the names of a page's section in the menu, and of the sections around it."""
+    folder = page.parts[0] if len(page.parts) > 1 else ""
+    if place := PLACES.get(page.with_suffix("").as_posix()):
+        return (place,)
+    if folder == "5_tutorials":
+        return (TUTORIALS,)
+    if folder == "6_how_to":
+        return (HOW_TO,)
+    inner = [part.partition("_")[2].replace("_", " ").capitalize() for part in page.parent.parts[1:]]
+    return INSIDE if internal or not folder else REFERENCE, LAYERS[folder], *inner
+
+
+def menu_of(pages: list[tuple[PurePosixPath, str, bool]]) -> list[dict]:
+    """Return the menu for the path, the title and whether it is internal of each page, in the order of the notebooks."""
+    root: list[dict] = [{name: []} for name in (START, TUTORIALS, HOW_TO, REFERENCE, INSIDE)]
+    for page, title, internal in sorted(pages, key=lambda page: (page[0].stem != "index", page[0].as_posix())):
+        entries = root
+        for name in section_of(page, internal):
+            section = next((entry for entry in entries if name in entry), None)
+            if section is None:
+                section = {name: []}
+                entries.append(section)
+            entries = section[name]
+        entries.append({title: page.as_posix()})
+    return root
 
 
 def site() -> None:
-    """Build the site in _docs/site: tutorials first, then the layers; internal pages are folded away."""
+    """Build the site in _docs/site."""
     config = get_config()
     out = config.config_path / "_docs"
     pages = out / "pages"
-    shutil.rmtree(pages, ignore_errors=True)
-    processed = proc_nbs(n_workers=0)
-    order = {name: i for i, name in enumerate(SECTIONS)}
-
-    def position(notebook):
-        name = notebook.relative_to(processed)
-        layer = order[name.parts[0]] if len(name.parts) > 1 else len(order)
-        return notebook.stem != "index", layer, internal[notebook], name.as_posix()
-
-    notebooks = list(processed.rglob("*.ipynb"))
-    internal = {n: is_internal(config.nbs_path / n.relative_to(processed)) for n in notebooks}
-    menu = Menu()
-    for notebook in sorted(notebooks, key=position):
+    shutil.rmtree(out, ignore_errors=True)
+    with mock.patch("nbdev.processors.exec_show_docs", ShowDocs):
+        processed = proc_nbs(n_workers=0, force=True)
+    entries = []
+    for notebook in sorted(processed.rglob("*.ipynb")):
         front, text, files = render(notebook)
-        name = notebook.relative_to(processed).with_suffix(".md")
-        page = pages / name
+        name = notebook.relative_to(processed)
+        page = (pages / name).with_suffix(".md")
         page.parent.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
             file = page.parent / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         title = front.get("title", notebook.stem)
-        text = re.sub(r"\]\(([\w/.]+)\.ipynb\)", r"](\1.md)", text)
+        text = re.sub(r"\]\(([\w/.]+)\.ipynb([)#])", r"](\1.md\2", text)
         page.write_text(f"# {title}\n\n> {front.get('description', '')}\n\n{text}\n", encoding="utf-8")
-        is_ground = name.parent == Path() and name.stem != "index"
-        menu.add(name.parent, title, name.as_posix(), internal[notebook] or is_ground)
+        entries.append((PurePosixPath(name.with_suffix(".md")), title, is_internal(config.nbs_path / name)))
     shutil.copytree(config.nbs_path / "images", pages / "images", dirs_exist_ok=True)
+    shutil.copy2(STYLE, pages / "site.css")
     settings = {
         "site_name": config.title,
+        "site_url": f"{config.doc_host}{config.doc_baseurl}/",
         "docs_dir": "pages",
         "site_dir": "site",
         "use_directory_urls": False,
-        "nav": menu.entries,
-        "theme": {"name": "material", "font": False, "features": ["navigation.tabs", "navigation.indexes"]},
+        "nav": menu_of(entries),
+        "extra_css": ["site.css"],
+        "theme": {
+            "name": "material",
+            "font": False,
+            "features": ["navigation.tabs", "search.highlight", "content.code.copy"],
+            "palette": [
+                {"scheme": "default", "media": "(prefers-color-scheme: light)", "toggle": TO_DARK},
+                {"scheme": "slate", "media": "(prefers-color-scheme: dark)", "toggle": TO_LIGHT},
+            ],
+        },
     }
     (out / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     zensical = Path(sys.executable).parent / "zensical"

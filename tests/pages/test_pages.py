@@ -18,10 +18,12 @@ from nbclient import NotebookClient
 from mlkit.sagemaker.local.client import LocalSageMaker
 
 NOTEBOOKS = REPOSITORY / "nbs"
-PAGES = ["index.ipynb", *sorted(f"5_tutorials/{page.name}" for page in (NOTEBOOKS / "5_tutorials").glob("*.ipynb"))]
-# These run with --long only. Other tests cover spot jobs, Hugging Face's models, texts, several hosts and sweeps in CI.
+FOLDERS = ("5_tutorials", "6_how_to")
+PAGES = ["index.ipynb", *(f"{f}/{page.name}" for f in FOLDERS for page in sorted((NOTEBOOKS / f).glob("*.ipynb")))]
+# These run with --long only. Other tests cover spot jobs, other trainers, Hugging Face's models, texts, several hosts and sweeps in CI.
 LONG_PAGES = [
-    f"5_tutorials/{name}.ipynb" for name in ("20_spot", "21_hugging_face", "22_text", "30_many_hosts", "31_sweep")
+    *(f"5_tutorials/{n}.ipynb" for n in ("20_spot", "21_hugging_face", "22_text", "30_many_hosts", "31_sweep")),
+    "6_how_to/20_from_lightning_and_hugging_face.ipynb",
 ]
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
