@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` works on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: demo test bench bench-serving readme pictures docs release clean help
+.PHONY: demo test faults bench bench-serving readme pictures docs release clean help
 
 # Python 3.11 comes first, because the versions in constraints.txt are tested with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -19,6 +19,9 @@ demo: .venv/.demo  ## train on real data as a SageMaker job does, load the model
 
 test: .venv/.dev  ## run every test, in the notebooks and in tests/
 	@python tests/run.py
+
+faults: .venv/.dev  ## inject every fault, and print what survived and what was lost: an hour; ARGS='--fault-report FILE'
+	@pytest -q -p no:cacheprovider -n 2 --dist worksteal -m fault --long --kills 200 $(ARGS) tests
 
 bench: .venv-bench/.done  ## compare the training loop with other libraries, in a separate environment (6.5 GB); ARGS='--help'
 	@.venv-bench/bin/python benchmarks/training.py $(ARGS)

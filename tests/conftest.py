@@ -4,6 +4,8 @@ from urllib.request import urlopen
 import pytest
 from helpers import environment, free_port, wait_for
 
+pytest_plugins = ["faults"]
+
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=5, help="how often test_kill kills the trainer (default: 5)")

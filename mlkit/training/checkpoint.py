@@ -346,7 +346,8 @@ class Checkpoints:
             self._retention.add(self.last)
             self._retention.prune(protected=(self.last, self.origin))
         except OSError as e:
-            message = f"no checkpoint of step {step}: {e}. Training continues; the last good one is {self.last}"
+            last = f"the last good one is {self.last}" if self.last else "there is no earlier one"
+            message = f"no checkpoint of step {step}: {e}. Training continues; {last}"
             warnings.warn(message, stacklevel=2)
 
     def _sweep(self) -> None:

@@ -7,9 +7,13 @@ __all__ = ['rank', 'world_size', 'is_main', 'join_processes']
 
 # %% ../../nbs/1_training/40_distributed.ipynb #198d0b57
 import atexit
+import faulthandler
+import json
 import math
 import os
+import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -71,6 +75,7 @@ def join_processes(
     store, own_rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store = dist.PrefixStore(_agree_on_name(store, own_rank, world, timeout), store)
     dist.init_process_group(store=store, rank=own_rank, world_size=world, timeout=timedelta(seconds=timeout))
+    _offer_stack(own_rank)
     atexit.register(_leave_group)
     if sys.version_info < (3, 12):
         os.register_at_fork(before=_let_threads_finish)
@@ -593,6 +598,7 @@ def note_silent_ranks(
     if not isinstance(error, dist.DistError) and not any(sign in str(error) for sign in signs):
         return
     silent = _silent_ranks(wait)
+    stacks = {r: stack for r in silent if (stack := _read_stack(r))}
     if silent:
         reason = (
             f"rank {', '.join(map(str, silent))} of {world_size()} does not answer: it was killed (out of memory?), "
@@ -600,6 +606,8 @@ def note_silent_ranks(
         )
     else:
         reason = "all processes answer: the network failed, or one was too slow for the timeout"
+    for other, stack in stacks.items():
+        reason += f"\nrank {other} has not ended; its stack, the innermost call first:\n{stack}"
     error.add_note(f"(seen by rank {rank()}) {reason}")
 
 
@@ -616,3 +624,47 @@ def _silent_ranks(wait):
         return [r for r in silent if not store.check([f"mlkit/error/{r}"])]
     except (RuntimeError, dist.DistError):
         return [0]
+
+
+_STACK_SIGNAL = getattr(signal, "SIGRTMAX", None)  # a real-time signal: programs and launchers use others
+
+
+def _offer_stack(own_rank):
+    """Let the other processes on this host read the stack of this one, also while it is in compiled code (on Linux).
+
+    Upon a signal, `faulthandler` writes it to a file without a name, which others open under /proc. Its first line is a
+    random text: a process with the same number on another host, or later, is never sent the signal.
+    """
+    if sys.platform != "linux":
+        return
+    file = tempfile.TemporaryFile()
+    token = os.urandom(16).hex()
+    os.write(file.fileno(), f"{token}\n".encode())
+    faulthandler.register(_STACK_SIGNAL, file, all_threads=False)
+    address = json.dumps([os.getpid(), file.fileno(), token])
+    dist.distributed_c10d._get_default_store().set(f"mlkit/stack/{own_rank}", address)
+
+
+def _read_stack(other, wait=2):
+    """Return the stack of a rank, or "" if it has ended, is on another host, or cannot tell within `wait` seconds."""
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        key = f"mlkit/stack/{other}"
+        if not store.check([key]):  # its system is not Linux
+            return ""
+        pid, fd, token = json.loads(store.get(key))
+        with open(f"/proc/{pid}/fd/{fd}") as f:
+            if f.readline().strip() != token:
+                return ""
+            os.kill(pid, _STACK_SIGNAL)
+            deadline = time.monotonic() + wait
+            text = ""
+            while time.monotonic() < deadline:
+                time.sleep(0.1)
+                more = f.read()
+                if text and not more:
+                    break
+                text += more
+        return "\n".join(text.splitlines()[1:])  # without the line that names the thread
+    except (OSError, RuntimeError, dist.DistError):
+        return ""

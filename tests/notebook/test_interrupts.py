@@ -265,3 +265,51 @@ def test_a_traceback_is_shown_once(kernel):
     assert error == "RuntimeError" and output.count("Traceback (most recent call last)") == 1, output
     output, error = kernel.run("train_model(MyCustomModel(5, 8, 2), loader(), 3, 0.01)")
     assert error == "RuntimeError" and output.count("Traceback (most recent call last)") == 1, output
+
+
+def test_a_kernel_that_is_killed(tmp_path, fault):
+    """A job continues and is found again; a run in a cell continues from its last checkpoint, to the same weights."""
+    (tmp_path / "job.py").write_text(
+        "import os, time\nlines = iter(range(10**6))\n"
+        f"while not os.path.exists({str(tmp_path / 'end')!r}):\n"
+        "    print('line', next(lines), flush=True)\n    time.sleep(0.1)\n"
+    )
+    train = """
+        torch.manual_seed(0)
+        model = MyCustomModel(4, 8, 2)
+        data = TensorDataset(torch.randn(64, 4), torch.arange(64) % 2)
+        class Slow:
+            def after_step(self, trainer): time.sleep(SECONDS)
+        options = dict(callbacks=[Slow()], checkpoints=FOLDER, save_every=1)
+        train_model(model, DataLoader(data, 8, shuffle=True), 6, 0.01, **options)
+        print(sum(p.double().sum() for p in model.parameters()).item())
+    """
+    kernel = Kernel(tmp_path)
+    assert kernel.run(SETUP)[1] is None
+    assert kernel.run("job = TrainingJob(source='job.py', name='job').run()")[1] is None
+    kernel.client.execute(textwrap.dedent(train).replace("SECONDS", "0.1").replace("FOLDER", "'killed'"))
+    while not list(tmp_path.glob("killed/step-*")):
+        time.sleep(0.05)
+    kernel.client.stop_channels()
+    kernel.manager.shutdown_kernel(now=True)  # SIGKILL
+
+    kernel = Kernel(tmp_path)
+    assert kernel.run(SETUP)[1] is None
+    output, error = kernel.run("job = TrainingJob.attach('job')\nprint(job.status)")
+    assert (output, error) == ("InProgress\n", None)
+    (tmp_path / "end").touch()
+    output, error = kernel.run("job.follow()\nprint(job.status)")
+    assert error is None and output.endswith("Completed\n"), output
+    lines = re.findall(r"^line (\d+)$", output, re.MULTILINE)
+    n_lost = sum(int(line) != i for i, line in enumerate(lines))
+    assert len(lines) > 10
+    fault("kill: the kernel that started a job", 1, lost=n_lost, said="InProgress, then Completed")
+    weights = []
+    for folder in ("killed", "whole"):
+        output, error = kernel.run(train.replace("SECONDS", "0").replace("FOLDER", repr(folder)))
+        assert error is None, output
+        assert ("Continuing from" in output) == (folder == "killed"), output
+        weights.append(output.splitlines()[-1])
+    fault("kill: the kernel in which a cell trains", 1, lost=int(weights[0] != weights[1]))
+    kernel.client.stop_channels()
+    kernel.manager.shutdown_kernel(now=True)

@@ -3,22 +3,27 @@
 They communicate with gloo over the loopback interface.
 """
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import running
 from safetensors.torch import load_file
 
 child = Path(__file__).parent / "distributed_child.py"
 
 
-def start(processes, *args, options=(), child=child):
+def start(processes, *args, options=(), child=child, **popen_options):
     """Start a program, under torchrun if there are several processes."""
     launcher = []
     if processes > 1:
@@ -29,6 +34,7 @@ def start(processes, *args, options=(), child=child):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **popen_options,
     )
 
 
@@ -138,7 +144,7 @@ def test_the_same_number_of_processes_continues_with_the_same_random_numbers(tmp
     check(tmp_path / "out", 2, load_file(tmp_path / "whole-0"), 0)
 
 
-def test_a_killed_process_ends_all_and_is_named(tmp_path):
+def test_a_killed_process_ends_all_and_is_named(tmp_path, fault):
     process = start(2, tmp_path / "checkpoints", tmp_path / "out", "tensors", "ddp", 4, 1)
     for line in process.stdout:
         if line.startswith("Epoch 1/"):
@@ -150,12 +156,39 @@ def test_a_killed_process_ends_all_and_is_named(tmp_path):
     assert "rank 1 of 2 does not answer" in errors or "closing signal SIGTERM" in errors
 
 
-def test_torchrun_restarts_and_the_run_continues(expected, tmp_path):
-    printed = train(
-        2, tmp_path / "checkpoints", tmp_path / "out", "tensors", "ddp", 8, 1, options=["--max-restarts", "1"]
-    )
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_torchrun_restarts_and_the_run_continues(expected, tmp_path, fault, parallel):
+    arguments = tmp_path / "checkpoints", tmp_path / "out", "tensors", parallel, 8, 1
+    printed = train(2, *arguments, options=["--max-restarts", "1"])
     assert printed.count("Continuing from ") == 1
-    check(tmp_path / "out", 2, expected["tensors"])
+    check(tmp_path / "out", 2, expected["tensors"], 1e-5 if parallel == "fsdp" else 1e-6)
+    said = next(line for line in printed.splitlines() if line.startswith("Continuing from "))
+    fault(f"kill: a rank ({parallel}), torchrun restarts it", 1, said=said.replace(str(tmp_path), "..."))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_all_processes_killed_at_any_moment(tmp_path, fault, parallel):
+    """The machine goes away: the agent and both ranks. The run continues to the bits of one that was not killed."""
+    train(2, tmp_path / "checkpoints of whole", tmp_path / "whole", "slow", parallel)
+    choose = random.Random(0)
+    arguments = tmp_path / "checkpoints", tmp_path / "out", "slow", parallel
+    n_kills = 0
+    while not (tmp_path / "out-0").exists():
+        process = start(2, *arguments, start_new_session=True)
+        for line in process.stdout:
+            if line.startswith("Epoch "):
+                break
+        time.sleep(choose.uniform(0, 1.5))
+        if n_kills < 8 and process.poll() is None:
+            for pid in [process.pid, *running(f"{tmp_path / 'checkpoints'}\0{tmp_path / 'out'}")]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            n_kills += 1
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode in (0, -signal.SIGKILL), errors
+    check(tmp_path / "out", 2, load_file(tmp_path / "whole-0"), 0)
+    fault(f"kill: all processes of a run ({parallel}), at any moment", n_kills)
 
 
 def test_sigterm_saves_and_ends_all(expected, tmp_path):
@@ -171,3 +204,22 @@ def test_sigterm_saves_and_ends_all(expected, tmp_path):
     printed = train(1, tmp_path / "checkpoints", tmp_path / "out", "tensors")
     assert "Continuing from " in printed
     check(tmp_path / "out", 1, expected["tensors"])
+
+
+@pytest.mark.parametrize("key", [7, pytest.param(100, marks=pytest.mark.long)])
+def test_a_rank_that_hangs_or_dies_is_named(fault, key):
+    """One that hangs is named with its stack, also while it keeps the lock of the interpreter."""
+    command = [sys.executable, "-W", "ignore", child.parent / "hang_child.py", str(key), "7"]
+    printed = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True).stdout
+    results = [json.loads(line) for line in printed.splitlines()]
+    assert len(results) == key
+    for row, deaths in (("hang: a rank", ()), ("death: a rank", ("is_killed", "exits"))):
+        group = [r for r in results if (r["fault"] in ("is_killed", "exits")) == bool(deaths)]
+        named = [r for r in group if "rank 1 of 2 does not answer" in r["note"]]
+        if not deaths:
+            named = [r for r in named if f"in {r['fault']}" in r["note"]]
+        slowest = max(r["seconds"] for r in group)
+        unnamed = [r for r in group if r not in named]
+        assert not unnamed, unnamed
+        fault(f"{row}, named{'' if deaths else ' with its stack'}", len(group), len(named), said=group[0]["note"])
+        print(f"{row}: named after at most {slowest:.1f} s")

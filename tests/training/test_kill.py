@@ -46,12 +46,13 @@ def resume_until_done(folder, max_kills, seed):
         kills += 1
 
 
-def test_kill_at_any_moment_and_resume(tmp_path, request):
+def test_kill_at_any_moment_and_resume(tmp_path, request, fault):
     run_until_killed(start(tmp_path / "uninterrupted" / "checkpoints", tmp_path / "weights"))
     expected = load_file(tmp_path / "weights")
     required_kills = request.config.getoption("--kills")
     kills = 0
     chains = 0
+    n_lost = 0
     with ThreadPoolExecutor(2) as pool:
         while kills < required_kills:
             folders = [tmp_path / str(chains + i) for i in range(2)]
@@ -65,6 +66,5 @@ def test_kill_at_any_moment_and_resume(tmp_path, request):
             for folder in folders:
                 weights = load_file(folder / "weights")
                 assert weights.keys() == expected.keys()
-                for name, tensor in expected.items():
-                    assert torch.equal(weights[name], tensor), f"{name} differs after {kills} kills"
-    print(f"{kills} kills in {chains} chains, each ended with the same bits")
+                n_lost += any(not torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    fault("kill: the trainer, at any moment, also inside a save", kills, lost=n_lost)

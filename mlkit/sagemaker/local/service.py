@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../../nbs/2_sagemaker/4_local/12_service.ipynb #e6265ea4
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from mlkit.files import private_folder
 from mlkit.sagemaker.api import api_error, exceptions, paginator, service, waiter
 from mlkit.sagemaker.local.locks import is_locked, take_lock
 from mlkit.sagemaker.local.members import check_local_request
-from mlkit.sagemaker.local.store import RecordTable
+from mlkit.sagemaker.local.store import RecordTable, full_disk
 from mlkit.sagemaker.storage import Storage, local_root, open_files
 from mlkit.text import did_you_mean
 
@@ -166,11 +167,14 @@ class LocalService:
         """Remove all of a new resource, and release its lock, if the block fails: what prepares its process."""
         try:
             yield
-        except BaseException:
+        except BaseException as e:
+            reason = full_disk(self.root)
             shutil.rmtree(self.resource_folder(kind, name), ignore_errors=True)  # first, to make room on a full disk
             self.table(kind).remove(name)
             self._lock_path(kind, name).unlink(missing_ok=True)
             os.close(lock)
+            if isinstance(e, OSError) and e.errno == errno.ENOSPC and reason:
+                raise OSError(errno.ENOSPC, reason) from None
             raise
 
     def _process_arguments(self, name: str) -> list[str]:

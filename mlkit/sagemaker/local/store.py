@@ -276,6 +276,8 @@ def _error(self: RecordTable, error: Exception) -> Exception:
     code = _primary_code(error)
     if code == sqlite3.SQLITE_BUSY:
         return TimeoutError(f"{self.path} is locked by another process for more than a minute")
+    if code == sqlite3.SQLITE_READONLY:
+        return PermissionError(errno.EROFS, "this file, or its folder, is read-only", str(self.path))
     if code not in _NO_ROOM:
         return DamagedState(
             f"{self._damage(error)}. To begin with empty tables, move the file away when nothing runs; S3 and the "

@@ -46,15 +46,20 @@ def flipped(data, position, bit):
     return bytes(changed)
 
 
-def test_300_flipped_bits(archive, tmp_path):
+def test_300_flipped_bits(archive, tmp_path, fault):
     data, weights = archive
     rng = random.Random(0)  # noqa: S311 -- the same bits each time
     refused = [check(flipped(data, rng.randrange(len(data)), rng.randrange(8)), weights, tmp_path) for _ in range(300)]
     assert sum(refused) > 250  # others are in the time of gzip's header, or in a distance within zeros
-    assert all(check(data[: rng.randrange(len(data))], weights, tmp_path) for _ in range(50))
+    fault("damage: a flipped bit in a bundle", 300)
+    torn = [check(data[: rng.randrange(len(data))], weights, tmp_path) for _ in range(50)]
+    (tmp_path / "torn.tar.gz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(BundleError) as error:
+        extract_bundle(tmp_path / "torn.tar.gz", tmp_path / "unpacked")
+    fault("damage: a torn bundle", 50, sum(torn), said=str(error.value))
 
 
-def test_what_is_damaged_before_it_is_packed(archive, tmp_path):
+def test_what_is_damaged_before_it_is_packed(archive, tmp_path, fault):
     """Gzip's checksum is right: tar's headers and the digest of the weights have to tell."""
     data, weights = archive
     plain = gzip.decompress(data)
@@ -66,12 +71,15 @@ def test_what_is_damaged_before_it_is_packed(archive, tmp_path):
             check(gzip.compress(changed, 1), weights, tmp_path)
         except (ValueError, TypeError, FileNotFoundError, ImportError, AttributeError, KeyError):
             pass  # of load_model: the model is refused
+    fault("damage: a flipped bit in a model before it is packed", 100)
 
 
 @pytest.mark.long
-def test_every_bit_and_every_length(archive, tmp_path):
+def test_every_bit_and_every_length(archive, tmp_path, fault):
     data, weights = archive
     for position in range(len(data)):
         for bit in range(8):
             check(flipped(data, position, bit), weights, tmp_path)
         assert check(data[:position], weights, tmp_path)
+    fault("damage: a flipped bit in a bundle", len(data) * 8)
+    fault("damage: a torn bundle", len(data))

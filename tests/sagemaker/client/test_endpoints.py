@@ -240,24 +240,27 @@ DEPLOY_AND_DIE = textwrap.dedent("""
 """)
 
 
-def test_an_endpoint_outlives_the_process_that_created_it(bundle, tmp_path):
+def test_an_endpoint_outlives_the_process_that_created_it(bundle, tmp_path, fault):
     local = LocalSageMaker(tmp_path / "local")
     creator = subprocess.run([sys.executable, "-c", DEPLOY_AND_DIE, bundle.path, local.root])
     assert creator.returncode == -signal.SIGKILL
     with Endpoint.attach("orphan", local).wait(io.StringIO()) as endpoint:
         assert len(endpoint.invoke(torch.zeros(3, 4))) == 3
+        fault("kill: the process that deployed an endpoint", 1)
     assert len(running(f"{local.root}\0folder\0orphan")) == 1
     wait_until_ended(f"{local.root}\0folder\0orphan")
 
 
-def test_an_endpoint_whose_process_was_killed_reports_it(bundle, tmp_path):
+def test_an_endpoint_whose_process_was_killed_reports_it(bundle, tmp_path, fault):
     local = LocalSageMaker(tmp_path / "local")
     endpoint = deploy(bundle, local, "killed", out=io.StringIO())
     for pid in running(f"{local.root}\0folder\0killed"):
         os.kill(pid, signal.SIGKILL)
     while endpoint.status == "InService":
         time.sleep(0.05)
-    assert "has died" in endpoint.describe()["FailureReason"]
+    reason = endpoint.describe()["FailureReason"]
+    assert "has died" in reason
+    fault("kill: the server of an endpoint and the process that runs it", 1, said=reason)
     wait_until_ended(f"{local.root}/endpoints/killed")  # its containers end with it
     endpoint.delete()
     assert not local.list_endpoints()["Endpoints"]

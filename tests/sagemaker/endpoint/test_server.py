@@ -209,6 +209,66 @@ class Client(threading.Thread):
                 self.answered.append(number)
 
 
+class Flooded(Client):
+    """Sends good requests, to the model of `server`; `answered` has their numbers."""
+
+    def run(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
+        expected = None
+        while not self.stopping.is_set():
+            try:
+                connection.request("POST", "/invocations", b"[[1, 2, 3, 4]]", {"Content-Type": "application/json"})
+                reply = connection.getresponse()
+                content = json.loads(reply.read())
+            except (OSError, http.client.HTTPException, ValueError) as e:
+                self.failures.append(repr(e))
+                return
+            expected = expected or content
+            if reply.status != 200 or content != expected:
+                self.failures.append((reply.status, content))
+            self.answered.append(len(self.answered))
+
+
+class Flood(Client):
+    """Sends malformed requests, `rate` a second; `answered` has their statuses, `said` an error that was answered."""
+
+    TORN = (  # these end the connection
+        b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # of TLS
+        b"POST /invocations HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    )
+    said = ""
+    rate = 125
+
+    def run(self):
+        started_at = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
+        while not self.stopping.is_set():
+            time.sleep(max(started_at + len(self.answered) / self.rate - time.monotonic(), 0))
+            if self.random.random() < 0.02:
+                self.answered.append(self.send_torn())
+                continue
+            body, content_type, expected = self.random.choice(self.MALFORMED)
+            connection.request("POST", "/invocations", body, {"Content-Type": content_type})
+            reply = connection.getresponse()
+            self.said = reply.read().decode()
+            self.answered.append(reply.status)
+            if reply.status != expected:
+                self.failures.append((reply.status, self.said))
+
+    def send_torn(self):
+        with socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT) as connection:
+            connection.sendall(self.random.choice(self.TORN))
+            connection.shutdown(socket.SHUT_WR)
+            try:
+                reply = b"".join(iter(lambda: connection.recv(65536), b""))
+            except ConnectionResetError:
+                reply = b""
+        if reply and not reply.startswith(b"HTTP/1.1 4"):
+            self.failures.append(reply)
+        return 400
+
+
 def send_slowly(port, number, replies):
     """Send a request byte by byte, which takes seconds, and append its raw reply to `replies`."""
     body = f'{{"inputs": [[{number}, 1]]}}'
@@ -264,3 +324,27 @@ def test_every_request_under_load_is_answered(tmp_path, request):
     unanswered = {number for number in predicted - answered if number > 999_999}
     assert not unanswered, f"predicted, but not answered: {sorted(unanswered)[:10]}"
     print(f"{len(answered):,} answered in {seconds:g} s")
+
+
+@pytest.mark.parametrize("key", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_malformed_requests_do_not_reach_the_others(server, fault, key):
+    """For `key` seconds 8 threads send 125 malformed requests a second each, and 2 clients wait for good answers."""
+    port, _ = server
+    stopping = threading.Event()
+    clients = [Flooded(port, i, stopping) for i in range(2)]
+    flood = [Flood(port, i, stopping) for i in range(8)]
+    for thread in (*clients, *flood):
+        thread.start()
+    time.sleep(key)
+    stopping.set()
+    for thread in (*clients, *flood):
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    n_malformed = sum(len(thread.answered) for thread in flood)
+    n_wrong = sum(len(thread.failures) for thread in flood)
+    n_good = sum(len(client.answered) for client in clients)
+    assert n_good > 0
+    print(f"{n_malformed / key:,.0f} malformed requests and {n_good / key:,.0f} good ones a second")
+    lost = [failure for client in clients for failure in client.failures]
+    assert not lost, lost[:3]
+    fault("requests: malformed, next to good ones", n_malformed, n_malformed - n_wrong, len(lost), flood[0].said)

@@ -69,7 +69,7 @@ def model(tmp_path_factory):
         pytest.param(5, 1, (500, 504), id="ends its thread"),
     ],
 )
-def test_a_server_that_cannot_answer_ends(model, tmp_path, number, workers, statuses):
+def test_a_server_that_cannot_answer_ends(model, tmp_path, number, workers, statuses, fault):
     port = free_port()
     env = dict(SAGEMAKER_MODEL_SERVER_TIMEOUT="1.5", SAGEMAKER_MODEL_SERVER_WORKERS=str(workers))
     bundle = tmp_path / "model"
@@ -88,3 +88,5 @@ def test_a_server_that_cannot_answer_ends(model, tmp_path, number, workers, stat
     assert f"predicting {number}\n" in log  # print is not buffered
     assert "SystemExit: 3" in log
     assert ("has not returned after 1.5 seconds: this server ends" in log) or "Timeout (" in log, log
+    said = next((line for line in log.splitlines() if "this server ends" in line or "Timeout (" in line), "")
+    fault("hang: a handler hangs, keeps the interpreter or ends its thread", 1, said=said)

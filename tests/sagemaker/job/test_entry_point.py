@@ -110,7 +110,8 @@ def test_two_processes(run_program):
         ),
     ],
 )
-def test_the_reason_is_that_of_the_process_that_failed_first(run_program, body, code, failure):
+def test_the_reason_is_that_of_the_process_that_failed_first(run_program, body, code, failure, fault):
     result = run_program(body, "--processes", "2")
     assert result.code == code, result.stderr
     assert result.failure.startswith(failure), result.failure
+    fault("death: a rank of a job, with an error, an exit code or SIGKILL", 1, said=result.failure.splitlines()[0])

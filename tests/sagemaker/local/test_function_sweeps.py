@@ -102,7 +102,7 @@ class Killer:
             time.sleep(0.02)
 
 
-def check_kills(tmp_path, trials, kills, longest, seconds, seed=0, **options):
+def check_kills(fault, tmp_path, trials, kills, longest, seconds, seed=0, **options):
     expected = table(run(tmp_path / "quiet", trials=trials, **options))
     folder = tmp_path / "killed"
     folder.mkdir()
@@ -113,9 +113,11 @@ def check_kills(tmp_path, trials, kills, longest, seconds, seed=0, **options):
     else:
         killer.wait()
     sweep = make(folder, trials=trials, seconds=seconds, **options)
-    print(killer.killed)
     assert sum(killer.killed.values()) >= kills / 2
     assert [number for number, *_ in table(sweep)] == list(range(len(expected)))
+    n_lost = sum(trial not in table(sweep) for trial in expected)
+    for process, n in killer.killed.items():
+        fault(f"kill: a sweep over a function, the process of the {process}", n, lost=n_lost)
     assert table(sweep) == expected
     # Only the epoch that was trained when the kill came is trained again, and a trial without checkpoints as a whole.
     lines = Counter((folder / "log").read_text().splitlines())
@@ -127,15 +129,15 @@ def folders(tmp_path):
     (tmp_path / "quiet").mkdir()
 
 
-def test_a_sweep_that_is_killed_comes_to_the_same_trials(tmp_path):
-    check_kills(tmp_path, trials=4, kills=4, longest=0.8, seconds=0.03, **KINDS["hyperband"])
+def test_a_sweep_that_is_killed_comes_to_the_same_trials(tmp_path, fault):
+    check_kills(fault, tmp_path, trials=4, kills=4, longest=0.8, seconds=0.03, **KINDS["hyperband"])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("kind", KINDS)
-def test_30_trials_with_many_kills_come_to_the_same_trials(tmp_path, kind, seed):
-    check_kills(tmp_path, trials=30, kills=40, longest=1.5, seconds=0.05, seed=seed, **KINDS[kind])
+def test_30_trials_with_many_kills_come_to_the_same_trials(tmp_path, fault, kind, seed):
+    check_kills(fault, tmp_path, trials=30, kills=40, longest=1.5, seconds=0.05, seed=seed, **KINDS[kind])
 
 
 class DyingStore(TrialStore):
@@ -165,7 +167,9 @@ CHANGES = """
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["hyperband", "median", "without reports"])
 @pytest.mark.parametrize("changes", [2, 3])
-def test_a_sweep_that_dies_after_every_few_changes_comes_to_the_same_trials(tmp_path, monkeypatch, kind, changes):
+def test_a_sweep_that_dies_after_every_few_changes_comes_to_the_same_trials(
+    tmp_path, monkeypatch, fault, kind, changes
+):
     expected = table(run(tmp_path / "quiet", trials=5, **KINDS[kind]))
     monkeypatch.setattr(function_sweeps, "TrialStore", DyingStore)
     monkeypatch.setattr(DyingStore, "changes", changes)
@@ -177,9 +181,12 @@ def test_a_sweep_that_dies_after_every_few_changes_comes_to_the_same_trials(tmp_
         if not status:
             break
         assert os.WTERMSIG(status) == signal.SIGKILL
-    print(lives)
     assert lives > 5
-    assert table(make(tmp_path, trials=5, **KINDS[kind])) == expected
+    trials = table(make(tmp_path, trials=5, **KINDS[kind]))
+    fault(
+        "kill: a sweep over a function, after every few changes", lives - 1, lost=sum(t not in trials for t in expected)
+    )
+    assert trials == expected
 
 
 def test_a_sweep_whose_first_trials_fail_ends_and_says_why(tmp_path):
@@ -199,11 +206,12 @@ def test_a_trial_that_fails_is_told_from_one_that_is_bad(tmp_path):
         assert trial.reason == (f"RuntimeError: no good: {trial.parameters['width']}" if trial.value is None else "")
 
 
-def test_a_trial_whose_process_always_dies_fails_after_some_attempts(tmp_path):
+def test_a_trial_whose_process_always_dies_fails_after_some_attempts(tmp_path, fault):
     sweep = run(tmp_path, sweep_functions.dies, strategy="grid", search={"width": [8, 16]})
     first, second = sweep.trials()
     assert "was killed by SIGKILL, 4 times" in first.reason and second.value == 16
     assert (tmp_path / "log").read_text().count("dies 8\n") == 4
+    fault("kill: a trial over a function, each time", 4, said=first.reason)
 
 
 def test_what_a_trial_has_started_ends_with_the_sweep(tmp_path):

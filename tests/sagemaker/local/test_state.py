@@ -11,15 +11,21 @@ import subprocess
 import tempfile
 import time
 import warnings
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from botocore import xform_name
 from botocore.exceptions import ClientError
+from torch.utils.data import DataLoader, TensorDataset
 
+from mlkit.model import MyCustomModel, save_model
+from mlkit.sagemaker.artifacts.archive import write_archive
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.store import DamagedState, RecordTable, now
+from mlkit.training import train_model
 
 NOBODY = 65534
 VARIANT = dict(VariantName="all", ModelName="none", InstanceType="ml.m5.large", InitialInstanceCount=1)
@@ -137,7 +143,7 @@ def fill(folder):
     assert shutil.disk_usage(folder).free == 0
 
 
-def test_a_full_disk(small_disk):
+def test_a_full_disk(small_disk, fault):
     """Reading and cleaning work, starting a job says what is wrong, and afterwards all is as before."""
     local = LocalSageMaker(small_disk / "local")
     for name in ("first", "second"):
@@ -163,6 +169,7 @@ def test_a_full_disk(small_disk):
     with pytest.raises(OSError) as error:
         local.create_training_job(**make_request("third"))
     assert error.value.errno == errno.ENOSPC
+    assert "is full; mlkit local clean, or in Python LocalSageMaker().clean(), frees what" in str(error.value)
     assert local.rows.get("third") is None
 
     assert local.clean() > 0
@@ -172,9 +179,11 @@ def test_a_full_disk(small_disk):
     local = LocalSageMaker(small_disk / "local")
     assert run_job(local, "third")["TrainingJobStatus"] == "Completed"
     assert local.rows.reserve.exists()
+    said = str(error.value).replace(str(small_disk), "...")
+    fault("full disk: LocalSageMaker starts a job", 1, said=said)
 
 
-def test_a_job_that_fills_the_disk(small_disk):
+def test_a_job_that_fills_the_disk(small_disk, fault):
     """It fails with the reason, and cleaning makes room again."""
     local = LocalSageMaker(small_disk / "local")
     program = "open('/opt/ml/model/weights', 'wb').write(bytes(2**24))"
@@ -187,6 +196,43 @@ def test_a_job_that_fills_the_disk(small_disk):
     )
     assert local.clean() > 2**20
     assert run_job(local, "small")["TrainingJobStatus"] == "Completed"
+    said = description["FailureReason"].replace(str(small_disk), "...")
+    fault("full disk: a job writes its model", 1, said=said)
+
+
+def test_read_only_folders(small_disk, fault, recwarn):
+    """What was there can be read; what cannot be written is an error that names it, or a warning of training."""
+    local = LocalSageMaker(small_disk / "local")
+    assert run_job(local, "first")["TrainingJobStatus"] == "Completed"
+    model = MyCustomModel(4, 8, 2)
+    while subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], capture_output=True).returncode:
+        time.sleep(0.1)  # the process of the job has just written its end
+    local = LocalSageMaker(small_disk / "local")
+    assert local.describe_training_job(TrainingJobName="first")["TrainingJobStatus"] == "Completed"
+    assert "swordfish" in local.logs("first")[0].read_text()
+    container = dict(Image="mlkit-local", ModelDataUrl="s3://bucket/none/model.tar.gz")
+    role = "arn:aws:iam::000000000000:role/local"
+    attempts = {
+        "LocalSageMaker": lambda: LocalSageMaker(small_disk / "other"),
+        "a job": lambda: local.create_training_job(**make_request("second")),
+        "a record of LocalSageMaker": lambda: local.create_model(
+            ModelName="m", ExecutionRoleArn=role, PrimaryContainer=container
+        ),
+        "LocalSageMaker().clean()": local.clean,
+        "a saved model": lambda: save_model(model, small_disk / "model"),
+        "a bundle": lambda: write_archive({"a": small_disk / "local" / "reserve"}, small_disk / "model.tar.gz"),
+    }
+    for row, attempt in attempts.items():
+        with pytest.raises(OSError) as error:
+            attempt()
+        assert error.value.errno == errno.EROFS
+        fault(f"read-only folder: {row}", 1, said=str(error.value).replace(str(small_disk), "..."))
+    data = DataLoader(TensorDataset(torch.randn(8, 4), torch.arange(8) % 2), 4)
+    history = train_model(model, data, 1, 0.01, checkpoints=small_disk / "c", save_every=1, verbose=False)
+    assert len(history.steps) == 2
+    said = next(str(w.message) for w in recwarn if "no checkpoint of step" in str(w.message))
+    assert said.endswith("Training continues; there is no earlier one")
+    fault("read-only folder: a checkpoint", 1, said=said.replace(str(small_disk), "..."))
 
 
 @pytest.fixture
@@ -196,7 +242,7 @@ def memory_folder(tmp_path):
         yield Path(folder)
 
 
-def test_damaged_bytes(memory_folder):
+def test_damaged_bytes(memory_folder, fault):
     """A flipped bit anywhere in the database gives records, or an error that says what to do, and nothing else."""
     path = memory_folder / "jobs.db"
     required = ("Name", "CreationTime")
@@ -207,18 +253,21 @@ def test_damaged_bytes(memory_folder):
     content = path.read_bytes()
     used = [i for i, byte in enumerate(content) if byte or content[max(0, i - 4) : i + 4].strip(b"\0")]
     rng = random.Random(0)
-    outcomes = dict(whole=0, partly=0, refused=0)
+    outcomes = Counter()
+    sentences = []
     warnings.simplefilter("ignore")
     for i in rng.sample(used, 150):
         damaged = bytearray(content)
         damaged[i] ^= 1 << rng.randrange(8)
         path.write_bytes(damaged)
-        outcomes[outcome_of(path, required)] += 1
+        outcomes[outcome_of(path, required, sentences)] += 1
     assert outcomes["whole"] and outcomes["partly"] and outcomes["refused"], outcomes
     assert outcomes["refused"] < 150 / 4, outcomes  # most damage is in one row or table, and leaves the others
+    said = sentences[0].replace(str(memory_folder), "...")
+    fault("damage: a flipped bit in jobs.db, its records", outcomes.total(), said=said)
 
 
-def outcome_of(path, required):
+def outcome_of(path, required, sentences):
     """Read, change and delete the records of a damaged file. Raises what no caller expects."""
     n_records = 0
     n_errors = 0
@@ -235,13 +284,14 @@ def outcome_of(path, required):
             rows.add("new", dict(Name="new", CreationTime=now()))
         except DamagedState as e:
             assert "move the file away" in str(e) or "mlkit local clean" in str(e)
+            sentences.append(str(e))
             n_errors += 1
     if n_errors == 3:
         return "refused"
     return "whole" if n_records == 9 else "partly"
 
 
-def test_a_damaged_table_leaves_the_others(memory_folder):
+def test_a_damaged_table_leaves_the_others(memory_folder, fault):
     """Each page of the file in turn is overwritten; where the damage is in one table, the other is whole."""
     path = memory_folder / "jobs.db"
     for table in ("jobs", "models"):
@@ -251,6 +301,8 @@ def test_a_damaged_table_leaves_the_others(memory_folder):
     content = path.read_bytes()
     warnings.simplefilter("ignore")
     n_salvaged = 0
+    n_pages = 0
+    n_lost = 0
     for page in range(1, len(content) // 4096):  # the first page has the tables' names
         damaged = bytearray(content)
         damaged[page * 4096 : (page + 1) * 4096] = b"\xff" * 4096
@@ -261,9 +313,11 @@ def test_a_damaged_table_leaves_the_others(memory_folder):
                 counts.append(len(RecordTable(path, table, ("Name",)).all()))
             except DamagedState:
                 counts.append(0)
-        assert 40 in counts, (page, counts)
+        n_pages += 1
+        n_lost += 40 not in counts
         n_salvaged += 0 < min(counts) < 40
     assert n_salvaged > 0
+    fault("damage: a page of jobs.db, the other tables", n_pages, lost=n_lost)
 
 
 def test_an_older_database(tmp_path):
@@ -282,7 +336,7 @@ def test_an_older_database(tmp_path):
     assert stat.S_IMODE((root / "jobs.db").stat().st_mode) == 0o600
 
 
-def test_damaged_bytes_of_a_client(memory_folder):
+def test_damaged_bytes_of_a_client(memory_folder, fault):
     """With a flipped bit, each operation answers, does not find a name, or says what is damaged; cleaning ends."""
     local = LocalSageMaker(memory_folder / "local")
     at = dict(CreationTime=now(), LastModifiedTime=now())
@@ -320,3 +374,4 @@ def test_damaged_bytes_of_a_client(memory_folder):
             assert repr(LocalSageMaker(local.root))
             LocalSageMaker(local.root).clean()
     assert n_answers > 0.6 * n_calls
+    fault("damage: a flipped bit in jobs.db, the operations of LocalSageMaker", 60)
