@@ -7,8 +7,8 @@
 
 Each measurement is a fresh process. All contestants start from the same weights and train on the same shuffled samples
 for the same epochs, with batches of the same size, with Adam at one learning rate. Adam is torch's fused one if that is
-the library's default (mlkit, huggingface). In the task `bert` texts have different lengths, and whoever can puts
-texts of similar length into a batch: mlkit, fastai and huggingface, each in its own way; the others pad random batches.
+the library's default (mlkit, huggingface). In the task `bert` texts have different lengths. mlkit, fastai and
+huggingface put texts of similar length into a batch, each with its own sampler; the others pad random batches.
 The columns, each a median of the rounds:
 
     samples/s    of the median epoch after the first: from one call of the end-of-epoch hook to the next
@@ -279,12 +279,7 @@ def mlkit(model, data, epochs, tick, **options):
 
 
 def mlkit_compiled(model, data, epochs, tick):
-    try:
-        mlkit(model, data, epochs, tick, compile="step")
-    except TypeError as e:
-        if "'compile'" not in str(e):
-            raise
-        sys.exit("not available")
+    mlkit(model, data, epochs, tick, compile="step")
 
 
 def add_hook(callback, event, tick):

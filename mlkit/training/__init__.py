@@ -9,8 +9,8 @@ __all__ = ['default_device', 'train_model', 'Trainer', 'History', 'LengthGrouped
 from .callbacks.lr_finder import find_learning_rate
 from .history import History
 from .lengths import LengthGroupedBatches
+from .model_loss import ModelLoss
 from .trainer import Trainer
-from .unpacking import ModelLoss
 
 _all_ = ["Trainer", "History", "LengthGroupedBatches", "ModelLoss", "find_learning_rate"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .unpacking import IGNORED
+from .model_loss import IGNORED
 
 # %% ../../nbs/1_training/18_counts.ipynb #c0a1d106
 CLASS_LOSSES = nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss

@@ -32,9 +32,9 @@ from ..text import did_you_mean
 from .batch import sample_count
 from .checkpoint import Checkpoints, flatten_state, unflatten_state
 from .counts import LossCounter, PendingCount
+from .model_loss import main_output
 from .rng import seed_generators
 from .stopping import SkipBatch, StopRequest
-from .unpacking import main_output
 
 # %% ../../nbs/1_training/40_distributed.ipynb #c4d54aba
 def rank() -> int:

@@ -20,9 +20,10 @@ from .batch import to_device
 from .batches import LoaderBatches, is_up_to_date, make_batches
 from .counts import CLASS_LOSSES, LossCounter, is_one_of, split_loss, split_pair
 from .distributed import ProcessGroup, SingleProcess, is_main, world_size
+from .model_loss import IGNORED, ModelLoss, main_output
 from .state import RandomStates
 from .stopping import RunLimits, StopRequest, next_batches
-from .unpacking import IGNORED, ModelLoss, call_on_output, main_output
+from .unpacking import call_on_output
 from .workers import start_workers
 
 # %% ../../nbs/1_training/20_evaluation.ipynb #251f448a

@@ -12,26 +12,22 @@ import json
 import math
 import re
 import weakref
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader
 
 from ..model.saving import differences
 from ..text import type_name
-from .batches import ChangedDataError, order_checksum
+from .batches import ChangedDataError
 from .checkpoint import Checkpoints, read_latest
 from .distributed import broadcast_object, is_main, rank, seed_per_rank, to_local_shard, world_size
-from .rng import random_state, seed_generators, set_random_state
-from .workers import ask_fork
+from .rng import random_state, set_random_state
 
 # %% ../../nbs/1_training/32_state.ipynb #9aa4467e
 _KEYS = (
@@ -178,15 +174,15 @@ class StatefulObjects(dict):
 
 # %% ../../nbs/1_training/32_state.ipynb #b2d40005
 @dataclasses.dataclass(slots=True)
-class _Beginning:
-    """How a callback was when it was first passed to a trainer."""
+class _FirstState:
+    """The state of a callback when it was first passed to a trainer."""
 
     callback: Any  # or a weak reference to it, where that is possible
     state: Any
     is_used: bool = False  # whether a run has begun with it
 
 
-_beginnings: dict[int, _Beginning] = {}  # by the callback's id
+_first_states: dict[int, _FirstState] = {}  # by the callback's id
 
 
 def remember_callbacks(callbacks: Iterable):
@@ -196,15 +192,15 @@ def remember_callbacks(callbacks: Iterable):
 
 
 def _remember(callback):
-    if hasattr(callback, "reset") or not hasattr(callback, "state_dict") or id(callback) in _beginnings:
+    if hasattr(callback, "reset") or not hasattr(callback, "state_dict") or id(callback) in _first_states:
         return
     key = id(callback)
     try:
-        reference = weakref.ref(callback, lambda _: _beginnings.pop(key, None))
+        reference = weakref.ref(callback, lambda _: _first_states.pop(key, None))
     except TypeError:  # of a class with slots, which is kept
         reference = callback
     with suppress(Exception):  # it may have no state before a run
-        _beginnings[key] = _Beginning(reference, copy.deepcopy(callback.state_dict()))
+        _first_states[key] = _FirstState(reference, copy.deepcopy(callback.state_dict()))
 
 
 def begin_callbacks(callbacks: Iterable, anew: bool = True):
@@ -213,13 +209,13 @@ def begin_callbacks(callbacks: Iterable, anew: bool = True):
     anew: False for a run that continues. Raises ValueError if the first state of a callback cannot be restored.
     """
     for callback in callbacks:
-        beginning = _beginnings.get(id(callback))
+        first = _first_states.get(id(callback))
         if anew and hasattr(callback, "reset"):
             callback.reset()
-        elif anew and beginning and beginning.is_used and beginning.state:  # an empty state restores nothing
-            _restore(callback, copy.deepcopy(beginning.state))
-        if beginning:
-            beginning.is_used = True
+        elif anew and first and first.is_used and first.state:  # an empty state restores nothing
+            _restore(callback, copy.deepcopy(first.state))
+        if first:
+            first.is_used = True
 
 
 def _restore(callback, state):
@@ -364,168 +360,9 @@ def _start(batches, epoch, skip, ready):
         batches.set_epoch(epoch)
     return batches.start(skip, ready)
 
-# %% ../../nbs/1_training/32_state.ipynb #0acd9231
-def describe_data(loader: Any) -> dict:
-    """Return the length of a loader's dataset and a fingerprint of its content, each None if it is unknown."""
-    dataset = getattr(loader, "dataset", loader if isinstance(loader, (list, tuple)) else None)
-    length = None
-    content = None
-    with suppress(Exception):  # whatever a dataset raises is reported when it is used
-        length = len(dataset)
-    with suppress(Exception):
-        content = _fingerprint(dataset)
-        if content is None and length and getattr(loader, "num_workers", 0):
-            content = _fingerprint_samples(dataset, length)
-    return dict(length=length, content=content)
-
-
-_FINGERPRINTS = "fingerprint", "_fingerprint"  # the attributes of a custom dataset, and of one of Hugging Face
-
-
-def _fingerprint(dataset: Any) -> list | None:
-    """Return a kind of fingerprint and its value, without loading a sample; None if that is not possible."""
-    for name in _FINGERPRINTS:
-        value = getattr(dataset, name, None)
-        value = value() if callable(value) else value
-        if isinstance(value, (str, int)):
-            return [name, value]
-    if isinstance(dataset, TensorDataset):
-        return ["tensors", _checksum([_some_rows(t) for t in dataset.tensors])]
-    if isinstance(dataset, Subset):
-        content = _fingerprint(dataset.dataset)
-        return content and [f"part of {content[0]}", _checksum([content[1], order_checksum(dataset.indices)])]
-    if isinstance(dataset, ConcatDataset):
-        contents = [_fingerprint(d) for d in dataset.datasets]
-        return None if None in contents else ["datasets", _checksum(contents)]
-    if isinstance(dataset, (list, tuple, range)):
-        return ["items", _checksum(_some_items(dataset))]
-    return _fingerprint_attributes(dataset)
-
-
-def _some_items(items: Any) -> list:
-    """Return some evenly spaced items of a sequence."""
-    return [items[i] for i in range(0, len(items), len(items) // 100 + 1)]
-
-
-def _fingerprint_attributes(dataset: Any) -> list | None:
-    """Return a fingerprint of a custom dataset's attributes that hold something for each sample; None if none do."""
-    columns = {}
-    length = len(dataset)
-    for name, value in sorted(getattr(dataset, "__dict__", {}).items()):
-        is_array = isinstance(value, (Tensor, np.ndarray))
-        if not is_array and not isinstance(value, (list, tuple)) or is_array and not value.ndim or len(value) != length:
-            continue
-        column = _some_rows(value) if is_array else _some_items(value)
-        if not is_array and any(item is None for item in column):
-            continue  # it is filled while samples are loaded
-        with suppress(TypeError):  # of objects that have no checksum
-            columns[name] = _checksum(column)
-    return [f"attributes {', '.join(columns)}", _checksum(list(columns.values()))] if columns else None
-
-
-def _some_rows(tensor: Tensor | np.ndarray, limit: int = 1000, limit_bytes: int = 2**24) -> list:
-    """Return shape and dtype of a tensor or an array, and some evenly spaced rows."""
-    row_bytes = max(tensor[:1].nbytes, 1)
-    step = len(tensor) // max(min(limit, limit_bytes // row_bytes), 1) + 1
-    return [*tensor.shape, tensor[::step]]
-
-
-def _checksum(value: Any, checksum: int = 0) -> int:
-    """Return a checksum of tensors, arrays and plain data at any depth. Raises TypeError for anything else."""
-    if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return zlib.crc32(content, zlib.crc32(f"{value.dtype} {tuple(value.shape)}".encode(), checksum))
-    if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
-        return zlib.crc32(value.tobytes(), zlib.crc32(f"{value.dtype} {value.shape}".encode(), checksum))
-    if isinstance(value, Mapping):
-        value = list(value.items())
-    if isinstance(value, (list, tuple)):
-        checksum = zlib.crc32(f"{len(value)}".encode(), checksum)
-        for part in value:
-            checksum = _checksum(part, checksum)
-        return checksum
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        return zlib.crc32(repr(value).encode(), checksum)
-    raise TypeError(f"no checksum of a {type(value).__name__}")
-
-
-def _fingerprint_samples(dataset: Any, length: int) -> list | None:
-    """Return a fingerprint of three samples that are loaded in another process, or None if they are not repeatable."""
-    if isinstance(dataset, IterableDataset):
-        return None
-    answer = ask_fork(partial(_checksum_samples, dataset, length))
-    # what the generators give for a seed may change with the version of torch
-    return [f"samples of torch {torch.__version__}", int(answer)] if answer else None
-
-
-def _checksum_samples(dataset: Any, length: int) -> str:
-    checksums = []
-    for _ in range(2):
-        seed_generators(0)
-        checksums.append(_checksum([dataset[i] for i in (0, length // 2, length - 1)]))
-    return str(checksums[0]) if checksums[0] == checksums[1] else ""
-
-# %% ../../nbs/1_training/32_state.ipynb #df8d15fd
-class DataCheck:
-    """Whether the training data is the same as in the checkpoint that a run continues from."""
-
-    def __init__(self):
-        self.saved: dict | None = None  # of the checkpoint, until an epoch starts
-        self.key: tuple | None = None
-        self.description: dict | None = None  # of the data with this key
-
-    def describe(self, loader: Any) -> dict:
-        """Return `describe_data(loader)`, and keep it as long as the dataset is the same object."""
-        dataset = getattr(loader, "dataset", loader)
-        key = dataset, _tensor_versions(dataset)
-        if self.key is None or self.key[0] is not dataset or self.key[1] != key[1]:
-            self.key = key
-            self.description = describe_data(loader)
-        return self.description
-
-    def expect(self, saved: dict | None):
-        """Set what a checkpoint has as the description of its data; None for older ones."""
-        self.saved = saved
-
-    def compare(self, loader: Any, batch: int):
-        """Compare the data with the checkpoint's, if there is one.
-
-        Raises `ChangedDataError` if it has changed and the run is in the middle of an epoch, and prints it otherwise.
-        """
-        saved = self.saved
-        self.saved = None
-        changes = data_changes(saved, self.describe(loader)) if saved else ""
-        if not changes:
-            return
-        if batch:
-            raise ChangedDataError(f"the data of the checkpoint, in the middle of an epoch, has changed: {changes}")
-        if is_main():
-            print(f"The training data differs from the checkpoint's: {changes}", flush=True)
-
-
-def data_changes(saved: dict, data: dict) -> str:
-    """Return what differs between two descriptions of data, in words; an empty string if nothing that is known."""
-    if None not in (saved["length"], data["length"]) and saved["length"] != data["length"]:
-        return f"its length is {data['length']}, was {saved['length']}"
-    if saved["content"] and data["content"]:
-        kind, value = saved["content"]
-        if [kind] == data["content"][:1] and value != data["content"][1]:
-            if kind in _FINGERPRINTS:
-                return f"its {kind} is {data['content'][1]}, was {value}"
-            return f"its content is another, of the same length {data['length']}"
-    return ""
-
-
-def _tensor_versions(dataset: Any) -> list:
-    """Return what changes whenever the tensors of a `TensorDataset` are replaced, or changed in place."""
-    if not isinstance(dataset, TensorDataset):
-        return []
-    tensors = [t for t in dataset.tensors if isinstance(t, Tensor)]
-    return [(id(t), None if t.is_inference() else t._version) for t in tensors]
-
 # %% ../../nbs/1_training/32_state.ipynb #57757136
 class Checkpointer:
-    """When the state of a run is saved; without checkpoints it is never due, and nothing is saved."""
+    """Decides when the state of a run is saved; without checkpoints nothing is due or saved."""
 
     def __init__(
         self,

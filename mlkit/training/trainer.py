@@ -12,8 +12,7 @@ import time
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,40 +23,37 @@ from torch import Tensor, nn
 
 from ..model.inputs import call_model, record_input, recorded_signature, restore_record
 from ..patching import patch
-from ..text import Table, did_you_mean
+from ..text import Table
 from .batch import sample_count, to_device
 from .batches import ChangedDataError, announce_epoch, is_up_to_date, make_batches, position_in_epoch
 from .checkpoint import Checkpoints
 from mlkit.training.checks import (
-    add_hints,
     check_callback,
-    check_checkpoints,
     check_loss,
     check_model,
     check_optimizer,
     check_parts,
     check_sample_mean,
-    explain_bad_loss,
-    first_bad_loss,
-    is_kernel_fault,
     whole_number,
 )
 from .compiled import CompiledGroups, CompiledSteps, group_size, why_not_grouped
 from .counts import GradientMean, LossCounter, split_loss, without_nan
+from .data_check import DataCheck
 from mlkit.training.distributed import (
     broadcast_object,
     callbacks_on_this_rank,
     current_processes,
     is_main,
     join_processes,
-    world_size,
 )
 from .evaluation import Evaluator, fit_target
+from .hints import add_hints, explain_bad_loss, first_bad_loss, is_kernel_fault
 from .history import History
 from .losses import LossBuffer, has_diverged
+from .model_loss import ModelLoss, main_output
+from .options import TrainerOptions
 from mlkit.training.state import (
     Checkpointer,
-    DataCheck,
     RandomStates,
     StatefulObjects,
     begin_callbacks,
@@ -71,14 +67,7 @@ from mlkit.training.state import (
     without_compiler,
 )
 from .stopping import RunLimits, SkipBatch, StopRequest, next_batches, pause_epoch
-from mlkit.training.unpacking import (
-    ModelLoss,
-    call_on_output,
-    default_loss,
-    main_output,
-    unpack_batch,
-    without_target,
-)
+from .unpacking import call_on_output, default_loss, unpack_batch, without_target
 from .workers import check_workers
 
 _all_ = ["SkipBatch"]
@@ -103,89 +92,6 @@ EVENTS = (
     "on_progress",
     "on_exception",
 )
-
-# %% ../../nbs/1_training/10_trainer.ipynb #0898fab6
-_AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class _Autocast(torch.autocast):
-    """An autocast that knows whether it was used."""
-
-    is_used = False
-
-    def __enter__(self):
-        self.is_used = True
-        return super().__enter__()
-
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """How a `Trainer` trains, see there. Raises ValueError for a value that it cannot use."""
-
-    accumulate: int = 1
-    precision: str = "fp32"
-    compile: bool | str = False
-    checkpoints: str | Path | None = None
-    save_every: int | None = None
-    keep: int = 3
-    grace: float = 60
-    parallel: str | Callable = "ddp"
-    changed_data: str = "refuse"
-    max_steps: int | None = None
-    validate_every: int | None = None
-
-    def __post_init__(self):
-        if self.changed_data not in ("refuse", "next_epoch"):
-            raise ValueError(f"changed_data: expected 'refuse' or 'next_epoch', got {self.changed_data!r}")
-        if self.precision not in _AUTOCAST_DTYPES:
-            raise ValueError(f"precision: {did_you_mean(str(self.precision), _AUTOCAST_DTYPES)}")
-        if self.compile not in (False, True, "step"):
-            raise ValueError(f"compile: expected False, True or 'step', got {self.compile!r}")
-        self._check_count("accumulate")
-        self._check_count("keep")
-        for name in ("save_every", "max_steps", "validate_every"):
-            if getattr(self, name) is not None:
-                self._check_count(name)
-        if self.precision == "fp16" and self.parallel == "fsdp" and world_size() > 1:
-            raise ValueError(
-                "precision: 'fp16' is not for parallel='fsdp', each process would scale by itself; use 'bf16'"
-            )
-        check_checkpoints(self.checkpoints, self.save_every)
-
-    def _check_count(self, name):
-        count = whole_number(name, getattr(self, name), 1)
-        object.__setattr__(self, name, count)  # the dataclass is frozen
-
-    @property
-    def compiles_steps(self) -> bool:
-        return self.compile == "step"
-
-    @property
-    def counts_steps(self) -> bool:
-        """Whether a row of metrics may be written in the middle of an epoch."""
-        return self.max_steps is not None or self.validate_every is not None
-
-    def is_complete(self, step: int) -> bool:
-        """Return whether the run has trained all its optimizer steps."""
-        return self.max_steps is not None and step >= self.max_steps
-
-    def steps_until_pause(self, step: int) -> float:
-        """Return how many optimizer steps to train before the next validation or the end; infinity without either."""
-        steps = [math.inf]
-        if self.max_steps is not None:
-            steps.append(max(self.max_steps - step, 1))
-        if self.validate_every is not None:
-            steps.append(self.validate_every - step % self.validate_every)
-        return min(steps)
-
-    def autocast(self, device: torch.device) -> AbstractContextManager:
-        """Return the context in which the model runs."""
-        dtype = _AUTOCAST_DTYPES[self.precision]
-        return _Autocast(device.type, dtype) if dtype else nullcontext()
-
-    def scaler(self, device: torch.device) -> torch.amp.GradScaler | None:
-        """Return the loss scaler, which only fp16 needs."""
-        return torch.amp.GradScaler(device.type) if self.precision == "fp16" else None
 
 # %% ../../nbs/1_training/10_trainer.ipynb #2eb1fbc1
 class Trainer:
@@ -223,7 +129,7 @@ class Trainer:
         grace: float = 60,  # seconds for the last checkpoint after SIGTERM
         # with several processes: 'ddp', 'fsdp', or a function of the model that returns the module to train
         parallel: str | Callable = "ddp",
-        config: Any = None,  # what the run is made from, a dict or a dataclass: saved in the checkpoints
+        config: Any = None,  # the settings of the run, a dict or a dataclass, saved in the checkpoints
         # for a checkpoint in the middle of an epoch whose data has changed since: 'refuse', or 'next_epoch' to go there
         changed_data: str = "refuse",
         max_steps: int | None = None,  # optimizer steps after which the run ends, also in the middle of an epoch
@@ -260,7 +166,7 @@ class Trainer:
         self.accumulate = options.accumulate
         self.autocast = options.autocast(self.device)
         self.scaler = options.scaler(self.device)
-        # the collaborators
+        # the objects that it uses
         self.processes = current_processes(model, optimizer, options.parallel)
         self.batches = make_batches(train_loader, self.processes.rank, self.processes.world_size)
         self.callbacks = callbacks_on_this_rank(callbacks)
@@ -294,7 +200,7 @@ class Trainer:
         self.y = None
         self.prediction = None
         self.loss: Tensor | None = None
-        self.count: Any = None  # over how many targets the loss is a mean, see `LossCounter`
+        self.count: Any = None  # the number of targets that the loss is a mean over, see `LossCounter`
         self.loss_counter = LossCounter(loss_fn)
         self.accumulated_batches = 0  # since the last optimizer step
         self.are_unscaled = False  # whether `gradients` has removed the loss scale in this step
@@ -352,9 +258,9 @@ class Trainer:
 
     @property
     def recorded_step(self) -> int:
-        """The optimizer step, from 1, that a value belongs to which is recorded now.
+        """The optimizer step, from 1, of a value that is recorded now.
 
-        It is the step that is being trained, and at the events after it the step that was made.
+        It is the step that is being trained; at the events after a step, it is that step.
         """
         is_made = self.event in _AFTER_STEP or self.event == "after_batch" and not self.accumulated_batches
         return max(self.step, 1) if is_made else self.step + 1
@@ -368,7 +274,7 @@ class Trainer:
 
 
 _BEFORE_BACKWARD = "before_batch", "before_loss", "after_loss", "before_backward"
-_BATCH_EVENTS = *_BEFORE_BACKWARD, "after_backward", "before_step", "after_batch"
+_EVENTS_OF_TRAIN_BATCH = *_BEFORE_BACKWARD, "after_backward", "before_step", "after_batch"
 _AFTER_STEP = frozenset(
     (
         "after_step",
@@ -597,7 +503,7 @@ def _train_custom_batch(self: Trainer, batch: Any):
 
 @patch
 def _check_custom_batch(self: Trainer):
-    """Raise ValueError for an option that a custom `train_batch` does not use; warn of callbacks that it leaves out."""
+    """Raise ValueError for an option that a custom `train_batch` ignores; warn of events that it does not send."""
     name = f"{type(self).__name__}.train_batch"
     if self.options.accumulate > 1:
         raise ValueError(
@@ -609,7 +515,7 @@ def _check_custom_batch(self: Trainer):
             f"precision={self.options.precision!r}: {name} does not use self.autocast; leave the option out, or "
             "compute the loss in `with self.autocast:`"
         )
-    missed = [event for event in _BATCH_EVENTS if self.listeners[event] and event not in self.notified]
+    missed = [event for event in _EVENTS_OF_TRAIN_BATCH if self.listeners[event] and event not in self.notified]
     if missed:
         names = dict.fromkeys(type(c).__name__ for c in self.callbacks for e in missed if callable(getattr(c, e, None)))
         warnings.warn(

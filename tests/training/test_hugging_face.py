@@ -287,7 +287,7 @@ def test_an_own_loss_of_unknown_count_is_refused_where_batches_are_combined():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train_model(Contrast(), batches, 1, 1e-3, verbose=False)
-    with pytest.raises(ValueError, match="it is not known over how many targets the model's own loss is a mean"):
+    with pytest.raises(ValueError, match="the number of targets that the model's own loss is a mean over is not known"):
         train_model(Contrast(), batches, 1, 1e-3, accumulate=2, verbose=False)
 
 

@@ -688,24 +688,24 @@ class Attributes(Numbers):
 
 
 CHANGES = dict(
-    attribute_tensor=(lambda: Attributes(X + 0), lambda: Attributes(X + 1), "its content is another"),
-    attribute_array=(lambda: Attributes(X.numpy()), lambda: Attributes(X.numpy() + 1), "its content is another"),
+    attribute_tensor=(lambda: Attributes(X + 0), lambda: Attributes(X + 1), "its content differs"),
+    attribute_array=(lambda: Attributes(X.numpy()), lambda: Attributes(X.numpy() + 1), "its content differs"),
     attribute_list=(
         lambda: Attributes([float(i) for i in range(40)]),
         lambda: Attributes([float(i + 1) for i in range(40)]),
-        "its content is another",
+        "its content differs",
     ),
     attribute_of_a_part=(
         lambda: Subset(Attributes(X + 0), range(20)),
         lambda: Subset(Attributes(X + 0), range(1, 21)),
-        "its content is another",
+        "its content differs",
     ),
     shorter=(tensors, lambda: TensorDataset(X[:30], Y[:30]), "its length is 30, was 40"),
     shorter_map_style=(Numbers, lambda: Numbers(30), "its length is 30, was 40"),
-    content=(tensors, lambda: TensorDataset(X + 1, Y), "its content is another, of the same length 40"),
-    subclass=(lambda: Doubled(X, Y), lambda: Doubled(X + 1, Y), "its content is another"),
+    content=(tensors, lambda: TensorDataset(X + 1, Y), "its content differs, and its length is the same, 40"),
+    subclass=(lambda: Doubled(X, Y), lambda: Doubled(X + 1, Y), "its content differs"),
     fingerprint=(lambda: HubDataset("a"), lambda: HubDataset("b"), "its _fingerprint is b, was a"),
-    workers=(lambda: Shifted(0), lambda: Shifted(1), "its content is another"),
+    workers=(lambda: Shifted(0), lambda: Shifted(1), "its content differs"),
 )
 
 

@@ -693,7 +693,7 @@ def _encode_bytes(prediction):
 
 def _decode_image(body, parameters):
     """Return a uint8 tensor (3, height, width), RGB."""
-    from mlkit.training.data.images import ImageTooLarge, decode_image
+    from mlkit.training.data.decoding import ImageTooLarge, decode_image
 
     try:
         return torch.from_numpy(decode_image(body))

@@ -79,7 +79,7 @@ _IMAGE_TYPES = ("image/*", "application/octet-stream")
 
 def _read_image(data: bytes, content_type: str, images: Any) -> torch.Tensor:
     """Return the image in a body as a batch of one."""
-    from mlkit.training.data.images import ImageTooLarge
+    from mlkit.training.data.decoding import ImageTooLarge
 
     try:
         return images.encode(data)

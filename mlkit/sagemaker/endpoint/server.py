@@ -35,7 +35,7 @@ from mlkit.sagemaker.endpoint.handlers import (
     without_own_frames,
 )
 from .metrics import Metrics
-from ...training.checks import is_kernel_fault
+from ...training.hints import is_kernel_fault
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #90526387
 def _no_op() -> None:

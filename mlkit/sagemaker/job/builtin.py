@@ -46,7 +46,8 @@ from ...training.data.target import Labels, Target
 from ...training.distributed import broadcast_object, is_main, join_processes, world_size
 from ...training.evaluation import Evaluator
 from ...training.history import History, save_history
-from ...training.unpacking import ModelLoss, default_loss
+from ...training.model_loss import ModelLoss
+from ...training.unpacking import default_loss
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #3aabe13b
 @dataclass

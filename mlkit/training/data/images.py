@@ -22,107 +22,19 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from ... import __version__
-from ...distribution import install_command
 from ...text import did_you_mean
+from mlkit.training.data.decoding import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ORIENTATION,
+    damage_reason,
+    decode_image,
+    import_pillow,
+    open_image,
+    pixels_of,
+)
 from .files import check_format, data_files, is_data_name, read_description, write_description
 from .target import Target
-
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #98b81630
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-# Pillow's names of the formats to read. Its other formats are rare, and some start another program.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-MAX_PIXELS = 2**26
-_ORIENTATION = 0x0112  # the EXIF tag
-
-
-class UnsupportedImage(ValueError):
-    """An image that is not damaged, but is in a form that is not read."""
-
-
-class ImageTooLarge(UnsupportedImage):
-    """An image with more than MAX_PIXELS pixels."""
-
-
-def _pillow() -> Any:
-    """Return Pillow's module Image, with the decoders registered."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"reading images needs Pillow: {install_command('images')}", name="PIL") from None
-    Image.init()
-    return Image
-
-
-def _open(source: Path | bytes) -> Any:
-    """Return an image of Pillow whose header alone has been read. Raises ValueError."""
-    Image = _pillow()
-    try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
-    except Image.DecompressionBombError as e:
-        raise ImageTooLarge(f"expected an image of at most {MAX_PIXELS:,} pixels: {e}") from None
-    except Exception as e:  # noqa: BLE001 -- a damaged header raises anything
-        raise ValueError(_reason(e)) from None
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        image.close()
-        raise ImageTooLarge(f"{width} by {height} pixels, expected at most {MAX_PIXELS:,}")
-    return image
-
-
-def _reason(error: Exception) -> str:
-    """Return why an image cannot be read, without the address of an object."""
-    if type(error).__name__ == "UnidentifiedImageError":
-        return f"not an image in a known format ({', '.join(_FORMATS)}), or damaged at its beginning"
-    return f"damaged: {str(error).partition(' <')[0] or type(error).__name__}"
-
-# %% ../../../nbs/1_training/6_data/60_images.ipynb #36076c35
-def decode_image(
-    source: Path | bytes,  # a file, or its content
-    channels: int = 3,  # 1 for grey, 3 for RGB
-    size: tuple[int, int] | None = None,  # (height, width) to resize to
-) -> np.ndarray:  # (channels, height, width) uint8
-    """Return the pixels of an image. Raises ValueError if it is damaged, and ImageTooLarge."""
-    with _open(source) as image:
-        return pixels_of(image, channels, size)
-
-
-def pixels_of(image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarray:
-    """Return the pixels of an image of Pillow; see `decode_image`."""
-    try:
-        return _pixels(image, channels, size)
-    except UnsupportedImage:
-        raise
-    except Exception as e:  # noqa: BLE001 -- a damaged file raises anything
-        raise ValueError(_reason(e)) from None
-
-
-def _pixels(image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise UnsupportedImage("its pixels are fractions, expected whole numbers of 8 or 16 bits")
-    if image.mode.startswith("I"):
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    array = np.array(image)
-    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
-def _to_8_bits(array: np.ndarray) -> np.ndarray:
-    """Return pixels of 16 bits in 8, to the nearest number."""
-    values = array.astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise UnsupportedImage(f"its pixels go from {values.min()} to {values.max()}, expected 8 or 16 bits")
-    return ((values * 255 + 32767) // 65535).astype(np.uint8)
 
 # %% ../../../nbs/1_training/6_data/60_images.ipynb #20ae45e8
 _TABLE_SUFFIXES = (".csv", ".tsv", ".lst")
@@ -394,7 +306,7 @@ class Images:
         """Return the content of a PNG file that fits, to try an endpoint with: a gradient from black to white."""
         height, width = self.size
         ramp = np.linspace(0, 255, width).astype(np.uint8)
-        image = _pillow().fromarray(np.tile(ramp, (height, 1))).convert("L" if self.channels == 1 else "RGB")
+        image = import_pillow().fromarray(np.tile(ramp, (height, 1))).convert("L" if self.channels == 1 else "RGB")
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         return buffer.getvalue()
@@ -498,11 +410,11 @@ def _common_size(folder: Path, sizes: list[tuple[int, int]]) -> tuple[int, int]:
 # %% ../../../nbs/1_training/6_data/60_images.ipynb #1505d0e0
 def _read_header(path: Path) -> tuple[tuple[int, int], bool]:
     """Return the size of an image (height, width), and whether it is grey."""
-    with _open(path) as image:
+    with open_image(path) as image:
         try:
-            is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            is_turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         except Exception as e:  # noqa: BLE001 -- a damaged file raises anything
-            raise ValueError(_reason(e)) from None
+            raise ValueError(damage_reason(e)) from None
         width, height = image.size
         is_grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
         return ((width, height) if is_turned else (height, width)), is_grey
@@ -519,7 +431,7 @@ def _read_all(files: list[Path], read: Callable[[Path], Any]) -> list:
             errors.append(f"{path}: {e}")
             return None
 
-    _pillow()
+    import_pillow()
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         results = list(pool.map(read_one, files))
     if errors:
