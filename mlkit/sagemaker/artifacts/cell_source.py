@@ -174,7 +174,7 @@ def _codes(text: str, name: str, like: CodeType | None = None) -> list[CodeType]
 
 
 def _same_code(a: CodeType, b: CodeType) -> bool:
-    """Tell whether two code objects do the same; their lines may differ."""
+    """Return whether two code objects do the same; their lines may differ."""
     names = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount", "co_kwonlyargcount")
     if any(getattr(a, name) != getattr(b, name) for name in names) or len(a.co_consts) != len(b.co_consts):
         return False
@@ -209,7 +209,7 @@ def _functions_inside(value: Any, depth: int = 4) -> Iterator[FunctionType]:
 
 
 def _defines(statement: Statement, value: Any) -> bool:
-    """Tell whether a statement has made a function or a class."""
+    """Return whether a statement has made a function or a class."""
     node = statement.node
     if isinstance(node, ast.ClassDef):
         return isinstance(value, type) and not _class_difference(statement, value)
@@ -247,7 +247,7 @@ def _class_difference(statement: Statement, kind: type) -> str:
 
 
 def _is_generated(filename: str) -> bool:
-    """Tell whether code is of a library, or made by one, such as the methods of a dataclass."""
+    """Return whether code is of a library, or made by one, such as the methods of a dataclass."""
     return filename.startswith(("<string>", "<attrs")) or os.path.isabs(filename) and is_installed_file(filename)
 
 
@@ -592,7 +592,7 @@ _TYPE_MAKERS = ("namedtuple", "NamedTuple", "TypedDict", "NewType", "TypeVar", "
 
 @patch
 def _is_pure(self: CellCode, statement: Statement, value: Any) -> bool:
-    """Tell whether an assignment makes the same value in another process."""
+    """Return whether an assignment makes the same value in another process."""
     node = statement.node.value
     if isinstance(value, FunctionType) and isinstance(node, ast.Lambda):
         return any(_same_code(value.__code__, c) for c in _codes(statement.text, "<lambda>", value.__code__))
@@ -844,7 +844,7 @@ def _add_method(self: CellCode, name: str, method: MethodType) -> None:
 
 
 def _is_as_new(owner: Any) -> bool:
-    """Tell whether an object has the attributes that its class gives a new object."""
+    """Return whether an object has the attributes that its class gives a new object."""
     if not getattr(owner, "__dict__", {}):
         return True
     try:
@@ -946,7 +946,7 @@ def collect_exported(path: Path) -> CellProgram:
 
 
 def _is_exported(source: str) -> bool:
-    """Tell whether one of the comments that a cell begins with exports it."""
+    """Return whether one of the comments that a cell begins with exports it."""
     for line in source.splitlines():
         if line.strip() and not line.startswith("#"):
             return False

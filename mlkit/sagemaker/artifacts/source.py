@@ -146,7 +146,7 @@ def _read_file(path: Path) -> Source:
     if path.suffix != ".py":
         raise SourceError(f"{path.name} is not a program: expected a folder, a .py file, a module or a notebook")
     if not (path.parent / "__init__.py").is_file() or not _has_relative_imports(path, path.parent):
-        return Source(_read_with_imports(path, path.parent) | _requirements_beside(path), path.name)
+        return Source(_read_with_imports(path, path.parent) | _requirements_next_to(path), path.name)
     root = next(parent for parent in path.parents if not (parent / "__init__.py").is_file())
     return _read_package(root, within(path, root))
 
@@ -184,7 +184,7 @@ def _read_package(root: Path, program: str) -> Source:
         )
     if not is_installed_file(root / program):
         files |= _read_with_imports(root / program, root)
-    files |= _requirements_beside(root / program) or _requirements_beside(root / package)
+    files |= _requirements_next_to(root / program) or _requirements_next_to(root / package)
     return _run_as_module(files, program)
 
 
@@ -197,10 +197,10 @@ def _read_with_imports(path: Path, folder: Path) -> dict[str, bytes]:
 _INCLUDED = re.compile(r"\s*(?:(?:-r|-c|--requirement|--constraint)[ =]*)?(\S+)")
 
 
-def _requirements_beside(path: Path) -> dict[str, bytes]:
-    """Return the requirements.txt next to a program, with the files of that folder that it names; none: an empty dict.
+def _requirements_next_to(path: Path) -> dict[str, bytes]:
+    """Return the requirements.txt next to a program, and the files of that folder that it names.
 
-    An installed program has none: it was installed with what it requires.
+    The dict is empty without one. An installed program has none: it was installed with its requirements.
     """
     files: dict[str, bytes] = {}
     pending = ["requirements.txt"]
@@ -268,7 +268,7 @@ def _read_notebook(path: Path) -> Source:
     text = f'"From the notebook {path.name}"\n\n' + "\n\n\n".join(texts) + "\n"
     name = _module_name(path, [line for comments, _ in split_cells for line in comments])
     source = _read_notebook_module(path.parent, name, text)
-    return Source(source.files | _requirements_beside(path), source.entry)
+    return Source(source.files | _requirements_next_to(path), source.entry)
 
 
 def _read_notebook_module(folder: Path, name: str, text: str) -> Source:
@@ -328,7 +328,7 @@ STARTER = "mlkit_start.py"
 
 
 def with_starter(source: Source) -> Source:
-    """Return a source with mlkit's wheel and its starter; `entry` stays, as an argument for the starter."""
+    """Return a source with mlkit's wheel and the starter, which gets `entry` as an argument."""
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(folder)
         # The starter is sent last: if it is there, everything is.
