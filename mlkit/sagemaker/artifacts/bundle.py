@@ -118,7 +118,7 @@ _MARK = "written by mlkit.bundle"  # in the first line of each file that mlkit a
 
 
 def _find_handlers(handlers: str | Path | ModuleType | None, model: nn.Module | str | Path) -> Path | None:
-    """Return the file of the handlers; None if there are none. By default it is one that lies in the model's folder."""
+    """Return the file of the handlers; None if there are none. By default it is in the model's folder."""
     if handlers is None:
         return None if isinstance(model, nn.Module) else _handlers_of_folder(Path(model))
     if isinstance(handlers, ModuleType) and getattr(handlers, "__file__", None):
@@ -224,16 +224,16 @@ def _add_own_files(contents: dict[str, bytes | Path], handlers: str | None) -> N
     contents |= mlkit_files | {f"code/{name}": path for name, path in package_files().items()}
 
 
-FOREIGN_CONFIG = "config.yaml is no configuration of Ray Serve: AWS's Ray Serve containers cannot serve it"
+FOREIGN_CONFIG = "config.yaml is not a configuration of Ray Serve: AWS's Ray Serve containers cannot serve it"
 
 
 def foreign_config_remedy() -> str:
-    """Return what to do about a config.yaml that is no configuration of Ray Serve."""
+    """Return what to do about a config.yaml that is not a configuration of Ray Serve."""
     return f"rename it, or deploy with another image: {phrase('older inference image')}"
 
 
 def is_ray_config(text: str) -> bool:
-    """Tell whether the text of a config.yaml is a configuration of Ray Serve."""
+    """Return whether the text of a config.yaml is a configuration of Ray Serve."""
     return bool(re.search(r"^applications:|^import_path:|^\s*[{].*[\"']applications[\"']", text, re.MULTILINE))
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/50_bundle.ipynb #6d907abb
@@ -328,8 +328,8 @@ def build_bundle(
 ) -> Bundle:
     """Write a `model.tar.gz` for mlkit's own server and for AWS's TorchServe, Ray Serve, vLLM and SGLang containers.
 
-    Raises BundleError if something is missing, if a module that the handlers or the model import is, and if two files
-    would have one name.
+    Raises BundleError if a file is missing, if a module is missing that the handlers or the model import, and if two
+    files would have the same name.
     """
     with tempfile.TemporaryDirectory() as folder:
         cells = CellFiles(handlers, Path(folder) / "cells")
@@ -351,7 +351,7 @@ def _summarize(sizes: Mapping[str, int]) -> list[list]:
 
 
 def _left_out(handlers: Path | None, contents: Mapping[str, bytes | Path], out: Path) -> list[str]:
-    """Return what lies next to the handlers and is not in a bundle, folders with a slash at the end."""
+    """Return the files and folders next to the handlers that are not in a bundle, folders with a slash at the end."""
     if handlers is None:
         return []
     in_bundle = {path.resolve() for path in contents.values() if isinstance(path, Path)}
@@ -363,7 +363,7 @@ def _left_out(handlers: Path | None, contents: Mapping[str, bytes | Path], out: 
 
 
 def _ray_notes(contents: Mapping[str, bytes | Path]) -> list[str]:
-    """Return what there is to know if the config.yaml is the user's."""
+    """Return a note if the config.yaml is the user's, and not for Ray Serve."""
     config = contents[RAY_CONFIG]
     if isinstance(config, bytes) or is_ray_config(config.read_text(encoding="utf-8", errors="replace")):
         return []

@@ -21,10 +21,10 @@ from ...words import phrase
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/51_bundle_trial.ipynb #cac46bdf
 def try_bundle(report: ChildReport, sample: Path | None, content_type: str | None) -> None:
-    """Start the handlers of the folder that `report` is about, and answer one request; report what fails.
+    """Start the handlers of the folder `report.source`, and answer one request; report what fails.
 
-    sample: a file with the body of the request; default: an example of the data that the model was trained on, if a
-    description of them was saved with it, else zeros of the signature.
+    sample: a file with the body of the request; default: an example of the training data if a description of it was
+    saved with the model, else zeros with the shape of the signature.
     """
     handlers = None
     try:
@@ -32,7 +32,7 @@ def try_bundle(report: ChildReport, sample: Path | None, content_type: str | Non
         report.begin("handlers")
         handlers = find_code(report.source, {})
         for warning in handlers.warnings:
-            report.add_note(warning, "correct it, unless it is meant so")
+            report.add_note(warning, "correct it, or leave it if it is intended")
         report.begin("model and warm-up")
         handlers.start(report.source)
     except HandlerError as e:
@@ -114,7 +114,7 @@ def _add_error(report: ChildReport, error: Exception, consequence: str) -> None:
     missing = _missing_file(cause, report.source)
     if missing:
         consequence = (
-            f"if {missing} lies next to the handlers, add it to the bundle: {phrase('add files to a bundle')}; if it "
+            f"if {missing} is next to the handlers, add it to the bundle: {phrase('add files to a bundle')}; if it "
             "is a package of pip, name it in requirements.txt"
         )
         report.add(Finding(f"{type(cause).__name__}: {cause}", consequence))

@@ -9,7 +9,6 @@ __all__ = []
 import ast
 import builtins
 import io
-import json
 import linecache
 import os
 import re
@@ -39,6 +38,7 @@ from mlkit.sagemaker.artifacts.imports import (
     local_files,
     locate_module,
 )
+from .notebook_cells import read_cells
 from ..endpoint.handlers import HANDLER_SPECS, Handlers
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/46_cell_source.ipynb #bd040ffc
@@ -174,7 +174,7 @@ def _codes(text: str, name: str, like: CodeType | None = None) -> list[CodeType]
 
 
 def _same_code(a: CodeType, b: CodeType) -> bool:
-    """Tell whether two code objects do the same; their lines may differ."""
+    """Return whether two code objects do the same; their lines may differ."""
     names = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount", "co_kwonlyargcount")
     if any(getattr(a, name) != getattr(b, name) for name in names) or len(a.co_consts) != len(b.co_consts):
         return False
@@ -209,7 +209,7 @@ def _functions_inside(value: Any, depth: int = 4) -> Iterator[FunctionType]:
 
 
 def _defines(statement: Statement, value: Any) -> bool:
-    """Tell whether a statement has made a function or a class."""
+    """Return whether a statement has made a function or a class."""
     node = statement.node
     if isinstance(node, ast.ClassDef):
         return isinstance(value, type) and not _class_difference(statement, value)
@@ -247,7 +247,7 @@ def _class_difference(statement: Statement, kind: type) -> str:
 
 
 def _is_generated(filename: str) -> bool:
-    """Tell whether code is of a library, or made by one, such as the methods of a dataclass."""
+    """Return whether code is of a library, or made by one, such as the methods of a dataclass."""
     return filename.startswith(("<string>", "<attrs")) or os.path.isabs(filename) and is_installed_file(filename)
 
 
@@ -592,7 +592,7 @@ _TYPE_MAKERS = ("namedtuple", "NamedTuple", "TypedDict", "NewType", "TypeVar", "
 
 @patch
 def _is_pure(self: CellCode, statement: Statement, value: Any) -> bool:
-    """Tell whether an assignment makes the same value in another process."""
+    """Return whether an assignment makes the same value in another process."""
     node = statement.node.value
     if isinstance(value, FunctionType) and isinstance(node, ast.Lambda):
         return any(_same_code(value.__code__, c) for c in _codes(statement.text, "<lambda>", value.__code__))
@@ -844,7 +844,7 @@ def _add_method(self: CellCode, name: str, method: MethodType) -> None:
 
 
 def _is_as_new(owner: Any) -> bool:
-    """Tell whether an object has the attributes that its class gives a new object."""
+    """Return whether an object has the attributes that its class gives a new object."""
     if not getattr(owner, "__dict__", {}):
         return True
     try:
@@ -922,21 +922,17 @@ def collect_functions(functions: Mapping[str, Callable], classes: Iterable[str] 
     return CellProgram(code.source(), Path.cwd())
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/46_cell_source.ipynb #7ad968d2
-_EXPORT = re.compile(r"#\s*\|\s*(export|exporti|exports)\s*$")
-
-
 def collect_exported(path: Path) -> CellProgram:
-    """Return the cells of a notebook that begin with `#| export`. Raises BundleError."""
+    """Return the exported cells of a notebook; see `read_cells`. Raises BundleError."""
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    except (ValueError, KeyError, TypeError):
-        raise BundleError(f"{path} is not a notebook") from None
-    exported = [_without_magics(path, source) for source in sources if _is_exported(source)]
+        cells = read_cells(path)
+    except ValueError as e:
+        raise BundleError(str(e)) from None
+    exported = [_without_magics(path, cell.text) for cell in cells if cell.is_exported]
     if not exported:
         raise BundleError(
-            f"no cell of {path} begins with #| export: mark the cells of the handlers, save the notebook, or pass "
-            "Handlers.load(input_fn=..., predict_fn=...) in the notebook itself"
+            f"no cell of {path} begins with #| export or has the tag export: mark the cells of the handlers, save the "
+            "notebook, or pass Handlers.load(input_fn=..., predict_fn=...) in the notebook itself"
         )
     text = "\n\n\n".join(exported)
     futures = re.findall(r"^from __future__ import .*$", text, re.M)
@@ -945,24 +941,12 @@ def collect_exported(path: Path) -> CellProgram:
     return CellProgram("\n".join(head) + f"\n\n{body}\n", path.resolve().parent)
 
 
-def _is_exported(source: str) -> bool:
-    """Tell whether one of the comments that a cell begins with exports it."""
-    for line in source.splitlines():
-        if line.strip() and not line.startswith("#"):
-            return False
-        if _EXPORT.match(line):
-            return True
-    return False
-
-
-def _without_magics(path: Path, source: str) -> str:
-    """Return an exported cell as Python: without directives, and without lines of IPython."""
-    lines = [line for line in source.strip().splitlines() if not re.match(r"#\s*\|", line)]
-    text = "\n".join(lines).strip()
+def _without_magics(path: Path, text: str) -> str:
+    """Return an exported cell as Python, without lines of IPython."""
     try:
         ast.parse(text)
     except SyntaxError:
-        text = "\n".join(line for line in lines if not re.match(r"\s*[%!]", line)).strip()
+        text = "\n".join(line for line in text.splitlines() if not re.match(r"\s*[%!]", line)).strip()
         try:
             ast.parse(text)
         except SyntaxError as e:

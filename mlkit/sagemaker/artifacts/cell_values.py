@@ -47,9 +47,8 @@ class Expression:
     def __init__(
         self,
         reference: Callable[[Any], str | None],  # returns an expression for a class or function; None: it has no name
-        module: Callable[
-            [str], str
-        ] = str,  # called with the name of each module to import; returns its name in the source
+        # called with the name of each module to import; returns its name in the source
+        module: Callable[[str], str] = str,
     ):
         self.reference = reference
         self.module = module
@@ -128,7 +127,7 @@ def _write_pattern(expression, value, path):
 
 
 def _write_reduced(expression, value, path):
-    """Write a value as the call that its class tells, such as `operator.itemgetter("a")`."""
+    """Write a value as the call that its `__reduce__` returns, such as `operator.itemgetter("a")`."""
     kind, arguments = value.__reduce__()[:2]
     return f"{expression.module('operator')}.{kind.__name__}({expression.items(arguments, path)})"
 
@@ -215,7 +214,7 @@ def _is_named_tuple(value):
 
 
 def _is_simple_dataclass(value):
-    """Tell whether the constructor of a dataclass only keeps its arguments."""
+    """Return whether the constructor of a dataclass only keeps its arguments."""
     kind = type(value)
     if not is_dataclass(kind) or hasattr(kind, "__post_init__") or not all(f.init for f in fields(kind)):
         return False

@@ -54,7 +54,7 @@ def _check_layout(folder: Path) -> Iterator[Finding]:
     leftovers = ("__pycache__", ".git", ".ipynb_checkpoints")
     names = sorted({within(path, folder) for path in folder.rglob("*") if path.name in leftovers})
     if names:
-        yield Finding(f"it holds {', '.join(names)}", "leave that out", note=True)
+        yield Finding(f"it contains {', '.join(names)}", "leave that out", note=True)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/52_check_bundle.ipynb #0f1acbbf
 def check_bundle(
@@ -68,7 +68,7 @@ def check_bundle(
     # called with the stage and the seconds so far; default: shown on stdout
     show: Callable[[str], Any] | None = None,
 ) -> Report:
-    """Find what would go wrong behind an endpoint: layout, requirements, imports, loading, warm-up, and one request."""
+    """Find what would fail behind an endpoint: layout, requirements, imports, loading, warm-up, and one request."""
     started_at = time.monotonic()
     if sample is not None and content_type is None:
         content_type = (content_type_of(sample) if isinstance(sample, Path) else None) or "application/json"

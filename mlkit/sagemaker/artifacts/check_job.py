@@ -81,7 +81,7 @@ def check(
     # a folder with a folder for each channel; default: the folder `data` in `source`, or here
     data: str | Path | None = None,
     seconds: float = 120,  # for the whole trial; then it is stopped
-    environment: Mapping[str, str] | None = None,  # variables that the job has besides SageMaker's own
+    environment: Mapping[str, str] | None = None,  # variables of the job in addition to SageMaker's
     # called with the stage and the seconds so far; default: shown on stdout
     show: Callable[[str], Any] | None = None,
 ) -> Report:
@@ -118,7 +118,7 @@ def check(
 
 
 def _find_entry(source: Path, argv: Sequence[str]) -> str | None:
-    """Return the program that a job would run, or None for the built-in training, which a folder's model is for."""
+    """Return the program that a job would run; None for the built-in training, which may use a model of the folder."""
     if (source / "train.py").is_file():
         return "train.py"
     programs = [path.name for path in source.glob("*.py")]

@@ -73,7 +73,7 @@ class ChildReport:
             self.add(Finding(message, hint))
 
     def _is_checked(self, filename: str) -> bool:
-        """Tell whether a frame's file is in the checked folder; a bundle has its own mlkit, which is not checked."""
+        """Return whether a frame's file is in the checked folder. A bundle has its own mlkit, which is not checked."""
         if filename.startswith("<") or Path(filename).is_relative_to(Path(mlkit.__file__).parent):
             return False
         return (self.source / filename).is_relative_to(self.source)
@@ -83,7 +83,7 @@ class ChildReport:
         self._write(untried=what, stages=stages)
 
     def finish(self):
-        """Report that everything was tried. Without this line, the process ended before its time."""
+        """Report that everything was tried. Without this line, the process has ended early."""
         self._write(finished=True)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/40_clean_process.ipynb #c60b9557

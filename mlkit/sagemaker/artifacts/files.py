@@ -74,7 +74,7 @@ def within(path: str | Path, folder: Path) -> str:
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/10_files.ipynb #06cbb695
 def _ignored_files(folder: Path) -> set[Path]:
-    """Ask git which files of a folder `.gitignore` takes out.
+    """Ask git which files of a folder `.gitignore` leaves out.
 
     In a repository its own rules count as well, except in a folder that the repository ignores as a whole.
     """

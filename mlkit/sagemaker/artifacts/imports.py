@@ -168,7 +168,7 @@ def _catches_import_error(handler):
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/11_imports.ipynb #086acc93
 def is_installed_file(path: str | Path) -> bool:
-    """Tell whether a file belongs to Python itself, or lies where pip installs."""
+    """Return whether a file belongs to Python itself, or is where pip installs."""
     if any(part in ("site-packages", "dist-packages") for part in Path(path).parts):
         return True
     return any(Path(path).is_relative_to(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
@@ -198,7 +198,7 @@ def locate_module(name: str) -> str | None:
     return "" if is_installed else str(Path(locations[0]).parent)
 
 
-def _has_distribution(name):  # also one that is installed to be edited
+def _has_distribution(name):  # an editable installation, too
     try:
         return bool(version(name))
     except (PackageNotFoundError, ValueError):
@@ -210,7 +210,7 @@ def find_missing_modules(
     start: Iterable[Path],  # the files to begin with; the local ones that they import follow
     available: Collection[str] = (),  # top-level modules that a job or an endpoint will have in any case
 ) -> Iterator[Finding]:
-    """Yield a finding for each import of a module that is neither in the folder nor installed; optional ones may be.
+    """Yield a finding for each import of a module that is neither in the folder nor installed, unless it is optional.
 
     Call it with the folder on `sys.path`: a module in it may be compiled.
     """

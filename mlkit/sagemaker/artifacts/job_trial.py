@@ -136,7 +136,7 @@ class JobTrial:
         if not self.entry_point_called:
             self.report.add(
                 Finding(
-                    "nothing in it was called that is an entry point",
+                    "it calls no entry point",
                     "end it with: if __name__ == '__main__': main()",
                     self.entry,
                 )
@@ -184,7 +184,7 @@ class JobTrial:
         return 0
 
     def try_request(self, config: Any):
-        """Report a config that no request can carry, or none that SDK v3's launcher passes on."""
+        """Report a config that a request cannot carry, or that SDK v3's launcher cannot pass on."""
         try:
             hyperparameters = to_hyperparameters(config)
             check_hyperparameters(hyperparameters, "api")
@@ -194,11 +194,11 @@ class JobTrial:
         try:
             check_hyperparameters(hyperparameters, "v3")
         except ValueError as e:
-            hint = "change the value, or launch otherwise than by SDK v3's SourceCode"
+            hint = "change the value, or launch without SDK v3's SourceCode"
             self.report.add_note(str(e), hint)
 
     def try_import_strings(self, config: builtin.Config):
-        """Report import strings of the built-in training that name nothing."""
+        """Report import strings of the built-in training that cannot be imported."""
         self.report.begin("names")
         for name in (config.model, config.loss, config.optimizer, *config.callbacks):
             try:

@@ -29,9 +29,9 @@ from ...words import phrase, pip_command
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_program_trial.ipynb #12734f28
 def read_program(report: ChildReport, start: Iterable[Path], available: Iterable[str] = ()) -> bool:
-    """Report syntax errors in the folder, or else modules that `start` imports and nobody has.
+    """Report syntax errors in the folder, or else modules that `start` imports and that do not exist.
 
-    Return whether there are none.
+    Return whether there are none of these.
     available: modules that are neither in the folder nor installed, but will be there.
     """
     stages = {
@@ -54,7 +54,7 @@ _PARSER_PACKAGES = ("absl", "click", "fire", "hydra", "jsonargparse", "simple_pa
 
 
 def reads_arguments(files: Iterable[Path]) -> bool:
-    """Tell whether one of the files calls an argument parser, or imports a package that is one."""
+    """Return whether one of the files calls an argument parser, or imports a package that is one."""
     for path in files:
         for node in ast.walk(parse(path)):
             if isinstance(node, ast.Attribute) and node.attr in (*_PARSE_METHODS, _HUGGING_FACE_METHOD):
@@ -69,7 +69,7 @@ def reads_arguments(files: Iterable[Path]) -> bool:
 
 
 def has_guard(path: Path) -> bool:
-    """Tell whether a program has code that runs only under the name `__main__`."""
+    """Return whether a program has code that runs only under the name `__main__`."""
     tests = [node.test for node in ast.walk(parse(path)) if isinstance(node, ast.If)]
     return any("__name__" in ast.unparse(test) and "__main__" in ast.unparse(test) for test in tests)
 
@@ -79,7 +79,7 @@ class ParserWatch:
 
     source: the folder of the program.
     on_end: called with the place of the parser in the program, why it refuses the arguments (empty if it does not), and
-    the arguments that it leaves over. It does not return.
+    the arguments that it does not recognize. It does not return.
     """
 
     def __init__(self, source: Path, on_end: Callable[[tuple[str, int], str, list[str]], Any]):
@@ -96,7 +96,7 @@ class ParserWatch:
         argparse.ArgumentParser.error = self._watched_error(argparse.ArgumentParser.error)
         replacements = {
             "click": ("click.core:Command", self._watch_click),
-            "typer": ("typer._click.core:Command", self._watch_click),  # typer has a click of its own
+            "typer": ("typer._click.core:Command", self._watch_click),  # typer has its own copy of click
             "absl": ("absl.flags:FlagValues", self._watch_absl),
             "fire": ("fire:Fire", self._watch_fire),
         }
@@ -201,7 +201,7 @@ class ParserWatch:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Tell whether an error is one of absl's flags, or of click, about the arguments."""
+    """Return whether an error is about the arguments, from absl's flags or from click."""
     return hasattr(error, "format_message") or type(error).__module__.startswith("absl.flags")
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/41_program_trial.ipynb #44610e0f
@@ -230,7 +230,7 @@ class ProgramTrial:
             self.read_script()
         else:
             self.report.plan("syntax", "imports", "the program")
-            if read_program(self.report, [self.path], {*_modules_beside(self.path), *_MODULES_OF_IMAGES}):
+            if read_program(self.report, [self.path], {*_modules_next_to(self.path), *_MODULES_OF_IMAGES}):
                 self.run_program()
         self.report.finish()
 
@@ -289,7 +289,7 @@ class ProgramTrial:
         if refusal:
             self.report.add(Finding(f"the argument parser refuses: {refusal}", "change the hyperparameter", file, line))
         elif rest:
-            message = f"the argument parser leaves over: {' '.join(rest)}"
+            message = f"the argument parser does not recognize: {' '.join(rest)}"
             self.report.add(Finding(message, "is a name misspelt?", file, line, note=True))
         if not refusal:
             self.report.leave_out(f"what follows the argument parser at {file}:{line} ({phrase('run a job')} runs it)")
@@ -299,7 +299,7 @@ class ProgramTrial:
         os._exit(0)
 
     def add_error(self, error: BaseException):
-        """Report an error of the program; for what only a job has, say where it comes from."""
+        """Report an error of the program. If only a job has what is missing, say where it comes from."""
         name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
         path = str(getattr(error, "filename", None) or "")
         if name.startswith("SM_CHANNEL_"):
@@ -323,7 +323,7 @@ class ProgramTrial:
             self.report.add_note("it ran to its end, and there is nothing in the model folder", hint)
 
 
-def _modules_beside(path: Path) -> list[str]:
+def _modules_next_to(path: Path) -> list[str]:
     """Return the modules next to a program, which Python finds there."""
     return [p.stem for p in path.parent.iterdir() if p.suffix == ".py" or p.is_dir()]
 

@@ -27,7 +27,7 @@ _GIT = re.compile(r"git\+[a-z]+://|(https|ssh|file)://\S+\.git(@|#|$)|[\w.-]+@[\
 
 
 def is_remote(source: Any) -> bool:
-    """Tell whether a source is text that names an S3 URI, a git repository, or an archive."""
+    """Return whether a source is text that names an S3 URI, a git repository, or an archive."""
     text = str(source) if isinstance(source, (str, Path)) else ""
     return text.startswith("s3:") or text.endswith(ARCHIVES) or bool(_GIT.match(text))
 
@@ -60,7 +60,7 @@ MAX_SOURCE_BYTES = 2**30  # a folder with more is not downloaded
 def _fetch_from_s3(uri: str, folder: Path) -> Path:
     name = PurePosixPath(uri).name
     is_program = name.endswith((".py", ".ipynb", ".sh"))
-    staged_uri = uri.rpartition("/")[0] if is_program else uri  # what it imports lies next to it
+    staged_uri = uri.rpartition("/")[0] if is_program else uri  # its modules are next to it
     with TemporaryDirectory() as temporary:
         staged = _stage(staged_uri, Path(temporary) / "staged")
         if is_program and not (staged / name).is_file():
@@ -113,7 +113,7 @@ def _fetch_from_git(source: str, folder: Path) -> Path:
     _git(source, folder, "init", "--quiet")
     if _fetch_ref(source, folder, url, ref):
         _git(source, folder, "checkout", "--quiet", "--detach", "FETCH_HEAD")
-    else:  # such as the first characters of a commit, which no server knows
+    else:  # such as the first characters of a commit, which servers do not know
         _git(source, folder, "fetch", "--quiet", "--tags", url, "+refs/heads/*:refs/heads/*")
         commit = _git(source, folder, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
         _git(source, folder, "checkout", "--quiet", "--detach", commit)

@@ -16,7 +16,7 @@ from ...words import pip_command
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/12_requirements.ipynb #86546921
 def find_unmet_requirements(source: Path, name: str = "requirements.txt") -> Iterator[Finding]:
-    """Yield a finding for each line of a requirements file that is not met here, is not a requirement, or misleads."""
+    """Yield a finding for each line of a requirements file that is not met here, not a requirement, or misleading."""
     path = source / name
     if not path.is_file():
         return

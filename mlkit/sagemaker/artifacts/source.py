@@ -8,7 +8,6 @@ __all__ = ['Source', 'read_source']
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #992b0a9a
 import ast
 import inspect
-import json
 import re
 import tempfile
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from mlkit.sagemaker.artifacts.imports import (
     parse,
     syntax_finding,
 )
+from .notebook_cells import read_cells
 from .remote_source import fetch_source, is_remote
 from .wheel import build_wheel
 from ...text import did_you_mean, human_bytes
@@ -146,7 +146,7 @@ def _read_file(path: Path) -> Source:
     if path.suffix != ".py":
         raise SourceError(f"{path.name} is not a program: expected a folder, a .py file, a module or a notebook")
     if not (path.parent / "__init__.py").is_file() or not _has_relative_imports(path, path.parent):
-        return Source(_read_with_imports(path, path.parent) | _requirements_beside(path), path.name)
+        return Source(_read_with_imports(path, path.parent) | _requirements_next_to(path), path.name)
     root = next(parent for parent in path.parents if not (parent / "__init__.py").is_file())
     return _read_package(root, within(path, root))
 
@@ -184,7 +184,7 @@ def _read_package(root: Path, program: str) -> Source:
         )
     if not is_installed_file(root / program):
         files |= _read_with_imports(root / program, root)
-    files |= _requirements_beside(root / program) or _requirements_beside(root / package)
+    files |= _requirements_next_to(root / program) or _requirements_next_to(root / package)
     return _run_as_module(files, program)
 
 
@@ -197,10 +197,10 @@ def _read_with_imports(path: Path, folder: Path) -> dict[str, bytes]:
 _INCLUDED = re.compile(r"\s*(?:(?:-r|-c|--requirement|--constraint)[ =]*)?(\S+)")
 
 
-def _requirements_beside(path: Path) -> dict[str, bytes]:
-    """Return the requirements.txt next to a program, with the files of that folder that it names; none: an empty dict.
+def _requirements_next_to(path: Path) -> dict[str, bytes]:
+    """Return the requirements.txt next to a program, and the files of that folder that it names.
 
-    An installed program has none: it was installed with what it requires.
+    The dict is empty without one. An installed program has none: it was installed with its requirements.
     """
     files: dict[str, bytes] = {}
     pending = ["requirements.txt"]
@@ -242,33 +242,26 @@ def _run_as_module(files: dict[str, bytes], program: str) -> Source:
     return Source(files | {entry: "\n".join(lines).encode()}, entry)
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #7a921be3
-_EXPORT = re.compile(r"\s*#\s*\|\s*export[si]?\s*$")
-_DIRECTIVE = re.compile(r"\s*#\s*\|")
 _DEFAULT_EXP = re.compile(r"\s*#\s*\|\s*default_exp\s+([\w.]+)")
 _MAGIC = re.compile(r"\s*([\w.,\[\] ]+=\s*)?(%{1,2}[A-Za-z]|!{1,2}\s*[^\s=])|\s*\?{1,2}\w|\s*[%\w.]+\?{1,2}\s*$")
 
 
 def _read_notebook(path: Path) -> Source:
-    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-    split_cells = [_split_cell("".join(cell["source"])) for cell in cells]
-    exported = [
-        (comments, code)
-        for cell, (comments, code) in zip(cells, split_cells)
-        if "export" in cell.get("metadata", {}).get("tags", ()) or any(map(_EXPORT.match, comments))
-    ]
+    try:
+        cells = read_cells(path)
+    except ValueError as e:
+        raise SourceError(str(e)) from None
+    exported = [cell for cell in cells if cell.is_exported]
     if not exported:
         raise SourceError(
             f"{path.name} exports nothing: begin the cells of the program with #| export, or give them the tag export"
         )
-    texts = []
-    for comments, code in exported:
-        _check_cell(path.name, [*comments, *code])
-        remarks = [line for line in comments if not _DIRECTIVE.match(line)]
-        texts.append("".join([*remarks, *code]).strip("\n"))
-    text = f'"From the notebook {path.name}"\n\n' + "\n\n\n".join(texts) + "\n"
-    name = _module_name(path, [line for comments, _ in split_cells for line in comments])
+    for cell in exported:
+        _check_cell(path.name, [*cell.comments, *cell.code])
+    text = f'"From the notebook {path.name}"\n\n' + "\n\n\n".join(cell.text for cell in exported) + "\n"
+    name = _module_name(path, [line for cell in cells for line in cell.comments])
     source = _read_notebook_module(path.parent, name, text)
-    return Source(source.files | _requirements_beside(path), source.entry)
+    return Source(source.files | _requirements_next_to(path), source.entry)
 
 
 def _read_notebook_module(folder: Path, name: str, text: str) -> Source:
@@ -281,14 +274,6 @@ def _read_notebook_module(folder: Path, name: str, text: str) -> Source:
             if is_importable and neighbour.name != module.name and not is_left_out(neighbour):
                 (module.parent / neighbour.name).symlink_to(neighbour, target_is_directory=neighbour.is_dir())
         return Source(_read_with_imports(module, module.parent), module.name)
-
-
-def _split_cell(text: str) -> tuple[list[str], list[str]]:
-    """Return the lines of comments at the top of a cell, which hold its directives, and the other lines."""
-    lines = text.splitlines(True)
-    is_code = (i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#"))
-    first = next(is_code, len(lines))
-    return lines[:first], lines[first:]
 
 
 def _check_cell(notebook: str, lines: list[str]):
@@ -328,7 +313,7 @@ STARTER = "mlkit_start.py"
 
 
 def with_starter(source: Source) -> Source:
-    """Return a source with mlkit's wheel and its starter; `entry` stays, as an argument for the starter."""
+    """Return a source with mlkit's wheel and the starter, which gets `entry` as an argument."""
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(folder)
         # The starter is sent last: if it is there, everything is.

@@ -183,14 +183,14 @@ class Job:
     def check_settings(self) -> None:
         """End the job if its request asks for a launcher that is not here."""
         for name, value in self.settings.items():
-            if name.endswith("_enabled") and value and name not in PERFORMED:
+            if name.endswith("_enabled") and value and name not in PERFORMED_SETTINGS:
                 self.fail(
                     f"hyperparameter {name!r}: mlkit starts one process, or processes as torchrun does; start the job "
                     "with AWS's own `train` for this, or leave it out"
                 )
 
 
-PERFORMED = ("sagemaker_torch_distributed_enabled", "sagemaker_toolkit_native_launcher_enabled")
+PERFORMED_SETTINGS = ("sagemaker_torch_distributed_enabled", "sagemaker_toolkit_native_launcher_enabled")
 
 
 def write_failure(root: str, text: str) -> None:
@@ -256,7 +256,7 @@ def variables_of(job: Job, program: str, arguments: list, code: str) -> dict:
         "log_level": job.settings.get("sagemaker_container_log_level") or int(os.environ.get("SM_LOG_LEVEL") or 20),
     }
     settings = {
-        n: v for n, v in job.settings.items() if n.startswith("sagemaker_") and n not in NO_FRAMEWORK_PARAMETERS
+        n: v for n, v in job.settings.items() if n.startswith("sagemaker_") and n not in NOT_FRAMEWORK_PARAMETERS
     }
     channels = {name: job.path("input", "data", name) for name in job.inputs}
     names = {
@@ -280,7 +280,7 @@ def variables_of(job: Job, program: str, arguments: list, code: str) -> dict:
     return {f"SM_{name.upper()}": to_variable(value) for name, value in names.items()}
 
 
-NO_FRAMEWORK_PARAMETERS = (
+NOT_FRAMEWORK_PARAMETERS = (
     "sagemaker_program",
     "sagemaker_submit_directory",
     "sagemaker_enable_cloudwatch_metrics",
@@ -733,7 +733,7 @@ def main(file: str, arguments: list) -> None:
 
 
 def start(root: str, file: str, arguments: list) -> None:
-    """Prepare the job at `root`, then become its program. RUN, SCRIPT and LAUNCH are the second half."""
+    """Prepare the job at `root`, then become its program. RUN, SCRIPT and LAUNCH mark the second start."""
     if arguments[:1] == [RUN]:
         return run_python(root, arguments[1:])
     if arguments[:1] == [SCRIPT]:

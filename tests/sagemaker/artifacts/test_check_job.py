@@ -227,7 +227,7 @@ def test_the_parser_of_hugging_face(write):
 
 def test_a_program_that_does_not_call_its_entry_point(write):
     report = check(write(program("train.py", "if __name__=='__main__': main()", "")))
-    assert places(report) == [("train.py", None, "nothing in it was called that is an entry point", False)]
+    assert places(report) == [("train.py", None, "it calls no entry point", False)]
 
 
 def test_without_data(write):
