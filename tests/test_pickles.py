@@ -144,6 +144,26 @@ def test_models(trap, tmp_path, form):
             default_model_fn(folder)
 
 
+CALLABLES = ["subprocess:Popen", "subprocess:run", "os:system", "builtins:exec", "pathlib:Path", "shutil:copytree"]
+CALLABLES += ["torch:load", "torch.jit:load", "torch.hub:load", "importlib:import_module", "runpy:run_path", "os:mkdir"]
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_model_json_calls_models_only(trap, tmp_path, name):
+    """As the model, as an argument of a model, and as the configuration of one; whatever the arguments are called"""
+    folder = save_model(MyCustomModel(3, 4, 2), tmp_path / "model")
+    good = json.loads((folder / "model.json").read_text())
+    for argument in ("args", "command", "path", "f", "name", "source", "model", "repo_or_dir", "path_name", "config"):
+        values = {argument: ["touch", str(trap)] if argument == "args" else str(trap)}
+        bad = {"model": name, "arguments": values}
+        inner = [bad, {"config": name, "values": values}]
+        described = [bad, *(good | {"arguments": good["arguments"] | {"input_dim": value}} for value in inner)]
+        for description in described:
+            (folder / "model.json").write_text(json.dumps(good | description))
+            with pytest.raises((ValueError, TypeError, AttributeError, ImportError)):
+                load_model(folder)
+
+
 def test_a_program_with_a_pickle(trap, tmp_path):
     """A .pt2 file that is whole but for one member"""
 
