@@ -24,6 +24,8 @@ from mlkit.sagemaker.api import service
 from mlkit.sagemaker.artifacts.archive import BundleError, extract_bundle
 from mlkit.sagemaker.artifacts.files import SourceError
 from mlkit.sagemaker.artifacts.remote_source import fetch_source
+from mlkit.sagemaker.client import Sweep
+from mlkit.sagemaker.client.variants import model_archives
 from mlkit.sagemaker.local import members, training_jobs, transform_jobs, tuning_jobs
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.metric_files import _extracted
@@ -316,6 +318,20 @@ def test_uris_of_the_folder_that_stands_for_s3(outer, uri):
     for call in reads + writes:
         with suppress(ValueError, OSError):
             assert CANARY not in str(call(uri))
+
+
+def nothing(config):
+    return 0.0
+
+
+def test_names_of_sweeps_and_of_models_behind_one_endpoint(outer):
+    for name in NAMES:
+        with suppress(ValueError):
+            (key,) = model_archives({name: outer / "planted"})
+            assert not {"/", "\\", "\0"} & set(key) and key != "..", name
+        if name != "-rf":
+            with pytest.raises(ValueError):
+                Sweep(nothing, {"x": [1]}, config={"x": 1}, metric="loss", name=name, folder=outer / "a" / "sweeps")
 
 
 def test_names_of_models(outer):
