@@ -18,8 +18,7 @@ from nbclient import NotebookClient
 from mlkit.sagemaker.local.client import LocalSageMaker
 
 NOTEBOOKS = REPOSITORY / "nbs"
-FOLDERS = ("5_tutorials", "6_how_to")
-PAGES = ["index.ipynb", *sorted(f"{f}/{page.name}" for f in FOLDERS for page in (NOTEBOOKS / f).glob("*.ipynb"))]
+PAGES = ["index.ipynb", *sorted(f"5_tutorials/{page.name}" for page in (NOTEBOOKS / "5_tutorials").glob("*.ipynb"))]
 # These run with --long only. Other tests cover spot jobs, Hugging Face's models, texts, several hosts and sweeps in CI.
 LONG_PAGES = [
     f"5_tutorials/{name}.ipynb" for name in ("20_spot", "21_hugging_face", "22_text", "30_many_hosts", "31_sweep")
