@@ -31,6 +31,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mlkit import __version__
 from mlkit.distribution import install_command
+from mlkit.text import hide_passwords
 from mlkit.words import use_front_end
 
 try:
@@ -361,7 +362,8 @@ def check(
     SOURCE is the folder of the job, the program in it, its S3 URI or git repository, or a model.tar.gz; default: the
     current folder. The exit code is 1 if something was found.
     """
-    print(f"Checking {source if '://' in source else Path(source).resolve()} in a clean process", flush=True)
+    name = hide_passwords(source) if "://" in source else Path(source).resolve()
+    print(f"Checking {name} in a clean process", flush=True)
     if Path(source).is_file() and not source.endswith((".py", ".sh")):
         if run:
             raise click.UsageError("--run is for a program; a model.tar.gz is always asked for a prediction")

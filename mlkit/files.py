@@ -82,7 +82,7 @@ def parse_own_json(text: str | bytes, place: str | Path) -> dict[str, Any] | Non
     """
     try:
         content = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         if '"mlkit":' in (text if isinstance(text, str) else text.decode("utf-8", "replace")):
             raise ValueError(f"{place} is damaged: {e}") from None
         return None

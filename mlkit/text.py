@@ -6,6 +6,7 @@
 __all__ = ['Table']
 
 # %% ../nbs/00_text.ipynb #8fd11fd0
+import re
 import shutil
 import sys
 import time
@@ -163,3 +164,8 @@ def progress_line(show: Callable[[str], Any] | None, done: str) -> Iterator[Call
         yield line
     finally:
         line.end(done)
+
+# %% ../nbs/00_text.ipynb #5ec00002
+def hide_passwords(text: str) -> str:
+    """Return a text whose URLs have no user names and passwords."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)

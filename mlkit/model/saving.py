@@ -192,7 +192,7 @@ def _read_description(folder: Path) -> dict:
         )
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"{path} is not JSON: {e}") from None
     for key in ("model", "arguments"):
         if not isinstance(description, dict) or key not in description:

@@ -346,7 +346,7 @@ def read_manifest(uri: str, content: bytes) -> tuple[str, list[str]]:
         first, *names = json.loads(content)
         prefix = first["prefix"]
         is_manifest = prefix.startswith("s3://") and names and all(isinstance(name, str) and name for name in names)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         is_manifest = False
     if not is_manifest:
         raise ValueError(f'{uri}: expected a JSON list, [{{"prefix": "s3://bucket/folder/"}}, "name", ...]')

@@ -170,7 +170,7 @@ def _read_manifest(path: Path) -> dict:
         score = manifest["score"]
         if not isinstance(score, (int, float, type(None))):
             raise TypeError(f"the score is {score!r}")
-    except (OSError, ValueError, TypeError, KeyError) as e:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as e:
         raise ValueError(f"{path}: no readable manifest.json ({e!r})") from None
     for name in _FILES:
         if sizes[name] is None:
@@ -203,7 +203,7 @@ def read_checkpoint(path: str | Path) -> Any:
     try:
         tree = json.loads((path / "state.json").read_text(encoding="utf-8"))
         return unflatten_state(tree, load_file(path / "tensors.safetensors"))
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as e:
         raise ValueError(f"{path}: cannot be read ({e!r})") from None
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #b8f109fd

@@ -198,4 +198,7 @@ def save_history(history: History, path: str | Path) -> Path:
 
 def load_history(path: str | Path) -> History:
     """Read a history that `save_history` wrote."""
-    return History(map(json.loads, Path(path).read_text(encoding="utf-8").splitlines()))
+    try:
+        return History(map(json.loads, Path(path).read_text(encoding="utf-8").splitlines()))
+    except RecursionError as e:
+        raise ValueError(f"{path} is not a history: {e}") from None

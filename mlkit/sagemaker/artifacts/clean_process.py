@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import mlkit
+from .environment import rehearsal_environ
 from .findings import Finding, Report
 from .imports import within
 from ..job.failure import remedy
@@ -93,11 +94,6 @@ module, first, last = json.loads(sys.argv.pop(1))
 sys.path[:] = [*first, *sys.path, last]
 runpy.run_module(module, run_name='__main__', alter_sys=True)
 """
-# Variables that describe another container or launcher, or that add to the path.
-_FOREIGN_PREFIXES = ("SM_", "SAGEMAKER_")
-_FOREIGN_NAMES = ("PYTHONPATH", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MLKIT_LAUNCHER")
-
-
 MAX_LOG_BYTES = 64 * 2**20  # a process that prints more is killed
 SLOW_STAGES = ("one step", "the program")  # a process may be in them when its time is over
 
@@ -131,7 +127,7 @@ class CleanProcess:
         module: str,
         arguments: Mapping[str, Any],
         cwd: Path,
-        environ: Mapping[str, str] | None = None,  # in addition to the variables of this process
+        environ: Mapping[str, str] | None = None,  # in addition to those of a rehearsal
         import_first: tuple[Path, ...] = (),  # folders to import from before all others
     ):
         """Run a module until it ends or its time is over; then kill it and every process that it started."""
@@ -142,7 +138,7 @@ class CleanProcess:
             process = subprocess.Popen(
                 [sys.executable, "-c", _BOOTSTRAP, json.dumps(paths), json.dumps(arguments)],
                 cwd=cwd,
-                env=_clean_environ() | dict(environ or {}),
+                env=_clean_environ(self.folder / "home") | dict(environ or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -229,14 +225,9 @@ def _unreached_stages(lines: list[dict]) -> list[str]:
     return [f"what comes after {last}: {', '.join(missing)}"]
 
 
-def _clean_environ() -> dict[str, str]:
-    """Return the variables of this process for a clean one, whose output and bytecode do not linger."""
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(_FOREIGN_PREFIXES) and name not in _FOREIGN_NAMES
-    }
-    return environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", FRONT_END_VARIABLE: front_end()}
+def _clean_environ(home: Path) -> dict[str, str]:
+    """Return the variables of a clean process with this home, whose bytecode does not linger."""
+    return rehearsal_environ(home) | {"PYTHONDONTWRITEBYTECODE": "1", FRONT_END_VARIABLE: front_end()}
 
 
 def _kill_group(process: subprocess.Popen):

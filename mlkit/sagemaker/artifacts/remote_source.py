@@ -19,7 +19,7 @@ from ...distribution import install_command
 from .archive import BundleError, extract_bundle
 from .files import SourceError
 from ..storage import S3, Files, Storage, local_root
-from ...text import human_bytes
+from ...text import hide_passwords, human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/25_remote_source.ipynb #36609c38
 ARCHIVES = (".tar.gz", ".tgz")
@@ -41,7 +41,10 @@ def fetch_source(source: str | Path, folder: Path) -> Path:
     if text.startswith("s3:"):
         return _fetch_from_s3(text, folder)
     if _GIT.match(text):
-        return _fetch_from_git(text, folder)
+        try:
+            return _fetch_from_git(text, folder)
+        except SourceError as e:
+            raise SourceError(hide_passwords(str(e))) from None
     if not Path(text).is_file():
         raise SourceError(f"there is no {Path(text).resolve()}")
     return _unpack(Path(text), folder)

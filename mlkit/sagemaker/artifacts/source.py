@@ -28,7 +28,7 @@ from mlkit.sagemaker.artifacts.imports import (
 from .notebook_cells import read_cells
 from .remote_source import fetch_source, is_remote
 from .wheel import build_wheel
-from ...text import did_you_mean, human_bytes
+from ...text import did_you_mean, hide_passwords, human_bytes
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #8465823a
 @dataclass
@@ -70,8 +70,8 @@ def read_source(
     if total > max_bytes:
         largest = sorted(program.files.items(), key=lambda item: -len(item[1]))[:5]
         raise SourceError(
-            f"{source} has {human_bytes(total)}, more than {human_bytes(max_bytes)}: name what does not belong to the "
-            "program in .gitignore, or send data as a channel. The largest:\n"
+            f"{hide_passwords(str(source))} has {human_bytes(total)}, more than {human_bytes(max_bytes)}: name what "
+            "does not belong to the program in .gitignore, or send data as a channel. The largest:\n"
             + "\n".join(f"  {human_bytes(len(content)):>9}  {name}" for name, content in largest)
         )
     return program

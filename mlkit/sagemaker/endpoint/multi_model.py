@@ -205,9 +205,9 @@ class MultiModelServer:
     async def load_model(self, request: Request) -> Response:
         """Load the model in a folder under a name."""
         try:
-            fields = json.loads(await request.body())
+            fields = json.loads(await _read_body(request))
             name, model_dir = fields["model_name"], Path(fields["url"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ModelError(
                 400, 'expected a JSON object such as {"model_name": "a", "url": "/opt/ml/models/a/model"}'
             ) from None
@@ -272,6 +272,16 @@ class MultiModelServer:
         async with model.lock:
             if model.process is not None:
                 await asyncio.to_thread(model.process.stop, self.settings.timeout)
+
+
+async def _read_body(request: Request, max_bytes: int = 2**16) -> bytes:
+    """Return the body of a request that loads a model. Raises ModelError as soon as it is too large."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > max_bytes:
+            raise ModelError(413, f"the body has more than {max_bytes:,} bytes")
+    return body
 
 
 def _description(model: LoadedModel) -> dict[str, str]:

@@ -110,7 +110,7 @@ def parse_json(text: str | None, source: Any) -> Any:
     """Parse JSON; an empty text or None is {}. Raises ValueError that names the source if it is not JSON."""
     try:
         return json.loads(text) if text else {}
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"{source} is not JSON: {e}") from None
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import mlkit
 from mlkit.files import private_opener
+from mlkit.sagemaker.artifacts.environment import rehearsal_environ
 from mlkit.sagemaker.job.container import lay_out
 from mlkit.sagemaker.local.script_mode import named_program, program_command
 from mlkit.sagemaker.storage import copy_or_link
@@ -198,34 +199,6 @@ def _catches(pid: int, number: int) -> bool:
     caught_signals = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return bool(int(caught_signals[1], 16) >> (number - 1) & 1)
 
-# %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #e0000002
-# variables of this machine that a host gets -> why
-PASSED_ON = {
-    "PATH": "where programs are; the folder of this Python comes first",
-    "LD_LIBRARY_PATH DYLD_LIBRARY_PATH": "where this machine has its libraries",
-    "CUDA_HOME CUDA_PATH CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES": "its GPUs",
-    "OMP_NUM_THREADS MKL_NUM_THREADS": "its share of the CPUs",
-    "LANG LANGUAGE LC_ALL LC_CTYPE TZ": "its encoding and time zone",
-    "TMPDIR": "where it has room for temporary files",
-    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy": "its way to the network",
-    "SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE AWS_CA_BUNDLE PIP_CERT": "whom it trusts there",
-    "PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT": (
-        "where pip finds packages"
-    ),
-    "AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 S3_ENDPOINT_URL": "the region",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI AWS_CONTAINER_CREDENTIALS_FULL_URI AWS_CONTAINER_AUTHORIZATION_TOKEN "
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "the credentials of this machine's role, as a job gets its own",
-}
-_TEMPORARY_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")  # a role's, if all three are set
-
-
-def inherited_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables of this machine that a rehearsed job gets."""
-    names = [name for group in PASSED_ON for name in group.split()]
-    if all(environ.get(name) for name in _TEMPORARY_KEYS):
-        names += _TEMPORARY_KEYS
-    return {name: re.sub(r"//[^/@\s]*@", "//", environ[name]) for name in names if name in environ}
-
 # %% ../../../nbs/2_sagemaker/4_local/20_host.ipynb #e0000004
 def container_environ(request: Mapping, root: Path, isolated: bool) -> dict[str, str]:
     """Return the variables of a container whose tree is at `root`, as SageMaker sets them for any program.
@@ -234,14 +207,7 @@ def container_environ(request: Mapping, root: Path, isolated: bool) -> dict[str,
     """
     home = root.with_suffix(".home")
     shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    environ = inherited_environ(os.environ)
-    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
-    environ["HOME"] = str(home)
-    cache = Path.home() / ".cache" / "pip"
-    if cache.is_dir():
-        environ["PIP_CACHE_DIR"] = str(cache)  # it has no secrets, and saves downloads
-    environ["PYTHONUNBUFFERED"] = "1"
+    environ = rehearsal_environ(home)
     name = request["TrainingJobName"]
     environ["TRAINING_JOB_NAME"] = name
     environ["TRAINING_JOB_ARN"] = f"arn:aws:sagemaker:us-east-1:000000000000:training-job/{name}"

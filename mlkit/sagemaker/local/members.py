@@ -58,7 +58,9 @@ _IMAGE_CONFIG = {  # no image is pulled: the program runs in this Python
 }
 
 _CHANNEL = {
-    "ChannelName": PERFORMED,
+    "ChannelName": Treatment(
+        "performed", "the files of a channel are in a folder of its name", lambda name: name not in (".", "..")
+    ),
     "DataSource": {
         "S3DataSource": {
             "S3DataType": _only(

@@ -18,13 +18,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from mlkit.sagemaker.artifacts.archive import BundleError, extract_bundle
+from mlkit.sagemaker.artifacts.archive import extract_bundle
 from mlkit.sagemaker.local.server_process import ServerProcess, send_request
 from mlkit.sagemaker.storage import S3, Files
 
 # %% ../../../nbs/2_sagemaker/4_local/46_model_router.ipynb #f418be10
 TARGET_HEADER = "X-Amzn-SageMaker-Target-Model"
 REFUSED_HEADER = "X-Mlkit-Refused"  # in an answer that is SageMaker's own, and not the container's
+_MAX_BODY = 2**30  # bytes of a request; an asynchronous endpoint takes as many
 _IDLE_WAIT = 60.0  # seconds to wait for a model that is not in use, if the container has no room for another
 
 
@@ -148,7 +149,7 @@ class ModelRouter:
             extract_bundle(archive, partial)
         except FileNotFoundError:
             raise ModelMissing(f"TargetModel {entry.target!r}: there is no archive {uri}") from None
-        except BundleError as e:
+        except ValueError as e:  # a damaged archive, or a name that no object has
             raise ModelMissing(f"TargetModel {entry.target!r}: {e}") from None
         finally:
             archive.unlink(missing_ok=True)
@@ -196,7 +197,12 @@ def _handler_class(router: ModelRouter) -> type[BaseHTTPRequestHandler]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = self.headers.get("Content-Length", "0")
+            if not length.isdecimal() or len(length) > 10 or int(length) > _MAX_BODY:
+                self.close_connection = True  # what is in the body would be read as the next request
+                self._reply(413, [], f"expected a Content-Length of at most {_MAX_BODY:,}".encode())
+                return
+            body = self.rfile.read(int(length))
             target = self.headers.get(TARGET_HEADER)
             dropped = ("host", "connection", "content-length")
             headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}

@@ -16,8 +16,10 @@ from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 
+import mlkit
 from mlkit.files import private_opener
 from mlkit.sagemaker.artifacts.archive import BundleError, extract_bundle
+from mlkit.sagemaker.artifacts.environment import rehearsal_environ
 from mlkit.sagemaker.local.host import ENTER_OFFLINE, end_with_parent, mount_namespace
 from mlkit.sagemaker.storage import S3, Files
 
@@ -88,7 +90,8 @@ class ServerProcess:
         enter = self._enter_command()
         model_dir = "/opt/ml/model" if enter else str(self.folder)
         command = [*enter, sys.executable, "-m", "mlkit.cli", "serve", "--model-dir", model_dir]
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("SM_", "SAGEMAKER_", "MLKIT_"))}
+        environ = rehearsal_environ(self.folder.with_suffix(".home"))
+        environ["PYTHONPATH"] = str(Path(mlkit.__file__).parents[1])  # mlkit need not be installed
         environ |= {k: re.sub(r"/opt/ml/model(?=/|$)", lambda _: model_dir, v) for k, v in self.environ.items()}
         with open(self.log, "ab", opener=private_opener) as log:
             if not enter:
@@ -103,7 +106,7 @@ class ServerProcess:
             with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
                 self.process = subprocess.Popen(
                     command,
-                    env=environ | {"PYTHONUNBUFFERED": "1", "MLKIT_LISTENER": str(listener.fileno())},
+                    env=environ | {"MLKIT_LISTENER": str(listener.fileno())},
                     stdout=log,
                     stderr=log,
                     stdin=subprocess.DEVNULL,

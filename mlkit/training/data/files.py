@@ -117,7 +117,7 @@ def read_description(from_json: Callable[[Any], Any], folder: str | Path, name: 
     path = path / name if path.is_dir() else path
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"{path}: {e}") from None
 
 # %% ../../../nbs/1_training/6_data/10_files.ipynb #e2b61603
