@@ -84,6 +84,32 @@ def _connection_limit() -> int:
     return min(4096, max(wanted // 2, 16))
 
 
+class ReplyTransport:
+    """The transport of one reply: its head is sent together with the beginning of its body, as one packet."""
+
+    def __init__(self, transport: asyncio.Transport):
+        self.transport = transport
+        self.is_closing = transport.is_closing
+        self.head = b""
+        self.is_head_sent = False
+
+    def write(self, data: bytes) -> None:
+        """Write the head, then the pieces of the body."""
+        if self.is_head_sent:
+            self.transport.write(data)
+        elif self.head:
+            self.transport.writelines((self.head, data))
+            self.is_head_sent = True
+        else:
+            self.head = data
+
+    def close(self) -> None:
+        """Close the connection, also if the body has not begun."""
+        if not self.is_head_sent:
+            self.transport.write(self.head)
+        self.transport.close()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """A connection of uvicorn with limits."""
 
@@ -127,6 +153,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.reads_headers = False
         self.limits.waiting[self] = time.monotonic()
         super().on_headers_complete()
+        if self.scope["method"] == "POST" and not self.expect_100_continue:
+            self.cycle.transport = ReplyTransport(self.transport)
 
     def on_body(self, body: bytes) -> None:
         if self.cycle is None or self.is_ending:

@@ -45,6 +45,22 @@ def _no_op() -> None:
 def _always_true() -> bool:
     return True
 
+
+_MODEL_FOLDER = "/opt/ml/model"  # of a container of SageMaker
+
+
+def _path_warnings(handlers: Handlers, model_dir: str | Path) -> Iterator[str]:
+    """Yield a warning for each module of the handlers that names SageMaker's folder, if another one is served."""
+    if handlers.code is None or Path(_MODEL_FOLDER).resolve() == Path(model_dir).resolve():
+        return
+    for module in handlers.code.modules.values():
+        path = Path(getattr(module, "__file__", None) or "")
+        if path.suffix == ".py" and _MODEL_FOLDER in path.read_text(encoding="utf-8", errors="replace"):
+            yield (
+                f"{path.name} names {_MODEL_FOLDER}, and the model that is served here is in {model_dir}: use the "
+                "model_dir that model_fn gets, or `mlkit deploy`, whose local endpoint has the model at that path"
+            )
+
 # %% ../../../nbs/2_sagemaker/2_endpoint/40_server.ipynb #25b329dd
 class Server:
     """Serve one model in this process; `app` is an ASGI application."""
@@ -150,7 +166,7 @@ class Server:
 
     def _start_predictor(self, handlers: Handlers, thread: HandlerThread) -> Predictor:
         """Load the model in the thread that will call the handlers, and return its predictor."""
-        for warning in handlers.warnings:
+        for warning in [*handlers.warnings, *_path_warnings(handlers, self.model_dir)]:
             self.log.warning("%s", warning)
         thread.call(handlers.start, self.model_dir)
         predictor = Predictor(handlers, self.settings, self.metrics, thread, self.connections.count_requests)

@@ -127,6 +127,8 @@ class CaptureWriter:
                 self.thread = threading.Thread(target=self._run, name="capture", daemon=True)
                 self.thread.start()
                 atexit.register(self.close)
+        if self.closed.is_set():  # the answer of a shadow variant, while the program ends
+            self.flush()
 
     def _run(self) -> None:
         while not self.closed.wait(self.interval):

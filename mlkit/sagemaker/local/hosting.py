@@ -223,6 +223,12 @@ def update_endpoint(self: Hosting, **request) -> dict:
     config_name = request["EndpointConfigName"]
     config = self._find("EndpointConfig", config_name, "UpdateEndpoint")
     description = self._updatable_endpoint(name, "UpdateEndpoint")
+    if description.get("AsyncInferenceConfig") and "AsyncInferenceConfig" not in config:
+        message = (
+            f"The AsyncInferenceConfig parameter cannot be removed from the endpoint {name}, as on SageMaker: create "
+            "another endpoint for real-time requests."
+        )
+        raise api_error("ValidationException", message, "UpdateEndpoint")
     deployment = request.get("DeploymentConfig")
     if request.get("RetainDeploymentConfig"):
         deployment = description.get("LastDeploymentConfig")

@@ -12,10 +12,11 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from importlib import import_module
 from typing import Any
@@ -53,7 +54,8 @@ class Route:
 
     variant: str
     port: int
-    shadow_ports: list[int] = field(default_factory=list)  # of the containers that get a copy
+    # the containers that get a copy: variants and ports
+    shadows: list[tuple[str, int]] = field(default_factory=list)
 
 
 def _choose_variant(ports: Mapping[str, list[int]], weights: Mapping[str, float]) -> str:
@@ -75,7 +77,7 @@ def _shadow_share(description: Mapping, shadow: str) -> float:
 
 
 class Shadows:
-    """Send copies of requests, and drop the answers. A copy that finds too many others waiting is dropped itself."""
+    """Send copies of requests. A copy that finds too many others waiting is dropped."""
 
     n_threads = 4
     max_waiting = 1024  # copies
@@ -85,21 +87,29 @@ class Shadows:
         self.lock = threading.Lock()
         self.threads: list[threading.Thread] = []
 
-    def send(self, port: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send a copy soon. This waits for nothing."""
+    def send(
+        self, port: int, body: bytes, headers: Mapping[str, str], use_answer: Callable[[bytes, str], None]
+    ) -> None:
+        """Send a copy soon. This waits for nothing.
+
+        use_answer: called with the body and the content type of an answer that is not an error.
+        """
         with self.lock:
             if not self.threads:
                 self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.n_threads)]
                 for thread in self.threads:
                     thread.start()
         with suppress(queue.Full):
-            self.copies.put_nowait((port, body, headers))
+            self.copies.put_nowait((port, body, headers, use_answer))
 
     def _run(self) -> None:
         while True:
-            port, body, headers = self.copies.get()
+            port, body, headers, use_answer = self.copies.get()
             with suppress(OSError, HTTPException):  # nobody waits for the answer
-                send_request(port, "POST", "/invocations", body, headers).read()
+                response = send_request(port, "POST", "/invocations", body, headers)
+                content = response.read()
+                if response.status < 400:
+                    use_answer(content, response.getheader("Content-Type", ""))
             self.copies.task_done()
 
     def flush(self, timeout: float) -> None:
@@ -203,8 +213,9 @@ class LocalRuntime:
         for attempt in range(_CONNECT_ATTEMPTS):
             route = self._choose_route(operation, request)
             variant = route.variant
-            for port in route.shadow_ports if attempt == 0 else ():
-                _shadows.send(port, request["Body"], headers)
+            for shadow, port in route.shadows if attempt == 0 else ():
+                capture = partial(self.capture, request, shadow, at=now())
+                _shadows.send(port, request["Body"], headers, capture)
             try:
                 return send_request(route.port, "POST", "/invocations", request["Body"], headers), variant
             except ConnectionRefusedError:
@@ -256,7 +267,7 @@ class LocalRuntime:
             message = f"Variant {variant} of {name} has no instances: scale it, or wait until it has been scaled"
             raise api_error("ValidationError", message, operation, _API)
         shadows = [
-            _random.choice(shadow_ports)
+            (shadow, _random.choice(shadow_ports))
             for shadow, shadow_ports in fleet.get("shadows", {}).items()
             if shadow_ports and _random.random() < _shadow_share(description, shadow)
         ]
