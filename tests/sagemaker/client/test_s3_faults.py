@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ import pytest
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from faulty_proxy import FaultyProxy
 
 from mlkit.model import MyCustomModel, save_model
 from mlkit.sagemaker.artifacts.bundle import build_bundle
@@ -19,9 +19,6 @@ from mlkit.sagemaker.client.deployment import deploy
 from mlkit.sagemaker.client.jobs import TrainingJob
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.storage import S3
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from faulty_proxy import FaultyProxy  # noqa: E402
 
 ROWS = {
     "throttle": "S3: it throttles (503 SlowDown, 429)",
