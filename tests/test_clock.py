@@ -70,9 +70,10 @@ out = io.StringIO()
 """
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_a_clock_that_jumps(tmp_path, fault, name):
-    code = HEAD + textwrap.dedent(PROGRAMS[name]) + "\nprint(json.dumps([result, expected]))\n"
+@pytest.mark.long("training, its checkpoints and their clean-up", "a server with a timeout of 5 s")
+@pytest.mark.parametrize("key", PROGRAMS)
+def test_a_clock_that_jumps(tmp_path, fault, key):
+    code = HEAD + textwrap.dedent(PROGRAMS[key]) + "\nprint(json.dumps([result, expected]))\n"
     path = os.pathsep.join([str(CLOCK), str(CLOCK.parent)])
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -84,4 +85,4 @@ def test_a_clock_that_jumps(tmp_path, fault, name):
     assert run.returncode == 0, run.stderr
     result, expected = json.loads(run.stdout.splitlines()[-1])
     assert result == expected, run.stdout
-    fault(f"clock: it jumps at each look, {name}", 1)
+    fault(f"clock: it jumps at each look, {key}", 1)

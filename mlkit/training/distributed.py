@@ -607,7 +607,7 @@ def note_silent_ranks(
     else:
         reason = "all processes answer: the network failed, or one was too slow for the timeout"
     for other, stack in stacks.items():
-        reason += f"\nrank {other} has not ended; its stack, the innermost call first:\n{stack}"
+        reason += f"\nrank {other} has not ended; its stack (most recent call last):\n{stack}"
     error.add_note(f"(seen by rank {rank()}) {reason}")
 
 
@@ -665,6 +665,6 @@ def _read_stack(other, wait=2):
                 if text and not more:
                     break
                 text += more
-        return "\n".join(text.splitlines()[1:])  # without the line that names the thread
+        return "\n".join(reversed(text.splitlines()[1:]))  # faulthandler has the most recent call first, after a title
     except (OSError, RuntimeError, dist.DistError):
         return ""

@@ -180,7 +180,7 @@ def test_all_processes_killed_at_any_moment(tmp_path, fault, parallel):
             if line.startswith("Epoch "):
                 break
         time.sleep(choose.uniform(0, 1.5))
-        if n_kills < 8 and process.poll() is None:
+        if n_kills < 5 and process.poll() is None:
             for pid in [process.pid, *running(f"{tmp_path / 'checkpoints'}\0{tmp_path / 'out'}")]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

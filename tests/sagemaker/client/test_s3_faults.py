@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ import pytest
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from faulty_proxy import FaultyProxy
 
 from mlkit.model import MyCustomModel, save_model
 from mlkit.sagemaker.artifacts.bundle import build_bundle
@@ -19,9 +19,6 @@ from mlkit.sagemaker.client.deployment import deploy
 from mlkit.sagemaker.client.jobs import TrainingJob
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.storage import S3
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from faulty_proxy import FaultyProxy  # noqa: E402
 
 ROWS = {
     "throttle": "S3: it throttles (503 SlowDown, 429)",
@@ -72,24 +69,25 @@ def test_what_is_stored_is_whole(session, moto, tmp_path, fault, key):
         fault(row, proxy.counts[kind], lost=n_lost)
 
 
-@pytest.mark.parametrize("kind", ROWS)
-def test_an_s3_that_never_answers_is_an_error(session, moto, tmp_path, fault, kind):
+@pytest.mark.long("drop the request", "delay")
+@pytest.mark.parametrize("key", ROWS)
+def test_an_s3_that_never_answers_is_an_error(session, moto, tmp_path, fault, key):
     """Nothing is left that looks like a whole object."""
     client = session.client("s3")
     client.create_bucket(Bucket="data")
     client.put_object(Bucket="data", Key="old", Body=b"x" * 5000)
-    with faulty(moto, [kind], share=1, in_a_row=1000) as proxy:
+    with faulty(moto, [key], share=1, in_a_row=1000) as proxy:
         s3 = storage(session, proxy, attempts=2)
         with pytest.raises(ERRORS) as error:
             s3.fetch("s3://data/old", tmp_path / "fetched")
         (tmp_path / "file").write_bytes(b"y" * 5000)
-        if kind != "drop the reply":  # then the object arrives, and only the reply is lost
+        if key != "drop the reply":  # then the object arrives, and only the reply is lost
             with pytest.raises(ERRORS):
                 s3.put(tmp_path / "file", "s3://data/new")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="data")["Contents"]]
     assert keys == ["old"]
-    fault(f"{ROWS[kind]}, each time", proxy.counts[kind], said=str(error.value).replace(proxy.url, "http://..."))
+    fault(f"{ROWS[key]}, each time", proxy.counts[key], said=str(error.value).replace(proxy.url, "http://..."))
 
 
 def test_a_job_and_an_endpoint(session, moto, tmp_path, monkeypatch, fault):
@@ -111,6 +109,7 @@ def test_a_job_and_an_endpoint(session, moto, tmp_path, monkeypatch, fault):
     fault("S3: all of these, under a job and its endpoint", proxy.counts.total(), lost=3 - len(answers))
 
 
+@pytest.mark.long
 def test_a_deployment(session, moto, tmp_path, monkeypatch, fault):
     """deploy() to SageMaker, which moto stands for: the bundle in S3 is the one that was built."""
     save_model(MyCustomModel(4, 8, 2), tmp_path / "model")

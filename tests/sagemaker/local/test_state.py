@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import torch
 from botocore import xform_name
 from botocore.exceptions import ClientError
+from helpers import running
 from torch.utils.data import DataLoader, TensorDataset
 
 from mlkit.model import MyCustomModel, save_model
@@ -198,6 +200,25 @@ def test_a_job_that_fills_the_disk(small_disk, fault):
     assert run_job(local, "small")["TrainingJobStatus"] == "Completed"
     said = description["FailureReason"].replace(str(small_disk), "...")
     fault("full disk: a job writes its model", 1, said=said)
+
+
+def test_the_process_that_runs_a_job_is_killed(tmp_path, fault):
+    """The job has failed, its program ends too, and the next job runs."""
+    local = LocalSageMaker(tmp_path / "local")
+    program = "import time; print('started', flush=True); time.sleep(600)"
+    request = make_request("long", program)
+    local.create_training_job(**request)
+    while not any("started" in log.read_text() for log in local.logs("long")):
+        time.sleep(0.05)
+    for pid in running(f"mlkit.sagemaker.local.job_runner\0{local.root}"):
+        os.kill(pid, signal.SIGKILL)
+    while (description := local.describe_training_job(TrainingJobName="long"))["TrainingJobStatus"] == "InProgress":
+        time.sleep(0.05)
+    assert description["TrainingJobStatus"] == "Failed"
+    assert run_job(local, "next")["TrainingJobStatus"] == "Completed"
+    fault("kill: the process of LocalSageMaker that runs a job", 1, said=description["FailureReason"])
+    while running(program):
+        time.sleep(0.05)
 
 
 def test_read_only_folders(small_disk, fault, recwarn):
