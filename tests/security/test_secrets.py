@@ -201,6 +201,7 @@ def loss(config):
     return config["x"] ** 2
 
 
+@pytest.mark.long
 def test_a_sweep_of_a_function(source, tmp_path, capsys):
     """The function is the user's, and so are its variables; what the sweep keeps of it has none of them."""
     sweep = Sweep(loss, {"x": [1]}, config={"x": 1}, metric="loss", strategy="grid", folder=tmp_path / "sweeps")
