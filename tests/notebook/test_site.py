@@ -132,6 +132,8 @@ def test_every_link_of_the_site_resolves(site, pages):
             other = normpath(join(dirname(name), path)) if path else name
             if parts.scheme == "data":
                 continue
+            if other not in files:  # a folder, whose page is index.html
+                other = normpath(join(other, "index.html"))
             if other not in files:
                 broken.append(f"{name}: {target}")
             elif anchor and other in pages and anchor not in pages[other].anchors:
