@@ -31,13 +31,12 @@ LAYERS = {
     "4_command": "Command line",
     "": "Ground",  # what all layers use
 }
-# Pages that do not stand in the section of their folder.
-PLACES = {
+PLACES = {  # pages that are not in the section of their folder
     "index": START,
     "5_tutorials/00_first_job": START,
+    "5_tutorials/40_how_to_add": HOW_TO,
     "2_sagemaker/001_container_contract": INSIDE,
 }
-# The theme cuts long words and scrolls code; these are the tables of widgets, the quote under a title, and pictures.
 STYLE = Path(__file__).parent / "site.css"
 
 
@@ -139,10 +138,20 @@ def section_of(page: PurePosixPath, internal: bool) -> tuple[str, ...]:
     return INSIDE if internal or not folder else REFERENCE, LAYERS[folder], *inner
 
 
+def position(page: PurePosixPath) -> tuple[int, str]:
+    """Return what the pages of a section are sorted by; How-to has pages of two folders."""
+    name = page.with_suffix("").as_posix()
+    place = PLACES.get(name)
+    if place in (START, INSIDE):
+        return list(PLACES).index(name), name
+    is_how_to = place == HOW_TO or page.parts[0] == "6_how_to"
+    return len(PLACES), page.name if is_how_to else name
+
+
 def menu_of(pages: list[tuple[PurePosixPath, str, bool]]) -> list[dict]:
-    """Return the menu for the path, the title and whether it is internal of each page, in the order of the notebooks."""
+    """Return the menu for the path, the title and whether it is internal of each page."""
     root: list[dict] = [{name: []} for name in (START, TUTORIALS, HOW_TO, REFERENCE, INSIDE)]
-    for page, title, internal in sorted(pages, key=lambda page: (page[0].stem != "index", page[0].as_posix())):
+    for page, title, internal in sorted(pages, key=lambda entry: position(entry[0])):
         entries = root
         for name in section_of(page, internal):
             section = next((entry for entry in entries if name in entry), None)

@@ -20,7 +20,8 @@ from mlkit.sagemaker.local.client import LocalSageMaker
 NOTEBOOKS = REPOSITORY / "nbs"
 FOLDERS = ("5_tutorials", "6_how_to")
 PAGES = ["index.ipynb", *(f"{f}/{page.name}" for f in FOLDERS for page in sorted((NOTEBOOKS / f).glob("*.ipynb")))]
-# These run with --long only. Other tests cover spot jobs, other trainers, Hugging Face's models, texts, several hosts and sweeps in CI.
+# These run with --long only.
+# Other tests cover spot jobs, other trainers, Hugging Face's models, texts, several hosts and sweeps in CI.
 LONG_PAGES = [
     *(f"5_tutorials/{n}.ipynb" for n in ("20_spot", "21_hugging_face", "22_text", "30_many_hosts", "31_sweep")),
     "6_how_to/20_from_lightning_and_hugging_face.ipynb",
