@@ -485,7 +485,7 @@ class CompiledGroups:
         self.steps = steps
         self.loader = loader
         self.size = steps.steps  # batches of the next group
-        self.shapes: tuple | None = None  # of x and y of a full batch, as far as it is known
+        self.shapes: tuple | None = None  # of x and y of a full batch; None until it is known
 
     @property
     def reason(self) -> str | None:

@@ -32,7 +32,7 @@ class LossBuffer:
         self.unread_batches: list[int] = []  # their numbers within the epoch
         self.unread_steps: list[int] = []  # their optimizer steps
         self.values = array("d")  # the losses that were read
-        self.counts = array("d")  # over how many targets each is a mean
+        self.counts = array("d")  # the numbers of targets that they are means over
         self.reported = 0  # batches that are in a row of metrics already
         self.next_read_at = math.inf
 

@@ -360,7 +360,7 @@ def _describe_optimizer(optimizer: torch.optim.Optimizer) -> str:
 
 
 def _describe_loader(loader: Iterable) -> str:
-    """Return the numbers of samples and batches of a loader, as far as it knows them."""
+    """Return the numbers of samples and batches of a loader; leave out the ones that it does not know."""
     parts = []
     for unit, plural, source in (("sample", "s", getattr(loader, "dataset", None)), ("batch", "es", loader)):
         try:

@@ -239,7 +239,7 @@ def _input(x: Any, target: Any, model: nn.Module, others: int = 0) -> Any:
 
 
 def _are_columns(items, target):
-    """Return whether each item has an entry for each sample, as far as it has entries."""
+    """Return whether each item that has entries has one for each sample."""
     lengths = {_length(item) for item in items} - {None}
     samples = {sample_count(target), len(target) if _is_plain_sequence(target) else None}
     return not lengths or len(lengths) == 1 and lengths <= samples
