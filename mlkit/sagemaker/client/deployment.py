@@ -12,10 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..artifacts.findings import Report
 from mlkit.sagemaker.client.endpoint_requests import (
     CREATE_OPERATIONS,
     Machines,
     check_operations,
+    is_ray_image,
     require_effect,
     take_arguments,
 )
@@ -23,7 +25,7 @@ from .endpoints import Endpoint
 from .jobs import TrainingJob
 from .options import accepts_options, make_options
 from .polling import interrupt_line
-from .target import AWSTarget, make_target
+from .target import AWSTarget, LocalTarget, make_target
 
 # %% ../../../nbs/2_sagemaker/5_client/41_deployment.ipynb #ddff66e1
 @accepts_options(Machines)
@@ -70,14 +72,15 @@ def deploy(
         check = isinstance(target, AWSTarget) or sample is not None
     if check:
         for part in bundles:
-            _check(part, sample, content_type, out or sys.stdout)
+            report = _check(part, sample, content_type, out or sys.stdout)
+            require_ray_config(report, target, machines.image)
     return Endpoint.create(bundle, target, name, wait, out, **options)
 
 
-def _check(bundle: Any, sample: Any, content_type: str | None, out: TextIO) -> None:
+def _check(bundle: Any, sample: Any, content_type: str | None, out: TextIO) -> Report:
     """Try a bundle of this machine in a clean process. Raises ValueError if it would not work."""
     if str(bundle).startswith("s3://"):
-        return
+        return Report()
     print(f"Checking {Path(bundle).name} in a clean process", file=out, flush=True)
     check_bundle = import_module("mlkit.sagemaker.artifacts.check_bundle").check_bundle
     report = check_bundle(bundle, sample, content_type)
@@ -85,3 +88,17 @@ def _check(bundle: Any, sample: Any, content_type: str | None, out: TextIO) -> N
         raise ValueError(f"{bundle} would not work behind an endpoint:\n{report}")
     for note in report.findings:
         print(note, file=out, flush=True)
+    return report
+
+# %% ../../../nbs/2_sagemaker/5_client/41_deployment.ipynb #79ae7099
+def require_ray_config(report: Report, target: LocalTarget | AWSTarget, image: str | None) -> None:
+    """Raise ValueError if a container of AWS's Ray Serve would get a config.yaml that it cannot read.
+
+    report: of the bundle. image: default: AWS's Ray Serve.
+    """
+    if not isinstance(target, AWSTarget) or (image and not is_ray_image(image)):
+        return
+    message = import_module("mlkit.sagemaker.artifacts.bundle").FOREIGN_CONFIG
+    for finding in report.findings:
+        if finding.what == message:
+            raise ValueError(f"{message}: {finding.remedy}")

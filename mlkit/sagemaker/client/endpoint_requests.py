@@ -449,6 +449,11 @@ def _image_environment(image: str) -> dict[str, str]:
     return dict(_TORCHSERVE) if "/pytorch-inference:" in image else {}
 
 
+def is_ray_image(image: str) -> bool:
+    """Return whether an image, by its whole or its short name, is one of AWS's Ray Serve."""
+    return bool(re.search(r"/ray:|ray-serve", image))
+
+
 def with_options(section: str, request: dict, options: Any) -> dict:
     """Return a request, or a variant, with the options that belong to it."""
     sections = {section: request}
@@ -484,7 +489,7 @@ def model_request(name: str, uri: str, target: LocalTarget | AWSTarget, options:
     container = {"Image": options.image, "Environment": environment}
     if getattr(options, "models", None):
         container["Mode"] = "MultiModel"
-        if isinstance(target, AWSTarget) and re.search(r"/ray:|ray-serve", options.image):
+        if isinstance(target, AWSTarget) and is_ray_image(options.image):
             raise ValueError(
                 f"models: the image {options.image} serves one model: pass image= with an image of `mlkit dockerfile`, "
                 "or one of AWS's PyTorch images, such as pytorch-inference:2.6"

@@ -550,6 +550,7 @@ def deploy(
         raise ValueError("sample: only the check tries it, so leave out check=False")
     from mlkit.sagemaker.artifacts.bundle import build_bundle
     from mlkit.sagemaker.artifacts.check_bundle import check_bundle
+    from mlkit.sagemaker.client.deployment import require_ray_config
     from mlkit.sagemaker.client.endpoints import Endpoint
 
     with interrupt_line("nothing was deployed"), tempfile.TemporaryDirectory(prefix="mlkit-deploy-") as folder:
@@ -561,6 +562,7 @@ def deploy(
                 raise ValueError(f"{self.name} would not work behind an endpoint:\n{report}")
             for note in report.findings:
                 print(note, file=options.get("out") or sys.stdout, flush=True)
+            require_ray_config(report, make_target(target or self.target), options.get("image"))
         return Endpoint.create(bundle, target or self.target, **options)
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #a9184fd2
