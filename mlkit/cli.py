@@ -15,279 +15,34 @@ if sys.argv[0].endswith("/mlkit") and signal.getsignal(signal.SIGINT) == signal.
 
 # %% ../nbs/4_command/20_cli.ipynb #7ca86ef7
 import dataclasses
-import json
 import os
 import re
 import subprocess
 import tempfile
-from base64 import b64encode
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import redirect_stdout
-from datetime import datetime
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from mlkit import __version__
+from mlkit.commands.framework import (
+    CONTENT_TYPE,
+    INTERRUPTED,
+    SAMPLE,
+    Command,
+    find_sample,
+    import_part,
+    mlkit,
+)
 from mlkit.distribution import install_command
 from mlkit.text import hide_passwords
 from mlkit.words import use_front_end
 
-try:
-    import click
-except ModuleNotFoundError:
-    sys.exit(f"the mlkit command needs click: {install_command('demo' if 'demo' in sys.argv else 'jobs')}")
+# %% ../nbs/4_command/20_cli.ipynb #4758b3d9
+# in a second cell, because `commands.framework` tells what to install if click is missing
+import click
 
-# %% ../nbs/4_command/20_cli.ipynb #254aae90
-class Command(click.Command):
-    """A subcommand whose function returns a dict; it has `--json`, and may take hyperparameters after `--`."""
-
-    def __init__(
-        self,
-        *args,
-        takes_hyperparameters: bool = False,  # passed to the function as the list `hyperparameters`
-        options_from: str | None = None,  # "module:Class" of a dataclass; its fields become options
-        example: str = "",
-        **kwargs,
-    ):
-        super().__init__(*args, **kwargs)
-        self.takes_hyperparameters = takes_hyperparameters
-        self.options_from = options_from
-        self.example = example
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        table = [] if self.options_from is None else _options_of_table(self.options_from)
-        as_json = click.Option(
-            ["--json", "as_json"], is_flag=True, help="Print the result as JSON, and nothing else, on stdout."
-        )
-        return [*self.params, *table, as_json, self.get_help_option(ctx)]
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        pieces = super().collect_usage_pieces(ctx)
-        return [*pieces, "[-- --NAME VALUE ...]"] if self.takes_hyperparameters else pieces
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_paragraph()
-        formatter.write_text(f"Example: {self.example}")
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        hyperparameters = []
-        if "--" in args:
-            place = args.index("--")
-            args, hyperparameters = args[:place], args[place + 1 :]
-            if not self.takes_hyperparameters:
-                raise click.UsageError("only check, run, sweep and train take hyperparameters, after --", ctx)
-        if self.options_from is not None:
-            args = _take_words(args, self.options_from, ctx)
-        try:
-            remaining = super().parse_args(ctx, args)
-        except click.NoSuchOption as e:
-            if self.takes_hyperparameters:
-                e.message += " (hyperparameters go after --)"
-            raise
-        if self.takes_hyperparameters:
-            ctx.params["hyperparameters"] = hyperparameters
-        return remaining
-
-    def invoke(self, ctx: click.Context) -> int:
-        as_json = ctx.params.pop("as_json")
-        ctx.meta["as_json"] = as_json
-        try:
-            with redirect_stdout(sys.stderr if as_json else sys.stdout):
-                result = super().invoke(ctx)
-            if as_json:
-                print(json.dumps(result))
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise click.exceptions.Exit(_end_output()) from None
-        return int(result.get("ok") is False)
-
-
-def _end_output() -> int:
-    """Discard further output, because its reader, such as head, has ended; return the exit code of SIGPIPE."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 141
-
-# %% ../nbs/4_command/20_cli.ipynb #35882f94
-def _import(name: str, extra: str = "jobs") -> Any:
-    """Import a module of mlkit.sagemaker; a missing package is reported with the extra that installs it."""
-    try:
-        return import_module(f"mlkit.sagemaker.{name}")
-    except ModuleNotFoundError as e:
-        raise ModuleNotFoundError(f"this needs {e.name}: {install_command(extra)}", name=e.name) from None
-
-
-def _options_of_table(import_string: str) -> list[click.Option]:
-    """Return an option for each field of a dataclass of options.
-
-    The option's value is None if it was not passed, so that the dataclass keeps its own default.
-    """
-    table = _table(import_string)
-    kinds = get_type_hints(table)
-    return [_option_of_field(f, kinds[f.name]) for f in dataclasses.fields(table)]
-
-
-def _table(import_string: str) -> type:
-    module, _, name = import_string.partition(":")
-    return getattr(_import(module), name)
-
-
-def _option_of_field(field: dataclasses.Field, kind: Any) -> click.Option:
-    named = field.metadata.get("cli")
-    flag = (named if isinstance(named, str) else field.name).replace("_", "-")
-    kinds = {kind, get_origin(kind), *get_args(kind)}
-    text = field.metadata["help"]
-    sentence = text if text.startswith("s3://") else f"{text[0].upper()}{text[1:]}"
-    settings: dict[str, Any] = {"help": f"{sentence}.", "default": None}
-    names = f"--{flag}"
-    if bool in kinds and str not in kinds:
-        settings["is_flag"] = True
-        names = f"--{flag}/--no-{flag}"
-    elif kind is Mapping:
-        settings |= {"multiple": True, "metavar": "PATH=VALUE", "callback": _to_nested}
-    elif Mapping in kinds:
-        settings |= {"multiple": True, "metavar": "NAME=VALUE", "callback": _to_mapping}
-    elif Sequence in (kind, get_origin(kind)):
-        settings |= {"multiple": True, "callback": lambda ctx, option, values: list(values) or None}
-    elif str in kinds and kinds & {int, bool}:
-        settings["callback"] = lambda ctx, option, text: text if text is None else _to_kind(text, kinds)
-    else:
-        settings["type"] = next((t for t in (int, float) if t in kinds), str)
-    return click.Option([names, field.name], **settings)
-
-
-def _to_kind(text: str, kinds: Collection[type]) -> Any:
-    """Return the number, true or false that a text is, if it may be one; else the text itself."""
-    value = _read_json(text.lower())
-    return value if type(value) in kinds else text
-
-
-def _to_mapping(ctx: click.Context, option: click.Option, values: Sequence[str]) -> dict[str, str] | None:
-    for value in values:
-        if "=" not in value:
-            raise click.BadParameter(f"expected NAME=VALUE, got {value!r}", ctx, option)
-    return dict(value.split("=", 1) for value in values) or None
-
-
-def _to_nested(ctx: click.Context, option: click.Option, values: Sequence[str]) -> dict | None:
-    """Return the API's fields for texts such as ResourceConfig.VolumeSizeInGB=50, or a JSON object."""
-    nested = {}
-    for text in values:
-        path, equals, value = text.partition("=")
-        try:
-            fields = json.loads(text) if text.startswith("{") else _read_json(value)
-        except json.JSONDecodeError as e:
-            raise click.BadParameter(f"{text!r} is not JSON: {e}", ctx, option) from None
-        if not text.startswith("{"):
-            if not equals:
-                raise click.BadParameter(f"expected PATH=VALUE or a JSON object, got {text!r}", ctx, option)
-            for name in reversed(path.split(".")):
-                fields = {name: fields}
-        nested = _import("client.options").merge_fields(nested, fields)
-    return nested or None
-
-
-def _read_json(text: str) -> Any:
-    """Return a value that is written as JSON, or the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-# %% ../nbs/4_command/20_cli.ipynb #0a78412f
-# Where the command line has what Python passes as an argument.
-_PLACES = {
-    "config": "hyperparameters go after --",
-    "source": "SOURCE is the first argument",
-    "channels": "--channel NAME=FOLDER",
-    "bundle": "BUNDLE is the first argument",
-    "target": "--target sagemaker",
-}
-
-
-def _take_words(arguments: Sequence[str], import_string: str, ctx: click.Context) -> list[str]:
-    """Return arguments with our names for options of AWS's SDK. Raises UsageError for a name that is not taken."""
-    flags = {f.name: f.metadata.get("cli") for f in dataclasses.fields(_table(import_string))}
-    flags_of_command = {option for parameter in ctx.command.params for option in parameter.opts}
-    words = _import("client.options").WORDS
-    taken = []
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        name = flag[2:].replace("-", "_")
-        is_ours = flag in flags_of_command or name in flags
-        word = words.get(name) if flag.startswith("--") and not is_ours else None
-        if word is None:
-            taken.append(argument)
-            continue
-        ours = next((option for option in word.options if option in flags), None)
-        if ours and word.convert is None:
-            named = flags[ours] if isinstance(flags[ours], str) else ours
-            prefix = "--no-" if word.is_negated else "--"
-            taken.append(f"{prefix}{named.replace('_', '-')}{equals}{value}")
-            continue
-        raise click.UsageError(f"no option {flag}: {_answer(word, ours)}", ctx)
-    return taken
-
-
-def _answer(word: Any, ours: str | None) -> str:
-    """Return what the command line has for a word that it does not take."""
-    place = next((_PLACES[option] for option in word.options if option in _PLACES), None)
-    if word.command:
-        return word.command
-    if ours or place:
-        return place or f"ours is --{ours.replace('_', '-')}"
-    if word.members:
-        return f"each part is an option: {', '.join(sorted(word.members))}"
-    # answers are written for Python: `hosts= is` becomes `--hosts is`
-    return re.sub(r"\b([a-z_]+)=(?=[ ,])", lambda match: f"--{match[1].replace('_', '-')}", word.answer)
-
-# %% ../nbs/4_command/20_cli.ipynb #fb39f9d3
-@click.group("mlkit", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, message="mlkit %(version)s")
-def mlkit() -> None:
-    """Write, train and serve PyTorch models on Amazon SageMaker."""
-
-
-mlkit.command_class = Command
-
-
-INTERRUPTED = 130  # the exit code of a command that Ctrl-C has ended
-
-_TARGET = click.option(
-    "--target",
-    type=click.Choice(["local", "sagemaker"]),
-    default="local",
-    show_default=True,
-    help="This machine, or the account and region of boto3's settings.",
-)
-
-
-_SAMPLE = click.option(
-    "--sample", help="File with the body of a request to try; default: an example of the training data, or zeros."
-)
-_CONTENT_TYPE = click.option("--content-type", help="Content type of the sample; default: by the suffix of the file.")
-
-
-def _sample_file(sample: str | None, content_type: str | None) -> Path | None:
-    """Return the file of a sample. Raises FileNotFoundError if it does not exist."""
-    if sample is None:
-        if content_type:
-            raise click.UsageError("--content-type is the type of a sample: pass --sample FILE as well")
-        return None
-    if not Path(sample).is_file():
-        raise FileNotFoundError(f"--sample {sample}: there is no such file")
-    return Path(sample)
-
-
-def _session(target: str) -> Any:
-    """Return what `TrainingJob.run` and the like take as their target: None for this machine, or a boto3 session."""
-    return None if target == "local" else import_module("boto3").Session()
-
-
-def _target_flag(target: str) -> str:
-    """Return how to repeat `--target` in a command that is suggested."""
-    return "" if target == "local" else f" --target {target}"
+from mlkit.commands import endpoints, jobs  # noqa: F401 (the commands register themselves)
+from mlkit.commands.jobs import job_config
 
 # %% ../nbs/4_command/20_cli.ipynb #e609c97b
 _NEXT_STEPS = """What next:
@@ -343,8 +98,8 @@ def demo(folder: str | None) -> dict:
 @click.option("--data", help="Folder with a folder for each channel; default: SOURCE/data or data.")
 @click.option("--seconds", type=float, default=120, show_default=True, help="Time limit for one step of training.")
 @click.option("--run", is_flag=True, help="If nothing is found, run the whole job once, at most --seconds.")
-@_SAMPLE
-@_CONTENT_TYPE
+@SAMPLE
+@CONTENT_TYPE
 def check(
     source: str,
     entry: str | None,
@@ -367,15 +122,15 @@ def check(
     if Path(source).is_file() and not source.endswith((".py", ".sh")):
         if run:
             raise click.UsageError("--run is for a program; a model.tar.gz is always asked for a prediction")
-        check_bundle = _import("artifacts.check_bundle", "serve").check_bundle
-        return _show_report(check_bundle(source, _sample_file(sample, content_type), content_type, seconds))
+        check_bundle = import_part("artifacts.check_bundle", "serve").check_bundle
+        return _show_report(check_bundle(source, find_sample(sample, content_type), content_type, seconds))
     if sample or content_type:
         raise click.UsageError("--sample and --content-type are of a request, for a model.tar.gz only")
-    check_job = _import("artifacts.check_job")
+    check_job = import_part("artifacts.check_job")
     report = check_job.check(source, entry, hyperparameters, data, seconds)
     if run:
         job = _job_of_check(source, entry, hyperparameters, data)
-        _import("client.rehearsal").rehearse(report, job, seconds)
+        import_part("client.rehearsal").rehearse(report, job, seconds)
     return _show_report(report)
 
 
@@ -385,10 +140,10 @@ def _job_of_check(source: str, entry: str | None, hyperparameters: list[str], da
     if folder.suffix == ".sh":
         source, entry = str(folder.parent), folder.name
     folder = folder if folder.is_dir() else folder.parent
-    data_folder = _import("artifacts.check_job").find_data(folder, data)
+    data_folder = import_part("artifacts.check_job").find_data(folder, data)
     channels = {path.name: path for path in sorted(data_folder.iterdir()) if path.is_dir()} if data_folder else {}
-    config = _job_config(hyperparameters, source)
-    return _import("client.jobs").TrainingJob(config, source, channels, entry=entry)
+    config = job_config(hyperparameters, source)
+    return import_part("client.jobs").TrainingJob(config, source, channels, entry=entry)
 
 
 def _show_report(report) -> dict:
@@ -409,13 +164,13 @@ def _show_report(report) -> dict:
 @click.option("--workers", type=int, help="Number of processes, each with the model; default: 1.")
 def serve(model_dir: str, handlers: str | None, port: int | None, host: str | None, workers: int | None) -> dict:
     """Serve a saved model over HTTP as a SageMaker endpoint does: GET /ping, POST /invocations."""
-    supervisor = _import("endpoint.supervisor", "serve")
+    supervisor = import_part("endpoint.supervisor", "serve")
     settings = supervisor.settings_from_env(port=port, host=host, workers=workers)
     if not Path(model_dir).exists():
         raise FileNotFoundError(f"no folder {model_dir}")
     with tempfile.TemporaryDirectory(prefix="mlkit-serve-") as folder:
         if Path(model_dir).is_file():
-            model_dir = _import("artifacts.archive").extract_bundle(model_dir, folder)
+            model_dir = import_part("artifacts.archive").extract_bundle(model_dir, folder)
         return {"ok": supervisor.serve(model_dir, handlers, settings) == 0}
 
 # %% ../nbs/4_command/20_cli.ipynb #2cd7fae6
@@ -428,8 +183,8 @@ def serve(model_dir: str, handlers: str | None, port: int | None, host: str | No
 @click.option("--requirements", help="Requirements file for the endpoint.")
 @click.option("--out", default="model.tar.gz", show_default=True)
 @click.option("--include", multiple=True, help="Another file or folder next to the handlers; repeat for several.")
-@_SAMPLE
-@_CONTENT_TYPE
+@SAMPLE
+@CONTENT_TYPE
 def bundle(
     model: str,
     handlers: str | None,
@@ -444,9 +199,9 @@ def bundle(
 
     MODEL is the folder that save_model wrote.
     """
-    build_bundle = _import("artifacts.bundle", "serve").build_bundle
-    check_bundle = _import("artifacts.check_bundle", "serve").check_bundle
-    sample_file = _sample_file(sample, content_type)
+    build_bundle = import_part("artifacts.bundle", "serve").build_bundle
+    check_bundle = import_part("artifacts.check_bundle", "serve").check_bundle
+    sample_file = find_sample(sample, content_type)
     archive = build_bundle(model, handlers, requirements, out, include=include)
     print(archive, "\n\nChecking it in a clean process", sep="", flush=True)
     report = check_bundle(archive, sample_file, content_type)
@@ -465,7 +220,7 @@ def dockerfile(folder: str, image: str | None, region: str, instance: str) -> di
 
     FOLDER holds the source; default: the current folder.
     """
-    module = _import("artifacts.dockerfile")
+    module = import_part("artifacts.dockerfile")
     path = module.write_dockerfile(folder, image or module.IMAGE, region, instance)
     print(f"wrote {path}; next: docker build -t NAME {folder}")
     return {"path": str(path)}
@@ -486,7 +241,7 @@ def import_command(script: str, out: str | None) -> dict:
     """
     if out and Path(out).exists():
         raise FileExistsError(f"--out {out}: the file exists; name a new one")
-    imported = _import("client.sdk_import").import_script(script)
+    imported = import_part("client.sdk_import").import_script(script)
     if out:
         Path(out).write_text(imported.code, encoding="utf-8")
         print(f"wrote {out}\n")
@@ -495,537 +250,6 @@ def import_command(script: str, out: str | None) -> dict:
     print(imported.table)
     fields = [{"line": line, **row._asdict()} for line, row in imported.rows]
     return {"code": imported.code, "fields": fields, "notes": imported.notes}
-
-# %% ../nbs/4_command/20_cli.ipynb #851b24f7
-@mlkit.command(
-    short_help="Run a training job, here or on SageMaker.",
-    example="mlkit run src --channel training=data/training -- --epochs 3",
-    takes_hyperparameters=True,
-    options_from="client.job_options:JobOptions",
-)
-@click.argument("source", required=False)
-@click.option(
-    "--channel",
-    "channels",
-    multiple=True,
-    metavar="NAME=FOLDER",
-    callback=_to_mapping,
-    help="Data of a channel, a folder or s3://bucket/prefix; repeat for several channels.",
-)
-@click.option(
-    "--config",
-    "config_file",
-    metavar="FILE",
-    help="TOML or JSON file with any of these options, source, channels, and config for hyperparameters; flags win.",
-)
-@_TARGET
-@click.option("--detach", is_flag=True, help="Return when the job has been accepted.")
-def run(
-    source: str | None,
-    channels: Mapping[str, str] | None,
-    config_file: str | None,
-    target: str,
-    detach: bool,
-    hyperparameters: list[str],
-    **options,
-) -> dict:
-    """Start a training job and show it until it ends.
-
-    SOURCE is a folder, a program or a notebook; default: mlkit's built-in training. Hyperparameters go after --. Ctrl-C
-    ends the display, not the job.
-    """
-    try:
-        config, arguments = _job_arguments(source, channels, config_file, hyperparameters, options)
-        job = _import("client.jobs").TrainingJob(config, **arguments)
-    except TypeError as e:
-        raise click.UsageError(str(e)) from None
-    job.run(_session(target))
-    if detach:
-        print(f"{job.name} is accepted; mlkit follow {job.name} shows it", flush=True)
-        return _job_state(job)
-    print(f"{job.name} on {job.target}", flush=True)
-    return _follow_job(job, target)
-
-
-def _job_arguments(
-    source: str | None,
-    channels: Mapping[str, str] | None,
-    config_file: str | None,
-    hyperparameters: list[str],
-    options: Mapping[str, Any],
-) -> tuple[Any, dict[str, Any]]:
-    """Return the config and the other arguments of a job. An argument of the command replaces the file's."""
-    arguments = _import("client.job_file").read_job_file(config_file) if config_file else {}
-    file_config = arguments.pop("config", None)
-    arguments["channels"] = arguments.get("channels", {}) | dict(channels or {})
-    if source is not None:
-        arguments["source"] = source
-    flags = {name: value for name, value in options.items() if value is not None}
-    arguments = _import("client.options").merge_fields(arguments, flags)
-    program = arguments.get("source") or arguments.get("entry")
-    return _job_config(hyperparameters, program, file_config), arguments
-
-
-def _job_config(arguments: list[str], source: str | None, file_config: Mapping | None = None) -> Any:
-    """Return the hyperparameters: the config of the built-in training, or a dict of text for another program.
-
-    The arguments of the command win over the config of a file.
-    """
-    module = _import("job.hyperparameters")
-    if source and (not Path(source).is_dir() or any(Path(source).rglob("*.py"))):
-        return dict(file_config or {}) | module.argv_to_hyperparameters(arguments)
-    if not arguments:
-        return file_config
-    from mlkit.sagemaker_entry import Config
-
-    texts = {name: module.write_value(value) for name, value in (file_config or {}).items()}
-    return module.read_config(Config, arguments, texts)
-
-
-def _follow_job(job, target: str) -> dict:
-    """Show a job until it ends; end the command with code 130 after Ctrl-C."""
-    flag = _target_flag(target)
-    try:
-        job.follow(hint=f"mlkit follow {job.name}{flag} shows it again, mlkit stop {job.name}{flag} ends it")
-    except _import("client.results").JobFailed as e:
-        print(f"mlkit: {e}", file=sys.stderr)
-    state = _job_state(job)
-    if state["status"] in ("InProgress", "Stopping"):
-        raise click.exceptions.Exit(INTERRUPTED)
-    return state
-
-
-def _job_state(job) -> dict:
-    description = job.describe()
-    return {
-        "ok": description["TrainingJobStatus"] != "Failed",
-        "name": job.name,
-        "status": description["TrainingJobStatus"],
-        "reason": description.get("FailureReason"),
-        "model": None if job.missing_model else description.get("ModelArtifacts", {}).get("S3ModelArtifacts"),
-        "missing_model": job.missing_model or None,
-    }
-
-
-@mlkit.command(short_help="Show a job or a sweep until it ends.", example="mlkit follow iris-20261123-101500-1a2b")
-@click.argument("name")
-@_TARGET
-def follow(name: str, target: str) -> dict:
-    """Show a job's status and log, or the trials of a sweep, until it ends; Ctrl-C ends the display, not the job."""
-    job = _attached(name, _session(target))
-    return _follow_job(job, target) if _is_job(job) else _follow_sweep(job, target)
-
-
-@mlkit.command(short_help="Stop a job or a sweep.", example="mlkit stop iris-20261123-101500-1a2b")
-@click.argument("name")
-@_TARGET
-def stop(name: str, target: str) -> dict:
-    """Ask a job to stop: it saves a checkpoint and leaves the model in its current state. A sweep stops its jobs."""
-    job = _attached(name, _session(target))
-    job.stop()
-    print(f"{name} is stopping")
-    return _job_state(job) if _is_job(job) else _sweep_state(job)
-
-
-def _attached(name: str, session: Any) -> Any:
-    """Return the job, or else the sweep, of a name. Raises the job's ClientError if there is neither."""
-    botocore_errors = import_module("botocore.exceptions")
-    target = _import("client.target").make_target(session)
-    try:
-        return _import("client.jobs").TrainingJob.attach(name, target)
-    except botocore_errors.ClientError as job_error:
-        try:
-            return _import("client.sweeps").Sweep.attach(name, target)
-        except botocore_errors.ClientError:
-            raise job_error from None
-
-
-def _is_job(job: Any) -> bool:
-    return isinstance(job, _import("client.jobs").TrainingJob)
-
-
-@mlkit.command("list", short_help="List jobs, sweeps or endpoints, newest first.", example="mlkit list --contains iris")
-@click.option("--contains", help="Part of the name.")
-@click.option("--status", help="A status such as InProgress, Completed or Failed; InService for an endpoint.")
-@click.option("--most", type=click.IntRange(1), default=10, show_default=True, help="Number of rows.")
-@click.option("--endpoints", is_flag=True, help="List endpoints in place of jobs.")
-@click.option("--sweeps", is_flag=True, help="List sweeps in place of jobs.")
-@_TARGET
-def list_jobs(contains: str | None, status: str | None, most: int, endpoints: bool, sweeps: bool, target: str) -> dict:
-    """List the training jobs, the sweeps, or the endpoints, of this machine or of the account."""
-    from mlkit.text import Table
-
-    client = _import("client.target").make_target(_session(target)).client
-    filters = {"NameContains": contains, "StatusEquals": status}
-    filters = {name: value for name, value in filters.items() if value}
-    if endpoints and sweeps:
-        raise click.UsageError("--endpoints and --sweeps are two lists: ask for one of them")
-    if endpoints:
-        noun, prefix, operation, field = "endpoint", "Endpoint", "list_endpoints", "Endpoints"
-    elif sweeps:
-        noun, prefix, operation = "sweep", "HyperParameterTuningJob", "list_hyper_parameter_tuning_jobs"
-        field = "HyperParameterTuningJobSummaries"
-    else:
-        noun, prefix, operation, field = "job", "TrainingJob", "list_training_jobs", "TrainingJobSummaries"
-    limits = {"MaxItems": most, "PageSize": min(most, 100)}
-    pages = client.get_paginator(operation).paginate(**filters, PaginationConfig=limits)
-    summaries = [summary for page in pages for summary in page[field]]
-    rows = [(s[f"{prefix}Name"], s[f"{prefix}Status"], s["CreationTime"]) for s in summaries]
-    table = Table([noun, "status", "started"], [[n, status, f"{t:%Y-%m-%d %H:%M:%S}"] for n, status, t in rows])
-    print(table if rows else f"no {noun}s")
-    return {f"{noun}s": [{"name": n, "status": status, "started": str(t)} for n, status, t in rows]}
-
-# %% ../nbs/4_command/20_cli.ipynb #7c27244a
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_RANGE = re.compile(rf"({_NUMBER}):({_NUMBER})(?::(log|linear|reverse-log))?")
-
-
-def read_search(ctx: click.Context, option: click.Option, values: Sequence[str]) -> dict[str, Any]:
-    """Return what is searched for texts such as lr=1e-5:1e-1:log or width=8,16; choices are a list of texts."""
-    search: dict[str, Any] = {}
-    for text in values:
-        name, equals, value = text.partition("=")
-        if not equals or not value:
-            raise click.BadParameter(f"expected NAME=LOW:HIGH[:log] or NAME=A,B,C, got {text!r}", ctx, option)
-        if name in search:
-            raise click.BadParameter(f"{name} is searched twice", ctx, option)
-        match = _RANGE.fullmatch(value)
-        if match:
-            low, high = (_read_number(number) for number in match.groups()[:2])
-            search[name] = {"range": (low, high), "scale": match[3] or "linear"}
-        else:
-            search[name] = value.split(",")
-    return search
-
-
-def _read_number(text: str) -> int | float:
-    return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
-
-
-def _typed_search(search: Mapping[str, Any], config: Any) -> tuple[dict[str, Any], Any]:
-    """Return what is searched with values for its texts, and the config with each name that is searched.
-
-    config: a dataclass, whose types read the texts, or hyperparameters of a program whose config is not known.
-    """
-    module = _import("job.hyperparameters")
-    if dataclasses.is_dataclass(config):
-        kinds = {f.name: f.kind for f in module.config_fields(config).values()}
-        typed = {
-            name: [module.read_value(text, kinds[name]) for text in values]
-            if isinstance(values, list) and name in kinds
-            else values
-            for name, values in search.items()
-        }
-        return typed, config
-    typed = {
-        name: [_choice(text) for text in values] if isinstance(values, list) else values
-        for name, values in search.items()
-    }
-    config = dict(config or {})
-    for name, values in typed.items():
-        if isinstance(config.get(name, ""), str):  # a text of the command, or missing
-            config[name] = values[0] if isinstance(values, list) else values["range"][0]
-    return typed, config
-
-
-def _choice(text: str) -> Any:
-    """Return the number that a text is, or the text itself, whose type is up to the program."""
-    value = _read_json(text)
-    return value if type(value) in (int, float) else _import("job.hyperparameters").ArgumentText(text)
-
-
-@mlkit.command(
-    short_help="Search the best hyperparameters of a job, here or on SageMaker.",
-    example="mlkit sweep src --search lr=1e-5:1e-1:log --search width=8,16,32 --trials 20",
-    takes_hyperparameters=True,
-    options_from="client.job_options:JobOptions",
-)
-@click.argument("source", required=False)
-@click.option(
-    "--search",
-    multiple=True,
-    required=True,
-    metavar="NAME=LOW:HIGH[:log]|NAME=A,B,C",
-    callback=read_search,
-    help="A range or choices of a hyperparameter; repeat for several.",
-)
-@click.option("--metric", default="valid_loss", show_default=True, help="By which trials are compared.")
-@click.option("--goal", type=click.Choice(["minimize", "maximize"]), help="Default: by the words of the metric's name.")
-@click.option(
-    "--strategy",
-    type=click.Choice(["bayesian", "random", "grid", "hyperband"]),
-    default="bayesian",
-    show_default=True,
-    help="How the next hyperparameters are chosen; hyperband trains the best trials further.",
-)
-@click.option("--trials", type=int, help="At most; default: 20, and all of a grid.")
-@click.option("--epochs", type=int, help="Of all trials together, on this machine only.")
-@click.option("--parallel", type=int, default=1, show_default=True, help="Trials at the same time, at most.")
-@click.option("--early-stopping", is_flag=True, help="Stop a trial that is worse than the median of the others.")
-@click.option("--seed", type=int, default=0, show_default=True, help="With the same one the same trials come.")
-@click.option("--min-epochs", type=int, default=1, show_default=True, help="Before hyperband pauses a trial.")
-@click.option("--max-epochs", type=int, help="Of a whole trial, for hyperband; default: epochs, if -- has it.")
-@click.option("--target-value", type=float, help="Of the metric: the sweep ends when a trial is as good.")
-@click.option("--patience", type=int, help="Trials without a better one, after which the sweep ends.")
-@click.option("--max-runtime", type=int, help="Seconds of the whole sweep.")
-@click.option("--warm-start", multiple=True, metavar="NAME", help="A sweep whose trials are known from the start.")
-@click.option(
-    "--channel",
-    "channels",
-    multiple=True,
-    metavar="NAME=FOLDER",
-    callback=_to_mapping,
-    help="Data of a channel, a folder or s3://bucket/prefix; repeat for several channels.",
-)
-@click.option(
-    "--config",
-    "config_file",
-    metavar="FILE",
-    help="TOML or JSON file of a job; SOURCE may be such a file as well. Flags win.",
-)
-@_TARGET
-@click.option("--detach", is_flag=True, help="Return when the sweep has been accepted.")
-def sweep(
-    source: str | None,
-    search: Mapping[str, Any],
-    channels: Mapping[str, str] | None,
-    config_file: str | None,
-    target: str,
-    detach: bool,
-    hyperparameters: list[str],
-    **options,
-) -> dict:
-    """Run a job with different hyperparameters, show its trials until the last ends, and name the best.
-
-    SOURCE is a folder, a program, a notebook, or the TOML file of a job; default: mlkit's built-in training.
-    Hyperparameters that all trials have go after --. Ctrl-C ends the display, not the sweep.
-    """
-    if source and source.endswith((".toml", ".json")) and config_file is None:
-        source, config_file = None, source
-    named = ("metric", "goal", "strategy", "trials", "epochs", "parallel", "early_stopping", "seed", "min_epochs")
-    named += ("max_epochs", "target_value", "patience", "max_runtime", "warm_start")
-    plan = {name: options.pop(name) for name in named}
-    try:
-        config, arguments = _job_arguments(source, channels, config_file, hyperparameters, options)
-        name = arguments.pop("name", None)
-        if config is None and not arguments.get("source") and not arguments.get("entry"):
-            config = _import("job.builtin").Config()
-        typed, config = _typed_search(search, config)
-        job = _import("client.jobs").TrainingJob(config, **arguments)
-        new_sweep = _import("client.sweeps").Sweep(job, typed, name=name, **plan)
-    except TypeError as e:
-        raise click.UsageError(str(e)) from None
-    new_sweep.run(_session(target))
-    if detach:
-        print(f"{new_sweep.name} is accepted; mlkit follow {new_sweep.name}{_target_flag(target)} shows it", flush=True)
-        return _sweep_state(new_sweep)
-    print(f"{new_sweep.name} on {new_sweep.target}", flush=True)
-    return _follow_sweep(new_sweep, target)
-
-
-def _follow_sweep(sweep: Any, target: str) -> dict:
-    """Show a sweep until it ends; end the command with code 130 after Ctrl-C."""
-    flag = _target_flag(target)
-    try:
-        sweep.follow(hint=f"mlkit follow {sweep.name}{flag} shows it again, mlkit stop {sweep.name}{flag} ends it")
-    except _import("client.results").JobFailed as e:
-        print(f"mlkit: {e}", file=sys.stderr)
-    state = _sweep_state(sweep)
-    if state["status"] in ("InProgress", "Stopping"):
-        raise click.exceptions.Exit(INTERRUPTED)
-    if state["best"]:
-        print(f"\nthe best: {state['best']['job']}; mlkit follow shows it, TrainingJob.attach(NAME) deploys its model")
-    return state
-
-
-def _sweep_state(sweep: Any) -> dict:
-    trials = sweep.trials()
-    best = _import("search.trials").best_trial(trials, sweep.minimize)
-    rows = [dataclasses.asdict(trial) | {"value": trial.value} for trial in trials]
-    status = sweep.status
-    return {
-        "ok": status != "Failed",
-        "name": sweep.name,
-        "status": status,
-        "reason": sweep.reason or None,
-        "best": None if best is None else rows[trials.index(best)],
-        "trials": rows,
-    }
-
-# %% ../nbs/4_command/20_cli.ipynb #6eefc67d
-@mlkit.command(
-    short_help="Put a bundle behind an endpoint, here or on SageMaker.",
-    example="mlkit deploy model.tar.gz --name iris",
-    options_from="client.endpoints:Machines",
-)
-@click.argument("bundle", required=False)
-@click.option("--name", help="Name of the endpoint; an endpoint that exists is updated.")
-@click.option(
-    "--config",
-    "config_file",
-    metavar="FILE",
-    help="TOML or JSON file with any of these options, bundle and name; flags win.",
-)
-@_TARGET
-@click.option("--detach", is_flag=True, help="Return when the request has been accepted.")
-@_SAMPLE
-@_CONTENT_TYPE
-def deploy(
-    bundle: str | None,
-    name: str | None,
-    config_file: str | None,
-    target: str,
-    detach: bool,
-    sample: str | None,
-    content_type: str | None,
-    **options,
-) -> dict:
-    """Start an endpoint, or update it without losing a request, and show it until it is in service.
-
-    BUNDLE is a model.tar.gz, or its S3 URI. An update keeps what it does not name, and needs no bundle.
-    """
-    Endpoint = _import("client.endpoints").Endpoint
-    session = _session(target)
-    flags = {"bundle": bundle, "name": name} | options
-    flags = {key: value for key, value in flags.items() if value is not None}
-    try:
-        options = _import("client.endpoint_requests").read_endpoint_file(config_file) if config_file else {}
-    except TypeError as e:
-        raise click.UsageError(str(e)) from None
-    options = _import("client.options").merge_fields(options, flags)
-    bundle = options.pop("bundle", None)
-    name = options.pop("name", None)
-    sample_file = _sample_file(sample, content_type)
-    if name and _endpoint_exists(name, session):
-        if sample_file:
-            if bundle is None:
-                raise click.UsageError("--sample is for a bundle: name one")
-            _check_before_update(bundle, sample_file, content_type)
-        endpoint = Endpoint.attach(name, session).update(bundle, wait=False, **options)
-    elif bundle is None and not options.get("models"):
-        raise click.UsageError("Missing argument 'BUNDLE': a new endpoint needs one, here or as bundle in --config")
-    else:
-        options |= dict(sample=sample_file, content_type=content_type)
-        endpoint = _import("client.deployment").deploy(bundle, session, name, wait=False, **options)
-    if not detach:
-        flag = _target_flag(target)
-        status_command = f"mlkit list --endpoints{flag} shows its status"
-        endpoint.wait(hint=f"{status_command}, mlkit delete {endpoint.name}{flag} ends it")
-        if endpoint.status in ("Creating", "Updating"):
-            raise click.exceptions.Exit(INTERRUPTED)
-    print(f"send a request: mlkit invoke {endpoint.name} FILE; end it: mlkit delete {endpoint.name}")
-    return {"name": endpoint.name, "status": endpoint.status}
-
-
-def _check_before_update(bundle: str, sample: Path, content_type: str | None) -> None:
-    if bundle.startswith("s3://"):
-        raise ValueError(f"--sample: {bundle} is in S3, and only a bundle on this machine is checked")
-    report = _import("artifacts.check_bundle", "serve").check_bundle(bundle, sample, content_type)
-    if not report.ok:
-        raise ValueError(f"{bundle} would not work behind an endpoint:\n{report}")
-
-
-def _endpoint_exists(name: str, session: Any) -> bool:
-    client = _import("client.target").make_target(session).client
-    summaries = client.list_endpoints(NameContains=name, MaxResults=100)["Endpoints"]
-    return any(s["EndpointName"] == name and s["EndpointStatus"] != "Deleting" for s in summaries)
-
-
-@mlkit.command(short_help="Send a request to an endpoint.", example="mlkit invoke iris row.csv --accept text/csv")
-@click.argument("name")
-@click.argument("body", default="-")
-@click.option("--content-type", help="Content type of the body; default: by the suffix of the file.")
-@click.option("--accept", help="Content type of the answer.")
-@click.option("--variant", help="The variant that answers; default: one at random, by weight.")
-@click.option("--model", help="Name of the model, of an endpoint that has many.")
-@click.option("--async", "is_async", is_flag=True, help="The endpoint is asynchronous: wait for the answer in S3.")
-@_TARGET
-@click.pass_context
-def invoke(
-    ctx: click.Context,
-    name: str,
-    body: str,
-    content_type: str | None,
-    accept: str | None,
-    variant: str | None,
-    model: str | None,
-    is_async: bool,
-    target: str,
-) -> dict:
-    """Send a file to an endpoint, and print the answer.
-
-    BODY is a file with the body of the request; default: stdin.
-    """
-    endpoint = _import("client.endpoints").Endpoint(name, _session(target))
-    if body == "-":
-        x = sys.stdin.buffer.read()
-        content_type = content_type or "application/json"
-    else:
-        x = Path(body)
-    if is_async:
-        if variant or model:
-            raise click.UsageError("--variant and --model are for an endpoint that answers at once: leave out --async")
-        content, content_type = endpoint.invoke_async(x, content_type, accept).wait(out=sys.stderr)
-    else:
-        answer = endpoint.ask(x, content_type, accept, variant=variant, model=model)
-        content = answer["Body"].read()
-        content_type = answer["ContentType"]
-    is_shown = not ctx.meta["as_json"]
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        if is_shown and sys.stdout.isatty():
-            raise ValueError(
-                f"the answer is {len(content):,} bytes of {content_type}, which a terminal cannot show: redirect it to "
-                "a file with >, or choose another type with --accept"
-            ) from None
-        if is_shown:
-            sys.stdout.buffer.write(content)
-        return {"content_type": content_type, "body_base64": b64encode(content).decode()}
-    if is_shown:
-        print(text)
-    return {"content_type": content_type, "body": text}
-
-
-@mlkit.command(
-    short_help="Send captured requests to a bundle, and list the answers that change.",
-    example="mlkit replay iris new.tar.gz --tolerance 0.01",
-)
-@click.argument("name")
-@click.argument("bundle", required=False)
-@click.option("--limit", type=int, default=1000, show_default=True, help="Number of requests, the latest ones.")
-@click.option("--tolerance", type=float, default=1e-5, show_default=True, help="Of numbers, absolute and relative.")
-@click.option("--since", type=click.DateTime(), help="Only requests from then on, in local time.")
-@click.option("--until", type=click.DateTime(), help="Only requests until then, in local time.")
-@_TARGET
-def replay(
-    name: str,
-    bundle: str | None,
-    limit: int,
-    tolerance: float,
-    since: datetime | None,
-    until: datetime | None,
-    target: str,
-) -> dict:
-    """Send what an endpoint has captured to a bundle on this machine. The exit code is 1 if an answer changes.
-
-    BUNDLE is a model.tar.gz, or its S3 URI; default: the one in service.
-    """
-    endpoint = _import("client.endpoints").Endpoint.attach(name, _session(target))
-    changes = endpoint.replay(bundle, limit, tolerance, since, until)
-    print(changes)
-    rows = [dict(zip(changes.header, row, strict=True)) for row in changes.cells()]
-    return {"ok": not rows, "changes": rows, "note": changes.note}
-
-
-@mlkit.command(short_help="End an endpoint.", example="mlkit delete iris")
-@click.argument("name")
-@_TARGET
-def delete(name: str, target: str) -> dict:
-    """End an endpoint and delete its model and its config; the bundle stays."""
-    _import("client.endpoints").Endpoint(name, _session(target)).delete()
-    print(f"{name} is being deleted")
-    return {"name": name}
 
 # %% ../nbs/4_command/20_cli.ipynb #6cacb539
 @mlkit.command(
@@ -1042,7 +266,7 @@ def local(action: str, name: str | None, everything: bool) -> dict:
     """
     from mlkit.text import human_bytes
 
-    client = _import("local.client").LocalSageMaker()
+    client = import_part("local.client").LocalSageMaker()
     if action == "interrupt":
         if name is None:
             raise click.UsageError("interrupt needs --name NAME, the name of a spot job")
@@ -1085,7 +309,7 @@ def train(hyperparameters: list[str], wait: bool) -> dict:
     hyperparameters as arguments. Options are further arguments: mlkit train --help shows the
     program's. With --json as the first option, the program's output goes to stderr and its outcome to stdout.
     """
-    starter = _import("artifacts.starter")
+    starter = import_part("artifacts.starter")
     root = starter.job_root(starter.__file__)
     name, code = _submitted_program(starter, root) if root else (None, Path("/opt/ml/code"))
     environ = os.environ if name is None else {**os.environ, "SAGEMAKER_PROGRAM": name}

@@ -19,7 +19,7 @@ from mlkit.sagemaker.client.jobs import TrainingJob
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.words import FRONT_ENDS, PHRASES, phrase, use_front_end
 
-MLKIT = Path(inspect.getfile(command.callback)).parent
+MLKIT = Path(importlib.import_module("mlkit").__file__).parent
 FUNCTIONS = {  # the functions that a phrase in Python calls
     "job.check": TrainingJob.check,
     "check": check,

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from mlkit.cli import main
+from mlkit.commands import jobs
 from mlkit.model import MyCustomModel, save_model
 from mlkit.sagemaker.artifacts import starter
-from mlkit.sagemaker.client import Endpoint, LocalSageMaker, Machines, deployment, endpoints
+from mlkit.sagemaker.client import Endpoint, LocalSageMaker, Machines, TrainingJob, deployment, endpoints
 from mlkit.sagemaker.client.options import make_options
 from mlkit.sagemaker.job.container import lay_out
 from mlkit.text import Table
@@ -265,6 +266,17 @@ def test_options_of_asynchronous_requests_are_flags(monkeypatch):
         "output": "s3://bucket/out",
         "max_concurrent": 3,
     }
+
+
+def test_a_suggested_command_repeats_the_target(monkeypatch):
+    monkeypatch.setattr(deployment, "deploy", lambda *arguments, **options: FakeEndpoint())
+    monkeypatch.setattr(FakeEndpoint, "status", "Creating", raising=False)
+    _, out, _ = run_command("deploy", "s3://bucket/model.tar.gz", "--target", "sagemaker", "--detach")
+    assert "FILE --target sagemaker; end it: mlkit delete iris --target sagemaker" in out
+    monkeypatch.setattr(TrainingJob, "run", lambda job, target: job)
+    monkeypatch.setattr(jobs, "_job_state", lambda job: {"ok": True})
+    _, out, _ = run_command("run", "--name", "first", "--target", "sagemaker", "--detach")
+    assert out == "first is accepted; mlkit follow first --target sagemaker shows it\n"
 
 
 def test_a_plain_program_of_an_image(tmp_path):
