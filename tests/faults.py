@@ -9,6 +9,7 @@ import textwrap
 from collections import defaultdict
 
 import pytest
+from helpers import REPOSITORY
 
 ROWS = []  # of all runs of pytest in this process: tests/run.py makes two
 FAILED = []  # tests that failed, whose rows may be missing
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def fault(record_property):
+def fault(record_property, tmp_path):
     """Return a function that records a row of the report. Rows of the same name are added up."""
 
     def record(
@@ -41,6 +42,8 @@ def fault(record_property):
         said: str = "",  # the sentence that the user read, word for word; empty if there was nothing to tell
     ) -> None:
         survived = tries if survived is None else survived
+        for path, short in ((tmp_path, "..."), (REPOSITORY, ".")):
+            said = said.replace(str(path), short)
         row_values = dict(row=row, tries=tries, survived=survived, lost=lost, said=" ".join(said.split()))
         record_property("fault", json.dumps(row_values))
         assert tries > 0, f"{row}: no fault was injected"

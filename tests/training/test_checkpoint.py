@@ -35,7 +35,7 @@ def test_a_full_disk_is_a_warning(tmp_path, fault):
     # The checkpoints before and after it exist, and nothing of the failed one is left.
     assert sorted(f.name for f in tmp_path.iterdir()) == ["step-000000001", "step-000000003"]
     said = next(line for line in process.stderr.splitlines() if "no checkpoint of step 2: " in line)
-    fault("full disk: a checkpoint", 1, said=said.rpartition("Warning: ")[2].replace(str(tmp_path), "..."))
+    fault("full disk: a checkpoint", 1, said=said.rpartition("Warning: ")[2])
 
 
 @pytest.mark.parametrize("key", [200, pytest.param(3000, marks=pytest.mark.long)])
@@ -67,5 +67,5 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, fault, key):
         n_lost[kind] += not is_right or (read == older and not caught)
         said[kind] = str(caught[0].message) if caught else said[kind]
     for kind in n_tries:
-        sentence = said[kind].replace(str(tmp_path), "...")
+        sentence = said[kind]
         fault(f"damage: {kind} checkpoint", n_tries[kind], lost=n_lost[kind], said=sentence)

@@ -224,7 +224,8 @@ class Flooded(Client):
                 self.failures.append(repr(e))
                 return
             expected = expected or content
-            if reply.status != 200 or content != expected:
+            # requests that are predicted together may differ in the last bit
+            if reply.status != 200 or not np.allclose(content, expected, rtol=0, atol=1e-6):
                 self.failures.append((reply.status, content))
             self.answered.append(len(self.answered))
 

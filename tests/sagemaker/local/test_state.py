@@ -181,7 +181,7 @@ def test_a_full_disk(small_disk, fault):
     local = LocalSageMaker(small_disk / "local")
     assert run_job(local, "third")["TrainingJobStatus"] == "Completed"
     assert local.rows.reserve.exists()
-    said = str(error.value).replace(str(small_disk), "...")
+    said = str(error.value)
     fault("full disk: LocalSageMaker starts a job", 1, said=said)
 
 
@@ -198,7 +198,7 @@ def test_a_job_that_fills_the_disk(small_disk, fault):
     )
     assert local.clean() > 2**20
     assert run_job(local, "small")["TrainingJobStatus"] == "Completed"
-    said = description["FailureReason"].replace(str(small_disk), "...")
+    said = description["FailureReason"]
     fault("full disk: a job writes its model", 1, said=said)
 
 
@@ -247,13 +247,13 @@ def test_read_only_folders(small_disk, fault, recwarn):
         with pytest.raises(OSError) as error:
             attempt()
         assert error.value.errno == errno.EROFS
-        fault(f"read-only folder: {row}", 1, said=str(error.value).replace(str(small_disk), "..."))
+        fault(f"read-only folder: {row}", 1, said=str(error.value))
     data = DataLoader(TensorDataset(torch.randn(8, 4), torch.arange(8) % 2), 4)
     history = train_model(model, data, 1, 0.01, checkpoints=small_disk / "c", save_every=1, verbose=False)
     assert len(history.steps) == 2
     said = next(str(w.message) for w in recwarn if "no checkpoint of step" in str(w.message))
     assert said.endswith("Training continues; there is no earlier one")
-    fault("read-only folder: a checkpoint", 1, said=said.replace(str(small_disk), "..."))
+    fault("read-only folder: a checkpoint", 1, said=said)
 
 
 @pytest.fixture
