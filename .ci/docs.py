@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import nbformat
+import versions
 import yaml
 from fastcore.foundation import L
 from nbconvert import MarkdownExporter
@@ -29,7 +30,10 @@ INSIDE = "Inside"  # the folded section of pages whose modules offer nothing to 
 
 
 def render(notebook: Path) -> tuple[dict, str, dict]:
-    """Return front matter, Markdown and extra files (`{name: bytes}`) of a processed notebook."""
+    """Return front matter, Markdown and extra files (`{name: bytes}`) of a processed notebook.
+
+    The comment `<!-- versions -->` becomes the table of the versions that were tested.
+    """
     nb = nbformat.read(notebook, 4)
     front = {}
     if nb.cells[0].cell_type == "raw":
@@ -48,6 +52,7 @@ def render(notebook: Path) -> tuple[dict, str, dict]:
     nb.metadata["language_info"] = {"name": "python"}
     resources = {"output_files_dir": f"{notebook.stem}_files", "unique_key": notebook.stem}
     text, resources = exporter.from_notebook_node(nb, resources)
+    text = text.replace("<!-- versions -->", versions.table())
     return front, text.strip(), resources["outputs"]
 
 
