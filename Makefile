@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` works on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: demo test faults bench bench-serving readme pictures docs release clean help
+.PHONY: demo test faults bench bench-serving versions readme pictures docs release clean help
 
 # Python 3.11 comes first, because the versions in constraints.txt are tested with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -29,6 +29,9 @@ bench: .venv-bench/.done  ## compare the training loop with other libraries, in 
 bench-serving: .venv/.dev  ## compare the server with others, in a separate environment; needs wrk, root and Java; ARGS='--help'
 	@python benchmarks/serving.py $(ARGS)
 
+versions: .venv/.dev  ## test other versions of Python, torch and numpy, each in its own environment (8 GB); ARGS='--help'
+	@python .ci/versions.py $(ARGS)
+
 readme: .venv/.dev  ## write README.md from nbs/index.ipynb
 	@python .ci/docs.py readme
 
@@ -44,7 +47,7 @@ release: .venv-release/.done  ## build the wheel and the source archive into dis
 	@.venv-release/bin/twine check --strict dist/*
 
 clean:  ## remove the environments and all generated files
-	rm -rf .venv .venv-bench .venv-release .venv-conformance _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-release .venv-versions .venv-conformance _docs _proc build dist *.egg-info .pytest_cache .import_linter_cache .hypothesis
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)

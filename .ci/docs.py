@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from unittest import mock
 
 import nbformat
+import versions
 import yaml
 from execnb.shell import CaptureShell
 from fastcore.foundation import L
@@ -57,7 +58,10 @@ def markdown_exporter() -> MarkdownExporter:
 
 
 def render(notebook: Path) -> tuple[dict, str, dict]:
-    """Return front matter, Markdown and extra files (`{name: bytes}`) of a processed notebook."""
+    """Return front matter, Markdown and extra files (`{name: bytes}`) of a processed notebook.
+
+    The comment `<!-- versions -->` becomes the table of the versions that were tested.
+    """
     nb = nbformat.read(notebook, 4)
     front = {}
     if nb.cells[0].cell_type == "raw":
@@ -70,6 +74,7 @@ def render(notebook: Path) -> tuple[dict, str, dict]:
     nb.metadata["language_info"] = {"name": "python"}
     resources = {"output_files_dir": f"{notebook.stem}_files", "unique_key": notebook.stem}
     text, resources = markdown_exporter().from_notebook_node(nb, resources)
+    text = text.replace("<!-- versions -->", versions.table())
     return front, text.strip(), resources["outputs"]
 
 

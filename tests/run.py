@@ -37,8 +37,12 @@ def keep_error_output(folder: Path) -> None:
     nbdev.test.test_nb = test_and_keep
 
 
-def run_notebooks() -> tuple[int, int]:
-    """Return how many notebooks passed and failed; nbdev_test itself returns no count."""
+def run_notebooks(workers: int | None = None) -> tuple[int, int]:
+    """Return how many notebooks passed and failed; nbdev_test itself returns no count.
+
+    workers: processes; default: one for each core.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores Ctrl-C for its background processes
     results = []
     parallel = nbdev.test.parallel
 
@@ -48,7 +52,7 @@ def run_notebooks() -> tuple[int, int]:
 
     nbdev.test.parallel = parallel_and_keep
     try:
-        nbdev.test.nbdev_test(do_print=True)
+        nbdev.test.nbdev_test(n_workers=workers, do_print=True)
     except SystemExit:  # it exits with 1 if a notebook failed
         pass
     passed = sum(bool(ok) for ok, _ in results)
@@ -100,7 +104,6 @@ def run_pytest(arguments: list[str]) -> OutcomeCounter:
 
 def main() -> int:
     os.chdir(HERE.parent)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores Ctrl-C for its background processes
     folder = Path(tempfile.mkdtemp())
     keep_error_output(folder)
     passed, failed = run_notebooks()

@@ -42,10 +42,11 @@ _HINTS = {
     r"mixed dtype \(CPU\)": "the input and the model have different dtypes: convert the input, x.float()",
 }
 _DTYPES = [
-    r"must have the same dtype, but got (\S+) and (\S+)",
-    r"to have the same dtype, but got: (\S+) != (\S+)",
-    r"Input type \((.+?)\) and (?:bias|weight) type \((.+?)\)",
-    r"input dtype \((.+?)\) does not match weight dtype \((.+?)\)",
+    r"must have the same dtype, but got (?P<input>\S+) and (?P<weights>\S+)",
+    r"to have the same dtype, but got: (?P<input>\S+) != (?P<weights>\S+)",
+    r"Input type \((?P<input>.+?)\) and (?:bias|weight) type \((?P<weights>.+?)\)",
+    r"input dtype \((?P<input>.+?)\) does not match weight dtype \((?P<weights>.+?)\)",
+    r"input must have the type (?P<weights>\S+), got type (?P<input>\S+)",  # nn.LSTM up to torch 2.10
 ]
 _DTYPE_NAMES = {
     "double": "float64",
@@ -97,7 +98,8 @@ def _dtype_hint(text):
     matches = [match for pattern in _DTYPES if (match := re.search(pattern, text))]
     if not matches:
         return None
-    names = [name.lower().removeprefix("c10::").removeprefix("torch.") for name in matches[0].groups()]
+    found = matches[0]["input"], matches[0]["weights"]
+    names = [name.lower().removeprefix("c10::").removeprefix("torch.") for name in found]
     x, weights = (_DTYPE_NAMES.get(name, name) for name in names)
     if x == "uint8":
         return f"the input is uint8, the model {weights}: scale it in the dataset or in the model, x.float() / 255"
