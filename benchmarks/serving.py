@@ -36,6 +36,7 @@ sys.path[:0] = [str(here), str(here.parent / "tests")]
 import nets
 from conformance.servers import clean, process, ray_serve, torchserve
 from helpers import REPOSITORY, environment
+from memory import measure_memory
 
 from mlkit.sagemaker.artifacts.archive import extract_bundle
 from mlkit.sagemaker.artifacts.bundle import build_bundle
@@ -157,36 +158,6 @@ def wait_for_prediction(p, url, body, started_at):
             time.sleep(0.05)
         else:
             return time.monotonic() - started_at
-
-
-def list_children():
-    """Return the ids of the child processes of each process: {pid: [pid]}."""
-    children = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            stat = path.read_text()
-        except OSError:  # the process has ended
-            continue
-        parent = int(stat.rpartition(")")[2].split()[1])
-        children.setdefault(parent, []).append(int(path.parent.name))
-    return children
-
-
-def measure_memory(pid):
-    """Return the PSS of a process and all its descendants in MB."""
-    children = list_children()
-    kilobytes = 0
-    pids = [pid]
-    while pids:
-        pid = pids.pop()
-        pids += children.get(pid, [])
-        try:
-            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except OSError:  # the process has ended
-            continue
-        if match := re.search(r"^Pss:\s+(\d+)", text, re.M):
-            kilobytes += int(match[1])
-    return kilobytes / 1024
 
 
 def run_wrk(url, body, clients, seconds, folder):

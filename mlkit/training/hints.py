@@ -98,8 +98,8 @@ def _dtype_hint(text):
     matches = [match for pattern in _DTYPES if (match := re.search(pattern, text))]
     if not matches:
         return None
-    found = matches[0]["input"], matches[0]["weights"]
-    names = [name.lower().removeprefix("c10::").removeprefix("torch.") for name in found]
+    dtypes = matches[0]["input"], matches[0]["weights"]
+    names = [name.lower().removeprefix("c10::").removeprefix("torch.") for name in dtypes]
     x, weights = (_DTYPE_NAMES.get(name, name) for name in names)
     if x == "uint8":
         return f"the input is uint8, the model {weights}: scale it in the dataset or in the model, x.float() / 255"

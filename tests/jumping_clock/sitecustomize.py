@@ -1,6 +1,6 @@
-"""Let the clock of a Python process jump a day ahead or back at each look; the monotonic clock goes on as ever.
+"""Let the wall clock of a Python process jump by up to a day at each call. The monotonic clock is not changed.
 
-A process does so that has this folder in PYTHONPATH.
+Python imports this module at its start if this folder is in PYTHONPATH.
 """
 
 import datetime

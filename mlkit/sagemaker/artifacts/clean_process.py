@@ -127,7 +127,7 @@ class CleanProcess:
         module: str,
         arguments: Mapping[str, Any],
         cwd: Path,
-        environ: Mapping[str, str] | None = None,  # in addition to those of a rehearsal
+        environ: Mapping[str, str] | None = None,  # more environment variables
         import_first: tuple[Path, ...] = (),  # folders to import from before all others
     ):
         """Run a module until it ends or its time is over; then kill it and every process that it started."""

@@ -36,7 +36,7 @@ _TEMPORARY_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TO
 
 
 def inherited_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the variables of this machine that a rehearsed program gets."""
+    """Return the variables in `environ` that a rehearsed program gets: the listed ones, without passwords in URLs."""
     names = [name for group in PASSED_ON for name in group.split()]
     if all(environ.get(name) for name in _TEMPORARY_KEYS):
         names += _TEMPORARY_KEYS

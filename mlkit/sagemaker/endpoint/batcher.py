@@ -234,7 +234,7 @@ class Predictor:
     """Answer each request where that is fastest: in the event loop, in the handlers' thread, or in a pool of threads.
 
     thread: the one that has imported the handlers and loaded the model; default: a new one.
-    count_requests: returns how many requests of the server have no reply yet; default: only those of `answer` count.
+    count_requests: return the number of requests that the server has not replied to; default: always 0.
     """
 
     fast_seconds = 0.001  # a slower prediction is not made in the event loop
