@@ -1,3 +1,4 @@
+import signal
 import subprocess
 from urllib.request import urlopen
 
@@ -16,6 +17,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets programs in the background ignore it
     config.addinivalue_line("markers", "long(*keys): only run with --long; with keys, only these values of `key`")
 
 

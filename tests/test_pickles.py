@@ -317,7 +317,7 @@ def columns(path):
 UNPICKLING = {
     "sagemaker/local/function_runner.py": {"pickle.loads"},  # from the process of the sweep, through a pipe
     "sagemaker/endpoint/defaults.py": {"torch.jit.load"},  # TorchScript is code
-    "sagemaker/endpoint/exported.py": {"torch.export.load"},  # asked for by name
+    "sagemaker/endpoint/exported.py": {"torch.load", "torch.export.load"},  # of tensors only, unless asked for by name
 }
 LOADS = re.compile(
     r"(^|\.)(c?[pP]ickle|dill|cloudpickle|joblib|marshal|shelve|_pickle)\.\w*([lL]oad|open|Unpickler)\w*$"

@@ -39,6 +39,10 @@ _HINTS = {
     r"takes .* positional arguments? but .* (was|were) given": (
         "a batch of (x1, x2, ..., y) is passed to the model as model(x1, x2, ...)"
     ),
+    r"Found dtype \w+ but expected": (
+        "this version of torch has no gradient for a prediction and a target of different dtypes: convert the target "
+        "in the dataset, y.float()"
+    ),
     r"mixed dtype \(CPU\)": "the input and the model have different dtypes: convert the input, x.float()",
 }
 _DTYPES = [

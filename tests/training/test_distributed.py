@@ -6,6 +6,7 @@ They communicate with gloo over the loopback interface.
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def train(processes, *args, **kwargs):
     return printed
 
 
+# what torch up to 2.8 prints, in pieces, when processes join
+GLOO = re.compile(
+    r"\[Gloo\] Rank |\d+ is connected to \d+ peer ranks\. |Expected number of connected peer ranks is : \d+"
+)
+
+
 def run_all(run, *arguments):
     """Return `[run(a, b), ...]` for the values a, b of each list in `arguments`; two calls run at a time."""
     with ThreadPoolExecutor(2) as pool:
@@ -84,7 +91,10 @@ def test_weights_and_history_are_equal_to_those_of_one_process(expected, tmp_pat
         out = tmp_path / f"{kind}-{processes}"
         printed = train(processes, "-", out, kind)
         check(out, processes, expected[kind])
-        lines = [line.split(",")[0] for line in printed.splitlines() if not line.startswith("Tensors in memory")]
+        printed = GLOO.sub("", printed)
+        lines = [
+            line.split(",")[0] for line in printed.split("\n") if line and not line.startswith("Tensors in memory")
+        ]
         assert lines == ["callback of rank 0", *(f"Epoch {i}/6" for i in range(1, 7))], "only the main process prints"
 
     run_all(train_and_check, ("tensors", "map", "tensors"), (4, 2, 2))
@@ -213,7 +223,7 @@ def test_a_rank_that_hangs_or_dies_is_named(fault, key):
     """One that hangs is named with its stack, also while it keeps the lock of the interpreter."""
     command = [sys.executable, "-W", "ignore", child.parent / "hang_child.py", str(key), "7"]
     printed = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True).stdout
-    results = [json.loads(line) for line in printed.splitlines()]
+    results = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]  # torch 2.8 prints others
     assert len(results) == key
     for row, deaths in (("hang: a rank", ()), ("death: a rank", ("is_killed", "exits"))):
         group = [r for r in results if (r["fault"] in ("is_killed", "exits")) == bool(deaths)]

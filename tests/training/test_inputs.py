@@ -297,8 +297,13 @@ class Scaled(nn.Module):
 def test_dtypes(name):
     make_model, x, y, loss_fn = DTYPES[name]
     loader = DataLoader(TensorDataset(x, y), 8)
-    history = train_model(make_model(), loader, 3, 0.05, loss_fn=loss_fn, valid_loader=loader, verbose=False)
-    assert history["train_loss"][2] < history["train_loss"][0]
+    try:
+        history = train_model(make_model(), loader, 3, 0.05, loss_fn=loss_fn, valid_loader=loader, verbose=False)
+    except RuntimeError as e:
+        assert name == "a float64 target" and torch.__version__ < "2.9", e  # no gradient, in a plain loop neither
+        assert any("convert the target" in note for note in e.__notes__)
+    else:
+        assert history["train_loss"][2] < history["train_loss"][0]
 
 
 # name: model, batch, loss_fn, words of the hint

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/08_exported.ipynb #913fc256
 import ast
+import io
 import json
 import os
 import re
@@ -23,7 +24,7 @@ TRUST_VARIABLE = "MLKIT_TRUST_PT2"
 
 
 def load_exported(path: str | Path, trust: bool | None = None) -> nn.Module:
-    """Load the program in a `.pt2` file, without any pickle in it.
+    """Load the program in a `.pt2` file, and of the pickles in it tensors only.
 
     trust: load it as torch does, with its pickles, which may run any code; default: whether MLKIT_TRUST_PT2 is 1.
     Raises ValueError if something in the file is code, and it is not trusted, and for a damaged file.
@@ -55,6 +56,8 @@ def _copy_plain_parts(source: Path, copy: Path) -> None:
                 _check_tensors(source.name, json.loads(content))
             elif _PROGRAM.fullmatch(name):
                 _check_program(source.name, json.loads(content))
+            elif _TENSORS.fullmatch(name):
+                content = _pickle_again(source.name, name, content)
             elif not _PLAIN.fullmatch(name):
                 raise _untrusted(source.name, f"{name[:80]!r} is a pickle, or a program")
             plain.writestr(info.filename, content)
@@ -64,6 +67,7 @@ def _copy_plain_parts(source: Path, copy: Path) -> None:
 _EXAMPLES = re.compile(r"data/sample_inputs/[^/]+\.pt")
 _CONFIG = re.compile(r"data/(weights/[^/]+_weights_config|constants/[^/]+_constants_config)\.json")
 _PROGRAM = re.compile(r"models/[^/]+\.json")
+_TENSORS = re.compile(r"data/(weights|constants)/[^/]+\.pt")  # of torch up to 2.8
 _PLAIN = re.compile(
     r"data/weights/weight_\d+|data/constants/tensor_\d+|archive_format|archive_version|byteorder|version"
     r"|\.data/(version|serialization_id)|extra/.+|\.format_version|\.storage_alignment"
@@ -75,6 +79,17 @@ def _untrusted(file: str, reason: str) -> ValueError:
         f"{file} may run code when it is loaded: {reason}. If you trust its author, set {TRUST_VARIABLE}=1; "
         "or export the model again, or save it with save_model"
     )
+
+
+def _pickle_again(file: str, name: str, content: bytes) -> bytes:
+    """Return pickled tensors as a pickle of this process, because torch will load it without a restriction."""
+    try:
+        tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 -- a damaged file raises many kinds of errors
+        raise _untrusted(file, f"{name[:80]!r} has more than tensors") from None
+    copy = io.BytesIO()
+    torch.save(tensors, copy)
+    return copy.getvalue()
 
 
 def _check_tensors(file: str, config: Any) -> None:
