@@ -96,13 +96,8 @@ class RequestRejected(HandlerFailure):
 class PendingRequest:
     """A request that waits for its reply, or for the error in its place."""
 
-    body: bytes = b""
-    content_type: str | None = None
-    accept: str | None = None
-    headers: Mapping[str, str] | None = None
-    request_id: str | None = None  # of the log
+    exchange: Exchange | None = None  # takes it through the handlers
     function: Callable[[], Any] | None = None  # called in place of the handlers: it returns the next piece of a stream
-    exchange: Exchange | None = None  # after it was read
     input: Any = None  # of the model, after it was read
     reply: Reply | None = None
     error: Exception | None = None
@@ -147,7 +142,7 @@ class BatchRunner:
         for request in requests:
             if request.function is not None:
                 self._answer_alone(request)
-            elif self._call(request, self._read, request):
+            elif self._call(request, self._read):
                 groups.setdefault(self.joining.key_of(request.input), []).append(request)
         for key, group in groups.items():
             if key is None:
@@ -157,25 +152,13 @@ class BatchRunner:
 
     def respond(self, request: PendingRequest) -> Reply:
         """Return the reply to one request, or raise its error."""
-        if request.function is not None:
-            return request.function()
-        return self._receive(request).respond()
-
-    def _receive(self, request):
-        return self.handlers.receive(
-            request.body,
-            request.content_type,
-            request.accept,
-            request.headers,
-            self.metrics.observe_stage,
-            request.request_id,
-        )
+        return request.exchange.respond() if request.function is None else request.function()
 
     def _call(self, request, function, *args):
-        """Return the result of a function, or None after setting its error on the request."""
+        """Return the result of a function of a request, or None after setting its error on the request."""
         self.call_started_at = time.monotonic()
         try:
-            return function(*args)
+            return function(request, *args)
         except Exception as e:
             request.finish(error=e)
         except BaseException as e:  # it would end the thread, or the event loop
@@ -184,12 +167,14 @@ class BatchRunner:
             self.call_started_at = None
 
     def _answer_alone(self, request):
-        self._call(request, lambda: request.finish(self.respond(request)))
+        self._call(request, self._finish)
         self.metrics.batch_size.observe(1)
+
+    def _finish(self, request):
+        request.finish(self.respond(request))
 
     def _read(self, request):
         """Set the input of a request."""
-        request.exchange = self._receive(request)
         request.input = request.exchange.read()
         return True
 
@@ -201,7 +186,7 @@ class BatchRunner:
             start += length
             predictions = self._predict_joined(requests) if length > 1 else None
             for i, request in enumerate(requests):
-                self._call(request, self._write, request, predictions, i)
+                self._call(request, self._write, predictions, i)
 
     def _write(self, request, predictions, i):
         exchange = request.exchange
@@ -276,7 +261,14 @@ class Predictor:
 
     async def answer(self, request: PendingRequest) -> Reply:
         """Return the reply to a request. Raises RequestRejected if too many wait or if it takes too long."""
-        if self._may_run_in_loop(request):
+        may_run_in_loop = self.only_defaults and not (
+            self.settings.batch_delay
+            or self.queue.qsize()
+            or self.model_lock.locked()
+            or self.requests_to_thread
+            or len(request.exchange.body) > self.short_body
+        )
+        if may_run_in_loop:
             self.loop_requests.append(request)
             if self.count_requests() > len(self.loop_requests):
                 await asyncio.sleep(0)  # until then all requests that came with this one are in the list
@@ -335,17 +327,6 @@ class Predictor:
         self.was_slow = is_slow
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/31_batcher.ipynb #b78af3b2
-@patch
-def _may_run_in_loop(self: Predictor, request: PendingRequest) -> bool:
-    return self.only_defaults and not (
-        self.settings.batch_delay
-        or self.queue.qsize()
-        or self.model_lock.locked()
-        or self.requests_to_thread
-        or len(request.body) > self.short_body
-    )
-
-
 @patch
 def _run_in_loop(self: Predictor) -> None:
     """Answer all requests of this turn of the event loop, and release `model_lock`."""

@@ -356,10 +356,9 @@ def _to_list(value):
 
 def _to_dense(tensor):
     """Return a sparse or quantized tensor as a plain one."""
-    if tensor.is_quantized:
-        return tensor.dequantize()
-    is_sparse = not tensor.is_nested and tensor.layout not in (torch.strided, torch._mkldnn)
-    return tensor.to_dense() if is_sparse or tensor.is_mkldnn else tensor
+    if tensor.layout == torch.strided or tensor.is_nested:
+        return tensor.dequantize() if tensor.is_quantized else tensor
+    return tensor.to_dense()
 
 
 def _is_missing(value):

@@ -95,13 +95,14 @@ class ReplyTransport:
 
     def write(self, data: bytes) -> None:
         """Write the head, then the pieces of the body."""
-        if self.is_head_sent:
-            self.transport.write(data)
-        elif self.head:
-            self.transport.writelines((self.head, data))
-            self.is_head_sent = True
-        else:
+        if not self.head:
             self.head = data
+        elif self.is_head_sent:
+            self.transport.write(data)
+        else:
+            # not with writelines, for which uvloop waits until the end of its turn
+            self.transport.write(self.head + data)
+            self.is_head_sent = True
 
     def close(self) -> None:
         """Close the connection, also if the body has not begun."""

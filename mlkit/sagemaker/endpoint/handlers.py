@@ -558,6 +558,7 @@ class Exchange:
     accept: str  # the header as it was sent
     context: Context
     on_stage: StageObserver | None = None
+    adds_timing: bool = False  # whether the reply has a header with the times of the stages
 
     def read(self) -> Any:
         """Return the input of the model."""
@@ -573,7 +574,10 @@ class Exchange:
         """Return the reply; if the prediction is a generator, the reply is a stream with a piece for each value."""
         if isinstance(prediction, _GENERATORS):
             return self._stream(map(self._encode, self._values(prediction, "predict_fn")), "output_fn")
-        return self._reply(self._encode(prediction), "output_fn")
+        encoded = self._encode(prediction)
+        if "output_fn" in self.handlers.functions:
+            return self._reply(encoded, "output_fn")
+        return self._make_reply(*encoded, "output_fn")
 
     def respond(self) -> Reply:
         """Take the request through all stages."""
@@ -606,7 +610,7 @@ class Exchange:
         seconds = time.perf_counter() - started_at
         if self.on_stage is not None:
             self.on_stage(stage, seconds, result)
-        if self.context.headers.get(ATTRIBUTES_HEADER) == TIMING_REQUEST:
+        if self.adds_timing:
             self.context.add_timing(stage, seconds)
         return result
 
@@ -754,13 +758,15 @@ def receive(
     request_id: str | None = None,  # of the server's log
 ) -> Exchange:
     """Return a request as an Exchange."""
+    headers = headers or {}
     return Exchange(
         self,
         body,
         content_type or "application/json",
         accept or "*/*",
-        self._make_context(headers or {}, request_id),
+        self._make_context(headers, request_id),
         on_stage,
+        headers.get(ATTRIBUTES_HEADER) == TIMING_REQUEST,
     )
 
 

@@ -21,17 +21,10 @@ from prometheus_client.registry import Collector
 class _Buffer:
     """Values that are added to a metric later, all at once. Its methods may be called from any thread."""
 
-    limit = 1000  # values; so many are added without waiting for a reader, which takes less than a millisecond
-
     def __init__(self):
         self.values: list[float] = []
+        self.observe = self.values.append  # keeps a value
         self.flush_lock = threading.Lock()
-
-    def observe(self, value: float) -> None:
-        """Keep a value."""
-        self.values.append(value)
-        if len(self.values) >= self.limit:
-            self.flush()
 
     def flush(self) -> None:
         """Add all values to the metric."""
@@ -90,6 +83,8 @@ _STAGES = ("input_fn", "predict_fn", "output_fn", "transform_fn")
 class Metrics:
     """Count the replies and errors of a server, and time its stages."""
 
+    flush_count = 1000  # replies after which the values are added to the metrics, which takes about a millisecond
+
     def __init__(self):
         self.registry = CollectorRegistry()
         self.has_other_processes = "PROMETHEUS_MULTIPROC_DIR" in os.environ
@@ -123,6 +118,8 @@ class Metrics:
         """Record a reply: its HTTP status, and the time since its request arrived."""
         self.replies.observe(status)
         self.seconds.observe(seconds)
+        if len(self.seconds.values) >= self.flush_count:
+            self.flush()
 
     def flush(self) -> None:
         """Add the values that were observed to the metrics, so that other processes can read them."""

@@ -65,7 +65,7 @@ def _path_warnings(handlers: Handlers, model_dir: str | Path) -> Iterator[str]:
 class Server:
     """Serve one model in this process; `app` is an ASGI application."""
 
-    flush_interval = 0.5  # seconds between two flushes of the metrics, if several workers serve
+    flush_interval = 0.5  # seconds between two flushes of the metrics
     health_interval = 0.5  # seconds between two looks at the thread that predicts
 
     def __init__(
@@ -114,9 +114,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         if self.predictor is None and self.failure is None:
             threading.Thread(target=self.load, name="load", daemon=True).start()
-        tasks = [asyncio.create_task(self._watch_predictor())]
-        if self.metrics.has_other_processes:
-            tasks.append(asyncio.create_task(self._flush_metrics()))
+        tasks = [asyncio.create_task(self._watch_predictor()), asyncio.create_task(self._flush_metrics())]
         yield
         for task in tasks:
             task.cancel()
@@ -127,7 +125,7 @@ class Server:
         self.metrics.flush()
 
     async def _flush_metrics(self) -> None:
-        """Let the other workers read the metrics of this one, which may be a moment old."""
+        """Let other workers read the metrics of this one, and let no buffer grow with the pieces of a long stream."""
         while True:
             await asyncio.sleep(self.flush_interval)
             self.metrics.flush()
@@ -252,10 +250,18 @@ async def invocations(self: Server, scope: Mapping, receive: Callable, send: Cal
     """Answer a request to /invocations."""
     started_at = time.perf_counter()
     request_id = self.id_prefix + f"{next(self.id_numbers):016x}"
-    request_headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     body = _Body(receive, self.settings)
     try:
-        reply = await self._invoke(request_headers, body, request_id)
+        if self.predictor is None or self.failure is not None:
+            raise RequestRejected(503, self._why_unavailable())
+        data = await body.read(headers.get("content-length", ""))
+        accept = headers.get("accept")
+        if not accept or accept.strip() == "*/*":
+            accept = self.settings.accept
+        observe = self.metrics.observe_stage
+        exchange = self.handlers.receive(data, headers.get("content-type"), accept, headers, observe, request_id)
+        reply = await self.predictor.answer(PendingRequest(exchange))
     except ClientDisconnect:
         return
     except Exception as e:
@@ -267,18 +273,6 @@ async def invocations(self: Server, scope: Mapping, receive: Callable, send: Cal
         await _send_body(reply, raw_headers, body, send)
     else:
         await self._send_stream(reply, raw_headers, receive, send)
-
-
-@patch
-async def _invoke(self: Server, headers: Mapping[str, str], body: "_Body", request_id: str) -> Reply:
-    """Return the reply, or raise the error of the request."""
-    if self.predictor is None or self.failure is not None:
-        raise RequestRejected(503, self._why_unavailable())
-    data = await body.read(headers.get("content-length", ""))
-    accept = headers.get("accept")
-    if not accept or accept.strip() == "*/*":
-        accept = self.settings.accept
-    return await self.predictor.answer(PendingRequest(data, headers.get("content-type"), accept, headers, request_id))
 
 
 @patch
