@@ -136,12 +136,12 @@ class BatchRunner:
         """Answer requests."""
         if not self.joins_requests or len(requests) == 1:
             for request in requests:
-                self._answer_alone(request)
+                self._call(request, self.answer)
             return
         groups = {}
         for request in requests:
             if request.function is not None:
-                self._answer_alone(request)
+                self._call(request, self.answer)
             elif self._call(request, self._read):
                 groups.setdefault(self.joining.key_of(request.input), []).append(request)
         for key, group in groups.items():
@@ -150,9 +150,11 @@ class BatchRunner:
             else:
                 self._answer_group(group, self.joining.group([sample_count(request.input) for request in group]))
 
-    def respond(self, request: PendingRequest) -> Reply:
-        """Return the reply to one request, or raise its error."""
-        return request.exchange.respond() if request.function is None else request.function()
+    def answer(self, request: PendingRequest) -> None:
+        """Set the reply to one request, or raise its error."""
+        reply = request.exchange.respond() if request.function is None else request.function()
+        self.metrics.batch_size.observe(1)
+        request.finish(reply)
 
     def _call(self, request, function, *args):
         """Return the result of a function of a request, or None after setting its error on the request."""
@@ -165,13 +167,6 @@ class BatchRunner:
             request.finish(error=_failure(e))
         finally:
             self.call_started_at = None
-
-    def _answer_alone(self, request):
-        self._call(request, self._finish)
-        self.metrics.batch_size.observe(1)
-
-    def _finish(self, request):
-        request.finish(self.respond(request))
 
     def _read(self, request):
         """Set the input of a request."""
@@ -412,7 +407,7 @@ def _run_in_pool(self: Predictor, request: PendingRequest) -> None:
     self.pool_started_at[id(request)] = time.monotonic()
     try:
         with calls_until(self.thread, self.settings.timeout + 0.1):  # the client has had its 504 by then
-            request.finish(self.runner.respond(request))
+            self.runner.answer(request)
     except BaseException as e:
         request.finish(error=e if isinstance(e, Exception) else _failure(e))
     finally:

@@ -238,7 +238,7 @@ def decode(
     with status 413 if the content would take too much memory, and with status 400 if the body is malformed.
     """
     kind, parameters = parse_content_type(content_type or "application/json")
-    codec = _find_codec(kind)
+    codec = _codecs.get(kind) or _find_codec(kind)
     if codec is None or codec.decode is None:
         readable = [name for name, codec in _codecs.items() if codec.decode]
         raise RequestError(415, f"cannot read {kind}: {did_you_mean(kind, readable)}")
@@ -461,8 +461,10 @@ _LONG_TEXT = 2**20  # characters
 
 def _decode_json(body, parameters):
     text = read_text(body, parameters)
+    if len(text) < _LONG_TEXT:
+        return _load_json(text)
     check_json_size(text)
-    return _load_json(text) if len(text) < _LONG_TEXT else _load_long_json(text)
+    return _load_long_json(text)
 
 
 _register("application/json", _decode_json, _encode_json)

@@ -199,7 +199,8 @@ def _to_tensor(value, signature):
         x = value
     else:
         try:
-            x = torch.tensor(value, dtype=_parsing_dtype(value, dtype))
+            is_float = dtype is not None and dtype.is_floating_point
+            x = torch.tensor(value, dtype=dtype if is_float else _integer_dtype(value))
         except (TypeError, ValueError, RuntimeError, OverflowError, RecursionError, MemoryError) as e:
             raise RequestError(422, f"expected numbers, in rows of one length: {str(e)[:200]}") from None
     if not signature:
@@ -207,10 +208,8 @@ def _to_tensor(value, signature):
     return _fit(x, signature, dtype)
 
 
-def _parsing_dtype(value, dtype):
-    """Return the dtype to read numbers in: for an integer input, fractions must survive until `_fit` refuses them."""
-    if dtype is not None and dtype.is_floating_point:
-        return dtype
+def _integer_dtype(value):
+    """Return the dtype to read integers in: fractions must survive until `_fit` refuses them."""
     return torch.float64 if _has_float(value) else None
 
 

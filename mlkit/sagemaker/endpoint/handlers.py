@@ -239,11 +239,11 @@ class Handlers:
 
     def __post_init__(self):
         self._callings = {name: check_handler(name, f) for name, f in self.functions.items()}
+        # All handlers run in one thread. If one of them is asynchronous, that is the thread of the event loop.
+        self.is_async = any(map(is_async_function, self.functions.values()))
         self._bind_defaults()
         self._context_attributes = {}  # what handlers set on the context
         self._system_properties = system_properties(self.model_dir)
-        # All handlers run in one thread. If one of them is asynchronous, that is the thread of the event loop.
-        self.is_async = any(map(is_async_function, self.functions.values()))
 
     def _bind_defaults(self) -> None:
         """Set what is called for each handler that is not custom."""
@@ -261,6 +261,8 @@ class Handlers:
             "predict_fn": predict_fn,
             "output_fn": partial(default_output_fn, rows=described),
         }
+        # those that need neither the modules nor the event loop of custom handlers
+        self.plain_defaults = {} if self.is_async else {n: f for n, f in self._defaults.items() if n not in self.functions}
 
     def _warm_up(self, model_dir: str, model: Any) -> None:
         """Predict zeros, if the shape of an input is known and the default handlers read it."""
@@ -386,9 +388,7 @@ def call(self: Handlers, name: str, *args, context: Context | None = None) -> An
     """Call one handler, custom or default. The context is passed if the handler takes it; an awaitable is awaited."""
     f = self.functions.get(name)
     if f is None:
-        if self.is_async or not (self.code is None or self.code.is_kept):
-            return self.run_code(self._defaults[name], *args)
-        return self._defaults[name](*args)  # none of the defaults has to be awaited
+        return self.run_code(self._defaults[name], *args)
     calling = self._callings[name]
     if calling.takes_context:
         context = context or self._make_context({}, None)
@@ -602,9 +602,13 @@ class Exchange:
         return "application/json" if self.accept.strip() in ("", "*/*") else self.accept
 
     def _run(self, stage, *args):
+        handlers = self.handlers
         started_at = time.perf_counter()
         try:
-            result = self.handlers.call(stage, *args, context=self.context)
+            if stage in handlers.plain_defaults and (handlers.code is None or handlers.code.is_kept):
+                result = handlers.plain_defaults[stage](*args)
+            else:
+                result = handlers.call(stage, *args, context=self.context)
         except BaseException as e:
             raise self._error(e, stage)  # noqa: B904 -- it has its cause
         seconds = time.perf_counter() - started_at

@@ -99,14 +99,13 @@ class Server:
         )
         self.log = logging.getLogger("mlkit")
 
-    async def app(self, scope: Mapping, receive: Callable, send: Callable) -> None:
+    def app(self, scope: Mapping, receive: Callable, send: Callable) -> Awaitable[None]:
         """Answer a request, as ASGI defines it. A router for /invocations would cost as much as a small model."""
         if scope["type"] != "http" or scope["path"] != "/invocations":
-            await self.routes(scope, receive, send)
-        elif scope["method"] == "POST":
-            await self.invocations(scope, receive, send)
-        else:
-            await PlainTextResponse("Method Not Allowed", 405, {"allow": "POST"})(scope, receive, send)
+            return self.routes(scope, receive, send)
+        if scope["method"] == "POST":
+            return self.invocations(scope, receive, send)
+        return PlainTextResponse("Method Not Allowed", 405, {"allow": "POST"})(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -267,12 +266,15 @@ async def invocations(self: Server, scope: Mapping, receive: Callable, send: Cal
     except Exception as e:
         reply = self._error(e, request_id)
     raw_headers = _raw_headers(reply)
-    self.metrics.observe_reply(reply.status, time.perf_counter() - started_at)
     raw_headers.append((b"x-request-id", request_id.encode()))
-    if isinstance(reply.body, bytes):
-        await _send_body(reply, raw_headers, body, send)
-    else:
-        await self._send_stream(reply, raw_headers, receive, send)
+    seconds = time.perf_counter() - started_at
+    try:
+        if isinstance(reply.body, bytes):
+            await _send_body(reply, raw_headers, body, send)
+        else:
+            await self._send_stream(reply, raw_headers, receive, send)
+    finally:  # the client does not wait for it
+        self.metrics.observe_reply(reply.status, seconds)
 
 
 @patch
