@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 
 from torch import Tensor, nn
 
-from ..text import did_you_mean
+from ..text import did_you_mean, type_name
 
 # %% ../../nbs/0_model/01_build.ipynb #178107a7
 def load_object(name: str) -> Any:
@@ -64,7 +64,7 @@ def create_model(
     _check_arguments(name, factory, arguments)
     model = factory(**arguments)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} returned a {type(model).__name__}, expected an nn.Module")
+        raise TypeError(f"{name} returned {type_name(model)}, expected an nn.Module")
     model._import_string = name
     model._arguments = arguments
     return model

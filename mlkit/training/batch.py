@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
+from ..text import type_name
+
 # %% ../../nbs/1_training/11_batch.ipynb #4edfda8c
 def _map_columns(batch: Any, function: Callable) -> Any:
     """Return `batch` with `function` applied to each of its columns."""
@@ -47,7 +49,7 @@ def _check_plain(value):
     """Raise ValueError for an object that holds tensors, such as a graph, and whose samples are unknown."""
     if has_own_move(value):
         raise ValueError(
-            f"cannot cut or count the samples of a {type(value).__name__}, only of tensors, lists and packed "
+            f"cannot cut or count the samples of {type_name(value)}, only of tensors, lists and packed "
             "sequences. Several processes need a DataLoader with a map-style dataset, or batches of tensors"
         )
 

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..text import type_name
 from .snapshot import TensorSnapshot
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #a22622ad
@@ -61,7 +62,7 @@ def _flatten(state: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"$tuple": items} if isinstance(state, tuple) else items
     if isinstance(state, (int, float, str, type(None))):
         return state
-    raise TypeError(f"cannot save {name or 'the state'}: a {type(state).__name__} is neither a tensor nor plain data")
+    raise TypeError(f"cannot save {name or 'the state'}: {type_name(state)} is neither a tensor nor plain data")
 
 # %% ../../nbs/1_training/30_checkpoint.ipynb #3518fb22
 def unflatten_state(tree: Any, tensors: dict[str, Tensor]) -> Any:

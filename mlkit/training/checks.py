@@ -71,7 +71,7 @@ def check_parts(model: Any, train_loader: Any, valid_loader: Any, loss_fn: Any, 
     for name, loader in (("train_loader", train_loader), ("valid_loader", valid_loader)):
         if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
             raise TypeError(
-                f"{name}: a {type(loader).__name__} gives samples, expected batches: pass DataLoader(..., "
+                f"{name}: {type_name(loader)} gives samples, expected batches: pass DataLoader(..., "
                 "batch_size=32), or batch_size=None if its items are batches"
             )
     if metrics and valid_loader is None and is_main():

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, IterableDataset, Subset, TensorDataset
 
+from ..text import type_name
 from .batches import ChangedDataError, order_checksum
 from .distributed import is_main
 from .rng import seed_generators
@@ -104,7 +105,7 @@ def _checksum(value: Any, checksum: int = 0) -> int:
         return checksum
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return zlib.crc32(repr(value).encode(), checksum)
-    raise TypeError(f"no checksum of a {type(value).__name__}")
+    raise TypeError(f"no checksum of {type_name(value)}")
 
 
 def _fingerprint_samples(dataset: Any, length: int) -> list | None:

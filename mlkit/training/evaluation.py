@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..text import type_name
 from .batch import to_device
 from .batches import LoaderBatches, is_up_to_date, make_batches
 from .counts import CLASS_LOSSES, LossCounter, is_one_of, split_loss, split_pair
@@ -101,7 +102,7 @@ def _binary_accuracy(prediction, target, threshold):
 def check_metrics(metrics: Any) -> dict[str, Any]:
     """Return `metrics` as a dict. Raises TypeError or ValueError for what cannot be a metric."""
     if not isinstance(metrics or {}, Mapping):
-        raise TypeError(f"metrics: expected a dict such as {{'name': function}}, got a {type(metrics).__name__}")
+        raise TypeError(f"metrics: expected a dict such as {{'name': function}}, got {type_name(metrics)}")
     metrics = dict(metrics or {})
     for name, metric in metrics.items():
         if name == "loss":
@@ -143,7 +144,7 @@ def numbers_by_name(name: str, value: Any) -> dict[str, Any]:
     if size != 1:
         form = f"of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
         raise ValueError(
-            f"the metric {name!r} gave a {type(value).__name__} {form}, expected one number or a dict of them: "
+            f"the metric {name!r} gave {type_name(value)} {form}, expected one number or a dict of them: "
             "average it, or pick one"
         )
     return {name: value}

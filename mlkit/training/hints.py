@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..text import type_name
 from .model_loss import ModelLoss, main_output
 
 # %% ../../nbs/1_training/52_hints.ipynb #a0a8a141
@@ -149,7 +150,7 @@ def _output_hint(prediction):
     if not isinstance(prediction, (Mapping, tuple, list)):
         return None
     return (
-        f"the model gives a {type(prediction).__name__}{parts}: pass a loss_fn of (prediction, target) that takes it, "
+        f"the model gives {type_name(prediction)}{parts}: pass a loss_fn of (prediction, target) that takes it, "
         "or loss_fn=ModelLoss() of mlkit.training if the model computes its own loss when it gets the target as well"
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..patching import patch
 from ..plotting import MAX_WIDTH, make_figure, other_metrics, plot_losses, series_styles
-from ..text import Table, did_you_mean
+from ..text import Table, did_you_mean, type_name
 
 # %% ../../nbs/1_training/51_history.ipynb #373d6630
 class History:
@@ -121,7 +121,7 @@ def record(
         size = 1 if isinstance(value, Real) else 0
     if size != 1:
         form = f"of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
-        raise TypeError(f"record: {name!r} got a {type(value).__name__} {form}, expected one number")
+        raise TypeError(f"record: {name!r} got {type_name(value)} {form}, expected one number")
     if hasattr(value, "detach"):
         value = value.detach().clone()  # what comes next may change it in place
     elif hasattr(value, "item"):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..text import type_name
 from .batch import sample_count
 
 # %% ../../nbs/1_training/17_model_loss.ipynb #92fc54e4
@@ -251,4 +252,4 @@ def _labelled_count(target):
 def _describe(prediction):
     names = f" with {', '.join(map(str, prediction))}" if isinstance(prediction, Mapping) else ""
     shape = f" of shape {tuple(prediction.shape)}" if isinstance(prediction, Tensor) else ""
-    return f"a {type(prediction).__name__}{names}{shape}"
+    return f"{type_name(prediction)}{names}{shape}"

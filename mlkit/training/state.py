@@ -141,7 +141,7 @@ class StatefulObjects(dict):
 
     def __init__(self, objects: Mapping[str, Any] | None = None):
         if not isinstance(objects or {}, Mapping):
-            raise TypeError(f"stateful: expected a dict such as {{'name': object}}, got a {type(objects).__name__}")
+            raise TypeError(f"stateful: expected a dict such as {{'name': object}}, got {type_name(objects)}")
         super().__init__(objects or {})
         for name, value in self.items():
             if isinstance(value, type) or not (hasattr(value, "state_dict") and hasattr(value, "load_state_dict")):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from ..model.inputs import forward_arguments
+from ..text import type_name
 from .batch import sample_count
 from .model_loss import ModelLoss, main_output
 
@@ -274,7 +275,7 @@ def _check_no_target(batch, loss_fn):
     is_sequence = _is_plain_sequence(batch)
     if needs_classes or not is_sequence and not isinstance(batch, Tensor):
         shape = f" of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else ""
-        form = "has one part" if is_sequence else f"is a {type(batch).__name__}{shape}"
+        form = "has one part" if is_sequence else f"is {type_name(batch)}{shape}"
         raise ValueError(
             f"a batch {form}: expected (x, y), or a dict or an object with the target as y. Is there no target in the "
             "dataset? A model that needs none takes a loss_fn of (prediction), or of (prediction, x)"

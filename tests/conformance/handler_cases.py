@@ -322,7 +322,7 @@ def predict_fn(data, model, context):
     "an object": Case(
         returns("object()"),
         (503, "Unsupported"),
-        (500, "returned a object"),
+        (500, "returned an object"),
         "a handler returned it: 500, and the log has the reason",
     ),
     "not a number": Case(
@@ -459,7 +459,7 @@ def input_fn(data, content_type):
     # The model and the folder
     "a model in training mode": Case(
         "from torch import nn\ndef model_fn(model_dir):\n"
-        "    return nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(2, eps=0))",
+        "    return nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(2, eps=1e-12))",
         (200, JSON, "[[1.0, 2.0]]"),
     ),
     "gradients": Case(

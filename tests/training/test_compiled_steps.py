@@ -66,6 +66,8 @@ def change_dropout(model, loss_fn):
     ],
 )
 def test_a_change_between_two_calls_counts(change, graphs):
+    if change is change_dropout and torch.__version__.startswith("2.10."):
+        pytest.skip("the compiler of torch 2.10 fails: 'End index 13 out of bounds [0, 12]'")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.0), nn.Linear(8, 2))
     loss_fn = nn.CrossEntropyLoss(weight=torch.ones(2))

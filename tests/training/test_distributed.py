@@ -47,7 +47,7 @@ def train(processes, *args, **kwargs):
     return printed
 
 
-# what torch up to 2.8 prints, in pieces, when processes join
+# what torch up to 2.10 prints, in pieces, when processes join
 GLOO = re.compile(
     r"\[Gloo\] Rank |\d+ is connected to \d+ peer ranks\. |Expected number of connected peer ranks is : \d+"
 )

@@ -40,6 +40,7 @@ from mlkit.sagemaker.artifacts.imports import (
 )
 from .notebook_cells import read_cells
 from ..endpoint.handlers import HANDLER_SPECS, Handlers
+from ...text import type_name
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/46_cell_source.ipynb #bd040ffc
 @dataclass(frozen=True, eq=False)
@@ -547,7 +548,7 @@ def _take_other_name(self: CellCode, name: str, value: Any) -> bool:
         if not _is_empty(cell)
     }
     if free:
-        variables = ", ".join(f"{variable!r} (a {type(v).__name__})" for variable, v in free.items())
+        variables = ", ".join(f"{variable!r} ({type_name(v)})" for variable, v in free.items())
         self.problems[name] = (
             f"it is a closure over {variables}. Define it at the top of a cell; model_fn can load what it needs"
         )
@@ -655,7 +656,7 @@ def _take_constant(self: CellCode, name: str, value: Any) -> bool:
         return False
     if len(text) > _MAX_TEXT:
         self.problems[name] = (
-            f"a {type(value).__name__} of {len(text):,} characters is too long for a program: save it in the folder of "
+            f"{type_name(value)} of {len(text):,} characters is too long for a program: save it in the folder of "
             "the model, and read it in model_fn"
         )
         return False
@@ -715,7 +716,7 @@ def _why_not(value: Any) -> str:
             f"the cell of this {kind} cannot be found, or has changed since it ran: run it again, as a definition at "
             "the top of a cell"
         )
-    return f"a {type(value).__name__} is a live object, which exists only in this notebook: {_remedy(value)}"
+    return f"{type_name(value)} is a live object, which exists only in this notebook: {_remedy(value)}"
 
 
 def _remedy(value: Any) -> str:
@@ -925,34 +926,21 @@ def collect_functions(functions: Mapping[str, Callable], classes: Iterable[str] 
 def collect_exported(path: Path) -> CellProgram:
     """Return the exported cells of a notebook; see `read_cells`. Raises BundleError."""
     try:
-        cells = read_cells(path)
+        exported = [cell for cell in read_cells(path) if cell.is_exported]
+        for cell in exported:
+            cell.check(path.name)
     except ValueError as e:
         raise BundleError(str(e)) from None
-    exported = [_without_magics(path, cell.text) for cell in cells if cell.is_exported]
     if not exported:
         raise BundleError(
             f"no cell of {path} begins with #| export or has the tag export: mark the cells of the handlers, save the "
             "notebook, or pass Handlers.load(input_fn=..., predict_fn=...) in the notebook itself"
         )
-    text = "\n\n\n".join(exported)
+    text = "\n\n\n".join(cell.text for cell in exported)
     futures = re.findall(r"^from __future__ import .*$", text, re.M)
     body = re.sub(r"^from __future__ import .*\n?", "", text, flags=re.M)
     head = [f'"""Written by mlkit from the exported cells of {path.name}"""', *dict.fromkeys(futures)]
     return CellProgram("\n".join(head) + f"\n\n{body}\n", path.resolve().parent)
-
-
-def _without_magics(path: Path, text: str) -> str:
-    """Return an exported cell as Python, without lines of IPython."""
-    try:
-        ast.parse(text)
-    except SyntaxError:
-        text = "\n".join(line for line in text.splitlines() if not re.match(r"\s*[%!]", line)).strip()
-        try:
-            ast.parse(text)
-        except SyntaxError as e:
-            line = (e.text or "").strip()
-            raise BundleError(f"an exported cell of {path} is not Python: {e.msg}: {line}") from None
-    return text
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/46_cell_source.ipynb #23d6a8d2
 # A class of a notebook or script in a model.json.

@@ -14,6 +14,7 @@ from pathlib import Path
 # %% ../../../nbs/2_sagemaker/3_artifacts/26_notebook_cells.ipynb #7c1a0006
 _EXPORT = re.compile(r"\s*#\s*\|\s*export[si]?\s*$")
 _DIRECTIVE = re.compile(r"\s*#\s*\|")
+_MAGIC = re.compile(r"\s*([\w.,\[\] ]+=\s*)?(%{1,2}[A-Za-z]|!{1,2}\s*[^\s=])|\s*\?{1,2}\w|\s*[%\w.]+\?{1,2}\s*$")
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,34 @@ class FileCell:
         remarks = [line for line in self.comments if not _DIRECTIVE.match(line)]
         return "".join([*remarks, *self.code]).strip("\n")
 
+    def check(self, notebook: str) -> None:
+        """Raise ValueError if the cell is not Python; name the line if only a notebook can run it.
+
+        A cell that compiles is Python, whatever its lines look like: a text may have a line that begins with %.
+        """
+        lines = [*self.comments, *self.code]
+        try:
+            compile("".join(lines), notebook, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+            line = getattr(e, "text", None) or ""
+            magic = next((candidate for candidate in [line, *lines] if _MAGIC.match(candidate)), None)
+            if magic:
+                raise ValueError(
+                    f"{notebook}: an exported cell has {magic.strip()!r}, which only a notebook can do: move the line "
+                    "to a cell that is not exported"
+                ) from None
+            raise ValueError(
+                f"{notebook}: {type(e).__name__}: {getattr(e, 'msg', e)}: {line.strip()}, in the cell that begins with "
+                f"{''.join(lines).strip().splitlines()[0]!r}"
+            ) from None
+
 
 def read_cells(path: Path) -> list[FileCell]:
     """Return the code cells of a notebook. Raises ValueError if the file is not a notebook."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         return [_read_cell(cell) for cell in cells if cell["cell_type"] == "code"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} is not a notebook") from None
 
 

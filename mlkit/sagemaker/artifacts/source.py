@@ -243,7 +243,6 @@ def _run_as_module(files: dict[str, bytes], program: str) -> Source:
 
 # %% ../../../nbs/2_sagemaker/3_artifacts/30_source.ipynb #7a921be3
 _DEFAULT_EXP = re.compile(r"\s*#\s*\|\s*default_exp\s+([\w.]+)")
-_MAGIC = re.compile(r"\s*([\w.,\[\] ]+=\s*)?(%{1,2}[A-Za-z]|!{1,2}\s*[^\s=])|\s*\?{1,2}\w|\s*[%\w.]+\?{1,2}\s*$")
 
 
 def _read_notebook(path: Path) -> Source:
@@ -256,8 +255,11 @@ def _read_notebook(path: Path) -> Source:
         raise SourceError(
             f"{path.name} exports nothing: begin the cells of the program with #| export, or give them the tag export"
         )
-    for cell in exported:
-        _check_cell(path.name, [*cell.comments, *cell.code])
+    try:
+        for cell in exported:
+            cell.check(path.name)
+    except ValueError as e:
+        raise SourceError(str(e)) from None
     text = f'"From the notebook {path.name}"\n\n' + "\n\n\n".join(cell.text for cell in exported) + "\n"
     name = _module_name(path, [line for cell in cells for line in cell.comments])
     source = _read_notebook_module(path.parent, name, text)
@@ -274,26 +276,6 @@ def _read_notebook_module(folder: Path, name: str, text: str) -> Source:
             if is_importable and neighbour.name != module.name and not is_left_out(neighbour):
                 (module.parent / neighbour.name).symlink_to(neighbour, target_is_directory=neighbour.is_dir())
         return Source(_read_with_imports(module, module.parent), module.name)
-
-
-def _check_cell(notebook: str, lines: list[str]):
-    """Raise SourceError if a cell is not Python; name the line if only a notebook can run it.
-
-    A cell that compiles is Python, whatever its lines look like: a text may have a line that begins with %.
-    """
-    try:
-        compile("".join(lines), notebook, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as e:
-        line = getattr(e, "text", None) or ""
-        magic = next((candidate for candidate in [line, *lines] if _MAGIC.match(candidate)), None)
-        if magic:
-            raise SourceError(
-                f"{notebook}: an exported cell has {magic.strip()!r}, which only a notebook can do"
-            ) from None
-        raise SourceError(
-            f"{notebook}: SyntaxError: {getattr(e, 'msg', e)}: {line.strip()}, in the cell that begins with "
-            f"{''.join(lines).strip().splitlines()[0]!r}"
-        ) from None
 
 
 def _module_name(path: Path, comments: list[str]) -> str:

@@ -21,7 +21,7 @@ from mlkit.sagemaker.job.hyperparameters import (
     to_hyperparameters,
 )
 from ..job.values import to_json, write_value
-from ...text import did_you_mean
+from ...text import did_you_mean, type_name
 
 # %% ../../../nbs/2_sagemaker/5_client/23_job_config.ipynb #a5522eb4
 def make_hyperparameters(config: Any, source: Source) -> dict[str, str]:
@@ -33,7 +33,7 @@ def make_hyperparameters(config: Any, source: Source) -> dict[str, str]:
     if is_dataclass(config) and not isinstance(config, type):
         return keep_strings(to_hyperparameters(config), flat_values(config), source)
     if not isinstance(config, Mapping):
-        raise TypeError(f"config: expected a dataclass or a dict, got a {type(config).__name__}")
+        raise TypeError(f"config: expected a dataclass or a dict, got {type_name(config)}")
     hyperparameters = {str(name): write_hyperparameter(name, value) for name, value in config.items()}
     check_hyperparameters(hyperparameters)
     check_overlaps(hyperparameters)

@@ -44,7 +44,7 @@ from mlkit.sagemaker.client.options import (
 from .polling import FINAL_STATUSES, Interval, Poll, follow_in_text, interrupt_line
 from .results import JobFailed, missing_model
 from .target import AWSTarget, LocalTarget, make_target
-from ...text import Table, human_bytes, progress_line
+from ...text import Table, human_bytes, progress_line, type_name
 from ...words import front_end, phrase
 
 # %% ../../../nbs/2_sagemaker/5_client/30_jobs.ipynb #555c74e6
@@ -162,7 +162,7 @@ def _make_channels(values: Mapping[str, Any] | None) -> dict[str, Channel]:
     if values is None:
         return {}
     if not isinstance(values, Mapping):
-        raise TypeError(f'channels: expected a dict such as {{"training": "data/"}}, got a {type(values).__name__}')
+        raise TypeError(f'channels: expected a dict such as {{"training": "data/"}}, got {type_name(values)}')
     if "code" in values:
         raise ValueError("channels: 'code' is the name of the program's own channel; choose another")
     return {name: Channel.create(name, value) for name, value in values.items()}

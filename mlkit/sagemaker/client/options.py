@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, get_origin
 
 from mlkit.sagemaker.api import service, unknown_fields, validation_errors
-from mlkit.text import did_you_mean
+from mlkit.text import did_you_mean, type_name
 
 # %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #0efac692
 def option(
@@ -96,7 +96,7 @@ def _option_value(f: Field, value: Any) -> Any:
     if kind is Sequence and isinstance(value, str):
         raise TypeError(f"{f.name}: expected a list, got the text {value!r}. Write [{value!r}]")
     if kind is Mapping and not isinstance(value, Mapping):
-        raise TypeError(f"{f.name}: expected a dict, got a {type(value).__name__}")
+        raise TypeError(f"{f.name}: expected a dict, got {type_name(value)}")
     return value
 
 # %% ../../../nbs/2_sagemaker/5_client/15_options.ipynb #2066f460

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlkit.text import type_name
+
 # %% ../../../nbs/2_sagemaker/5_client/16_settings_file.ipynb #0654fc28
 def read_settings(path: str | Path) -> dict[str, Any]:
     """Return the settings of a TOML or JSON file. Raises ValueError, with the place, for a file that is neither."""
@@ -27,7 +29,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as e:
         raise ValueError(f"{path} is not {path.suffix[1:].upper()}: {e}") from None
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected names and values, got a {type(settings).__name__}")
+        raise ValueError(f"{path}: expected names and values, got {type_name(settings)}")
     return settings
 
 

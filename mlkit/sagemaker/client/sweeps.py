@@ -53,7 +53,7 @@ from ..search.stopping import Halving
 from ..search.strategy import check_strategy
 from ..search.trials import Trial, lower_is_better, trials_table
 from ..search.trials import best_trial as _best
-from ...text import Table, value_text
+from ...text import Table, type_name, value_text
 
 # %% ../../../nbs/2_sagemaker/5_client/51_sweeps.ipynb #87529a6d
 GOALS = ("minimize", "maximize")
@@ -456,7 +456,7 @@ def _config_of(job: Any, config: Any, folder: Any) -> Any:
         job._require_source()
         return base_config(job.config, job.source)
     if not callable(job):
-        raise TypeError(f"Sweep: expected a TrainingJob or a function, got a {type(job).__name__}")
+        raise TypeError(f"Sweep: expected a TrainingJob or a function, got {type_name(job)}")
     if config is None:
         raise TypeError("config: pass the config that the function gets, a dataclass or a dict: config=Config()")
     return config() if isinstance(config, type) else config

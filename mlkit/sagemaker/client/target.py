@@ -27,6 +27,7 @@ from mlkit.sagemaker.local.logs import new_lines
 from mlkit.sagemaker.local.metric_files import MetricFiles
 from mlkit.sagemaker.local.metric_lines import MetricReader
 from mlkit.sagemaker.storage import S3, Files
+from mlkit.text import type_name
 
 # %% ../../../nbs/2_sagemaker/5_client/10_target.ipynb #a7acf82a
 class LocalTarget:
@@ -339,5 +340,5 @@ def make_target(target: Any = None, role: str | None = None, bucket: str | None 
     if callable(getattr(target, "client", None)):
         return AWSTarget(target, role, bucket)
     raise TypeError(
-        f"target: expected nothing (this machine), a LocalSageMaker or a boto3 session, got a {type(target).__name__}"
+        f"target: expected nothing (this machine), a LocalSageMaker or a boto3 session, got {type_name(target)}"
     )

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from .content_types import BUILT_IN_TYPES, ContentType, add_content_type, find_content_type
 from .long_json import LongJSONDecoder
-from ...text import did_you_mean
+from ...text import did_you_mean, type_name
 from ...training.data.arrays import unpack_numpy
 from ...training.data.limits import TooLarge, check_json_size, text_encoding, unpacked_limit
 
@@ -308,7 +308,7 @@ def to_plain(value: Any) -> Any:
     try:
         return _container_to_plain(value)
     except RecursionError:
-        raise TypeError(f"a {type(value).__name__} that is nested too deeply cannot be written as JSON") from None
+        raise TypeError(f"{type_name(value)} that is nested too deeply cannot be written as JSON") from None
 
 
 def _container_to_plain(value):
@@ -316,7 +316,7 @@ def _container_to_plain(value):
     if isinstance(value, Mapping):
         plain = {str(k): to_plain(v) for k, v in value.items()}
         if len(plain) < len(value):
-            raise TypeError(f"a {type(value).__name__} with two keys of the same text cannot be written as JSON")
+            raise TypeError(f"{type_name(value)} with two keys of the same text cannot be written as JSON")
         return plain
     if isinstance(value, (list, tuple)):
         return [to_plain(v) for v in value]
@@ -333,7 +333,7 @@ def _container_to_plain(value):
     if _is_missing(value):
         return None
     raise TypeError(
-        f"a {type(value).__name__} cannot be written as JSON: return a tensor, an array, numbers, text, or lists and "
+        f"{type_name(value)} cannot be written as JSON: return a tensor, an array, numbers, text, or lists and "
         "dicts of them"
     )
 
@@ -491,7 +491,7 @@ def _rows(prediction):
     is_scalar = hasattr(prediction, "ndim") and prediction.ndim == 0
     if isinstance(prediction, (Tensor, np.ndarray, list, tuple)) and not is_scalar:
         return prediction
-    raise TypeError(f"a {type(prediction).__name__} has no rows")
+    raise TypeError(f"{type_name(prediction)} has no rows")
 
 
 def _encode_jsonlines(prediction):
@@ -587,7 +587,7 @@ def _to_named_tensors(prediction):
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError("only numbers, in rows of one length, can be written as arrays") from None
     if len(tensors) < len(values):
-        raise TypeError(f"a {type(values).__name__} with two keys of the same text cannot be written as arrays")
+        raise TypeError(f"{type_name(values)} with two keys of the same text cannot be written as arrays")
     return tensors
 
 
@@ -679,7 +679,7 @@ _register("application/x-parquet", _decode_parquet, None)
 def _encode_text(prediction):
     if isinstance(prediction, str):
         return prediction.encode()
-    raise TypeError(f"a {type(prediction).__name__} is not text")
+    raise TypeError(f"{type_name(prediction)} is not text")
 
 
 def _decode_bytes(body, parameters):
@@ -689,7 +689,7 @@ def _decode_bytes(body, parameters):
 def _encode_bytes(prediction):
     if isinstance(prediction, (bytes, bytearray)):
         return bytes(prediction)
-    raise TypeError(f"a {type(prediction).__name__} is not bytes")
+    raise TypeError(f"{type_name(prediction)} is not bytes")
 
 
 def _decode_image(body, parameters):

@@ -26,6 +26,7 @@ from ...model.saving import load_model
 from .codecs import RequestError, decode, encode
 from .descriptions import encode_answers, read_input
 from .exported import load_exported
+from ...text import type_name
 from ...training.batch import to_device
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/10_defaults.ipynb #0a3183a7
@@ -250,7 +251,7 @@ def _fits(shape, expected):
 def _describe(value):
     if isinstance(value, (str, bytes, int, float)):
         return f"{type(value).__name__} {str(value)[:40]!r}"
-    return f"a {type(value).__name__}"
+    return f"{type_name(value)}"
 
 
 def _join_names(value):
@@ -404,4 +405,4 @@ def _describe_input(x):
         return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
     if isinstance(x, dict):
         return ", ".join(f"{name} {_describe_input(item)}" for name, item in list(x.items())[:8])
-    return ", ".join(map(_describe_input, x[:8])) if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"
+    return ", ".join(map(_describe_input, x[:8])) if isinstance(x, (tuple, list)) else f"{type_name(x)}"

@@ -52,7 +52,7 @@ from mlkit.sagemaker.endpoint.defaults import (
 from .descriptions import load_description, load_labels
 from .handler_thread import handler_thread, is_async_function
 from .texts import TextReader
-from ...text import Table
+from ...text import Table, type_name
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/20_handlers.ipynb #76798149
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def check_handler(name: str, f: Callable) -> Calling:
     """Return how a handler is called. Raises HandlerError if it cannot be called with its arguments."""
     required = HANDLER_SPECS[name].parameters
     if not callable(f):
-        raise HandlerError(f"{name} is a {type(f).__name__}: expected a function")
+        raise HandlerError(f"{name} is {type_name(f)}: expected a function")
     expected = f"expected {name}({', '.join(required)}), or the same with context as the last parameter"
     try:
         signature = inspect.signature(f)
@@ -262,7 +262,9 @@ class Handlers:
             "output_fn": partial(default_output_fn, rows=described),
         }
         # those that need neither the modules nor the event loop of custom handlers
-        self.plain_defaults = {} if self.is_async else {n: f for n, f in self._defaults.items() if n not in self.functions}
+        self.plain_defaults = (
+            {} if self.is_async else {n: f for n, f in self._defaults.items() if n not in self.functions}
+        )
 
     def _warm_up(self, model_dir: str, model: Any) -> None:
         """Predict zeros, if the shape of an input is known and the default handlers read it."""
@@ -705,7 +707,7 @@ class Exchange:
         except (TypeError, ValueError, RecursionError) as e:
             raise HandlerFailure(
                 stage,
-                f"returned a {type(result).__name__}, which has no form in a body: {e}. Expected bytes, text or what "
+                f"returned {type_name(result)}, which has no form in a body: {e}. Expected bytes, text or what "
                 "encode can write, or one of these and a content type",
             ) from None
 

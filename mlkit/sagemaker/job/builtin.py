@@ -34,7 +34,7 @@ from .container import Container, metrics_line
 from .entry import run_job
 from .objects import as_folder
 from .values import read_value
-from ...text import did_you_mean
+from ...text import did_you_mean, type_name
 from ...training import train_model
 from ...training.data import read_channel, read_table
 from ...training.data.columns import NumberColumn
@@ -532,7 +532,7 @@ def _load_callback(name: str) -> Any:
 
 def _check_callable(flag: str, name: str, value: Any) -> Callable:
     if not callable(value):
-        raise TypeError(f"--{flag} {name}: expected a callable, got a {type(value).__name__}")
+        raise TypeError(f"--{flag} {name}: expected a callable, got {type_name(value)}")
     return value
 
 # %% ../../../nbs/2_sagemaker/1_job/60_builtin.ipynb #b2471630

@@ -17,6 +17,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from ..artifacts.cell_source import CellCode
+from ...text import type_name
 
 # %% ../../../nbs/2_sagemaker/4_local/55_function_source.ipynb #2602a3e7
 FUNCTION_NAME = "_trial_function"  # of a function without a name in `__main__`
@@ -162,6 +163,6 @@ def _dump(value: Any) -> tuple[bytes, set[str]]:
         pickler.dump(value)
     except Exception as e:  # what a class raises when it is pickled may be anything
         raise TypeError(
-            f"a {type(value).__name__} exists only in this process ({e}): make it in the function that uses it"
+            f"{type_name(value)} exists only in this process ({e}): make it in the function that uses it"
         ) from None
     return file.getvalue(), pickler.main_names

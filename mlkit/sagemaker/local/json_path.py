@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...text import did_you_mean
+from ...text import did_you_mean, type_name
 
 # %% ../../../nbs/2_sagemaker/4_local/05_json_path.ipynb #4374f332
 _NAME = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
@@ -133,5 +133,5 @@ def _members(value: Any, step: _Step) -> list:
             else:
                 raise LookupError(f"there is no index {part} in {len(value)} values")
         return members
-    kind = {dict: "an object", list: "a list"}.get(type(value), f"a {type(value).__name__}")
+    kind = {dict: "an object", list: "a list"}.get(type(value), f"{type_name(value)}")
     raise LookupError(f"expected {'an object' if step.names else 'a list'}, got {kind}")

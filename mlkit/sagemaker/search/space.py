@@ -15,7 +15,7 @@ from typing import Any
 
 from ..job.hyperparameters import ConfigField, config_fields
 from ..job.values import type_choices, union_types
-from ...text import did_you_mean
+from ...text import did_you_mean, type_name
 
 # %% ../../../nbs/2_sagemaker/3_search/10_space.ipynb #38c64716
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _fields(config: Any) -> dict[str, ConfigField]:
     if isinstance(config, Mapping):
         return {str(name): ConfigField(str(name), type(value), value, "", False) for name, value in config.items()}
     if not is_dataclass(config):
-        raise TypeError(f"config: expected a dataclass or a dict, got a {type(config).__name__}")
+        raise TypeError(f"config: expected a dataclass or a dict, got {type_name(config)}")
     return {f.name: f for f in config_fields(config).values() if not f.is_group}
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from ...text import did_you_mean
+from ...text import did_you_mean, type_name
 from .frame import Frame
 
 # %% ../../../nbs/1_training/6_data/70_split.ipynb #a9441b9d
@@ -85,7 +85,7 @@ def _column(dataset: Any, option: str, values: str | Sequence) -> Sequence:
         names = getattr(dataset, "columns", None)
     if names is None:
         raise ValueError(
-            f"{option}={values!r}: a {type(dataset).__name__} has no columns with names; pass a value for each sample"
+            f"{option}={values!r}: {type_name(dataset)} has no columns with names; pass a value for each sample"
         )
     if values not in list(names):
         raise ValueError(f"{option}={values!r}: no such column; {did_you_mean(values, names)}")
@@ -168,7 +168,7 @@ def _strata(dataset: Any, stratify: bool | str | Sequence) -> Sequence:
     target = _target(dataset)
     if target is None:
         raise ValueError(
-            f"stratify=True: a {type(dataset).__name__} has no target that is a class; pass the class of each sample"
+            f"stratify=True: {type_name(dataset)} has no target that is a class; pass the class of each sample"
         )
     return target
 
