@@ -237,8 +237,12 @@ def decode(
     A `content_type` of None means application/json. Raises RequestError: with status 415 if no codec reads the type,
     with status 413 if the content would take too much memory, and with status 400 if the body is malformed.
     """
-    kind, parameters = parse_content_type(content_type or "application/json")
-    codec = _codecs.get(kind) or _find_codec(kind)
+    kind = content_type or "application/json"
+    parameters = {}
+    codec = _codecs.get(kind)
+    if codec is None:
+        kind, parameters = parse_content_type(kind)
+        codec = _find_codec(kind)
     if codec is None or codec.decode is None:
         readable = [name for name, codec in _codecs.items() if codec.decode]
         raise RequestError(415, f"cannot read {kind}: {did_you_mean(kind, readable)}")
@@ -264,6 +268,12 @@ def encode(prediction: Any, accept: str | None = None) -> tuple[bytes, str]:
     Types that cannot hold the prediction are skipped. Raises RequestError with status 406 if no other type is
     acceptable, and TypeError if no type at all can hold the prediction.
     """
+    codec = _codecs.get(accept)
+    if codec is not None and codec.encode is not None:  # the header is one type, as it mostly is
+        try:
+            return codec.encode(prediction), accept
+        except TypeError:
+            pass  # encode_forms says which types can hold it
     return encode_forms(lambda content_type: prediction, accept)
 
 # %% ../../../nbs/2_sagemaker/2_endpoint/01_codecs.ipynb #d64b7b23
@@ -427,7 +437,7 @@ _dump_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=("
 
 
 def _encode_json(prediction):
-    plain = to_plain(prediction)
+    plain = _to_list(prediction) if isinstance(prediction, Tensor) else to_plain(prediction)
     try:
         return _dump_json(plain).encode()
     except ValueError:  # it has a NaN, which is rare enough to look for only then
