@@ -1,6 +1,7 @@
 """Compare mlkit's server with a bare ASGI application, FastAPI, LitServe, mosec, AWS's TorchServe stack and Ray Serve.
 
     make bench-serving ARGS='--rounds 3 --seconds 5'
+    make bench-serving ARGS='--turns 40 --seconds 1 --servers mlkit,bare --tasks mlp --clients 1'
 
 All serve the same models to wrk, which sends the same bodies. They run in one environment
 (tests/conformance/serving.txt; mosec is installed next to it), each with one process for the model, one thread for
@@ -9,7 +10,8 @@ set size (PSS) of the server and all its processes, after the load.
 
 `mlkit` has the default handlers and a saved sample; `mlkit-custom` has an input_fn, and `mlkit-joined` has it with
 MLKIT_JOIN_REQUESTS=1. `ray-fast` has Ray Serve's throughput options and HAProxy; `mosec-batch` predicts requests
-together.
+together. With --turns the servers run beside each other on one core, and are loaded in turn: a change of a few per cent
+shows on a machine whose speed changes from second to second.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -99,10 +101,13 @@ def prepare(name, folder):
 
 
 @contextmanager
-def start_server(name, task, folder, packages):
-    """Start a server with its files in `folder`, and yield its process and the URL for predictions."""
+def start_server(name, task, folder, packages, port=8080):
+    """Start a server with its files in `folder`, and yield its process and the URL for predictions.
+
+    The port of TorchServe and Ray Serve cannot be chosen.
+    """
     model = task.peers_folder
-    invocations = "http://127.0.0.1:8080/invocations"
+    invocations = f"http://127.0.0.1:{port}/invocations"
     if name == "torchserve":
         variables = dict(OMP_NUM_THREADS="1", SAGEMAKER_MODEL_SERVER_WORKERS="1")
         with torchserve(model, folder, packages, **variables) as p:
@@ -115,16 +120,16 @@ def start_server(name, task, folder, packages):
         return
     env = clean(packages) | dict(PYTHONPATH=f"{model}/code", OMP_NUM_THREADS="1")
     if name.startswith("mlkit"):
-        command = [packages / "python", "-m", "mlkit.cli", "serve", "--model-dir", task.mlkit_folder, "--port", "8080"]
+        command = [packages / "python", "-m", "mlkit.cli", "serve", "--model-dir", task.mlkit_folder, "--port", port]
         if name != "mlkit":
             command += ["--handlers", model / "code" / "own_handlers.py"]
         if name == "mlkit-joined":
             env["MLKIT_JOIN_REQUESTS"] = "1"
     else:
-        command = [packages / "python", here / "peers_serving.py", name, model, "8080"]
+        command = [packages / "python", here / "peers_serving.py", name, model, port]
     if name.startswith("mosec"):
         command[0] = mosec_packages(packages) / "python"
-        env |= dict(MODEL_DIR=str(model), MOSEC_PORT="8080")
+        env |= dict(MODEL_DIR=str(model), MOSEC_PORT=str(port))
     with process(command, env, folder / "log") as p:
         yield p, invocations
 
@@ -196,6 +201,25 @@ def measure(name, task, clients, seconds, folder, packages, results):
         results.megabytes.append(measure_memory(p.pid))
 
 
+def measure_in_turns(task, turns, clients, seconds, folder, packages, results):
+    """Start all servers, load one after another with each number of clients, `turns` times, and add to `results`."""
+    with ExitStack() as stack:
+        running = {}
+        for port, name in enumerate(results, 8080):
+            started_at = time.monotonic()
+            server_folder = folder / name
+            server_folder.mkdir(parents=True)
+            running[name] = stack.enter_context(start_server(name, task, server_folder, packages, port))
+            results[name].first_seconds.append(wait_for_prediction(*running[name], task.body, started_at))
+            run_wrk(running[name][1], task.body, 16, 1, folder)  # warms it up
+        for _ in range(turns):
+            for name, (_, url) in running.items():
+                for count in clients:
+                    results[name].loads[count].append(run_wrk(url, task.body, count, seconds, folder))
+        for name, (p, _) in running.items():
+            results[name].megabytes.append(measure_memory(p.pid))
+
+
 def print_table(task, clients, results):
     """Print a row for each server: the medians over the rounds."""
     headings = [f"{count} client{'s' if count > 1 else ''}" for count in clients]
@@ -234,6 +258,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="duration of each load")
+    parser.add_argument("--turns", type=int, default=0, help="load the servers in turn so often in each round")
     parser.add_argument("--clients", default="1,16,64")
     parser.add_argument("--tasks", default="mlp,residual18")
     parser.add_argument("--servers", default=",".join(SERVERS))
@@ -242,6 +267,8 @@ def main():
     packages = environment("serving")
     clients = [int(count) for count in args.clients.split(",")]
     servers = args.servers.split(",")
+    if args.turns and any(name.startswith(("torchserve", "ray")) for name in servers):
+        parser.error("--turns: each server needs a port of its own, and that of TorchServe and Ray Serve is fixed")
     cores = {int(core) for core in args.cores.split(",")}
     os.sched_setaffinity(0, cores)  # the processes that this one starts inherit it
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
@@ -249,6 +276,11 @@ def main():
             task = prepare(task_name, Path(folder) / task_name)
             results = {name: Results({count: [] for count in clients}, [], []) for name in servers}
             for i in range(args.rounds):
+                if args.turns:
+                    round_folder = Path(folder) / f"{task_name}-{i}"
+                    measure_in_turns(task, args.turns, clients, args.seconds, round_folder, packages, results)
+                    print(f"round {i + 1} of {args.rounds}: {task_name}", file=sys.stderr, flush=True)
+                    continue
                 for name in servers:
                     server_folder = Path(folder) / f"{task_name}-{i}-{name}"
                     server_folder.mkdir()

@@ -134,4 +134,4 @@ def _fast_adam(parameters: Iterable, lr: float) -> torch.optim.Adam:
 @cache
 def _report_fast_batches():
     """Tell once in a process that batches are not collated."""
-    print("Tensors in memory: batches are cut from one gather, in the DataLoader's own order", flush=True)
+    print("Tensors in memory: batches are cut from them directly, in the DataLoader's own order", flush=True)

@@ -26,7 +26,7 @@ from mlkit.sagemaker.artifacts.files import SourceError
 from mlkit.sagemaker.artifacts.remote_source import fetch_source
 from mlkit.sagemaker.client import Sweep
 from mlkit.sagemaker.client.variants import model_archives
-from mlkit.sagemaker.local import members, training_jobs, transform_jobs, tuning_jobs
+from mlkit.sagemaker.local import hosting, members, training_jobs, transform_jobs, tuning_jobs
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.metric_files import _extracted
 from mlkit.sagemaker.local.model_router import ModelMissing, ModelRouter
@@ -102,6 +102,8 @@ REQUESTS = {
     "CreateHyperParameterTuningJob": dict(
         HyperParameterTuningJobName="tuning", HyperParameterTuningJobConfig=TUNING, TrainingJobDefinition=TUNED
     ),
+    "CreateEndpoint": dict(EndpointName="endpoint", EndpointConfigName="config"),
+    "UpdateEndpoint": dict(EndpointName="endpoint", EndpointConfigName="config"),
 }
 
 
@@ -182,7 +184,7 @@ def wait_until_ended(local):
 
 
 REFUSALS = (ClientError, ParamValidationError, ValueError, NotImplementedError)
-NAMED = ("TrainingJob", "Model", "EndpointConfig", "TransformJob", "HyperParameterTuningJob")
+NAMED = ("TrainingJob", "Model", "Endpoint", "EndpointConfig", "TransformJob", "HyperParameterTuningJob")
 
 
 def renamed(request, operation, number):
@@ -198,7 +200,7 @@ def accepted_texts(local, operation, patch):
     """
     api, shape, request = minimal(operation)
     client = local if api == "sagemaker" else CLIENTS[api](local)
-    for module in (training_jobs, transform_jobs, tuning_jobs):
+    for module in (training_jobs, transform_jobs, tuning_jobs, hosting):
         patch.setattr(module, "start_locked", lambda lock, *arguments: os.close(lock))
     if operation in REQUESTS:
         getattr(client, xform_name(operation))(**renamed(request, operation, "good"))
@@ -216,10 +218,15 @@ def accepted_texts(local, operation, patch):
 FREE = set(
     "HyperParameters TrainingImage ContainerEntrypoint ContainerArguments Environment ContentType Accept Image Regex "
     "KmsKeyId VolumeKmsKeyId ProfilingParameters NameContains S3Uri S3OutputPath StaticHyperParameters Value Key "
-    "ModelDataUrl MetricsEndpointPath Name Values".split()
+    "ModelDataUrl MetricsEndpointPath Name Values AlarmName".split()
 )
 STARTED = {"CreateTrainingJob", "CreateTransformJob"}
-OTHERS = sorted({*members._OPERATIONS} - REQUESTS.keys() - {"CreateEndpoint", "UpdateEndpoint"})
+OTHERS = sorted({*members._OPERATIONS} - REQUESTS.keys())
+
+
+def describe_endpoint(local, name, operation):
+    """Return the description of an endpoint, whatever its status is."""
+    return local._describe("Endpoint", dict(EndpointName=name))
 
 
 @pytest.mark.parametrize("operation", REQUESTS)
@@ -229,6 +236,13 @@ def test_a_name_is_not_accepted(outer, operation, monkeypatch, request):
     local.create_model(**REQUESTS["CreateModel"])
     together = {}  # one request with all that is accepted, for each name
     with monkeypatch.context() as patch:
+        if operation.endswith("Endpoint"):
+            local.create_endpoint_config(**REQUESTS["CreateEndpointConfig"])
+        if operation == "UpdateEndpoint":
+            patch.setattr(hosting, "start_locked", lambda lock, *arguments: os.close(lock))
+            local.create_endpoint(**REQUESTS["CreateEndpoint"])
+            local.table("Endpoint").change("endpoint", lambda record: record.update(Local={}))  # as its process does
+            patch.setattr(hosting.Hosting, "_updatable_endpoint", describe_endpoint)
         for path, name in accepted_texts(local, operation, patch):
             assert path[-1][0] in FREE or (path[-1][0], name) == ("ChannelName", "-rf"), (path, name)
             together[name] = changed(together.get(name, REQUESTS[operation]), path, name)
