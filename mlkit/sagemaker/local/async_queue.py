@@ -11,8 +11,9 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,22 @@ from mlkit.files import private_folder
 from mlkit.sagemaker.api import api_error
 from mlkit.sagemaker.local.locks import start_locked, take_lock
 from mlkit.sagemaker.local.service import LocalService
+from mlkit.sagemaker.local.store import DamagedState, database_error
 
 # %% ../../../nbs/2_sagemaker/4_local/36_async_queue.ipynb #d1268ba9
 _CREATE = """
 create table if not exists requests (
     number integer primary key autoincrement, request text, body blob, received real, expires real, output text,
-    failure text, attempts integer default 0, state text default 'waiting', answer text
+    failure text, checksum integer, attempts integer default 0, state text default 'waiting', answer text
 )
 """
 _INDEX = "create index if not exists unfinished on requests (number) where state != 'done'"
-_INSERT = "insert into requests (request, body, received, expires, output, failure) values (?, ?, ?, ?, ?, ?)"
-_SELECT = "select number, request, body, received, expires, output, failure, attempts, state, answer from requests "
+_INSERT = (
+    "insert into requests (request, body, received, expires, output, failure, checksum) values (?, ?, ?, ?, ?, ?, ?)"
+)
+_SELECT = (
+    "select number, request, body, received, expires, output, failure, checksum, attempts, state, answer from requests "
+)
 _UNFINISHED = _SELECT + "where state != 'done' order by number limit ?"
 _EXPIRED = _SELECT + "where state = 'waiting' and expires < ?"
 _BY_NUMBER = _SELECT + "where number = ?"
@@ -49,6 +55,7 @@ class QueuedRequest:
     expires: float  # time.time(); not sent to the container after it
     output: str  # S3 URI
     failure: str | None  # S3 URI; None if no place for failures is configured
+    checksum: int  # of the values above, without the number
     attempts: int  # how often the container ended before it answered
     state: str
     answer: dict | None  # None while the request is waiting
@@ -56,6 +63,8 @@ class QueuedRequest:
 
 class AsyncQueue:
     """Store the requests of an asynchronous endpoint, and the answers that are not in S3 yet.
+
+    Methods raise DamagedState if the file is damaged, and OSError if it cannot be written.
 
     folder: of the endpoint.
     """
@@ -77,11 +86,18 @@ class AsyncQueue:
             os.link(temporary, self.path)
         temporary.unlink()
 
+    def check(self) -> None:
+        """Read the whole file. Raises DamagedState if it is damaged."""
+        with self._connected() as db:
+            problems = [line for (line,) in db.execute("pragma integrity_check") if line != "ok"]
+        if problems:
+            raise self._damage(problems[0].splitlines()[-1])
+
     def add(self, request: Mapping, body: bytes | None, output: str, failure: str | None, received: float) -> None:
         """Add a request that waits. `received` is a time.time()."""
         expires = received + request.get("RequestTTLSeconds", 21_600)
         values = (json.dumps(request), body, received, expires, output, failure)
-        self._run(lambda db: db.execute(_INSERT, values))
+        self._run(lambda db: db.execute(_INSERT, (*values, _checksum(values))))
 
     def unfinished(self, limit: int) -> list[QueuedRequest]:
         """Return the first requests that wait or whose answers are not in S3 yet, the oldest first."""
@@ -93,7 +109,10 @@ class AsyncQueue:
 
     def get(self, number: int) -> QueuedRequest:
         """Return a request by its number."""
-        return self._select(_BY_NUMBER, number)[0]
+        requests = self._select(_BY_NUMBER, number)
+        if not requests:
+            raise self._damage(f"request {number} is missing")
+        return requests[0]
 
     def add_attempt(self, number: int) -> int:
         """Count an attempt that the container did not survive, and return the count."""
@@ -135,34 +154,57 @@ class AsyncQueue:
 
     def count(self, state: str) -> int:
         """Return the number of requests in a state."""
-        with closing(self._connect()) as db:
+        with self._connected() as db:
             return db.execute("select count(*) from requests where state = ?", (state,)).fetchone()[0]
 
     def _select(self, sql: str, value: Any) -> list[QueuedRequest]:
-        with closing(self._connect()) as db:
+        with self._connected() as db:
             return [_parse_row(row) for row in db.execute(sql, (value,))]
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        db.execute("pragma synchronous = normal")  # a killed process loses nothing; a power failure may
-        return db
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """Open the file for a `with` block, whose errors of SQLite and of a row become those of the class."""
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
+                db.execute("pragma synchronous = normal")  # a killed process loses nothing; a power failure may
+                yield db
+        except (sqlite3.Error, ValueError, TypeError) as e:
+            raise database_error(self.path, e, str(self._damage(e))) from None
+
+    def _damage(self, reason: object) -> DamagedState:
+        return DamagedState(
+            f"{self.path}, the queue of an asynchronous endpoint, is damaged ({reason}): delete the endpoint and "
+            "create it again; answers that are in S3 stay there"
+        )
 
     def _run(self, action: Callable[[sqlite3.Connection], Any]) -> Any:
         """Return the result of `action`, which is one transaction."""
-        with closing(self._connect()) as db:
+        with self._connected() as db:
             db.execute("begin immediate")
             try:
                 result = action(db)
                 db.execute("commit")
             except BaseException:
-                if db.in_transaction:
-                    db.execute("rollback")
+                if db.in_transaction:  # SQLite itself has rolled back if the disk is full
+                    with suppress(sqlite3.Error):
+                        db.execute("rollback")
                 raise
         return result
 
 
+def _checksum(values: tuple) -> int:
+    """Return a number that differs if a value of a request has changed on the disk."""
+    request, body, *others = values
+    return zlib.crc32(body or b"", zlib.crc32(repr((request, others)).encode()))
+
+
 def _parse_row(row: tuple) -> QueuedRequest:
+    """Return a row as a request. Raises ValueError or TypeError if it is damaged."""
     values = dict(zip(QueuedRequest.__dataclass_fields__, row, strict=True))
+    if values["state"] not in ("waiting", "answered", "done"):
+        raise ValueError(f"request {values['number']} has the state {values['state']!r}")
+    if values["state"] != "done" and _checksum(row[1:7]) != values["checksum"]:  # `finish` deletes the body
+        raise ValueError(f"request {values['number']} differs from its checksum")
     values["request"] = json.loads(values["request"])
     values["answer"] = values["answer"] and json.loads(values["answer"])
     return QueuedRequest(**values)

@@ -26,6 +26,7 @@ from botocore.exceptions import ClientError
 from mlkit.files import private_folder
 from mlkit.sagemaker.local.async_queue import AsyncQueue, QueuedRequest
 from mlkit.sagemaker.local.logs import new_lines
+from mlkit.sagemaker.local.store import DamagedState
 from mlkit.sagemaker.storage import Storage
 
 # %% ../../../nbs/2_sagemaker/4_local/37_async_workers.ipynb #41240607
@@ -145,6 +146,7 @@ class AsyncWorkers:
         self.changed = threading.Condition()  # protects `active` and `not_before`
         self.stopping = threading.Event()
         self.thread: threading.Thread | None = None
+        self.failure = ""  # why no request is answered any more
 
     def configure(self, config: Mapping | None, instances: Callable[[], int] = lambda: 1) -> None:
         """Work with the AsyncInferenceConfig of the endpoint; None: the endpoint is not asynchronous."""
@@ -166,6 +168,11 @@ class AsyncWorkers:
             self.thread.join(timeout)
 
     def _run(self) -> None:
+        try:
+            self.queue.check()
+        except DamagedState as e:
+            self.failure = str(e)
+            return
         with ThreadPoolExecutor(1000, "async-request") as pool:  # 1000 is the most that a configuration allows
             while not self.stopping.is_set():
                 try:
@@ -175,6 +182,10 @@ class AsyncWorkers:
                 except OSError as e:  # a full disk: what is in the queue stays there
                     _log.error(f"the queue cannot be read: {e}")
                     self.stopping.wait(_RETRY_INTERVAL)
+                except DamagedState as e:
+                    self.failure = str(e)
+                if self.failure:
+                    return
                 with self.changed:
                     self.changed.wait(_IDLE_INTERVAL)
 
@@ -216,6 +227,8 @@ class AsyncWorkers:
             self._deliver(self.queue.get(item.number))
         except Postponed:
             delay = _POSTPONED_INTERVAL
+        except DamagedState as e:
+            self.failure = str(e)
         except Exception as e:  # S3 does not answer, or the disk is full: the queue keeps the request
             _log.error(f"{item.request['InferenceId']}: tried again in {_RETRY_INTERVAL:.0f} s: {e!r}")
             delay = _RETRY_INTERVAL

@@ -23,7 +23,7 @@ from mlkit.sagemaker.local.locks import log_to_stdout
 from mlkit.sagemaker.local.rollout import RolledBack, Rollout, RolloutCancelled, RolloutPlan
 from mlkit.sagemaker.local.scaling import Scaler
 from mlkit.sagemaker.local.server_process import ServerProcess
-from mlkit.sagemaker.local.store import now
+from mlkit.sagemaker.local.store import DamagedState, now
 
 # %% ../../../nbs/2_sagemaker/4_local/43_endpoint_runner.ipynb #aad4ad2d
 _log = logging.getLogger("mlkit.endpoint_runner")
@@ -60,6 +60,10 @@ class EndpointRunner:
             if self._take_file("weights"):
                 self._change_weights()
             self._look()
+            if self.workers.failure:
+                _log.error(self.workers.failure)
+                self._update_record(EndpointStatus="Failed", FailureReason=self.workers.failure[:1024])
+                break
             if time.monotonic() - self.scaled_at >= _SCALING_INTERVAL:
                 self.scaled_at = time.monotonic()
                 self._follow_policies()
@@ -213,7 +217,11 @@ class EndpointRunner:
         if not any(scaling.values()) or record["EndpointStatus"] != "InService":
             return
         invocations = {name: replies.total for name, replies in self.fleet.read_replies().items()}
-        backlog = AsyncQueue(self.folder).count("waiting") if record.get("AsyncInferenceConfig") else 0
+        try:
+            backlog = AsyncQueue(self.folder).count("waiting") if record.get("AsyncInferenceConfig") else 0
+        except DamagedState as e:
+            self.workers.failure = str(e)
+            return
         counts = self.fleet.counts
         changes = self.scaler.desired_counts(time.monotonic(), scaling, counts, invocations, backlog)
         if not changes:

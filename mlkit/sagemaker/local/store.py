@@ -272,26 +272,30 @@ def _run(self: RecordTable, action: Callable[[sqlite3.Connection], T], is_write:
 
 @patch
 def _error(self: RecordTable, error: Exception) -> Exception:
-    """Return the error to raise for one of SQLite: which file, and what to do."""
-    code = _primary_code(error)
-    if code == sqlite3.SQLITE_BUSY:
-        return TimeoutError(f"{self.path} is locked by another process for more than a minute")
-    if code == sqlite3.SQLITE_READONLY:
-        return PermissionError(errno.EROFS, "this file, or its folder, is read-only", str(self.path))
-    if code not in _NO_ROOM:
-        return DamagedState(
-            f"{self._damage(error)}. To begin with empty tables, move the file away when nothing runs; S3 and the "
-            "folders of jobs are not in it"
-        )
-    if code == sqlite3.SQLITE_FULL or shutil.disk_usage(self.path.parent).free < _RESERVE_SIZE:
-        remedy = f"{phrase('delete ended jobs')} frees what ended jobs left there"
-        return OSError(errno.ENOSPC, f"the disk is full; {remedy}", str(self.path.parent))
-    return OSError(errno.EIO, f"SQLite cannot write: {error}", str(self.path))
+    remedy = (
+        "To begin with empty tables, move the file away when nothing runs; S3 and the folders of jobs are not in it"
+    )
+    return database_error(self.path, error, f"{self._damage(error)}. {remedy}")
 
 
 @patch
 def _damage(self: RecordTable, error: Exception) -> str:
     return f"the table {self.table} of {self.path} is damaged ({error})"
+
+
+def database_error(path: Path, error: Exception, damage: str) -> Exception:
+    """Return the error to raise for one of SQLite. damage: what to say if the file is damaged."""
+    code = _primary_code(error)
+    if code == sqlite3.SQLITE_BUSY:
+        return TimeoutError(f"{path} is locked by another process for more than a minute")
+    if code == sqlite3.SQLITE_READONLY:
+        return PermissionError(errno.EROFS, "this file, or its folder, is read-only", str(path))
+    if code not in _NO_ROOM:
+        return DamagedState(damage)
+    if code == sqlite3.SQLITE_FULL or shutil.disk_usage(path.parent).free < _RESERVE_SIZE:
+        remedy = f"{phrase('delete ended jobs')} frees what ended jobs left there"
+        return OSError(errno.ENOSPC, f"the disk is full; {remedy}", str(path.parent))
+    return OSError(errno.EIO, f"SQLite cannot write: {error}", str(path))
 
 
 @patch

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mlkit.model import MyCustomModel, save_model
 from mlkit.sagemaker.artifacts.archive import write_archive
+from mlkit.sagemaker.local.async_queue import AsyncQueue
 from mlkit.sagemaker.local.client import LocalSageMaker
 from mlkit.sagemaker.local.store import DamagedState, RecordTable, now
 from mlkit.training import train_model
@@ -339,6 +340,41 @@ def test_a_damaged_table_leaves_the_others(memory_folder, fault):
         n_salvaged += 0 < min(counts) < 40
     assert n_salvaged > 0
     fault("damage: a page of jobs.db, the other tables", n_pages, lost=n_lost)
+
+
+def test_damaged_bytes_of_a_queue(memory_folder, fault):
+    """With a flipped bit, requests of an asynchronous endpoint are as they were sent, or it is said what is damaged."""
+    queue = AsyncQueue(memory_folder)
+    for i in range(6):
+        request = dict(EndpointName="e", InferenceId=str(i))
+        queue.add(request, bytes([i]) * 200, f"s3://bucket/{i}.out", None, time.time())
+    sent = [(item.request, item.body, item.output) for item in queue.unfinished(9)]
+    with closing(sqlite3.connect(queue.path)) as db:
+        db.execute("pragma wal_checkpoint(truncate)")
+    content = queue.path.read_bytes()
+    used = [i for i, byte in enumerate(content) if byte or content[max(0, i - 4) : i + 4].strip(b"\0")]
+    rng = random.Random(0)
+    outcomes = Counter()
+    for i in rng.sample(used, 200):
+        damaged = bytearray(content)
+        damaged[i] ^= 1 << rng.randrange(8)
+        for path in memory_folder.glob("queue.db*"):
+            path.unlink()
+        queue.path.write_bytes(damaged)
+        try:
+            queue.check()  # as the process of an endpoint does when it starts
+            found = [(item.request, item.body, item.output) for item in queue.unfinished(9)]
+            assert sorted(found, key=str) == sent
+            assert queue.find("s3://bucket/3.out").body == sent[3][1]
+            queue.decide(2, dict(invocationStatus="Completed"), b"1")
+            queue.finish(2)
+            queue.add(dict(EndpointName="e"), b"new", "s3://bucket/new.out", None, time.time())
+            outcomes["whole"] += 1
+        except DamagedState as e:
+            said = str(e)
+            outcomes["refused"] += 1
+    assert outcomes["whole"] and outcomes["refused"], outcomes
+    fault("damage: a flipped bit in the queue of an asynchronous endpoint", outcomes.total(), said=said)
 
 
 def test_an_older_database(tmp_path):
