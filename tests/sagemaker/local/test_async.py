@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 from helpers import running
 
 from mlkit.sagemaker.artifacts.bundle import build_bundle
@@ -121,3 +122,19 @@ def test_each_request_has_one_output_or_one_failure(local, key, fault):
         path = local.root / "notifications" / f"{TOPIC.format(topic).replace(':', '_')}.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert len({line["inferenceId"] for line in lines}) == n
+
+
+@pytest.mark.parametrize("moment", ["while it runs", "before it starts again"])
+def test_a_damaged_queue_fails_the_endpoint(local, moment):
+    queue = local.endpoint_folder("numbers") / "queue.db"
+    if moment == "before it starts again":
+        kill(local, "endpoint")
+    queue.write_bytes(b"?" * 8192)
+    deadline = time.monotonic() + 120
+    while local.describe_endpoint(EndpointName="numbers")["EndpointStatus"] != "Failed":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    reason = local.describe_endpoint(EndpointName="numbers")["FailureReason"]
+    assert "queue.db, the queue of an asynchronous endpoint, is damaged" in reason and "create it again" in reason
+    with pytest.raises(ClientError, match="is Failed, not InService"):
+        local.runtime.invoke_endpoint_async(EndpointName="numbers", Body="1", ContentType="text/plain")
