@@ -145,7 +145,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.refuse(431, f"the headers have more than {self.limits.header_bytes:,} bytes")
 
     def on_headers_complete(self) -> None:
-        if self.has_large_headers():
+        size = len(self.url) + sum(map(len, chain.from_iterable(self.headers)))
+        if size > self.limits.header_bytes or len(self.headers) > self.limits.header_count:
             text = f"{self.limits.header_count} headers, with {self.limits.header_bytes:,} bytes in all"
             self.refuse(431, f"the headers are too many or too large: expected at most {text}")
         if self.is_ending:
@@ -186,14 +187,6 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
         if self.write_timer is not None:
             self.write_timer.cancel()
-
-    def has_large_headers(self) -> bool:
-        """Whether the headers of a request are too many or too large."""
-        if len(self.headers) > self.limits.header_count:
-            return True
-        if self.header_size <= self.limits.header_bytes:  # with what came after them
-            return False
-        return len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > self.limits.header_bytes
 
     @property
     def is_ending(self) -> bool:
