@@ -96,7 +96,7 @@ class AsyncQueue:
     def add(self, request: Mapping, body: bytes | None, output: str, failure: str | None, received: float) -> None:
         """Add a request that waits. `received` is a time.time()."""
         expires = received + request.get("RequestTTLSeconds", 21_600)
-        values = (json.dumps(request), body, received, expires, output, failure)
+        values = (json.dumps(request), body, float(received), float(expires), output, failure)
         self._run(lambda db: db.execute(_INSERT, (*values, _checksum(values))))
 
     def unfinished(self, limit: int) -> list[QueuedRequest]:
