@@ -80,6 +80,7 @@ def test_objects_do_not_grow_with_requests(tmp_path):
             assert send("POST", "/invocations", "[[1, 2, 3")[0] == 400
             assert send("GET", "/unknown")[0] == 404
             assert send("GET", "/ping")[0] == 200
+        assert send("GET", "/metrics")[0] == 200  # which makes a counter for each status when it is first seen
         count_objects()
 
     with mlkit_serve(tmp_path / "model", port) as server:
