@@ -210,7 +210,8 @@ def table() -> str:
     lines = ["| versions | notebooks | tests | wheel alone, a job |", "|---|---|---|---|"]
     for row in ROWS:
         if result := results.get(row.name):
-            cells = [describe_versions(row, result), *(describe(result.get(part)) for part in PARTS)]
+            versions = result.get("versions", {})
+            cells = [describe_versions(row, result), *(describe(result.get(part), versions) for part in PARTS)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -221,12 +222,13 @@ def describe_versions(row: Row, result: dict) -> str:
     return f"{row.title}: {', '.join(names)}"
 
 
-def describe(result: dict | None) -> str:
-    """Return the text of a cell."""
+def describe(result: dict | None, versions: dict[str, str]) -> str:
+    """Return the text of a cell. versions: of the row, which a wheel's own environment may not have."""
     if result is None:
         return "not run"
     counts = [f"{result[kind]} {kind}" for kind in ("passed", "failed", "skipped") if result.get(kind)]
-    return f"{', '.join(counts)} ({result['date']})"
+    others = [f"{name} {v}" for name, v in result.get("versions", {}).items() if versions.get(name, v) != v]
+    return f"{', '.join([*counts, *others])} ({result['date']})"
 
 
 def main() -> None:
