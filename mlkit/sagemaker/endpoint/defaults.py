@@ -201,7 +201,7 @@ def _to_tensor(value, signature):
     else:
         try:
             is_float = dtype is not None and dtype.is_floating_point
-            x = torch.tensor(value, dtype=dtype if is_float else _integer_dtype(value))
+            x = torch.tensor(value, dtype=dtype if is_float else _dtype_of_numbers(value))
         except (TypeError, ValueError, RuntimeError, OverflowError, RecursionError, MemoryError) as e:
             raise RequestError(422, f"expected numbers, in rows of one length: {str(e)[:200]}") from None
     if not signature:
@@ -209,8 +209,8 @@ def _to_tensor(value, signature):
     return _fit(x, signature, dtype)
 
 
-def _integer_dtype(value):
-    """Return the dtype to read integers in: fractions must survive until `_fit` refuses them."""
+def _dtype_of_numbers(value):
+    """Return the dtype to read numbers in that may be integers: a fraction must survive until `_fit` refuses it."""
     return torch.float64 if _has_float(value) else None
 
 

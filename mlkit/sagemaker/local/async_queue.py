@@ -91,7 +91,7 @@ class AsyncQueue:
         with self._connected() as db:
             problems = [line for (line,) in db.execute("pragma integrity_check") if line != "ok"]
         if problems:
-            raise self._damage(problems[0].splitlines()[-1])
+            raise DamagedState(self._damage(problems[0].splitlines()[-1]))
 
     def add(self, request: Mapping, body: bytes | None, output: str, failure: str | None, received: float) -> None:
         """Add a request that waits. `received` is a time.time()."""
@@ -111,7 +111,7 @@ class AsyncQueue:
         """Return a request by its number."""
         requests = self._select(_BY_NUMBER, number)
         if not requests:
-            raise self._damage(f"request {number} is missing")
+            raise DamagedState(self._damage(f"request {number} is missing"))
         return requests[0]
 
     def add_attempt(self, number: int) -> int:
@@ -163,16 +163,16 @@ class AsyncQueue:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for a `with` block, whose errors of SQLite and of a row become those of the class."""
+        """Open the file for a `with` block. Raises DamagedState or OSError in place of an error of SQLite."""
         try:
             with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
                 db.execute("pragma synchronous = normal")  # a killed process loses nothing; a power failure may
                 yield db
         except (sqlite3.Error, ValueError, TypeError) as e:
-            raise database_error(self.path, e, str(self._damage(e))) from None
+            raise database_error(self.path, e, self._damage(e)) from None
 
-    def _damage(self, reason: object) -> DamagedState:
-        return DamagedState(
+    def _damage(self, reason: object) -> str:
+        return (
             f"{self.path}, the queue of an asynchronous endpoint, is damaged ({reason}): delete the endpoint and "
             "create it again; answers that are in S3 stay there"
         )

@@ -64,8 +64,8 @@ def run_program(tmp_path):
 )
 def test_exit_code_and_failure_file(run_program, body, code, failure, stdout):
     result = run_program(body, "--epochs", "3")
-    said = result.failure.partition(". Did you mean")[0]  # Python 3.12 suggests a name
-    assert (result.code, said, result.stdout) == (code, failure, stdout), result.stderr
+    reported = result.failure.partition(". Did you mean")[0]  # Python 3.12 suggests a name
+    assert (result.code, reported, result.stdout) == (code, failure, stdout), result.stderr
 
 
 def test_wrong_hyperparameter_fails_the_job(run_program):

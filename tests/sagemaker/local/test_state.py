@@ -363,18 +363,18 @@ def test_damaged_bytes_of_a_queue(memory_folder, fault):
         queue.path.write_bytes(damaged)
         try:
             queue.check()  # as the process of an endpoint does when it starts
-            found = [(item.request, item.body, item.output) for item in queue.unfinished(9)]
-            assert sorted(found, key=str) == sent
+            still_queued = [(item.request, item.body, item.output) for item in queue.unfinished(9)]
+            assert sorted(still_queued, key=str) == sent
             assert queue.find("s3://bucket/3.out").body == sent[3][1]
             queue.decide(2, dict(invocationStatus="Completed"), b"1")
             queue.finish(2)
             queue.add(dict(EndpointName="e"), b"new", "s3://bucket/new.out", None, time.time())
             outcomes["whole"] += 1
         except DamagedState as e:
-            said = str(e)
+            message = str(e)
             outcomes["refused"] += 1
     assert outcomes["whole"] and outcomes["refused"], outcomes
-    fault("damage: a flipped bit in the queue of an asynchronous endpoint", outcomes.total(), said=said)
+    fault("damage: a flipped bit in the queue of an asynchronous endpoint", outcomes.total(), said=message)
 
 
 def test_an_older_database(tmp_path):
